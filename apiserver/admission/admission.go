@@ -1,0 +1,81 @@
+// Package admission changes and checks objects before they are stored. The
+// plugins and their order are the table in plugins.go.
+package admission
+
+import (
+	"context"
+
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apiserver/pkg/authentication/user"
+
+	"github.com/skiff-k8s/skiff/apiserver/resource"
+)
+
+// Attributes is one write, or one connection, on its way through the chain.
+type Attributes struct {
+	Verb        string // create, update, delete, connect
+	Resource    *resource.Resource
+	Subresource string
+	Namespace   string
+	Name        string // may be empty on create with generateName
+	User        user.Info
+	DryRun      bool
+	// New is what will be stored; plugins of the mutating phase may change it.
+	// For subresources with a body of their own it is that body. nil on delete.
+	New runtime.Object
+	// Old is shared and must not be changed; nil on create and connect.
+	Old runtime.Object
+	// Options are the CreateOptions, UpdateOptions, … of the request.
+	Options runtime.Object
+	// Warn adds a text to the Warning headers of the answer.
+	Warn func(text string)
+	// Audit adds an annotation to the audit event of the request.
+	Audit func(key, value string)
+	// Cluster reads what the decision needs.
+	Cluster resource.Cluster
+}
+
+// Object is New as an object with metadata, or nil if it has none.
+func (a *Attributes) Object() resource.Object {
+	obj, _ := a.New.(resource.Object)
+	return obj
+}
+
+// Plugin is one step. Either function may be nil. Errors are API status
+// errors; others become 403 Forbidden.
+type Plugin struct {
+	Name string
+	// Mutate runs before system metadata is filled and the object validated.
+	Mutate func(ctx context.Context, a *Attributes) error
+	// Validate runs after validation and must not change the object.
+	Validate func(ctx context.Context, a *Attributes) error
+}
+
+// Chain runs plugins in order and stops at the first rejection.
+type Chain []Plugin
+
+// Mutate runs the mutating phase.
+func (c Chain) Mutate(ctx context.Context, a *Attributes) error {
+	for _, p := range c {
+		if p.Mutate == nil {
+			continue
+		}
+		if err := p.Mutate(ctx, a); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Validate runs the validating phase.
+func (c Chain) Validate(ctx context.Context, a *Attributes) error {
+	for _, p := range c {
+		if p.Validate == nil {
+			continue
+		}
+		if err := p.Validate(ctx, a); err != nil {
+			return err
+		}
+	}
+	return nil
+}

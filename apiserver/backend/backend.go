@@ -1,0 +1,88 @@
+// Package backend is the contract between Skiff and the database it keeps its
+// objects in: bytes under keys, and revisions. A new engine is one package
+// that passes backendtest.Run.
+package backend
+
+import (
+	"context"
+	"errors"
+	"iter"
+	"time"
+)
+
+// Errors a Backend returns, possibly wrapped.
+var (
+	// ErrNotFound: the key holds no value.
+	ErrNotFound = errors.New("key not found")
+	// ErrConflict: the key is not at the revision the caller expected. It is
+	// also what deleting a missing key gives when a revision was expected.
+	ErrConflict = errors.New("key is at another revision")
+	// ErrCompacted: the revision asked for is older than the history kept.
+	ErrCompacted = errors.New("revision has been compacted")
+	// ErrFuture: the revision asked for has not been made yet.
+	ErrFuture = errors.New("revision is in the future")
+	// ErrClosed: the backend was closed.
+	ErrClosed = errors.New("backend is closed")
+)
+
+// Absent is the expected revision of a key that must not exist.
+const Absent int64 = 0
+
+// Entry is a key with its value at the revision that wrote it. Value is shared
+// and must not be changed.
+type Entry struct {
+	Key      string
+	Value    []byte
+	Revision int64
+}
+
+// Change is one write. Value is nil for a delete; Old is nil for a create.
+type Change struct {
+	Key        string
+	Value, Old []byte
+	// Revision is that of the write, OldRevision that of the value replaced.
+	Revision, OldRevision int64
+}
+
+// Page is part of the entries below a prefix, in ascending order of keys.
+type Page struct {
+	Entries []Entry
+	// Revision is the one the page shows: the one asked for, or the newest.
+	Revision int64
+	// More is how many entries follow, counted exactly.
+	More int64
+}
+
+// Backend keeps values under keys. Every write has a revision of its own,
+// greater than all before it, in the order of commits, also when several
+// servers share a database. All methods may be called concurrently. A write
+// that returned without error survives a crash of the process and of the
+// machine (memory:// excepted).
+type Backend interface {
+	// Get reads a key at the newest revision; ErrNotFound if it is not there.
+	// revision is the newest of the backend either way.
+	Get(ctx context.Context, key string) (entry Entry, revision int64, err error)
+	// List reads up to limit (0: all) entries whose keys begin with prefix and
+	// follow after, as they were at a revision (0: the newest). ErrCompacted,
+	// ErrFuture.
+	List(ctx context.Context, prefix, after string, limit int, revision int64) (Page, error)
+	// Put writes value if key is at the expected revision (Absent: not there),
+	// else ErrConflict. lifetime 0 means for ever; a key is deleted, as by
+	// Delete, some time after its lifetime has passed.
+	Put(ctx context.Context, key string, value []byte, expected int64, lifetime time.Duration) (revision int64, err error)
+	// Delete removes key if it is at the expected revision, else ErrConflict.
+	Delete(ctx context.Context, key string, expected int64) (revision int64, err error)
+	// Watch yields every change below prefix after a revision, once each and in
+	// order, until ctx ends or an error is yielded: ErrCompacted when changes
+	// after the revision are gone, ErrClosed. Between changes it may yield a
+	// Change with an empty Key, which says that all changes up to its Revision
+	// have been seen (progress).
+	Watch(ctx context.Context, prefix string, after int64) iter.Seq2[Change, error]
+	// Revision is the newest revision; 0 before the first write.
+	Revision(ctx context.Context) (int64, error)
+	// Compact forgets history up to and including a revision; values that are
+	// still current stay.
+	Compact(ctx context.Context, revision int64) error
+	// Close ends all watches and releases the database.
+	Close() error
+}

@@ -1,0 +1,279 @@
+// Package resource describes API resources as data. One Definition holds
+// everything the server knows about a kind; the verbs in package rest are
+// written once, against Resource. Built-in kinds and custom resources are the
+// same Resource value in the same map.
+package resource
+
+import (
+	"context"
+	"path"
+	"slices"
+	"strings"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+)
+
+// Object is any API object that has metadata.
+type Object interface {
+	runtime.Object
+	metav1.Object
+}
+
+// Definition describes the kind with Go type T. Every function is optional;
+// the functions run in the order of the fields. No function may keep or change
+// old, which is shared.
+type Definition[T any] struct {
+	Group, Version, Kind string
+	Plural, Singular     string // Singular defaults to the lower-case Kind
+	ShortNames           []string
+	Categories           []string
+	ClusterScoped        bool
+	// Verbs are the verbs served; nil means all of AllVerbs.
+	Verbs []string
+
+	// Default fills the fields a client left out. It runs after every decode,
+	// of requests and of stored bytes alike.
+	Default func(obj *T)
+	// Reserve takes what is unique in the cluster (service addresses, node
+	// ports) for obj and writes it into obj. old is nil on create. The store
+	// call that follows decides: release is called exactly once with whether
+	// the write was committed. On delete, Reserve is called with obj nil.
+	Reserve func(ctx context.Context, obj, old *T, dryRun bool) (release func(committed bool), err error)
+	// Prepare resets the fields a client may not set (status on the main
+	// resource). old is nil on create. metadata.generation is not its business:
+	// see Generation.
+	Prepare func(obj, old *T)
+	// Validate lists what is wrong with obj. old is nil on create. Metadata is
+	// validated by the caller with Name.
+	Validate func(obj, old *T) field.ErrorList
+	// Warn lists what is doubtful but accepted, for the Warning header.
+	Warn func(obj, old *T) []string
+
+	// Name validates metadata.name (and the prefix of generateName when prefix
+	// is true) and returns messages as in apimachinery's
+	// api/validation.NameIsDNSSubdomain, which nil means.
+	Name func(name string, prefix bool) []string
+	// Generation reports whether the change from old to obj is one of the
+	// desired state, which increments metadata.generation. nil: the kind keeps
+	// no generation. It starts at 1.
+	Generation func(obj, old *T) bool
+	// Fields are the values a field selector can name besides metadata.name and
+	// metadata.namespace, which every kind has.
+	Fields map[string]func(obj *T) string
+	// MatchField overrides plain equality for field=value selectors: handled
+	// is false where the value of Fields decides.
+	MatchField func(obj *T, name, value string) (match, handled bool)
+	// IndexBy is the one field of Fields by which watches are kept apart
+	// (spec.nodeName for pods); empty means none.
+	IndexBy string
+	// Columns are what "kubectl get" prints, Name and Age included. nil means
+	// Name and Created At, as the real server's default table.
+	Columns []Column[*T]
+
+	// Subresources in the order of discovery (sorted by name there).
+	Subresources []Subresource[T]
+
+	// CreateOnUpdate lets PUT (and apply) create a missing object.
+	CreateOnUpdate bool
+	// NeedsVersion makes a PUT without resourceVersion an error (most kinds
+	// allow such an unconditional update).
+	NeedsVersion bool
+	// TTL is the lifetime in seconds of a stored object (Events); 0: unlimited.
+	TTL func(obj *T) uint64
+
+	// Grace gives the grace period in seconds of a deletion with options; nil:
+	// the kind is deleted at once. A result of 0 deletes at once.
+	Grace func(obj *T, options *metav1.DeleteOptions) int64
+	// Terminate changes obj when its deletion begins but must wait for
+	// finalizers or a grace period (namespace phase).
+	Terminate func(obj *T)
+	// Held reports finalizers outside metadata that keep obj alive
+	// (namespace spec.finalizers).
+	Held func(obj *T) bool
+	// OrphanByDefault makes deletion without a propagation policy orphan the
+	// dependents (batch/v1 Job, v1 ReplicationController).
+	OrphanByDefault bool
+}
+
+// AllVerbs are the verbs of a stored resource, in the order of discovery.
+var AllVerbs = []string{"create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"}
+
+// Column is one column of the table a client may ask for. Value gets an object
+// and returns a string, an integer or a bool; ages are strings made by Age.
+type Column[O any] struct {
+	Name, Type, Format, Description string
+	Priority                        int32
+	Value                           func(obj O) any
+}
+
+// Subresource is a row of its own below a kind. Exactly one of the groups of
+// fields is set: a view (Prepare, Validate), Scale, Create, or Connect.
+type Subresource[T any] struct {
+	Name string
+	// Kind is the body's kind when it is not the parent's (Scale, Eviction, …).
+	Kind schema.GroupVersionKind
+	// Verbs as in discovery; nil means get, patch, update for views and scale,
+	// create for Create.
+	Verbs []string
+
+	// View: the parent object, of which only a part may change by this path.
+	// Prepare must put back everything of old that is not that part.
+	View     bool
+	Prepare  func(obj, old *T)
+	Validate func(obj, old *T) field.ErrorList
+	Warn     func(obj, old *T) []string
+
+	// Scale: autoscaling/v1 Scale read from and written to the parent.
+	Scale *Scale[*T]
+
+	// Create: POST of a body that acts on the parent (binding, eviction, token).
+	Create func(ctx context.Context, c Call, body runtime.Object) (runtime.Object, error)
+	// NewBody makes an empty body of Kind for Create.
+	NewBody func() runtime.Object
+
+	// Connect: streaming or proxying, served by package connect under
+	// "<plural>/<name>". Options is the kind of its query options
+	// (PodExecOptions, …) as discovery names it.
+	Connect bool
+}
+
+// Scale says how a kind is scaled.
+type Scale[O any] struct {
+	Replicas    func(obj O) *int32 // spec.replicas; never nil after defaulting
+	Status      func(obj O) int32
+	Selector    func(obj O) string // in string form, "" when none
+	SetReplicas func(obj O, replicas int32)
+}
+
+// Call is what a Create subresource knows about its request.
+type Call struct {
+	Cluster         Cluster
+	Resource        *Resource
+	Namespace, Name string
+	DryRun          bool
+	Options         *metav1.CreateOptions
+}
+
+// Cluster is what subresources and admission plugins may ask of the server.
+// Objects returned by Get and List are shared and must not be changed; Update
+// hands change a copy. Errors are API status errors (apimachinery api/errors).
+type Cluster interface {
+	Resource(group, plural string) *Resource // the storage version; nil if not served
+	Get(ctx context.Context, r *Resource, namespace, name string) (Object, error)
+	List(ctx context.Context, r *Resource, namespace string) ([]Object, error)
+	// Create stores obj as is (defaults, validation and system metadata apply,
+	// admission does not).
+	Create(ctx context.Context, r *Resource, obj Object) (Object, error)
+	// Update retries change on conflict until it is stored; an error of change
+	// is returned as it is.
+	Update(ctx context.Context, r *Resource, namespace, name string, dryRun bool, change func(obj Object) error) (Object, error)
+	// Delete follows the same rules as the delete verb.
+	Delete(ctx context.Context, r *Resource, namespace, name string, options *metav1.DeleteOptions) (Object, error)
+}
+
+// Resource is a Definition with its Go type erased. Every function is set.
+type Resource struct {
+	Group, Version, Kind, Plural, Singular string
+	ShortNames, Categories                 []string
+	ClusterScoped                          bool
+	Verbs                                  []string
+
+	New      func() Object
+	NewList  func() runtime.Object // nil for custom resources: unstructured lists
+	Default  func(obj Object)
+	Reserve  func(ctx context.Context, obj, old Object, dryRun bool) (release func(committed bool), err error)
+	Prepare  func(obj, old Object)
+	Validate func(obj, old Object) field.ErrorList
+	Warn     func(obj, old Object) []string
+
+	Name           func(name string, prefix bool) []string
+	Generation     func(obj, old Object) bool
+	HasGeneration  bool
+	Fields         map[string]func(obj Object) string
+	MatchField     func(obj Object, name, value string) (match, handled bool)
+	IndexBy        string
+	Columns        []Column[Object]
+	Subresources   []Sub
+	CreateOnUpdate bool
+	NeedsVersion   bool
+	TTL            func(obj Object) uint64
+
+	Grace           func(obj Object, options *metav1.DeleteOptions) int64
+	Graceful        bool // whether the kind has a Grace
+	Terminate       func(obj Object)
+	Held            func(obj Object) bool
+	OrphanByDefault bool
+
+	// Stored is the resource under which objects of this one are kept; itself
+	// unless the kind is served in several versions. ToStored and FromStored
+	// convert copies; they are the identity when Stored is the resource itself.
+	Stored     *Resource
+	ToStored   func(obj Object) Object
+	FromStored func(obj Object) Object
+}
+
+// Sub is a Subresource with its Go type erased.
+type Sub struct {
+	Name     string
+	Kind     schema.GroupVersionKind
+	Verbs    []string
+	View     bool
+	Prepare  func(obj, old Object)
+	Validate func(obj, old Object) field.ErrorList
+	Warn     func(obj, old Object) []string
+	Scale    *Scale[Object]
+	Create   func(ctx context.Context, c Call, body runtime.Object) (runtime.Object, error)
+	NewBody  func() runtime.Object
+	Connect  bool
+}
+
+// GroupVersion is the group and version of r.
+func (r *Resource) GroupVersion() schema.GroupVersion {
+	return schema.GroupVersion{Group: r.Group, Version: r.Version}
+}
+
+// GVK is the group, version and kind of r.
+func (r *Resource) GVK() schema.GroupVersionKind { return r.GroupVersion().WithKind(r.Kind) }
+
+// GVR is the group, version and resource of r.
+func (r *Resource) GVR() schema.GroupVersionResource { return r.GroupVersion().WithResource(r.Plural) }
+
+// GR is the group and resource of r, as errors name it.
+func (r *Resource) GR() schema.GroupResource {
+	return schema.GroupResource{Group: r.Group, Resource: r.Plural}
+}
+
+// Namespaced reports whether objects of r live in namespaces.
+func (r *Resource) Namespaced() bool { return !r.ClusterScoped }
+
+// Sub returns the subresource of a name, or nil.
+func (r *Resource) Sub(name string) *Sub {
+	i := slices.IndexFunc(r.Subresources, func(s Sub) bool { return s.Name == name })
+	if i < 0 {
+		return nil
+	}
+	return &r.Subresources[i]
+}
+
+// Key is where an object of this kind is stored. An empty name gives the
+// prefix of a namespace, an empty namespace the prefix of all. It does not
+// depend on the version.
+func (r *Resource) Key(namespace, name string) string {
+	key := path.Join("/registry", r.Stored.Group, r.Stored.Plural, namespace, name)
+	if name == "" {
+		key += "/"
+	}
+	return key
+}
+
+func (r *Resource) setNames() {
+	if r.Singular == "" {
+		r.Singular = strings.ToLower(r.Kind)
+	}
+	if r.Verbs == nil {
+		r.Verbs = AllVerbs
+	}
+}
