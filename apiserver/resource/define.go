@@ -88,6 +88,12 @@ func Define[L any, T any, P interface {
 	if d.Grace != nil {
 		r.Grace = func(obj Object, o *metav1.DeleteOptions) int64 { return d.Grace(typed(obj), o) }
 	}
+	if d.Review != nil {
+		r.Review = func(ctx context.Context, c Call, obj Object) (Object, error) {
+			answer, err := d.Review(ctx, c, typed(obj))
+			return P(answer), err
+		}
+	}
 	if d.Held != nil {
 		r.Held = func(obj Object) bool { return d.Held(typed(obj)) }
 	}

@@ -96,6 +96,12 @@ type Definition[T any] struct {
 	// OrphanByDefault makes deletion without a propagation policy orphan the
 	// dependents (batch/v1 Job, v1 ReplicationController).
 	OrphanByDefault bool
+
+	// Review makes the kind a question instead of a record: create runs
+	// decoding, defaults, Validate and admission, then answers with what Review
+	// returns, and nothing is stored (TokenReview, SubjectAccessReview, …).
+	// Verbs must then be create alone.
+	Review func(ctx context.Context, c Call, obj *T) (*T, error)
 }
 
 // AllVerbs are the verbs of a stored resource, in the order of discovery.
@@ -206,6 +212,9 @@ type Resource struct {
 	Terminate       func(obj Object)
 	Held            func(obj Object) bool
 	OrphanByDefault bool
+
+	// Review is nil for kinds that are stored: the one function that may be.
+	Review func(ctx context.Context, c Call, obj Object) (Object, error)
 
 	// Stored is the resource under which objects of this one are kept; itself
 	// unless the kind is served in several versions. ToStored and FromStored
