@@ -1,0 +1,123 @@
+package store
+
+import (
+	"strconv"
+	"sync"
+	"sync/atomic"
+
+	"github.com/skiff-k8s/skiff/apiserver/resource"
+)
+
+// Item is one revision of one object: immutable and shared by everyone who
+// reads it.
+type Item struct {
+	object   resource.Object
+	revision int64
+	key      string // below the prefix of the kind: "namespace/name" or "name"
+	size     int    // of the stored bytes
+	sum      uint64 // of the stored bytes, see Store.same
+	encoded  onces
+}
+
+// newItem makes obj, which it takes over, an item at a revision; 0 leaves the
+// object without a resourceVersion (dry runs of create).
+func newItem(obj resource.Object, revision int64, key string, stored []byte) *Item {
+	version := ""
+	if revision > 0 {
+		version = strconv.FormatInt(revision, 10)
+	}
+	obj.SetResourceVersion(version)
+	return &Item{object: obj, revision: revision, key: key, size: len(stored), sum: checksum(stored)}
+}
+
+// Object is the stored version of the object with its resourceVersion set,
+// kind and apiVersion filled in and defaults applied. It must not be changed.
+func (i *Item) Object() resource.Object { return i.object }
+
+// Revision is that of the write that made the item; 0 for a dry run of create.
+func (i *Item) Revision() int64 { return i.revision }
+
+// Encoded returns the bytes of a form of the object, made at most once by
+// make and then shared. A form is a small comparable value that says all that
+// the bytes depend on (media type, version, transformation).
+func (i *Item) Encoded(form any, make func(resource.Object) ([]byte, error)) ([]byte, error) {
+	return i.encoded.get(form, func() ([]byte, error) { return make(i.object) })
+}
+
+// Event is one change of one object, shared by all its watchers. Old is nil on
+// create, New is nil on delete.
+type Event struct {
+	New, Old *Item
+	Revision int64
+
+	last   atomic.Pointer[Item]
+	frames onces
+}
+
+// Last is the object as a watcher sees it with this event: New or, for a
+// delete, the old object at the revision of the delete.
+func (e *Event) Last() *Item {
+	if e.New != nil {
+		return e.New
+	}
+	if item := e.last.Load(); item != nil {
+		return item
+	}
+	obj := e.Old.object.DeepCopyObject().(resource.Object)
+	obj.SetResourceVersion(strconv.FormatInt(e.Revision, 10))
+	e.last.CompareAndSwap(nil, &Item{object: obj, revision: e.Revision, key: e.Old.key, size: e.Old.size, sum: e.Old.sum})
+	return e.last.Load()
+}
+
+// Frame returns the bytes of a watch event in a form, made at most once by
+// make and then shared by all watchers of that form. The form says everything
+// the bytes depend on, the type of the event (ADDED or DELETED by a selector)
+// included.
+func (e *Event) Frame(form any, make func(*Event) ([]byte, error)) ([]byte, error) {
+	return e.frames.get(form, func() ([]byte, error) { return make(e) })
+}
+
+// item is the one that names the object of the event, without its Last copy.
+func (e *Event) item() *Item {
+	if e.New != nil {
+		return e.New
+	}
+	return e.Old
+}
+
+// onces is a small set of byte strings that are each made once. The zero value
+// is empty and takes one word: most items are never encoded, those that are
+// have one to three forms.
+type onces struct {
+	head atomic.Pointer[once]
+}
+
+type once struct {
+	form  any
+	do    sync.Once
+	bytes []byte
+	err   error
+	next  *once
+}
+
+func (o *onces) get(form any, make func() ([]byte, error)) ([]byte, error) {
+	entry := o.entry(form)
+	entry.do.Do(func() { entry.bytes, entry.err = make() })
+	return entry.bytes, entry.err
+}
+
+// entry finds the entry of form or puts a new one in front.
+func (o *onces) entry(form any) *once {
+	for {
+		head := o.head.Load()
+		for e := head; e != nil; e = e.next {
+			if e.form == form {
+				return e
+			}
+		}
+		e := &once{form: form, next: head}
+		if o.head.CompareAndSwap(head, e) {
+			return e
+		}
+	}
+}
