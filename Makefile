@@ -1,0 +1,93 @@
+# Every target explains itself: make help
+
+SHELL   := /bin/bash
+CACHE   ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/skiff
+TOOLS   := $(CACHE)/tools
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+GOFLAGS := -buildvcs=false
+export GOFLAGS
+
+# What Kubernetes' own programs are told they are.
+K8S     := v1.36.3
+K8S_LD  := -s -w $(foreach p,k8s.io/component-base/version k8s.io/client-go/pkg/version,\
+             -X $(p).gitVersion=$(K8S) -X $(p).gitMajor=1 -X $(p).gitMinor=36 -X $(p).gitTreeState=clean)
+
+.DEFAULT_GOAL := help
+.PHONY: help
+help: ## Say what the targets do
+	@grep -hE '^[a-z][a-zA-Z/_-]*:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+# ---------------------------------------------------------------- the product
+
+.PHONY: up
+up: packages build tools ## Run a cluster on this machine in the foreground (root); Ctrl-C ends it. NODES=2 STORAGE=…
+	./bin/skiff up $(if $(NODES),--nodes $(NODES)) $(if $(STORAGE),--storage $(STORAGE)) $(UPFLAGS)
+
+.PHONY: down
+down: build ## Clear away what a killed cluster left behind
+	./bin/skiff down
+
+.PHONY: build
+build: ## Build bin/skiff
+	@mkdir -p bin
+	CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X main.version=$(VERSION)" -o bin/skiff ./cmd/skiff
+	@ln -sfn $(TOOLS) bin/tools
+	@ln -sfn tools/kubectl bin/kubectl
+
+.PHONY: test
+test: packages tools test-tools lint ## Run all tests: what CI runs
+	SKIFF_TOOLS=$(TOOLS) go test -timeout 25m ./...
+
+.PHONY: lint
+lint: staticcheck ## Check format, vet and staticcheck
+	@out=$$(gofmt -l $$(git ls-files '*.go')); [ -z "$$out" ] || { echo "not gofmt-ed:"; echo "$$out"; exit 1; }
+	go vet ./...
+	$(TOOLS)/staticcheck ./...
+
+.PHONY: bench
+bench: ## Run the benchmarks
+	go test -run '^$$' -bench . -benchmem ./apiserver/...
+
+.PHONY: clean
+clean: ## Remove bin/ (the cached tools stay: rm -r $(CACHE))
+	rm -rf bin
+
+# ------------------------------------------------ what the machine must provide
+
+# command:package pairs of Debian; installed only when the command is missing.
+NEEDS := runc:runc iptables:iptables ip:iproute2 conntrack:conntrack mount:mount curl:curl
+
+.PHONY: packages
+packages:
+	@missing=; for n in $(NEEDS); do command -v $${n%%:*} >/dev/null || missing="$$missing $${n##*:}"; done; \
+	[ -z "$$missing" ] || { echo "installing$$missing"; apt-get update -qq && apt-get install -y -qq --no-install-recommends $$missing; }
+
+# ------------------------------------------------------- pinned upstream programs
+# Each is built from its Go module, at the versions of third_party/*/go.mod, and
+# kept outside the tree. .<name> beside it holds the hash of what it was built
+# from, so that a fresh clone builds nothing again.
+
+.PHONY: tools test-tools
+tools: containerd cni coredns kubectl pause ## Build what a cluster runs: containerd, CNI plugins, CoreDNS, kubectl, pause
+test-tools: etcd kube-apiserver staticcheck ## Build what the tests need besides: kube-apiserver, etcd, staticcheck
+
+# $(call tool,name,sources,folder,go build arguments)
+define tool
+.PHONY: $(1)
+$(1):
+	@mkdir -p $$(TOOLS)/cni; hash=$$$$(cat $(2) | sha256sum | cut -c1-16); \
+	[ "$$$$(cat $$(TOOLS)/.$(1) 2>/dev/null)" = "$$$$hash" ] || { echo "building $(1)"; \
+	(cd $(3) && CGO_ENABLED=0 go build -trimpath $(4)) && echo "$$$$hash" > $$(TOOLS)/.$(1); }
+endef
+
+MODULE = third_party/$(1)/go.mod third_party/$(1)/go.sum
+
+$(eval $(call tool,containerd,$(call MODULE,containerd),third_party/containerd,\
+  -o $(TOOLS)/ -tags "no_btrfs no_zfs no_devmapper" -ldflags "-s -w -X github.com/containerd/containerd/v2/version.Version=v2.4.2" tool))
+$(eval $(call tool,cni,$(call MODULE,cni),third_party/cni,-o $(TOOLS)/cni/ -ldflags "-s -w" tool))
+$(eval $(call tool,coredns,$(call MODULE,coredns) third_party/coredns/main.go,third_party/coredns,-o $(TOOLS)/coredns -ldflags "-s -w" .))
+$(eval $(call tool,kubectl,$(call MODULE,kubernetes),third_party/kubernetes,-o $(TOOLS)/ -ldflags "$(K8S_LD)" k8s.io/kubernetes/cmd/kubectl))
+$(eval $(call tool,kube-apiserver,$(call MODULE,kubernetes),third_party/kubernetes,-o $(TOOLS)/ -ldflags "$(K8S_LD)" k8s.io/kubernetes/cmd/kube-apiserver))
+$(eval $(call tool,etcd,$(call MODULE,etcd),third_party/etcd,-o $(TOOLS)/etcd -ldflags "-s -w" go.etcd.io/etcd/server/v3))
+$(eval $(call tool,staticcheck,$(call MODULE,staticcheck),third_party/staticcheck,-o $(TOOLS)/ honnef.co/go/tools/cmd/staticcheck))
+$(eval $(call tool,pause,cmd/pause/main.go,.,-o $(TOOLS)/pause -ldflags "-s -w" ./cmd/pause))
