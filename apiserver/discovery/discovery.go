@@ -1,0 +1,120 @@
+// Package discovery answers what a server serves: the group, version and
+// resource documents below /api and /apis, each in the plain form and, for the
+// two roots, in the aggregated form of KEP-3352. Everything is read from the
+// rows of package resource.
+package discovery
+
+import (
+	"net/http"
+	"slices"
+	"strings"
+	"sync/atomic"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+
+	"github.com/skiff-k8s/skiff/apiserver/resource"
+)
+
+// Handler serves the documents of the resources published last. Its methods
+// may be called concurrently.
+type Handler struct {
+	address string
+	encoder *encoder
+	current atomic.Pointer[documents]
+}
+
+// New makes a Handler that names address (host:port) as the way to the server
+// and has no resources yet.
+func New(address string) *Handler {
+	h := &Handler{address: address, encoder: newEncoder()}
+	h.Publish(nil)
+	return h
+}
+
+// Publish replaces the resources. The order of groups and versions does not
+// depend on that of resources.
+func (h *Handler) Publish(resources []*resource.Resource) {
+	h.current.Store(newDocuments(resources, h.address))
+}
+
+// Paths lists the paths served, sorted.
+func (h *Handler) Paths() []string { return h.current.Load().paths() }
+
+// Serves reports whether ServeHTTP has a document for path, or the error for
+// an unknown version of a known group.
+func (h *Handler) Serves(path string) bool {
+	_, known := h.find(path)
+	return known
+}
+
+// ServeHTTP answers /api, /api/<version>, /apis, /apis/<group> and
+// /apis/<group>/<version>, with or without a slash at the end.
+func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	page, known := h.find(r.URL.Path)
+	if !known {
+		http.NotFound(w, r)
+		return
+	}
+	if page == nil {
+		h.encoder.writeStatus(w, r, http.StatusNotFound, metav1.StatusReasonNotFound, "the server could not find the requested resource")
+		return
+	}
+	h.encoder.write(w, r, page)
+}
+
+// find returns the page of a path; nil and true is an unknown version of a
+// known group, which is another kind of 404 than an unknown group.
+func (h *Handler) find(path string) (found *page, known bool) {
+	d := h.current.Load()
+	path = strings.TrimSuffix(path, "/")
+	if p := d.pages[path]; p != nil {
+		return p, true
+	}
+	parts := strings.Split(strings.TrimPrefix(path, "/"), "/")
+	switch {
+	case len(parts) == 2 && parts[0] == "api":
+		return nil, true
+	case len(parts) == 3 && parts[0] == "apis":
+		return nil, d.pages["/apis/"+parts[1]] != nil
+	}
+	return nil, false
+}
+
+// page is one document in the forms it has; aggregated is nil below the roots.
+type page struct {
+	plain, aggregated runtime.Object
+	cache             encodings
+}
+
+// documents are the pages of one set of resources, by path.
+type documents struct{ pages map[string]*page }
+
+func (d *documents) paths() []string {
+	var paths []string
+	for p := range d.pages {
+		paths = append(paths, p)
+	}
+	slices.Sort(paths)
+	return paths
+}
+
+func newDocuments(resources []*resource.Resource, address string) *documents {
+	d := &documents{pages: make(map[string]*page)}
+	core, named := splitGroups(resources)
+
+	d.pages["/api"] = &page{plain: apiVersions(core, address), aggregated: aggregated(core)}
+	d.pages["/apis"] = &page{plain: groupList(named), aggregated: aggregated(named)}
+	for _, g := range core {
+		for _, v := range g.versions {
+			d.pages["/api/"+v.name] = &page{plain: resourceList(g, v)}
+		}
+	}
+	for _, g := range named {
+		d.pages["/apis/"+g.name] = &page{plain: apiGroup(g)}
+		for _, v := range g.versions {
+			d.pages["/apis/"+g.name+"/"+v.name] = &page{plain: resourceList(g, v)}
+		}
+	}
+	return d
+}
