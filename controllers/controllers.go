@@ -1,0 +1,173 @@
+// Package controllers runs the control loops of a cluster: everything that acts on API objects from the inside
+// of the control plane. The table in table.go lists them all.
+//
+// They are client-go programs. They know nothing of the server but its API, share the caches of one informer
+// factory, and never poll: an idle cluster hears nothing from them.
+package controllers
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/discovery"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/kubernetes/scheme"
+	corev1client "k8s.io/client-go/kubernetes/typed/core/v1"
+	"k8s.io/client-go/metadata"
+	"k8s.io/client-go/tools/record"
+
+	corev1 "k8s.io/api/core/v1"
+)
+
+// Config says what the controllers work with. A zero value means the default that stands at the field; Client,
+// Metadata and Informers are required.
+type Config struct {
+	// Client should not be limited in its rate: a work queue is the better limit.
+	Client   kubernetes.Interface
+	Metadata metadata.Interface
+	// Informers is started by the caller, after New. Its resync period should be 0.
+	Informers informers.SharedInformerFactory
+
+	// RootCA is published as kube-root-ca.crt, PEM-encoded. Without one nothing is published.
+	RootCA []byte
+
+	// PodCIDR is divided among the nodes. Without one, nodes get no range.
+	PodCIDR netip.Prefix
+	// NodeCIDRBits is the length of a node's prefix; 24.
+	NodeCIDRBits int
+
+	// Concurrency is how many objects each controller works on at once; 5.
+	Concurrency int
+	// NodeMonitorGrace is after how long without a sign of life a node counts as lost; 50 s, upstream's default.
+	NodeMonitorGrace time.Duration
+	// TerminatedPodThreshold is how many ended pods are kept before the oldest are deleted; 12500.
+	TerminatedPodThreshold int
+}
+
+func (c *Config) setDefaults() error {
+	switch {
+	case c.Client == nil:
+		return errors.New("controllers: Config.Client is required")
+	case c.Metadata == nil:
+		return errors.New("controllers: Config.Metadata is required")
+	case c.Informers == nil:
+		return errors.New("controllers: Config.Informers is required")
+	case c.PodCIDR.IsValid() && c.PodCIDR != c.PodCIDR.Masked():
+		return fmt.Errorf("controllers: Config.PodCIDR: %s has bits set beyond its length", c.PodCIDR)
+	}
+	setDefault(&c.NodeCIDRBits, 24)
+	setDefault(&c.Concurrency, 5)
+	setDefault(&c.NodeMonitorGrace, 50*time.Second)
+	setDefault(&c.TerminatedPodThreshold, 12500)
+	if c.PodCIDR.IsValid() && (c.NodeCIDRBits < c.PodCIDR.Bits() || c.NodeCIDRBits > c.PodCIDR.Addr().BitLen()) {
+		return fmt.Errorf("controllers: Config.NodeCIDRBits: a /%d does not fit into %s", c.NodeCIDRBits, c.PodCIDR)
+	}
+	return nil
+}
+
+func setDefault[T comparable](field *T, value T) {
+	var zero T
+	if *field == zero {
+		*field = value
+	}
+}
+
+// Manager runs the controllers.
+type Manager struct {
+	config      Config
+	broadcaster record.EventBroadcaster
+	loops       []loop
+}
+
+// loop is a controller that was made, ready to run.
+type loop struct {
+	name string
+	runner
+}
+
+type runner interface {
+	// Run works until ctx is done and leaves no goroutine behind.
+	Run(ctx context.Context) error
+}
+
+// New makes every controller whose resource the server serves, and registers all informers they need with the
+// factory; start that afterwards.
+func New(config Config) (*Manager, error) {
+	if err := config.setDefaults(); err != nil {
+		return nil, err
+	}
+	served, err := servedBy(config.Client.Discovery())
+	if err != nil {
+		return nil, err
+	}
+	m := &Manager{config: config, broadcaster: record.NewBroadcaster()}
+	for _, row := range table {
+		if missing := slices.IndexFunc(row.needs, func(r schema.GroupVersionResource) bool { return !served[r] }); missing >= 0 {
+			slog.Debug("controller not started: resource not served", "controller", row.name, "resource", row.needs[missing].String())
+			continue
+		}
+		made, err := row.make(m)
+		if err != nil {
+			m.broadcaster.Shutdown()
+			return nil, fmt.Errorf("controller %s: %w", row.name, err)
+		}
+		if made != nil {
+			m.loops = append(m.loops, loop{row.name, made})
+		}
+	}
+	return m, nil
+}
+
+// servedBy lists the resources of the server. Groups whose own servers do not answer count as not served.
+func servedBy(client discovery.DiscoveryInterface) (map[schema.GroupVersionResource]bool, error) {
+	_, lists, err := client.ServerGroupsAndResources()
+	if err != nil && !discovery.IsGroupDiscoveryFailedError(err) {
+		return nil, fmt.Errorf("discover resources: %w", err)
+	}
+	served := map[schema.GroupVersionResource]bool{}
+	for _, list := range lists {
+		gv, err := schema.ParseGroupVersion(list.GroupVersion)
+		if err != nil {
+			return nil, fmt.Errorf("discover resources: %w", err)
+		}
+		for _, r := range list.APIResources {
+			served[gv.WithResource(r.Name)] = true
+		}
+	}
+	return served, nil
+}
+
+// Run works until ctx is done and returns when every controller has ended. An error of one ends all.
+// A Manager runs once.
+func (m *Manager) Run(ctx context.Context) error {
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	m.broadcaster.StartRecordingToSink(&corev1client.EventSinkImpl{Interface: m.config.Client.CoreV1().Events("")})
+	defer m.broadcaster.Shutdown()
+
+	var loops sync.WaitGroup
+	errs := make([]error, len(m.loops))
+	for i, l := range m.loops {
+		loops.Go(func() {
+			if err := l.Run(ctx); err != nil {
+				errs[i] = fmt.Errorf("controller %s: %w", l.name, err)
+				stop()
+			}
+		})
+	}
+	loops.Wait()
+	return errors.Join(errs...)
+}
+
+// recorder returns the event recorder of a component.
+func (m *Manager) recorder(component string) record.EventRecorder {
+	return m.broadcaster.NewRecorder(scheme.Scheme, corev1.EventSource{Component: component})
+}

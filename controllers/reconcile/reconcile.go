@@ -1,0 +1,106 @@
+// Package reconcile runs controllers. A controller is a function from the name of an object to the work that
+// brings the cluster closer to what the object asks for. This package calls it when something it watches
+// changes, retries it with back-off, and never runs it twice at once for the same key.
+//
+// A controller never polls: between two changes, or before the time it asked to be called again, it costs
+// nothing. See source.go for what wakes one and expectations.go for how one survives a cache that lags.
+package reconcile
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/client-go/tools/cache"
+	"k8s.io/client-go/util/workqueue"
+)
+
+// Key names the object to reconcile. Namespace is empty for cluster-scoped objects.
+type Key = cache.ObjectName
+
+// Bounds of the back-off after an error: it doubles from the first to the second.
+const (
+	firstRetry = 5 * time.Millisecond
+	lastRetry  = 2 * time.Minute
+)
+
+// Controller describes one control loop.
+type Controller struct {
+	// Name appears in logs.
+	Name string
+	// Workers is how many keys are worked on at once; 0 means 1.
+	Workers int
+	// Watch lists what wakes the loop and which keys it then gets.
+	Watch []Source
+	// Sync works on one key. It is called again after an error, with back-off, and after the returned time if
+	// that is not zero. It must treat every object it reads from a cache as immutable.
+	Sync func(ctx context.Context, key Key) (again time.Duration, err error)
+}
+
+// Run works until ctx is done, and returns when the last worker has finished. The informers it watches may be
+// started before or after.
+func (c Controller) Run(ctx context.Context) error {
+	queue := workqueue.NewTypedRateLimitingQueueWithConfig(
+		workqueue.NewTypedItemExponentialFailureRateLimiter[Key](firstRetry, lastRetry),
+		workqueue.TypedRateLimitingQueueConfig[Key]{Name: c.Name})
+	defer queue.ShutDown()
+
+	var synced []cache.InformerSynced
+	for _, source := range c.Watch {
+		stop, hasSynced, err := source.start(func(key Key) { queue.Add(key) })
+		if err != nil {
+			return fmt.Errorf("controller %s: %w", c.Name, err)
+		}
+		defer stop()
+		synced = append(synced, hasSynced)
+	}
+	if !cache.WaitForCacheSync(ctx.Done(), synced...) {
+		return nil // ctx ended first
+	}
+
+	var workers sync.WaitGroup
+	for range max(c.Workers, 1) {
+		workers.Go(func() {
+			for c.next(ctx, queue) {
+			}
+		})
+	}
+	<-ctx.Done()
+	queue.ShutDown()
+	workers.Wait()
+	return nil
+}
+
+func (c Controller) next(ctx context.Context, queue workqueue.TypedRateLimitingInterface[Key]) bool {
+	key, shutdown := queue.Get()
+	if shutdown || ctx.Err() != nil {
+		return false
+	}
+	defer queue.Done(key)
+
+	again, err := c.Sync(ctx, key)
+	if err != nil {
+		if ctx.Err() == nil {
+			c.log(ctx, key, err)
+		}
+		queue.AddRateLimited(key)
+		return true
+	}
+	queue.Forget(key)
+	if again > 0 {
+		queue.AddAfter(key, again)
+	}
+	return true
+}
+
+// log reports a failed sync. A conflict only says that the cache lagged, which is everyday.
+func (c Controller) log(ctx context.Context, key Key, err error) {
+	level := slog.LevelWarn
+	if apierrors.IsConflict(err) {
+		level = slog.LevelDebug
+	}
+	slog.Log(ctx, level, "sync failed, will retry", "controller", c.Name, "key", key.String(), "err", err)
+}

@@ -1,0 +1,133 @@
+package reconcile
+
+import (
+	"fmt"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/tools/cache"
+)
+
+// Source turns changes of objects into keys.
+type Source struct {
+	start func(enqueue func(Key)) (stop func(), synced cache.InformerSynced, err error)
+}
+
+// On calls keys for every change an informer sees: old is nil when the object is new, changed is nil when it is
+// gone. It runs on the informer's goroutine and must not block.
+func On[T interface {
+	comparable
+	metav1.Object
+}](informer cache.SharedIndexInformer, keys func(old, changed T) []Key) Source {
+	return Source{func(enqueue func(Key)) (func(), cache.InformerSynced, error) {
+		wake := func(old, changed T) {
+			for _, key := range keys(old, changed) {
+				enqueue(key)
+			}
+		}
+		var none T
+		registration, err := informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
+			AddFunc: func(obj any) { wake(none, obj.(T)) },
+			UpdateFunc: func(before, after any) {
+				old, changed := before.(T), after.(T)
+				if old.GetResourceVersion() == changed.GetResourceVersion() {
+					return // a relist repeats what is known
+				}
+				wake(old, changed)
+			},
+			DeleteFunc: func(obj any) {
+				if gone, ok := obj.(cache.DeletedFinalStateUnknown); ok {
+					obj = gone.Obj
+				}
+				if old, ok := obj.(T); ok {
+					wake(old, none)
+				}
+			},
+		})
+		if err != nil {
+			return nil, nil, fmt.Errorf("watch: %w", err)
+		}
+		return func() { _ = informer.RemoveEventHandler(registration) }, registration.HasSynced, nil
+	}}
+}
+
+// Self gives the key of the changed object.
+func Self(informer cache.SharedIndexInformer) Source {
+	return On(informer, func(old, changed metav1.Object) []Key {
+		if changed == nil {
+			changed = old
+		}
+		return []Key{KeyOf(changed)}
+	})
+}
+
+// Synced wakes nobody; it makes the loop wait until a cache it reads is filled.
+func Synced(informer cache.SharedIndexInformer) Source {
+	return Source{func(func(Key)) (func(), cache.InformerSynced, error) {
+		return func() {}, informer.HasSynced, nil
+	}}
+}
+
+// Own runs an informer that no factory runs, for as long as the loop runs. It wakes nobody by itself.
+func Own(informer cache.SharedIndexInformer) Source {
+	return Source{func(func(Key)) (func(), cache.InformerSynced, error) {
+		done := make(chan struct{})
+		finished := make(chan struct{})
+		go func() {
+			defer close(finished)
+			informer.Run(done)
+		}()
+		stop := func() { close(done); <-finished }
+		return stop, informer.HasSynced, nil
+	}}
+}
+
+// Every gives the same key now and once per period, for work that only time can wake.
+func Every(period time.Duration, key Key) Source {
+	return Source{func(enqueue func(Key)) (func(), cache.InformerSynced, error) {
+		done := make(chan struct{})
+		finished := make(chan struct{})
+		go func() {
+			defer close(finished)
+			ticker := time.NewTicker(period)
+			defer ticker.Stop()
+			enqueue(key)
+			for {
+				select {
+				case <-done:
+					return
+				case <-ticker.C:
+					enqueue(key)
+				}
+			}
+		}()
+		stop := func() { close(done); <-finished }
+		return stop, func() bool { return true }, nil
+	}}
+}
+
+// Channel gives the keys that arrive on a channel.
+func Channel(keys <-chan Key) Source {
+	return Source{func(enqueue func(Key)) (func(), cache.InformerSynced, error) {
+		done := make(chan struct{})
+		finished := make(chan struct{})
+		go func() {
+			defer close(finished)
+			for {
+				select {
+				case <-done:
+					return
+				case key := <-keys:
+					enqueue(key)
+				}
+			}
+		}()
+		stop := func() { close(done); <-finished }
+		return stop, func() bool { return true }, nil
+	}}
+}
+
+// KeyOf returns the key of an object.
+func KeyOf(obj metav1.Object) Key {
+	return Key{Namespace: obj.GetNamespace(), Name: obj.GetName()}
+}

@@ -1,0 +1,76 @@
+package controllers
+
+import (
+	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"github.com/skiff-k8s/skiff/controllers/namespaces"
+	"github.com/skiff-k8s/skiff/controllers/workloads"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+)
+
+// row describes a controller: it is made if the server serves what it needs. A nil runner means that the
+// configuration leaves it nothing to do.
+type row struct {
+	name  string
+	needs []schema.GroupVersionResource
+	make  func(m *Manager) (runner, error)
+}
+
+// table lists all controllers. They run at the same time; the order is that of reading.
+var table = []row{
+	{"namespace", core("namespaces", "pods"), func(m *Manager) (runner, error) {
+		return namespaces.Namespace(m.namespaces()), nil
+	}},
+	{"serviceaccount", core("namespaces", "serviceaccounts"), func(m *Manager) (runner, error) {
+		return namespaces.ServiceAccount(m.namespaces()), nil
+	}},
+	{"root-ca", core("namespaces", "configmaps"), func(m *Manager) (runner, error) {
+		if len(m.config.RootCA) == 0 {
+			return nil, nil
+		}
+		return namespaces.RootCA(m.namespaces(), m.config.RootCA), nil
+	}},
+	{"replicaset", append(apps("replicasets"), core("pods")...), func(m *Manager) (runner, error) {
+		return made(workloads.ReplicaSet(m.workloads()))
+	}},
+	{"replicationcontroller", core("replicationcontrollers", "pods"), func(m *Manager) (runner, error) {
+		return made(workloads.ReplicationController(m.workloads()))
+	}},
+	{"deployment", append(apps("deployments", "replicasets"), core("pods")...), func(m *Manager) (runner, error) {
+		return made(workloads.Deployment(m.workloads()))
+	}},
+}
+
+func core(resources ...string) []schema.GroupVersionResource {
+	return in(corev1.SchemeGroupVersion, resources...)
+}
+
+func apps(resources ...string) []schema.GroupVersionResource {
+	return in(appsv1.SchemeGroupVersion, resources...)
+}
+
+func in(gv schema.GroupVersion, resources ...string) []schema.GroupVersionResource {
+	all := make([]schema.GroupVersionResource, 0, len(resources))
+	for _, r := range resources {
+		all = append(all, gv.WithResource(r))
+	}
+	return all
+}
+
+// made turns a concrete controller into a runner, keeping an error an error.
+func made[T runner](controller T, err error) (runner, error) {
+	if err != nil {
+		return nil, err
+	}
+	return controller, nil
+}
+
+func (m *Manager) namespaces() namespaces.Deps {
+	return namespaces.Deps{Client: m.config.Client, Metadata: m.config.Metadata, Informers: m.config.Informers, Workers: m.config.Concurrency}
+}
+
+func (m *Manager) workloads() workloads.Deps {
+	return workloads.Deps{Client: m.config.Client, Informers: m.config.Informers, Recorder: m.recorder, Workers: m.config.Concurrency}
+}
