@@ -13,10 +13,10 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 )
 
-// Objects reads what a pod's environment refers to. A missing object is a NotFound API error.
+// Objects reads what a pod's environment refers to, in the pod's namespace. A missing object is a NotFound API error.
 type Objects interface {
-	ConfigMap(ctx context.Context, namespace, name string) (*v1.ConfigMap, error)
-	Secret(ctx context.Context, namespace, name string) (*v1.Secret, error)
+	ConfigMap(ctx context.Context, pod *v1.Pod, name string) (*v1.ConfigMap, error)
+	Secret(ctx context.Context, pod *v1.Pod, name string) (*v1.Secret, error)
 }
 
 // Source is all that a container's environment comes from.
@@ -169,7 +169,7 @@ func (r *resolver) configMap(ctx context.Context, name string) (*v1.ConfigMap, e
 	if cm, found := r.configMaps[name]; found {
 		return cm, nil
 	}
-	cm, err := r.Objects.ConfigMap(ctx, r.Pod.Namespace, name)
+	cm, err := r.Objects.ConfigMap(ctx, r.Pod, name)
 	if err == nil {
 		r.configMaps[name] = cm
 	}
@@ -180,7 +180,7 @@ func (r *resolver) secret(ctx context.Context, name string) (*v1.Secret, error) 
 	if s, found := r.secrets[name]; found {
 		return s, nil
 	}
-	s, err := r.Objects.Secret(ctx, r.Pod.Namespace, name)
+	s, err := r.Objects.Secret(ctx, r.Pod, name)
 	if err == nil {
 		r.secrets[name] = s
 	}

@@ -45,14 +45,14 @@ type objects struct {
 	secrets    map[string]map[string][]byte
 }
 
-func (o objects) ConfigMap(_ context.Context, _, name string) (*v1.ConfigMap, error) {
+func (o objects) ConfigMap(_ context.Context, _ *v1.Pod, name string) (*v1.ConfigMap, error) {
 	if data, found := o.configMaps[name]; found {
 		return &v1.ConfigMap{Data: data}, nil
 	}
 	return nil, apierrors.NewNotFound(v1.Resource("configmaps"), name)
 }
 
-func (o objects) Secret(_ context.Context, _, name string) (*v1.Secret, error) {
+func (o objects) Secret(_ context.Context, _ *v1.Pod, name string) (*v1.Secret, error) {
 	if data, found := o.secrets[name]; found {
 		return &v1.Secret{Data: data}, nil
 	}

@@ -45,7 +45,7 @@ func containerStatus(in Input, c *v1.Container, old *v1.ContainerStatus, g group
 	}
 	var s v1.ContainerStatus
 	if len(runs) > 0 {
-		s = seen(in, c, runs)
+		s = seen(in, c, runs, old)
 	} else {
 		s = unseen(in, c, old, g)
 	}
@@ -65,7 +65,7 @@ func containerStatus(in Input, c *v1.Container, old *v1.ContainerStatus, g group
 }
 
 // seen is the status of a container the runtime knows, its newest run first.
-func seen(in Input, c *v1.Container, runs []runtime.Container) v1.ContainerStatus {
+func seen(in Input, c *v1.Container, runs []runtime.Container, old *v1.ContainerStatus) v1.ContainerStatus {
 	newest := runs[0]
 	s := v1.ContainerStatus{
 		Name:               c.Name,
@@ -73,7 +73,7 @@ func seen(in Input, c *v1.Container, runs []runtime.Container) v1.ContainerStatu
 		Image:              newest.Image,
 		ImageID:            newest.ImageRef,
 		ContainerID:        in.ContainerID(newest.ID),
-		State:              stateOf(in, newest),
+		State:              stateOf(in, newest, old),
 		VolumeMounts:       volumeMounts(c),
 		AllocatedResources: c.Resources.Requests.DeepCopy(),
 		Resources:          c.Resources.DeepCopy(),
@@ -85,12 +85,27 @@ func seen(in Input, c *v1.Container, runs []runtime.Container) v1.ContainerStatu
 		s.User = &v1.ContainerUser{Linux: &v1.LinuxContainerUser{UID: u.Uid, GID: u.Gid, SupplementalGroups: u.SupplementalGroups}}
 	}
 	if len(runs) > 1 {
-		s.LastTerminationState = stateOf(in, runs[1])
+		s.LastTerminationState = stateOf(in, runs[1], old)
+	} else if old != nil {
+		// Earlier runs may have been collected.
+		s.LastTerminationState = old.LastTerminationState
+		if old.ContainerID != s.ContainerID && old.State.Terminated != nil {
+			s.LastTerminationState = old.State
+		}
 	}
 	return s
 }
 
-func stateOf(in Input, r runtime.Container) v1.ContainerState {
+// stateOf is the state of one run. An end that was reported stays as it was reported: its message may
+// have come from a file that is gone.
+func stateOf(in Input, r runtime.Container, old *v1.ContainerStatus) v1.ContainerState {
+	if old != nil && r.State == runtime.Exited {
+		for _, before := range []v1.ContainerState{old.State, old.LastTerminationState} {
+			if before.Terminated != nil && before.Terminated.ContainerID == in.ContainerID(r.ID) {
+				return before
+			}
+		}
+	}
 	switch r.State {
 	case runtime.Running:
 		return v1.ContainerState{Running: &v1.ContainerStateRunning{StartedAt: second(r.StartedAt)}}
