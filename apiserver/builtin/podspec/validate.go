@@ -3,6 +3,7 @@ package podspec
 import (
 	v1 "k8s.io/api/core/v1"
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	metavalidation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
@@ -34,7 +35,7 @@ func ValidatePodAnnotations(annotations map[string]string, s *v1.PodSpec, path *
 
 // ValidateSpec lists what is wrong with a pod spec. meta is that of the pod;
 // nil for templates.
-func ValidateSpec(s *v1.PodSpec, meta *v1.Pod, path *field.Path, opts Options) field.ErrorList {
+func ValidateSpec(s *v1.PodSpec, meta *metav1.ObjectMeta, path *field.Path, opts Options) field.ErrorList {
 	var errs field.ErrorList
 	if len(s.Containers) == 0 {
 		errs = append(errs, field.Required(path.Child("containers"), ""))

@@ -13,3 +13,6 @@ func WarnTemplate(t, old *v1.PodTemplateSpec, path *field.Path) []string {
 
 // OptionsFor are the options for the update of a template.
 func OptionsFor(old *v1.PodTemplateSpec) Options { return Options{} }
+
+// WarnPod lists what is accepted in a new pod but should be changed.
+func WarnPod(p *v1.Pod) []string { return nil }
