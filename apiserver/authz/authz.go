@@ -1,0 +1,114 @@
+// Package authz decides whether a user may do what a request asks for: members
+// of system:masters everything, nodes what their pods need, everyone what RBAC
+// roles bound to them say.
+package authz
+
+import (
+	"context"
+	"fmt"
+	"iter"
+	"slices"
+	"strings"
+
+	rbacv1 "k8s.io/api/rbac/v1"
+	"k8s.io/apiserver/pkg/authentication/user"
+	"k8s.io/apiserver/pkg/authorization/authorizer"
+
+	"github.com/skiff-k8s/skiff/apiserver/resource"
+	"github.com/skiff-k8s/skiff/apiserver/store"
+)
+
+// Source is where roles, bindings and pods are read; a *store.Store.
+type Source interface {
+	Snapshot(ctx context.Context, r *resource.Resource, m store.Match, minRevision int64) ([]*store.Item, int64, error)
+	Watch(ctx context.Context, r *resource.Resource, m store.Match, after int64) iter.Seq2[store.Step, error]
+}
+
+// Config of New.
+type Config struct {
+	Source Source
+	// Resource finds the storage version of a kind; nil if it is not served.
+	Resource func(group, plural string) *resource.Resource
+	// NodeRules are what every node may do besides what its pods need.
+	NodeRules []rbacv1.PolicyRule
+}
+
+// Authorizer asks, in this order, the always open paths, system:masters, the
+// node rules and RBAC. The first that allows wins; nothing denies.
+type Authorizer struct {
+	*RBAC
+	nodes nodes
+}
+
+var (
+	_ authorizer.Authorizer   = (*Authorizer)(nil)
+	_ authorizer.RuleResolver = (*Authorizer)(nil)
+)
+
+// New loads all roles and bindings. Run must run for it to learn of changes.
+func New(ctx context.Context, c Config) (*Authorizer, error) {
+	rbac, err := newRBAC(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	return &Authorizer{RBAC: rbac, nodes: nodes{config: c}}, nil
+}
+
+// openPaths are for probes, which have no credentials.
+var openPaths = []string{"/healthz", "/readyz", "/livez"}
+
+// Authorize implements authorizer.Authorizer. The reason of a refusal is why
+// the node rules or RBAC could not tell.
+func (z *Authorizer) Authorize(ctx context.Context, a authorizer.Attributes) (authorizer.Decision, string, error) {
+	if !a.IsResourceRequest() && slices.Contains(openPaths, a.GetPath()) {
+		return authorizer.DecisionAllow, "", nil
+	}
+	if IsMaster(a.GetUser()) {
+		return authorizer.DecisionAllow, "", nil
+	}
+	var reasons []string
+	for _, ask := range []authorizer.AuthorizerFunc{z.nodes.Authorize, z.RBAC.Authorize} {
+		decision, reason, err := ask(ctx, a)
+		if err != nil {
+			return authorizer.DecisionNoOpinion, reason, err
+		}
+		if decision == authorizer.DecisionAllow {
+			return decision, reason, nil
+		}
+		if reason != "" {
+			reasons = append(reasons, reason)
+		}
+	}
+	return authorizer.DecisionNoOpinion, strings.Join(reasons, "\n"), nil
+}
+
+// RulesFor lists what u may do in a namespace, "" for the whole cluster.
+func (z *Authorizer) RulesFor(ctx context.Context, u user.Info, namespace string) ([]authorizer.ResourceRuleInfo, []authorizer.NonResourceRuleInfo, bool, error) {
+	rules, nonResource, incomplete, err := z.RBAC.RulesFor(ctx, u, namespace)
+	if IsMaster(u) {
+		rules = append([]authorizer.ResourceRuleInfo{&authorizer.DefaultResourceRuleInfo{
+			Verbs: []string{"*"}, APIGroups: []string{"*"}, Resources: []string{"*"},
+		}}, rules...)
+		nonResource = append([]authorizer.NonResourceRuleInfo{&authorizer.DefaultNonResourceRuleInfo{
+			Verbs: []string{"*"}, NonResourceURLs: []string{"*"},
+		}}, nonResource...)
+	}
+	if _, isNode := NodeName(u); isNode {
+		return rules, nonResource, true, fmt.Errorf("node authorizer does not support user rule resolution")
+	}
+	return rules, nonResource, incomplete, err
+}
+
+// IsMaster reports whether u may do everything.
+func IsMaster(u user.Info) bool {
+	return slices.Contains(u.GetGroups(), user.SystemPrivilegedGroup)
+}
+
+// NodeName returns the node that u is, and whether u is a node at all.
+func NodeName(u user.Info) (name string, isNode bool) {
+	name, ok := strings.CutPrefix(u.GetName(), "system:node:")
+	if !ok || !slices.Contains(u.GetGroups(), user.NodesGroup) {
+		return "", false
+	}
+	return name, true
+}

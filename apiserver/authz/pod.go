@@ -1,0 +1,108 @@
+package authz
+
+import (
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/sets"
+)
+
+// isMirror reports whether p only shows a static pod of a node. The node made
+// it, so it must not give the node rights.
+func isMirror(p *corev1.Pod) bool {
+	_, mirror := p.Annotations[corev1.MirrorPodAnnotationKey]
+	return mirror
+}
+
+// podReferences are names in the namespace of a pod.
+type podReferences struct{ secrets, configMaps, claims sets.Set[string] }
+
+// references lists the objects the kubelet must read to run p.
+func references(p *corev1.Pod) podReferences {
+	r := podReferences{sets.New[string](), sets.New[string](), sets.New[string]()}
+	if isMirror(p) {
+		return r
+	}
+	for _, s := range p.Spec.ImagePullSecrets {
+		r.secrets.Insert(s.Name)
+	}
+	for _, c := range p.Spec.InitContainers {
+		r.environment(c.Env, c.EnvFrom)
+	}
+	for _, c := range p.Spec.Containers {
+		r.environment(c.Env, c.EnvFrom)
+	}
+	for _, c := range p.Spec.EphemeralContainers {
+		r.environment(c.Env, c.EnvFrom)
+	}
+	for _, v := range p.Spec.Volumes {
+		r.volume(p.Name, v)
+	}
+	return r
+}
+
+func (r podReferences) environment(env []corev1.EnvVar, from []corev1.EnvFromSource) {
+	for _, e := range env {
+		if e.ValueFrom == nil {
+			continue
+		}
+		if s := e.ValueFrom.SecretKeyRef; s != nil {
+			r.secrets.Insert(s.Name)
+		}
+		if c := e.ValueFrom.ConfigMapKeyRef; c != nil {
+			r.configMaps.Insert(c.Name)
+		}
+	}
+	for _, f := range from {
+		if f.SecretRef != nil {
+			r.secrets.Insert(f.SecretRef.Name)
+		}
+		if f.ConfigMapRef != nil {
+			r.configMaps.Insert(f.ConfigMapRef.Name)
+		}
+	}
+}
+
+func (r podReferences) volume(pod string, v corev1.Volume) {
+	secret := func(ref *corev1.LocalObjectReference) {
+		if ref != nil {
+			r.secrets.Insert(ref.Name)
+		}
+	}
+	switch {
+	case v.Secret != nil:
+		r.secrets.Insert(v.Secret.SecretName)
+	case v.ConfigMap != nil:
+		r.configMaps.Insert(v.ConfigMap.Name)
+	case v.PersistentVolumeClaim != nil:
+		r.claims.Insert(v.PersistentVolumeClaim.ClaimName)
+	case v.Ephemeral != nil:
+		// KEP-1698: the claim of a generic ephemeral volume is named after both.
+		r.claims.Insert(pod + "-" + v.Name)
+	case v.Projected != nil:
+		for _, s := range v.Projected.Sources {
+			if s.Secret != nil {
+				r.secrets.Insert(s.Secret.Name)
+			}
+			if s.ConfigMap != nil {
+				r.configMaps.Insert(s.ConfigMap.Name)
+			}
+		}
+	case v.CSI != nil:
+		secret(v.CSI.NodePublishSecretRef)
+	case v.FlexVolume != nil:
+		secret(v.FlexVolume.SecretRef)
+	case v.ISCSI != nil:
+		secret(v.ISCSI.SecretRef)
+	case v.CephFS != nil:
+		secret(v.CephFS.SecretRef)
+	case v.RBD != nil:
+		secret(v.RBD.SecretRef)
+	case v.ScaleIO != nil:
+		secret(v.ScaleIO.SecretRef)
+	case v.StorageOS != nil:
+		secret(v.StorageOS.SecretRef)
+	case v.Cinder != nil:
+		secret(v.Cinder.SecretRef)
+	case v.AzureFile != nil:
+		r.secrets.Insert(v.AzureFile.SecretName)
+	}
+}
