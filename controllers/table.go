@@ -7,6 +7,7 @@ import (
 	"github.com/skiff-k8s/skiff/controllers/workloads"
 
 	appsv1 "k8s.io/api/apps/v1"
+	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 )
 
@@ -41,6 +42,18 @@ var table = []row{
 	{"deployment", append(apps("deployments", "replicasets"), core("pods")...), func(m *Manager) (runner, error) {
 		return made(workloads.Deployment(m.workloads()))
 	}},
+	{"daemonset", append(apps("daemonsets", "controllerrevisions"), core("pods", "nodes")...), func(m *Manager) (runner, error) {
+		return made(workloads.DaemonSet(m.workloads()))
+	}},
+	{"job", append(batch("jobs"), core("pods")...), func(m *Manager) (runner, error) {
+		return made(workloads.Job(m.workloads()))
+	}},
+	{"job-orphans", append(batch("jobs"), core("pods")...), func(m *Manager) (runner, error) {
+		return made(workloads.JobOrphans(m.workloads()))
+	}},
+	{"ttl-after-finished", batch("jobs"), func(m *Manager) (runner, error) {
+		return workloads.TTLAfterFinished(m.workloads()), nil
+	}},
 }
 
 func core(resources ...string) []schema.GroupVersionResource {
@@ -49,6 +62,10 @@ func core(resources ...string) []schema.GroupVersionResource {
 
 func apps(resources ...string) []schema.GroupVersionResource {
 	return in(appsv1.SchemeGroupVersion, resources...)
+}
+
+func batch(resources ...string) []schema.GroupVersionResource {
+	return in(batchv1.SchemeGroupVersion, resources...)
 }
 
 func in(gv schema.GroupVersion, resources ...string) []schema.GroupVersionResource {

@@ -78,6 +78,14 @@ func (e *Expectations) Met(owner types.UID) bool {
 	return true
 }
 
+// Going tells whether the deletion of a child was announced and not seen yet.
+func (e *Expectations) Going(owner, child types.UID) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	p := e.owners[owner]
+	return p != nil && p.deletions[child]
+}
+
 // Forget drops what is known of an owner that is gone.
 func (e *Expectations) Forget(owner types.UID) {
 	e.mu.Lock()
