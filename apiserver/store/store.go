@@ -9,12 +9,11 @@ package store
 
 import (
 	"context"
-	"errors"
-	"hash/maphash"
-	"iter"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
 	"time"
-
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/skiff-k8s/skiff/apiserver/backend"
 	"github.com/skiff-k8s/skiff/apiserver/resource"
@@ -30,77 +29,152 @@ type Config struct {
 	History time.Duration
 }
 
-// Store is a set of kinds kept in one backend.
-type Store struct{}
+// Store is a set of kinds kept in one backend. Its methods may be called
+// concurrently. All take any version of a resource and work on the stored one.
+type Store struct {
+	backend  backend.Backend
+	history  time.Duration
+	progress progress
+	pending  pendings
 
-// Match selects objects; zero fields match all. It is evaluated on objects of
-// the stored version.
-type Match struct {
-	Namespace, Name string
-	Select          func(resource.Object) bool
-	// IndexValue is the value of the kind's IndexBy field where the selector
-	// fixes it; Select must imply it.
-	IndexValue string
-}
+	// order is held by the follower while it applies a change, and by Add and
+	// Remove, which must not see half of one.
+	order sync.Mutex
 
-// ListOptions are those of a list request; see the API documentation,
-// "Resource versions", for what they mean together.
-type ListOptions struct {
-	Match
-	ResourceVersion      string
-	ResourceVersionMatch metav1.ResourceVersionMatch
-	Limit                int64
-	Continue             string
+	mu        sync.RWMutex
+	kinds     map[string]*kind // by prefix
+	compacted int64            // lists of older revisions have expired
 }
 
-// Page is part of a list: its items in the order of keys, the revision the
-// whole list is of, a token for the next page (empty on the last), and how many
-// items follow (nil on the last page and where a selector makes it unknown).
-type Page struct {
-	Items     []*Item
-	Revision  int64
-	Continue  string
-	Remaining *int64
+// Open loads all resources from the backend and follows it until ctx ends.
+// When it returns, the cache holds everything that was stored before the call.
+func Open(ctx context.Context, c Config) (*Store, error) {
+	s := &Store{
+		backend:  c.Backend,
+		history:  c.History,
+		pending:  pendings{writes: make(map[string][]*pending)},
+		progress: progress{end: make(chan struct{})},
+		kinds:    make(map[string]*kind),
+	}
+	if s.history == 0 {
+		s.history = 5 * time.Minute
+	}
+	newest, err := s.backend.Revision(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("open store: %w", err)
+	}
+	start := s.firstRevision(ctx, newest)
+	for _, r := range c.Resources {
+		if s.kinds[r.Key("", "")] != nil {
+			continue // another version of the same kind
+		}
+		k, err := s.load(ctx, r.Stored, start)
+		if err != nil {
+			return nil, err
+		}
+		s.kinds[k.prefix] = k
+	}
+	s.progress.advance(start)
+	go s.follow(ctx)
+	go s.keepHistory(ctx)
+	if err := s.progress.wait(ctx, newest); err != nil {
+		return nil, fmt.Errorf("open store: %w", err)
+	}
+	return s, nil
 }
 
-// Step is an event a watcher must know of, or (Event nil) only progress: all
-// events up to Revision have been yielded. Was and Is tell whether Event.Old
-// and Event.New match; at least one does.
-type Step struct {
-	Event    *Event
-	Was, Is  bool
-	Revision int64
+// Add starts to serve a resource that was not among those of Open. If it is
+// known already, its objects are decoded anew by r, and watches of it end so
+// that clients resume them under r.
+func (s *Store) Add(ctx context.Context, r *resource.Resource) error {
+	s.order.Lock()
+	defer s.order.Unlock()
+	k, err := s.load(ctx, r.Stored, s.progress.reached.Load())
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if old := s.kinds[k.prefix]; old != nil {
+		k.feed.inherit(old.feed)
+		close(old.gone)
+	}
+	s.kinds[k.prefix] = k
+	return nil
 }
 
-var errUnready = errors.New("store is not ready")
+// Remove stops serving a resource; its watches end. What is stored stays.
+func (s *Store) Remove(r *resource.Resource) {
+	s.order.Lock()
+	defer s.order.Unlock()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if k := s.kinds[r.Key("", "")]; k != nil {
+		delete(s.kinds, k.prefix)
+		close(k.gone)
+	}
+}
 
-func checksum(b []byte) uint64 { return maphash.Bytes(seed, b) }
+// load makes a kind with what is stored at a revision; 0 is before the first
+// write.
+func (s *Store) load(ctx context.Context, r *resource.Resource, revision int64) (*kind, error) {
+	k := newKind(r, revision)
+	if revision == 0 {
+		return k, nil
+	}
+	page, err := s.backend.List(ctx, k.prefix, "", 0, revision)
+	if err != nil {
+		return nil, fmt.Errorf("load %s: %w", k.prefix, err)
+	}
+	for _, entry := range page.Entries {
+		if item := k.decode(entry.Key, entry.Value, entry.Revision); item != nil {
+			k.items.ReplaceOrInsert(item)
+		}
+	}
+	return k, nil
+}
 
-var seed = maphash.MakeSeed()
+// decode makes an item of stored bytes. An object that cannot be decoded is
+// not served: one bad value must not stop the follower.
+func (k *kind) decode(key string, value []byte, revision int64) *Item {
+	obj, err := decode(k.r, value)
+	if err != nil {
+		slog.Error("Stored object is unreadable and not served", "key", key, "revision", revision, "error", err)
+		return nil
+	}
+	return newItem(obj, revision, strings.TrimPrefix(key, k.prefix), value)
+}
 
-func Open(ctx context.Context, c Config) (*Store, error) { return nil, errUnready }
-func (s *Store) Get(ctx context.Context, r *resource.Resource, namespace, name string) (*Item, error) {
-	return nil, errUnready
+func (s *Store) kind(r *resource.Resource) (*kind, error) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	k := s.kinds[r.Key("", "")]
+	if k == nil {
+		return nil, fmt.Errorf("%s: %w", r.GR(), ErrUnknownResource)
+	}
+	return k, nil
 }
-func (s *Store) Cached(r *resource.Resource, namespace, name string) (*Item, bool) { return nil, false }
-func (s *Store) List(ctx context.Context, r *resource.Resource, o ListOptions) (*Page, error) {
-	return nil, errUnready
+
+// kindOf finds the kind a key of the backend belongs to.
+func (s *Store) kindOf(key string) *kind {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	rest := strings.TrimPrefix(key, registry)
+	end := len(key) - len(rest)
+	// The core group has no segment of its own, so the kind is the first
+	// segment or the first two.
+	for range 2 {
+		n := strings.IndexByte(key[end:], '/')
+		if n < 0 {
+			return nil
+		}
+		end += n + 1
+		if k := s.kinds[key[:end]]; k != nil {
+			return k
+		}
+	}
+	return nil
 }
-func (s *Store) Create(ctx context.Context, r *resource.Resource, obj resource.Object, dryRun bool) (*Item, error) {
-	return nil, errUnready
-}
-func (s *Store) Update(ctx context.Context, r *resource.Resource, namespace, name string, dryRun bool, change func(current *Item) (resource.Object, error)) (*Item, error) {
-	return nil, errUnready
-}
-func (s *Store) Delete(ctx context.Context, r *resource.Resource, current *Item, dryRun bool) (*Item, error) {
-	return nil, errUnready
-}
-func (s *Store) Watch(ctx context.Context, r *resource.Resource, m Match, after int64) iter.Seq2[Step, error] {
-	return func(yield func(Step, error) bool) { yield(Step{}, errUnready) }
-}
-func (s *Store) Snapshot(ctx context.Context, r *resource.Resource, m Match, minRevision int64) ([]*Item, int64, error) {
-	return nil, 0, errUnready
-}
-func (s *Store) Revision(ctx context.Context) (int64, error)         { return 0, errUnready }
-func (s *Store) Add(ctx context.Context, r *resource.Resource) error { return errUnready }
-func (s *Store) Remove(r *resource.Resource)                         {}
+
+// registry is what resource.Resource.Key puts before everything.
+const registry = "/registry/"

@@ -1,0 +1,108 @@
+package store
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"hash/maphash"
+
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/serializer/protobuf"
+	utiljson "k8s.io/apimachinery/pkg/util/json"
+	"k8s.io/client-go/kubernetes/scheme"
+	sigsjson "sigs.k8s.io/json"
+
+	"github.com/skiff-k8s/skiff/apiserver/resource"
+)
+
+// Built-in kinds are stored as Kubernetes stores them: the four bytes "k8s\0"
+// and a runtime.Unknown that names the kind. Everything without protobuf
+// (custom resources) is JSON.
+var (
+	envelope = []byte("k8s\x00")
+	encoder  = protobuf.NewSerializer(scheme.Scheme, scheme.Scheme)
+)
+
+// encode makes the bytes to store. It clears obj's resourceVersion, which the
+// backend's revision stands for, and fills in its kind.
+func encode(r *resource.Resource, obj resource.Object) ([]byte, error) {
+	obj.SetResourceVersion("")
+	obj.GetObjectKind().SetGroupVersionKind(r.GVK())
+	switch o := obj.(type) {
+	case runtime.Unstructured:
+		return json.Marshal(o.UnstructuredContent())
+	case runtime.ProtobufMarshaller:
+		var w taker
+		err := encoder.Encode(obj, &w)
+		return w.bytes, err
+	}
+	return json.Marshal(obj)
+}
+
+// taker keeps the one slice the protobuf serializer writes, which nobody else
+// uses afterwards.
+type taker struct{ bytes []byte }
+
+func (t *taker) Write(p []byte) (int, error) {
+	if t.bytes != nil {
+		t.bytes = append(t.bytes, p...)
+		return len(p), nil
+	}
+	t.bytes = p
+	return len(p), nil
+}
+
+// decode makes an object of stored bytes, with its kind and defaults filled in.
+func decode(r *resource.Resource, value []byte) (resource.Object, error) {
+	obj := r.New()
+	var err error
+	if bytes.HasPrefix(value, envelope) {
+		err = decodeProtobuf(r, value[len(envelope):], obj)
+	} else {
+		err = decodeJSON(value, obj)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("decode stored %s: %w", r.Kind, err)
+	}
+	obj.GetObjectKind().SetGroupVersionKind(r.GVK())
+	r.Default(obj)
+	return obj, nil
+}
+
+func decodeProtobuf(r *resource.Resource, message []byte, obj resource.Object) error {
+	var unknown runtime.Unknown
+	if err := unknown.Unmarshal(message); err != nil {
+		return err
+	}
+	if gvk := unknown.GroupVersionKind(); gvk != r.GVK() {
+		return fmt.Errorf("found %s where %s is stored", gvk, r.GVK())
+	}
+	into, ok := obj.(interface{ Unmarshal([]byte) error })
+	if !ok {
+		return fmt.Errorf("%T has no protobuf form", obj)
+	}
+	return into.Unmarshal(unknown.Raw)
+}
+
+func decodeJSON(value []byte, obj resource.Object) error {
+	if u, ok := obj.(*unstructured.Unstructured); ok {
+		return utiljson.Unmarshal(value, &u.Object)
+	}
+	return sigsjson.UnmarshalCaseSensitivePreserveInts(value, obj)
+}
+
+// checksum tells whether stored bytes may be the same without keeping them.
+func checksum(stored []byte) uint64 { return maphash.Bytes(seed, stored) }
+
+var seed = maphash.MakeSeed()
+
+// same reports whether storing value in place of item would change nothing.
+func same(r *resource.Resource, item *Item, value []byte) bool {
+	if item.size != len(value) || item.sum != checksum(value) {
+		return false
+	}
+	// The sum can collide; losing a write must not depend on luck.
+	current, err := encode(r, item.object.DeepCopyObject().(resource.Object))
+	return err == nil && bytes.Equal(current, value)
+}

@@ -1,0 +1,268 @@
+package store
+
+import (
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/skiff-k8s/skiff/apiserver/resource"
+)
+
+// Bounds of a feed, beside the time the store keeps history.
+const (
+	feedBytes = 32 << 20 // of stored bytes; decoded objects take a few times that
+	readBatch = 128      // events a watcher takes at a time
+)
+
+// feed is the recent events of a kind, in order. Watchers are cursors into it:
+// nothing is queued for them, and one that is slow holds up nobody; when its
+// place has been dropped it is told so.
+//
+// Watchers that want only one object, one namespace or one value of the kind's
+// index read a part: a second log with just those events, which exists while
+// it has readers, so that a change wakes only those it concerns.
+type feed struct {
+	index func(resource.Object) string // nil if the kind has none
+
+	mu    sync.RWMutex
+	all   *log
+	parts map[part]*log
+	floor int64 // all events after this revision are there
+	bytes int
+}
+
+// part names the events a log holds. One field is set, or none: all events.
+type part struct {
+	key, namespace, value string
+}
+
+// log is a window of events, numbered from when the log was made.
+type log struct {
+	part    part
+	events  []*Event
+	first   int           // the number of events[0]
+	wake    chan struct{} // closed by the next append; nil while nobody waits
+	readers int
+}
+
+func newFeed(r *resource.Resource, revision int64) *feed {
+	f := &feed{all: &log{readers: 1}, parts: make(map[part]*log), floor: revision}
+	if r.IndexBy != "" {
+		f.index = r.Fields[r.IndexBy]
+	}
+	return f
+}
+
+// append adds an event and drops the oldest while the feed is too large.
+func (f *feed) append(e *Event) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.all.append(e)
+	f.bytes += e.item().size
+	for _, p := range f.partsOf(e) {
+		if l := f.parts[p]; l != nil {
+			l.append(e)
+		}
+	}
+	for f.bytes > feedBytes && len(f.all.events) > 1 {
+		f.dropFirst()
+	}
+}
+
+// truncate drops the events up to and including revision.
+func (f *feed) truncate(revision int64) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.floor = max(f.floor, revision)
+	for len(f.all.events) > 0 && f.all.events[0].Revision <= revision {
+		f.dropFirst()
+	}
+	for _, l := range f.parts {
+		l.truncate(f.floor)
+	}
+}
+
+func (f *feed) dropFirst() {
+	e := f.all.events[0]
+	f.bytes -= e.item().size
+	f.floor = max(f.floor, e.Revision)
+	f.all.truncate(e.Revision)
+	for _, p := range f.partsOf(e) {
+		if l := f.parts[p]; l != nil {
+			l.truncate(e.Revision)
+		}
+	}
+}
+
+// reset empties the feed: nothing before revision is known any more.
+func (f *feed) reset(revision int64) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.floor, f.bytes = revision, 0
+	f.all.reset()
+	for _, l := range f.parts {
+		l.reset()
+	}
+}
+
+// inherit takes over the events of another feed of the same kind, which ends
+// where f begins. f has no readers yet.
+func (f *feed) inherit(old *feed) {
+	old.mu.RLock()
+	defer old.mu.RUnlock()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.all.events = slices.Concat(old.all.events, f.all.events)
+	f.floor, f.bytes = old.floor, f.bytes+old.bytes
+}
+
+// partsOf names the parts that hold e.
+func (f *feed) partsOf(e *Event) []part {
+	key := e.item().key
+	parts := make([]part, 0, 4)
+	parts = append(parts, part{key: key})
+	if namespace, _, ok := strings.Cut(key, "/"); ok {
+		parts = append(parts, part{namespace: namespace})
+	}
+	if f.index == nil {
+		return parts
+	}
+	var was string
+	if e.Old != nil {
+		was = f.index(e.Old.object)
+		parts = append(parts, part{value: was})
+	}
+	if e.New != nil {
+		if is := f.index(e.New.object); e.Old == nil || is != was {
+			parts = append(parts, part{value: is})
+		}
+	}
+	return parts
+}
+
+// after returns the events after a revision; known is false if some of them
+// have been dropped.
+func (f *feed) after(revision int64) (events []*Event, known bool) {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	if revision < f.floor {
+		return nil, false
+	}
+	return slices.Clone(f.all.events[f.all.index(revision):]), true
+}
+
+// cursor is a reader's place in a log.
+type cursor struct {
+	feed *feed
+	log  *log
+	next int // number of the next event to read
+}
+
+// open places a cursor after a revision; nil if events after it have been
+// dropped. The cursor must be closed.
+func (f *feed) open(p part, revision int64) *cursor {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if revision < f.floor {
+		return nil
+	}
+	l := f.log(p)
+	l.readers++
+	return &cursor{feed: f, log: l, next: l.first + l.index(revision)}
+}
+
+// log finds or makes the log of a part.
+func (f *feed) log(p part) *log {
+	if p == (part{}) {
+		return f.all
+	}
+	if l := f.parts[p]; l != nil {
+		return l
+	}
+	l := &log{part: p}
+	for _, e := range f.all.events {
+		if slices.Contains(f.partsOf(e), p) {
+			l.events = append(l.events, e)
+		}
+	}
+	f.parts[p] = l
+	return l
+}
+
+func (c *cursor) close() {
+	c.feed.mu.Lock()
+	defer c.feed.mu.Unlock()
+	c.log.readers--
+	if c.log.readers == 0 {
+		delete(c.feed.parts, c.log.part)
+	}
+}
+
+// read takes the next events. If there are none it returns a channel that is
+// closed when there may be. known is false if the cursor's place is gone.
+func (c *cursor) read(into []*Event) (events []*Event, wake <-chan struct{}, known bool) {
+	events, known = c.take(into)
+	if !known || len(events) > 0 {
+		return events, nil, known
+	}
+	c.feed.mu.Lock()
+	defer c.feed.mu.Unlock()
+	if c.next != c.log.end() {
+		return nil, ready, true
+	}
+	if c.log.wake == nil {
+		c.log.wake = make(chan struct{})
+	}
+	return nil, c.log.wake, true
+}
+
+func (c *cursor) take(into []*Event) (events []*Event, known bool) {
+	c.feed.mu.RLock()
+	defer c.feed.mu.RUnlock()
+	if c.next < c.log.first {
+		return nil, false
+	}
+	rest := c.log.events[c.next-c.log.first:]
+	events = append(into[:0], rest[:min(len(rest), readBatch)]...)
+	c.next += len(events)
+	return events, true
+}
+
+var ready = func() chan struct{} {
+	c := make(chan struct{})
+	close(c)
+	return c
+}()
+
+func (l *log) end() int { return l.first + len(l.events) }
+
+// index is the position in events of the first one after a revision.
+func (l *log) index(revision int64) int {
+	i, _ := slices.BinarySearchFunc(l.events, revision+1, func(e *Event, r int64) int { return int(e.Revision - r) })
+	return i
+}
+
+func (l *log) append(e *Event) {
+	l.events = append(l.events, e)
+	if l.wake != nil {
+		close(l.wake)
+		l.wake = nil
+	}
+}
+
+// reset drops all events and the places of all readers.
+func (l *log) reset() {
+	l.first += len(l.events) + 1
+	l.events = nil
+	if l.wake != nil {
+		close(l.wake)
+		l.wake = nil
+	}
+}
+
+func (l *log) truncate(revision int64) {
+	n := l.index(revision)
+	clear(l.events[:n])
+	l.events = l.events[n:]
+	l.first += n
+}

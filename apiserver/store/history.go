@@ -1,0 +1,150 @@
+package store
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/skiff-k8s/skiff/apiserver/backend"
+)
+
+// historyKey is where all servers of a backend agree on what has expired. It
+// is outside of what objects are stored under. Writing it makes a revision, so
+// that old continue tokens expire and give new revisions on an idle cluster
+// too.
+const historyKey = "/skiff/history"
+
+// maxReplay is how many changes a start replays at most to have the history
+// that was there before it.
+const maxReplay = 20_000
+
+// history says which revision the backend was at when, oldest first, and what
+// has been compacted.
+type history struct {
+	Compacted int64   `json:"compacted"`
+	Points    []point `json:"points"`
+}
+
+type point struct {
+	Revision int64     `json:"revision"`
+	Time     time.Time `json:"time"`
+}
+
+// plan adds the present to h and moves what is older than keep out. It is the
+// same for any number of servers calling it at any times.
+func (h history) plan(now time.Time, revision int64, keep time.Duration) history {
+	next := history{Compacted: h.Compacted}
+	for _, p := range h.Points {
+		if now.Sub(p.Time) >= keep {
+			next.Compacted = max(next.Compacted, p.Revision)
+			continue
+		}
+		next.Points = append(next.Points, p)
+	}
+	next.Points = append(next.Points, point{revision, now})
+	return next
+}
+
+// last is when h was written.
+func (h history) last() time.Time {
+	if len(h.Points) == 0 {
+		return time.Time{}
+	}
+	return h.Points[len(h.Points)-1].Time
+}
+
+// firstRevision is where a start begins to follow: as far back as history goes
+// if that is not too much, else the newest revision.
+func (s *Store) firstRevision(ctx context.Context, newest int64) int64 {
+	h, _, err := s.readHistory(ctx)
+	if err != nil {
+		slog.Warn("Reading how far storage history goes back", "error", err)
+		return newest
+	}
+	s.compacted = h.Compacted
+	if newest-h.Compacted > maxReplay {
+		return newest
+	}
+	if h.Compacted > 0 {
+		// The backend may have been compacted further by others.
+		if _, err := s.backend.List(ctx, historyKey, "", 1, h.Compacted); err != nil {
+			return newest
+		}
+	}
+	return h.Compacted
+}
+
+func (s *Store) readHistory(ctx context.Context) (h history, revision int64, err error) {
+	entry, _, err := s.backend.Get(ctx, historyKey)
+	if errors.Is(err, backend.ErrNotFound) {
+		return history{}, backend.Absent, nil
+	}
+	if err != nil {
+		return history{}, 0, err
+	}
+	if err := json.Unmarshal(entry.Value, &h); err != nil {
+		return history{}, 0, fmt.Errorf("decode %s: %w", historyKey, err)
+	}
+	return h, entry.Revision, nil
+}
+
+// keepHistory compacts the backend, a fifth of the history at a time, until
+// ctx ends. Of several servers, one does it.
+func (s *Store) keepHistory(ctx context.Context) {
+	ticker := time.NewTicker(s.history / 5)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case now := <-ticker.C:
+			if err := s.compact(ctx, now); err != nil && ctx.Err() == nil && !errors.Is(err, backend.ErrClosed) {
+				slog.Error("Compacting storage", "error", err)
+			}
+		}
+	}
+}
+
+func (s *Store) compact(ctx context.Context, now time.Time) error {
+	h, revision, err := s.readHistory(ctx)
+	if err != nil {
+		return err
+	}
+	if now.Sub(h.last()) < s.history/10 {
+		return nil // another server has just done it
+	}
+	newest, err := s.backend.Revision(ctx)
+	if err != nil {
+		return err
+	}
+	next := h.plan(now, newest, s.history)
+	value, err := json.Marshal(next)
+	if err != nil {
+		return err
+	}
+	if _, err := s.backend.Put(ctx, historyKey, value, revision, 0); errors.Is(err, backend.ErrConflict) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	return s.backend.Compact(ctx, next.Compacted)
+}
+
+// historyChanged lets go of what has expired.
+func (s *Store) historyChanged(value []byte) {
+	var h history
+	if err := json.Unmarshal(value, &h); err != nil {
+		slog.Error("Unreadable storage history", "error", err)
+		return
+	}
+	s.mu.Lock()
+	s.compacted = max(s.compacted, h.Compacted)
+	s.mu.Unlock()
+	for _, k := range s.all() {
+		k.feed.truncate(h.Compacted)
+		k.forget(h.Compacted)
+	}
+}

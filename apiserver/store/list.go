@@ -1,0 +1,271 @@
+package store
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"path"
+	"strconv"
+	"strings"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/skiff-k8s/skiff/apiserver/backend"
+	"github.com/skiff-k8s/skiff/apiserver/resource"
+)
+
+// ListOptions are those of a list request; see the API documentation,
+// "Resource versions", for what they mean together.
+type ListOptions struct {
+	Match
+	ResourceVersion      string
+	ResourceVersionMatch metav1.ResourceVersionMatch
+	Limit                int64
+	Continue             string
+}
+
+// Page is part of a list: its items in the order of keys, the revision the
+// whole list is of, a token for the next page (empty on the last), and how many
+// items follow (nil on the last page and where a selector makes it unknown).
+type Page struct {
+	Items     []*Item
+	Revision  int64
+	Continue  string
+	Remaining *int64
+}
+
+// List reads a page. The errors are *InvalidError, *ExpiredError and
+// *FutureError. Combinations of options the API forbids outright
+// (resourceVersionMatch without resourceVersion) are the caller's to refuse.
+func (s *Store) List(ctx context.Context, r *resource.Resource, o ListOptions) (*Page, error) {
+	k, err := s.kind(r)
+	if err != nil {
+		return nil, err
+	}
+	from, err := o.from()
+	if err != nil {
+		return nil, err
+	}
+	var v *view
+	if from.exact {
+		v, err = s.at(ctx, k, from.revision)
+	} else {
+		v, err = s.atLeast(ctx, k, from.revision)
+	}
+	if errors.Is(err, ErrExpired) && o.Continue != "" {
+		return nil, &ExpiredError{Continue: token{Revision: -1, Start: from.start}.encode()}
+	}
+	if err != nil {
+		return nil, err
+	}
+	return v.page(o.Match, from.start, from.limit), nil
+}
+
+// origin is what a list shows: everything from a key on at exactly a revision
+// or, as in Snapshot, at least one.
+type origin struct {
+	revision int64
+	exact    bool
+	start    string
+	limit    int64 // 0: none
+}
+
+// from is the table of "Resource versions" in the API documentation.
+func (o ListOptions) from() (origin, error) {
+	if o.Continue != "" {
+		return o.fromToken()
+	}
+	if o.ResourceVersion == "" {
+		return origin{revision: -1, limit: o.Limit}, nil
+	}
+	revision, err := parseVersion(o.ResourceVersion)
+	switch {
+	case err != nil:
+		return origin{}, err
+	case o.ResourceVersionMatch == metav1.ResourceVersionMatchExact && revision == 0:
+		return origin{}, &InvalidError{`resourceVersionMatch "exact" is forbidden for resourceVersion "0"`}
+	case o.ResourceVersionMatch == metav1.ResourceVersionMatchExact:
+		return origin{revision: revision, exact: true, limit: o.Limit}, nil
+	case revision == 0:
+		return origin{}, nil // the real server ignores the limit here
+	case o.ResourceVersionMatch == "" && o.Limit > 0:
+		return origin{revision: revision, exact: true, limit: o.Limit}, nil
+	}
+	return origin{revision: revision, limit: o.Limit}, nil
+}
+
+func (o ListOptions) fromToken() (origin, error) {
+	if o.ResourceVersion != "" && o.ResourceVersion != "0" {
+		return origin{}, &InvalidError{"specifying resource version is not allowed when using continue"}
+	}
+	t, err := decodeToken(o.Continue)
+	if err != nil {
+		return origin{}, err
+	}
+	return origin{revision: t.Revision, exact: t.Revision > 0, start: t.Start, limit: o.Limit}, nil
+}
+
+func parseVersion(version string) (int64, error) {
+	revision, err := strconv.ParseUint(version, 10, 63)
+	if err != nil {
+		return 0, &InvalidError{fmt.Sprintf("invalid resource version %q: %v", version, err)}
+	}
+	return int64(revision), nil
+}
+
+// page cuts up to limit matching items from start on out of a view.
+func (v *view) page(m Match, start string, limit int64) *Page {
+	page := &Page{Items: []*Item{}, Revision: v.revision}
+	if limit <= 0 && start == "" {
+		page.Items = v.all(m)
+		return page
+	}
+	var more int64
+	v.each(m, start, func(item *Item) bool {
+		if limit <= 0 || int64(len(page.Items)) < limit {
+			page.Items = append(page.Items, item)
+			return true
+		}
+		more++
+		return m.plain() // else one more is all there is to know
+	})
+	if more == 0 {
+		return page
+	}
+	if m.plain() {
+		page.Remaining = &more
+	}
+	page.Continue = token{Revision: v.revision, Start: page.Items[limit-1].key + "\x00"}.encode()
+	return page
+}
+
+// at is a view of k exactly at a revision.
+func (s *Store) at(ctx context.Context, k *kind, revision int64) (*view, error) {
+	if err := s.waitFor(ctx, revision); err != nil {
+		return nil, err
+	}
+	if s.expired(revision) {
+		return nil, &ExpiredError{}
+	}
+	if v := k.rewind(revision); v != nil {
+		return v, nil
+	}
+	return s.readBack(ctx, k, revision)
+}
+
+func (s *Store) expired(revision int64) bool {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return revision < s.compacted
+}
+
+// readBack lists an old revision from the backend, for when the feed has been
+// cut short.
+func (s *Store) readBack(ctx context.Context, k *kind, revision int64) (*view, error) {
+	old, err := s.load(ctx, k.r, revision)
+	if errors.Is(err, backend.ErrCompacted) {
+		return nil, &ExpiredError{}
+	}
+	if err != nil {
+		return nil, err
+	}
+	v := &view{k: k, items: old.items, revision: revision}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.remember(v)
+	return v, nil
+}
+
+// pastViews is how many views of old revisions a kind remembers: the lists
+// being paged through at a time.
+const pastViews = 16
+
+// rewind makes a view of an old revision by taking back the events since; nil
+// if the feed does not reach back so far.
+func (k *kind) rewind(revision int64) *view {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for _, v := range k.past {
+		if v.revision == revision {
+			return v
+		}
+	}
+	events, known := k.feed.after(revision)
+	if !known {
+		return nil
+	}
+	items := k.items.Clone()
+	for i := len(events) - 1; i >= 0; i-- {
+		if e := events[i]; e.Old != nil {
+			items.ReplaceOrInsert(e.Old)
+		} else {
+			items.Delete(e.New)
+		}
+	}
+	v := &view{k: k, items: items, revision: revision}
+	k.remember(v)
+	return v
+}
+
+// remember keeps a view for the next page of the same list.
+func (k *kind) remember(v *view) {
+	k.past = append([]*view{v}, k.past[:min(len(k.past), pastViews-1)]...)
+}
+
+// forget drops the views of expired revisions.
+func (k *kind) forget(compacted int64) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	var kept []*view
+	for _, v := range k.past {
+		if v.revision >= compacted {
+			kept = append(kept, v)
+		}
+	}
+	k.past = kept
+}
+
+// token is a continue token, in the format of Kubernetes: the list's revision
+// (-1: the newest, whatever it is then) and the first key of the next page,
+// below the prefix of the kind.
+type token struct {
+	Format   string `json:"v"`
+	Revision int64  `json:"rv"`
+	Start    string `json:"start"`
+}
+
+const tokenFormat = "meta.k8s.io/v1"
+
+func (t token) encode() string {
+	t.Format = tokenFormat
+	data, err := json.Marshal(t)
+	if err != nil {
+		panic(err) // a struct of strings and a number
+	}
+	return base64.RawURLEncoding.EncodeToString(data)
+}
+
+func decodeToken(text string) (token, error) {
+	var t token
+	data, err := base64.RawURLEncoding.DecodeString(text)
+	if err == nil {
+		err = json.Unmarshal(data, &t)
+	}
+	switch {
+	case err != nil:
+		return t, &InvalidError{fmt.Sprintf("continue key is not valid: %v", err)}
+	case t.Format != tokenFormat:
+		return t, &InvalidError{fmt.Sprintf("continue key is not valid: server does not recognize this encoded version %s", t.Format)}
+	case t.Revision == 0:
+		return t, &InvalidError{"continue key is not valid: incorrect encoded start resourceVersion (version meta.k8s.io/v1)"}
+	case t.Start == "":
+		return t, &InvalidError{"continue key is not valid: encoded start key empty (version meta.k8s.io/v1)"}
+	}
+	if rooted := "/" + strings.TrimPrefix(t.Start, "/"); path.Clean(rooted) != rooted {
+		return t, &InvalidError{"continue key is not valid: " + t.Start}
+	}
+	t.Start = strings.TrimPrefix(t.Start, "/")
+	return t, nil
+}

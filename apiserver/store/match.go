@@ -1,0 +1,57 @@
+package store
+
+import (
+	"strings"
+
+	"github.com/skiff-k8s/skiff/apiserver/resource"
+)
+
+// Match selects objects; zero fields match all. It is evaluated on objects of
+// the stored version. Namespace is ignored for cluster-scoped kinds.
+type Match struct {
+	Namespace, Name string
+	Select          func(resource.Object) bool
+	// IndexValue is the value of the kind's IndexBy field where the selector
+	// fixes it; Select must imply it.
+	IndexValue string
+}
+
+// plain reports whether the match is by namespace alone, so that all objects
+// in a range of keys match.
+func (m Match) plain() bool { return m.Name == "" && m.Select == nil && m.IndexValue == "" }
+
+// matcher is a Match prepared for one kind.
+type matcher struct {
+	key    string // the only key that can match, or empty
+	prefix string // of all keys that can match
+	suffix string // "/name" if the name is fixed and the namespace is not
+	sel    func(resource.Object) bool
+}
+
+func (k *kind) matcher(m Match) matcher {
+	out := matcher{sel: m.Select}
+	switch {
+	case k.r.ClusterScoped:
+		out.key = m.Name
+	case m.Namespace != "" && m.Name != "":
+		out.key = m.Namespace + "/" + m.Name
+	case m.Namespace != "":
+		out.prefix = m.Namespace + "/"
+	case m.Name != "":
+		out.suffix = "/" + m.Name
+	}
+	if out.sel == nil && m.IndexValue != "" {
+		index := k.r.Fields[k.r.IndexBy]
+		out.sel = func(obj resource.Object) bool { return index(obj) == m.IndexValue }
+	}
+	return out
+}
+
+// item reports whether an item matches; nil does not.
+func (m matcher) item(item *Item) bool {
+	return item != nil &&
+		(m.key == "" || m.key == item.key) &&
+		strings.HasPrefix(item.key, m.prefix) &&
+		strings.HasSuffix(item.key, m.suffix) &&
+		(m.sel == nil || m.sel(item.object))
+}

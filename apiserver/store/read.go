@@ -1,0 +1,100 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/skiff-k8s/skiff/apiserver/resource"
+)
+
+// futureWait is how long a read waits for a revision that has not come yet.
+const futureWait = 3 * time.Second
+
+// Get reads an object as it is at the newest revision of the backend.
+func (s *Store) Get(ctx context.Context, r *resource.Resource, namespace, name string) (*Item, error) {
+	k, err := s.kind(r)
+	if err != nil {
+		return nil, err
+	}
+	return s.get(ctx, k, k.key(namespace, name))
+}
+
+func (s *Store) get(ctx context.Context, k *kind, key string) (*Item, error) {
+	if err := s.catchUp(ctx); err != nil {
+		return nil, err
+	}
+	item, ok := k.get(key)
+	if !ok {
+		return nil, ErrNotFound
+	}
+	return item, nil
+}
+
+// Cached reads an object as the cache has it, which may be behind the backend.
+func (s *Store) Cached(r *resource.Resource, namespace, name string) (*Item, bool) {
+	k, err := s.kind(r)
+	if err != nil {
+		return nil, false
+	}
+	return k.get(k.key(namespace, name))
+}
+
+// Snapshot returns all matching items in the order of keys and the revision
+// they are of, which is at least minRevision; 0 takes what the cache has, -1
+// waits for the newest revision of the backend. A watch after the revision
+// misses nothing and repeats nothing. ErrFuture.
+func (s *Store) Snapshot(ctx context.Context, r *resource.Resource, m Match, minRevision int64) ([]*Item, int64, error) {
+	k, err := s.kind(r)
+	if err != nil {
+		return nil, 0, err
+	}
+	v, err := s.atLeast(ctx, k, minRevision)
+	if err != nil {
+		return nil, 0, err
+	}
+	return v.all(m), v.revision, nil
+}
+
+// Revision is the newest revision of the backend.
+func (s *Store) Revision(ctx context.Context) (int64, error) { return s.backend.Revision(ctx) }
+
+// catchUp waits until the cache has the newest revision of the backend.
+func (s *Store) catchUp(ctx context.Context) error {
+	revision, err := s.backend.Revision(ctx)
+	if err != nil {
+		return err
+	}
+	return s.progress.wait(ctx, revision)
+}
+
+// atLeast is a view of k that is not older than revision, as in Snapshot.
+func (s *Store) atLeast(ctx context.Context, k *kind, revision int64) (*view, error) {
+	var err error
+	switch {
+	case revision < 0:
+		err = s.catchUp(ctx)
+	case revision > 0:
+		err = s.waitFor(ctx, revision)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return k.now(s.progress.reached.Load()), nil
+}
+
+var errNotYet = errors.New("revision not reached in time")
+
+// waitFor waits for a revision a client named.
+func (s *Store) waitFor(ctx context.Context, revision int64) error {
+	if s.progress.reached.Load() >= revision {
+		return nil
+	}
+	limited, cancel := context.WithTimeoutCause(ctx, futureWait, errNotYet)
+	defer cancel()
+	err := s.progress.wait(limited, revision)
+	if errors.Is(err, errNotYet) {
+		return &FutureError{Asked: revision, Current: s.progress.reached.Load()}
+	}
+	return err
+}

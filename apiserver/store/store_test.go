@@ -1,0 +1,210 @@
+package store_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"sync"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/skiff-k8s/skiff/apiserver/backend/memory"
+	"github.com/skiff-k8s/skiff/apiserver/resource"
+	"github.com/skiff-k8s/skiff/apiserver/store"
+)
+
+var configMaps = resource.Define[corev1.ConfigMapList](resource.Definition[corev1.ConfigMap]{
+	Version: "v1", Kind: "ConfigMap", Plural: "configmaps",
+	Default: func(c *corev1.ConfigMap) {
+		if c.Immutable == nil {
+			c.Immutable = new(bool)
+		}
+	},
+})
+
+var pods = resource.Define[corev1.PodList](resource.Definition[corev1.Pod]{
+	Version: "v1", Kind: "Pod", Plural: "pods",
+	Fields:  map[string]func(*corev1.Pod) string{"spec.nodeName": func(p *corev1.Pod) string { return p.Spec.NodeName }},
+	IndexBy: "spec.nodeName",
+})
+
+func open(t testing.TB) *store.Store {
+	t.Helper()
+	return openOn(t, memory.New(), 0)
+}
+
+func openOn(t testing.TB, b *memory.Backend, history time.Duration) *store.Store {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	s, err := store.Open(ctx, store.Config{Backend: b, Resources: []*resource.Resource{configMaps, pods}, History: history})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		cancel()
+		b.Close()
+	})
+	return s
+}
+
+func configMap(namespace, name, data string) *corev1.ConfigMap {
+	return &corev1.ConfigMap{
+		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name},
+		Data:       map[string]string{"data": data},
+	}
+}
+
+func create(t testing.TB, s *store.Store, namespace, name, data string) *store.Item {
+	t.Helper()
+	item, err := s.Create(t.Context(), configMaps, configMap(namespace, name, data), false)
+	if err != nil {
+		t.Fatalf("create %s/%s: %v", namespace, name, err)
+	}
+	return item
+}
+
+func update(t testing.TB, s *store.Store, namespace, name, data string) *store.Item {
+	t.Helper()
+	item, err := s.Update(t.Context(), configMaps, namespace, name, false, setData(data))
+	if err != nil {
+		t.Fatalf("update %s/%s: %v", namespace, name, err)
+	}
+	return item
+}
+
+func setData(data string) func(*store.Item) (resource.Object, error) {
+	return func(current *store.Item) (resource.Object, error) {
+		c := current.Object().DeepCopyObject().(*corev1.ConfigMap)
+		c.Data["data"] = data
+		return c, nil
+	}
+}
+
+func remove(t testing.TB, s *store.Store, item *store.Item) *store.Item {
+	t.Helper()
+	deleted, err := s.Delete(t.Context(), configMaps, item, false)
+	if err != nil {
+		t.Fatalf("delete: %v", err)
+	}
+	return deleted
+}
+
+func dataOf(item *store.Item) string { return item.Object().(*corev1.ConfigMap).Data["data"] }
+
+// One object through its life: what each call returns is what readers get.
+func TestLife(t *testing.T) {
+	s := open(t)
+	created := create(t, s, "a", "x", "1")
+	c := created.Object().(*corev1.ConfigMap)
+	if got, want := c.ResourceVersion, strconv.FormatInt(created.Revision(), 10); got != want || created.Revision() == 0 {
+		t.Errorf("resourceVersion = %q, want %q", got, want)
+	}
+	if c.Immutable == nil || c.Kind != "ConfigMap" || c.APIVersion != "v1" {
+		t.Errorf("created object lacks defaults or its kind: %v", c)
+	}
+	if _, err := s.Create(t.Context(), configMaps, configMap("a", "x", "2"), false); !errors.Is(err, store.ErrExists) {
+		t.Errorf("second create: got %v, want ErrExists", err)
+	}
+	if got, err := s.Get(t.Context(), configMaps, "a", "x"); got != created || err != nil {
+		t.Errorf("get after create = %p, %v, want the created item %p", got, err, created)
+	}
+	updated := update(t, s, "a", "x", "2")
+	if updated.Revision() <= created.Revision() || dataOf(updated) != "2" {
+		t.Errorf("update gave revision %d with %q, want more than %d with \"2\"", updated.Revision(), dataOf(updated), created.Revision())
+	}
+	if same := update(t, s, "a", "x", "2"); same != updated {
+		t.Errorf("update without a change wrote revision %d, want nothing written since %d", same.Revision(), updated.Revision())
+	}
+	if _, err := s.Delete(t.Context(), configMaps, created, false); !errors.Is(err, store.ErrConflict) {
+		t.Errorf("delete of an old revision: got %v, want ErrConflict", err)
+	}
+	deleted := remove(t, s, updated)
+	if deleted.Revision() <= updated.Revision() || deleted.Object().GetResourceVersion() != strconv.FormatInt(deleted.Revision(), 10) {
+		t.Errorf("deleted object is at %s, want the revision of the delete %d", deleted.Object().GetResourceVersion(), deleted.Revision())
+	}
+	if _, err := s.Get(t.Context(), configMaps, "a", "x"); !errors.Is(err, store.ErrNotFound) {
+		t.Errorf("get after delete: got %v, want ErrNotFound", err)
+	}
+	if _, err := s.Update(t.Context(), configMaps, "a", "x", false, setData("3")); !errors.Is(err, store.ErrNotFound) {
+		t.Errorf("update after delete: got %v, want ErrNotFound", err)
+	}
+}
+
+func TestDryRunWritesNothing(t *testing.T) {
+	s := open(t)
+	item := create(t, s, "a", "x", "1")
+	before, _ := s.Revision(t.Context())
+	if got, err := s.Create(t.Context(), configMaps, configMap("a", "y", "1"), true); err != nil || got.Object().GetResourceVersion() != "" {
+		t.Errorf("dry create = %v, %v, want an object without resourceVersion", got, err)
+	}
+	if _, err := s.Create(t.Context(), configMaps, configMap("a", "x", "1"), true); !errors.Is(err, store.ErrExists) {
+		t.Errorf("dry create of an existing name: got %v, want ErrExists", err)
+	}
+	got, err := s.Update(t.Context(), configMaps, "a", "x", true, setData("2"))
+	if err != nil || dataOf(got) != "2" || got.Revision() != item.Revision() {
+		t.Errorf("dry update = %v, %v, want the change at the old revision", got, err)
+	}
+	if got, err := s.Delete(t.Context(), configMaps, item, true); err != nil || got != item {
+		t.Errorf("dry delete = %v, %v, want the current item", got, err)
+	}
+	if after, _ := s.Revision(t.Context()); after != before {
+		t.Errorf("revision went from %d to %d", before, after)
+	}
+	if got, _ := s.Get(t.Context(), configMaps, "a", "x"); got != item {
+		t.Errorf("the object was changed to %v", got.Object())
+	}
+}
+
+// Writers of one object must not lose each other's updates.
+func TestConcurrentUpdates(t *testing.T) {
+	s := open(t)
+	create(t, s, "a", "x", "0")
+	const writers, each = 8, 25
+	var wg sync.WaitGroup
+	for range writers {
+		wg.Go(func() {
+			for range each {
+				_, err := s.Update(t.Context(), configMaps, "a", "x", false, func(current *store.Item) (resource.Object, error) {
+					n, _ := strconv.Atoi(dataOf(current))
+					return setData(strconv.Itoa(n + 1))(current)
+				})
+				if err != nil {
+					t.Errorf("update: %v", err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	item, err := s.Get(t.Context(), configMaps, "a", "x")
+	if err != nil || dataOf(item) != strconv.Itoa(writers*each) {
+		t.Errorf("counter = %v, %v, want %d", dataOf(item), err, writers*each)
+	}
+}
+
+func TestEncodedOnce(t *testing.T) {
+	s := open(t)
+	item := create(t, s, "a", "x", "1")
+	calls := 0
+	encode := func(form any) string {
+		b, err := item.Encoded(form, func(obj resource.Object) ([]byte, error) {
+			calls++
+			return fmt.Appendf(nil, "%v %s %d", form, obj.GetName(), calls), nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(b)
+	}
+	for _, want := range []string{"json x 1", "json x 1"} {
+		if got := encode("json"); got != want {
+			t.Errorf("encoded = %q, want %q", got, want)
+		}
+	}
+	if got, want := encode("protobuf"), "protobuf x 2"; got != want {
+		t.Errorf("encoded = %q, want %q", got, want)
+	}
+}

@@ -1,0 +1,108 @@
+package store
+
+import (
+	"context"
+	"iter"
+	"time"
+
+	"github.com/skiff-k8s/skiff/apiserver/backend"
+	"github.com/skiff-k8s/skiff/apiserver/resource"
+)
+
+// tickEvery is how often a quiet watch yields the revision it has reached.
+const tickEvery = 5 * time.Second
+
+// Step is an event a watcher must know of, or (Event nil) only progress: all
+// events up to Revision have been yielded. Was and Is tell whether Event.Old
+// and Event.New match; at least one does.
+type Step struct {
+	Event    *Event
+	Was, Is  bool
+	Revision int64
+}
+
+// Watch yields the matching events after a revision, once each and in order,
+// and every few seconds the progress made. It ends without an error when ctx
+// ends or the resource is removed or added anew, with ErrExpired when its place
+// in the feed is gone, and with backend.ErrClosed when the store ends.
+func (s *Store) Watch(ctx context.Context, r *resource.Resource, m Match, after int64) iter.Seq2[Step, error] {
+	return func(yield func(Step, error) bool) {
+		k, err := s.kind(r)
+		if err != nil {
+			yield(Step{}, err)
+			return
+		}
+		w := watcher{store: s, kind: k, match: k.matcher(m), reached: after}
+		if w.cursor = k.feed.open(k.part(m), after); w.cursor == nil {
+			yield(Step{}, ErrExpired)
+			return
+		}
+		defer w.cursor.close()
+		w.ticker = time.NewTicker(tickEvery)
+		defer w.ticker.Stop()
+		for w.step(ctx, yield) {
+		}
+	}
+}
+
+// part is the smallest part of the feed that holds all a match can select.
+func (k *kind) part(m Match) part {
+	match := k.matcher(m)
+	switch {
+	case match.key != "":
+		return part{key: match.key}
+	case m.IndexValue != "" && k.r.IndexBy != "":
+		return part{value: m.IndexValue}
+	case match.prefix != "":
+		return part{namespace: m.Namespace}
+	}
+	return part{}
+}
+
+type watcher struct {
+	store   *Store
+	kind    *kind
+	match   matcher
+	cursor  *cursor
+	ticker  *time.Ticker
+	buffer  []*Event
+	reached int64
+}
+
+// step yields the next events or waits for them. It returns whether to go on.
+func (w *watcher) step(ctx context.Context, yield func(Step, error) bool) bool {
+	// Taken before reading: whatever is applied by now is in the feed.
+	applied := w.store.progress.reached.Load()
+	events, wake, known := w.cursor.read(w.buffer)
+	if !known {
+		yield(Step{}, ErrExpired)
+		return false
+	}
+	if wake == nil {
+		w.buffer = events
+		return w.yield(events, yield)
+	}
+	w.reached = max(w.reached, applied)
+	select {
+	case <-ctx.Done():
+	case <-w.kind.gone:
+	case <-w.store.progress.end:
+		yield(Step{}, backend.ErrClosed)
+	case <-wake:
+		return true
+	case <-w.ticker.C:
+		return yield(Step{Revision: w.reached}, nil)
+	}
+	return false
+}
+
+func (w *watcher) yield(events []*Event, yield func(Step, error) bool) bool {
+	for _, e := range events {
+		w.reached = max(w.reached, e.Revision)
+		step := Step{Event: e, Was: w.match.item(e.Old), Is: w.match.item(e.New), Revision: e.Revision}
+		if (step.Was || step.Is) && !yield(step, nil) {
+			return false
+		}
+	}
+	return true
+}

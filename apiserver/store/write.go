@@ -1,0 +1,214 @@
+package store
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/skiff-k8s/skiff/apiserver/backend"
+	"github.com/skiff-k8s/skiff/apiserver/resource"
+)
+
+// Create stores obj, of the stored version, which it takes over: the caller
+// uses the item returned. ErrExists if there is one of its name. A dry run
+// checks that and returns an item without a resourceVersion.
+func (s *Store) Create(ctx context.Context, r *resource.Resource, obj resource.Object, dryRun bool) (*Item, error) {
+	k, err := s.kind(r)
+	if err != nil {
+		return nil, err
+	}
+	w, err := k.prepare(k.key(obj.GetNamespace(), obj.GetName()), obj)
+	if err != nil {
+		return nil, err
+	}
+	if dryRun {
+		if _, err := s.get(ctx, k, w.key); err == nil {
+			return nil, ErrExists
+		} else if !errors.Is(err, ErrNotFound) {
+			return nil, err
+		}
+		return newItem(w.obj, 0, w.key, w.value), nil
+	}
+	item, err := s.put(ctx, k, w, backend.Absent)
+	if errors.Is(err, backend.ErrConflict) {
+		return nil, ErrExists
+	}
+	return item, err
+}
+
+// Update stores what change makes of the current object. change gets the
+// current item and returns a new object (it must copy, not change, the
+// current one), which the store takes over; its error is returned as it is. It
+// is called again when somebody else changed the object in between. When the
+// result is stored as the same bytes nothing is written and the current item
+// is returned. A dry run returns an item at the current revision.
+func (s *Store) Update(ctx context.Context, r *resource.Resource, namespace, name string, dryRun bool,
+	change func(current *Item) (resource.Object, error)) (*Item, error) {
+	k, err := s.kind(r)
+	if err != nil {
+		return nil, err
+	}
+	for {
+		current, err := s.get(ctx, k, k.key(namespace, name))
+		if err != nil {
+			return nil, err
+		}
+		item, err := s.update(ctx, k, current, dryRun, change)
+		if !errors.Is(err, backend.ErrConflict) {
+			return item, err
+		}
+	}
+}
+
+func (s *Store) update(ctx context.Context, k *kind, current *Item, dryRun bool, change func(*Item) (resource.Object, error)) (*Item, error) {
+	obj, err := change(current)
+	if err != nil {
+		return nil, err
+	}
+	if obj == current.object {
+		return current, nil
+	}
+	w, err := k.prepare(current.key, obj)
+	if err != nil {
+		return nil, err
+	}
+	if same(k.r, current, w.value) {
+		return current, nil
+	}
+	if dryRun {
+		return newItem(w.obj, current.revision, w.key, w.value), nil
+	}
+	return s.put(ctx, k, w, current.revision)
+}
+
+// Delete removes the object if current still is; else ErrConflict (also when
+// the object is gone). It returns the object at the revision of the delete; a
+// dry run returns current.
+func (s *Store) Delete(ctx context.Context, r *resource.Resource, current *Item, dryRun bool) (*Item, error) {
+	k, err := s.kind(r)
+	if err != nil {
+		return nil, err
+	}
+	if dryRun {
+		now, err := s.get(ctx, k, current.key)
+		if errors.Is(err, ErrNotFound) || err == nil && now.revision != current.revision {
+			return nil, ErrConflict
+		}
+		return current, err
+	}
+	w := &pending{kind: k, key: current.key}
+	s.pending.add(k.prefix+w.key, w)
+	defer s.pending.remove(k.prefix+w.key, w)
+	revision, err := s.backend.Delete(ctx, k.prefix+w.key, current.revision)
+	switch {
+	case errors.Is(err, backend.ErrConflict):
+		return nil, ErrConflict
+	case err != nil:
+		return nil, fmt.Errorf("delete %s: %w", k.prefix+w.key, err)
+	}
+	if event := s.await(ctx, w, revision); event != nil {
+		return event.Last(), nil
+	}
+	return (&Event{Old: current, Revision: revision}).Last(), nil
+}
+
+// prepare encodes obj and decodes it again: what readers get is what the
+// bytes say, whether the follower takes it from here or reads the backend.
+func (k *kind) prepare(key string, obj resource.Object) (*pending, error) {
+	value, err := encode(k.r, obj)
+	if err != nil {
+		return nil, fmt.Errorf("encode %s %s: %w", k.r.Kind, key, err)
+	}
+	decoded, err := decode(k.r, value)
+	if err != nil {
+		return nil, err
+	}
+	return &pending{kind: k, key: key, value: value, obj: decoded}, nil
+}
+
+// put writes w and waits until the follower has applied it, so that the writer
+// finds its write in the cache. backend.ErrConflict is passed on.
+func (s *Store) put(ctx context.Context, k *kind, w *pending, expected int64) (*Item, error) {
+	key := k.prefix + w.key
+	lifetime := time.Duration(k.r.TTL(w.obj)) * time.Second
+	s.pending.add(key, w)
+	defer s.pending.remove(key, w)
+	revision, err := s.backend.Put(ctx, key, w.value, expected, lifetime)
+	if err != nil {
+		return nil, fmt.Errorf("write %s: %w", key, err)
+	}
+	if event := s.await(ctx, w, revision); event != nil {
+		return event.New, nil
+	}
+	obj, err := decode(k.r, w.value) // the follower may have taken w.obj
+	if err != nil {
+		return nil, err
+	}
+	return newItem(obj, revision, w.key, w.value), nil
+}
+
+// await returns the event the follower made of a committed write; nil if it
+// has not come to it when ctx ends, or has made it without w.
+func (s *Store) await(ctx context.Context, w *pending, revision int64) *Event {
+	if s.progress.wait(ctx, revision) != nil {
+		return nil
+	}
+	if event := w.event.Load(); event != nil && event.Revision == revision {
+		return event
+	}
+	return nil
+}
+
+// pendings are the writes of this process that are under way, so that the
+// follower need not decode them again. A write is known by its key and bytes:
+// equal bytes decode to equal objects, whoever wrote them.
+type pendings struct {
+	mu     sync.Mutex
+	writes map[string][]*pending
+}
+
+func (p *pendings) add(key string, w *pending) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.writes[key] = append(p.writes[key], w)
+}
+
+func (p *pendings) remove(key string, w *pending) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	rest := slices.DeleteFunc(p.writes[key], func(other *pending) bool { return other == w })
+	if len(rest) == 0 {
+		delete(p.writes, key)
+		return
+	}
+	p.writes[key] = rest
+}
+
+// take finds the write that a change is of and marks it taken; nil if it is
+// not of this process.
+func (p *pendings) take(key string, value []byte) *pending {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, w := range p.writes[key] {
+		if !w.taken && (w.value == nil) == (value == nil) && bytes.Equal(w.value, value) {
+			w.taken = true
+			return w
+		}
+	}
+	return nil
+}
+
+// pending is a write under way.
+type pending struct {
+	kind  *kind
+	key   string // below the prefix of the kind
+	value []byte // nil for a delete
+	obj   resource.Object
+	taken bool                  // by the follower; guarded by pendings.mu
+	event atomic.Pointer[Event] // what the follower made of it
+}
