@@ -1,0 +1,139 @@
+// Package alloc gives Services their cluster addresses and node ports.
+//
+// What is given out is a claim: a stored record that exists for one address or
+// one port and names the Service it belongs to. A claim is taken by creating
+// the record if it is absent, so two requests, or two servers on one database,
+// can never both succeed, and a restart forgets nothing. For an address the
+// record is the IPAddress object of networking.k8s.io (KEP-1880), which users
+// can list; for a port it is a key of the backend that no API shows.
+//
+// A server that dies between taking a claim and storing the Service leaves a
+// claim without a Service; Run finds such claims and removes them. A claim is
+// given back only after the Service that held it has been changed or deleted.
+//
+// Claims for values nobody asked for by number are taken from the upper part
+// of the range first, which leaves the lower part to those who choose numbers
+// themselves (KEP-3070 for addresses, KEP-3668 for ports).
+package alloc
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+)
+
+// Errors of taking a value. Their texts are part of the API.
+var (
+	ErrFull         = errors.New("range is full")
+	ErrAddressTaken = errors.New("provided IP is already allocated")
+	ErrPortTaken    = errors.New("provided port is already allocated")
+)
+
+// errTaken is what Claims answer when another owner has the value.
+var errTaken = errors.New("already claimed")
+
+// Owner is the Service a claim belongs to.
+type Owner struct{ Namespace, Name string }
+
+// Claims are the stored records of one range. The values are offsets into it.
+type Claims interface {
+	// Take makes the record of value; errTaken if there is one.
+	Take(ctx context.Context, value int, owner Owner) error
+	// Free removes the record of value if it belongs to owner. It is no error
+	// if there is none.
+	Free(ctx context.Context, value int, owner Owner) error
+	// All are the values claimed, with their owners.
+	All(ctx context.Context) (map[int]Owner, error)
+}
+
+// pool is a range of size values of which some must never be handed out.
+type pool struct {
+	size int
+	// low is where the part begins that is used first for values nobody chose.
+	low    int
+	usable func(value int) bool
+	claims Claims
+}
+
+// tries is how many random values are tried before all claims are listed. With
+// a range half full, one in a thousand requests lists.
+const tries = 10
+
+// next takes any free value for owner. With dryRun it only finds one.
+func (p *pool) next(ctx context.Context, owner Owner, dryRun bool) (int, error) {
+	if !dryRun {
+		for range tries {
+			value := p.low + rand.IntN(p.size-p.low)
+			if !p.usable(value) {
+				continue
+			}
+			err := p.claims.Take(ctx, value, owner)
+			if !errors.Is(err, errTaken) {
+				return value, err
+			}
+		}
+	}
+	taken, err := p.claims.All(ctx)
+	if err != nil {
+		return 0, fmt.Errorf("list claims: %w", err)
+	}
+	for value := range p.search() {
+		if _, ok := taken[value]; ok {
+			continue
+		}
+		if dryRun {
+			return value, nil
+		}
+		err := p.claims.Take(ctx, value, owner)
+		if !errors.Is(err, errTaken) {
+			return value, err
+		}
+	}
+	return 0, ErrFull
+}
+
+// search yields every usable value once, those of the upper part first, each
+// part from a random place on.
+func (p *pool) search() func(yield func(int) bool) {
+	return func(yield func(int) bool) {
+		for _, part := range [][2]int{{p.low, p.size}, {0, p.low}} {
+			first, n := part[0], part[1]-part[0]
+			if n == 0 {
+				continue
+			}
+			start := rand.IntN(n)
+			for i := range n {
+				value := first + (start+i)%n
+				if p.usable(value) && !yield(value) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// take claims value for owner; errTaken. With dryRun it only looks.
+func (p *pool) take(ctx context.Context, value int, owner Owner, dryRun bool) error {
+	if !dryRun {
+		return p.claims.Take(ctx, value, owner)
+	}
+	taken, err := p.claims.All(ctx)
+	if err != nil {
+		return fmt.Errorf("list claims: %w", err)
+	}
+	if _, ok := taken[value]; ok {
+		return errTaken
+	}
+	return nil
+}
+
+// band is where the upper part of a range of size values begins: a fraction of
+// the range, but at least least and at most most, or 0 where the range is too
+// small to be divided.
+func band(size, fraction, least, most int) int {
+	if size < least {
+		return 0
+	}
+	return min(max(least, size/fraction), most)
+}

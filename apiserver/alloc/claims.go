@@ -1,0 +1,168 @@
+package alloc
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"path"
+	"strconv"
+	"strings"
+
+	networkingv1 "k8s.io/api/networking/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/skiff-k8s/skiff/apiserver/backend"
+	"github.com/skiff-k8s/skiff/apiserver/resource"
+)
+
+// manager marks the IPAddress objects made here, as on other clusters.
+const manager = "ipallocator.k8s.io"
+
+// addressClaims are IPAddress objects.
+type addressClaims struct{ services *Services }
+
+func (c *addressClaims) resource() (*resource.Resource, error) {
+	r := c.services.cluster.Resource("networking.k8s.io", "ipaddresses")
+	if r == nil {
+		return nil, errors.New("ipaddresses.networking.k8s.io is not served")
+	}
+	return r, nil
+}
+
+func (c *addressClaims) Take(ctx context.Context, value int, owner Owner) error {
+	r, err := c.resource()
+	if err != nil {
+		return err
+	}
+	_, err = c.services.cluster.Create(ctx, r, &networkingv1.IPAddress{
+		ObjectMeta: metav1.ObjectMeta{
+			Name: c.services.address(value).String(),
+			Labels: map[string]string{
+				networkingv1.LabelIPAddressFamily: "IPv4",
+				networkingv1.LabelManagedBy:       manager,
+			},
+		},
+		Spec: networkingv1.IPAddressSpec{ParentRef: &networkingv1.ParentReference{
+			Resource: "services", Namespace: owner.Namespace, Name: owner.Name,
+		}},
+	})
+	if apierrors.IsAlreadyExists(err) {
+		return errTaken
+	}
+	return err
+}
+
+func (c *addressClaims) Free(ctx context.Context, value int, owner Owner) error {
+	r, err := c.resource()
+	if err != nil {
+		return err
+	}
+	name := c.services.address(value).String()
+	obj, err := c.services.cluster.Get(ctx, r, "", name)
+	if apierrors.IsNotFound(err) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	ip := obj.(*networkingv1.IPAddress)
+	if ownerOf(ip) != owner {
+		return nil
+	}
+	_, err = c.services.cluster.Delete(ctx, r, "", name, &metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &ip.UID}})
+	if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
+		return nil
+	}
+	return err
+}
+
+func (c *addressClaims) All(ctx context.Context) (map[int]Owner, error) {
+	r, err := c.resource()
+	if err != nil {
+		return nil, err
+	}
+	objs, err := c.services.cluster.List(ctx, r, "")
+	if err != nil {
+		return nil, err
+	}
+	all := make(map[int]Owner, len(objs))
+	for _, obj := range objs {
+		a, err := netip.ParseAddr(obj.GetName())
+		if err != nil || !a.Is4() {
+			continue
+		}
+		if value, ok := c.services.offset(a); ok {
+			all[value] = ownerOf(obj.(*networkingv1.IPAddress))
+		}
+	}
+	return all, nil
+}
+
+// ownerOf is the Service an IPAddress belongs to, zero if it is not a Service.
+func ownerOf(ip *networkingv1.IPAddress) Owner {
+	ref := ip.Spec.ParentRef
+	if ref == nil || ref.Group != "" || ref.Resource != "services" {
+		return Owner{}
+	}
+	return Owner{ref.Namespace, ref.Name}
+}
+
+// portPrefix is where node ports are claimed; no API resource has this name.
+const portPrefix = "/skiff/nodeports/"
+
+// keyClaims are keys of the backend: portPrefix + port → namespace/name.
+type keyClaims struct {
+	backend backend.Backend
+	first   int
+}
+
+func (c *keyClaims) key(value int) string { return portPrefix + strconv.Itoa(value+c.first) }
+
+func (c *keyClaims) Take(ctx context.Context, value int, owner Owner) error {
+	_, err := c.backend.Put(ctx, c.key(value), []byte(owner.Namespace+"/"+owner.Name), backend.Absent, 0)
+	if errors.Is(err, backend.ErrConflict) {
+		return errTaken
+	}
+	return err
+}
+
+func (c *keyClaims) Free(ctx context.Context, value int, owner Owner) error {
+	entry, _, err := c.backend.Get(ctx, c.key(value))
+	if errors.Is(err, backend.ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if parseOwner(entry.Value) != owner {
+		return nil
+	}
+	_, err = c.backend.Delete(ctx, c.key(value), entry.Revision)
+	if errors.Is(err, backend.ErrConflict) || errors.Is(err, backend.ErrNotFound) {
+		return nil
+	}
+	return err
+}
+
+func (c *keyClaims) All(ctx context.Context) (map[int]Owner, error) {
+	page, err := c.backend.List(ctx, portPrefix, "", 0, 0)
+	if err != nil {
+		return nil, fmt.Errorf("list node ports: %w", err)
+	}
+	all := make(map[int]Owner, len(page.Entries))
+	for _, e := range page.Entries {
+		port, err := strconv.Atoi(path.Base(e.Key))
+		if err != nil {
+			continue
+		}
+		all[port-c.first] = parseOwner(e.Value)
+	}
+	return all, nil
+}
+
+func parseOwner(value []byte) Owner {
+	namespace, name, _ := strings.Cut(string(value), "/")
+	return Owner{namespace, name}
+}

@@ -1,0 +1,204 @@
+package alloc
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"time"
+
+	"github.com/skiff-k8s/skiff/apiserver/backend"
+	"github.com/skiff-k8s/skiff/apiserver/resource"
+)
+
+// PortRange are node ports from First to Last, both included.
+type PortRange struct{ First, Last int }
+
+// Config of New.
+type Config struct {
+	Backend backend.Backend
+	// CIDR is the range of cluster addresses; zero means 10.96.0.0/16.
+	CIDR netip.Prefix
+	// Ports is the range of node ports; zero means 30000 to 32767.
+	Ports PortRange
+}
+
+// Services hands out addresses and ports. Its methods may be called
+// concurrently, once Use has been called.
+type Services struct {
+	cidr      netip.Prefix
+	ports     PortRange
+	addresses *addressClaims
+	keys      *keyClaims
+	ipPool    pool
+	portPool  pool
+	cluster   resource.Cluster
+}
+
+// New returns Services that must be given their cluster by Use.
+func New(c Config) (*Services, error) {
+	if !c.CIDR.IsValid() {
+		c.CIDR = netip.MustParsePrefix("10.96.0.0/16")
+	}
+	if c.Ports == (PortRange{}) {
+		c.Ports = PortRange{30000, 32767}
+	}
+	c.CIDR = c.CIDR.Masked()
+	if !c.CIDR.Addr().Is4() || c.CIDR.Bits() < 12 || c.CIDR.Bits() > 30 {
+		return nil, fmt.Errorf("service range %s: must be an IPv4 range from /12 to /30", c.CIDR)
+	}
+	if c.Ports.First < 1 || c.Ports.Last > 65535 || c.Ports.Last < c.Ports.First {
+		return nil, fmt.Errorf("node port range %d-%d: must lie within 1-65535", c.Ports.First, c.Ports.Last)
+	}
+	s := &Services{cidr: c.CIDR, ports: c.Ports}
+	addresses := 1 << (32 - c.CIDR.Bits())
+	s.addresses = &addressClaims{services: s}
+	s.keys = &keyClaims{backend: c.Backend, first: c.Ports.First}
+	// The network's own address and the broadcast address are no hosts.
+	host := func(value int) bool { return value > 0 && value < addresses-1 }
+	s.ipPool = pool{size: addresses, low: band(addresses, 16, 16, 256), usable: host, claims: s.addresses}
+	ports := c.Ports.Last - c.Ports.First + 1
+	s.portPool = pool{size: ports, low: band(ports, 32, 16, 128), usable: func(int) bool { return true }, claims: s.keys}
+	return s, nil
+}
+
+// Use says where IPAddress objects and Services are kept.
+func (s *Services) Use(c resource.Cluster) { s.cluster = c }
+
+// CIDR is the range of cluster addresses.
+func (s *Services) CIDR() netip.Prefix { return s.cidr }
+
+// Ports is the range of node ports.
+func (s *Services) Ports() PortRange { return s.ports }
+
+// First is the first address of the range, which belongs to the Service
+// "kubernetes".
+func (s *Services) First() netip.Addr { return s.address(1) }
+
+func (s *Services) address(value int) netip.Addr {
+	base := s.cidr.Addr().As4()
+	n := binary.BigEndian.Uint32(base[:]) + uint32(value)
+	var a [4]byte
+	binary.BigEndian.PutUint32(a[:], n)
+	return netip.AddrFrom4(a)
+}
+
+func (s *Services) offset(a netip.Addr) (int, bool) {
+	if !s.cidr.Contains(a) {
+		return 0, false
+	}
+	base, b := s.cidr.Addr().As4(), a.As4()
+	value := int(binary.BigEndian.Uint32(b[:]) - binary.BigEndian.Uint32(base[:]))
+	return value, s.ipPool.usable(value)
+}
+
+// Write collects what one write of a Service takes and gives back.
+type Write struct {
+	services *Services
+	owner    Owner
+	dryRun   bool
+	// taken is given back if the write fails, freed if it succeeds.
+	taken, freed []func(context.Context) error
+}
+
+// Begin starts a write on behalf of owner. With dryRun nothing is claimed.
+func (s *Services) Begin(owner Owner, dryRun bool) *Write {
+	return &Write{services: s, owner: owner, dryRun: dryRun}
+}
+
+// NextAddress claims a free address. The error is ErrFull, or what the storage
+// said.
+func (w *Write) NextAddress(ctx context.Context) (netip.Addr, error) {
+	value, err := w.next(ctx, &w.services.ipPool)
+	return w.services.address(value), err
+}
+
+// Address claims a given address: ErrAddressTaken, or an error that names the
+// range.
+func (w *Write) Address(ctx context.Context, a netip.Addr) error {
+	value, ok := w.services.offset(a)
+	if !ok {
+		return fmt.Errorf("the provided network does not match the current range. The range of valid IPs is %s", w.services.cidr)
+	}
+	return w.take(ctx, &w.services.ipPool, value, ErrAddressTaken)
+}
+
+// FreeAddress gives an address back when the write has succeeded.
+func (w *Write) FreeAddress(a netip.Addr) {
+	if value, ok := w.services.offset(a); ok {
+		w.free(&w.services.ipPool, value)
+	}
+}
+
+// NextPort claims a free port.
+func (w *Write) NextPort(ctx context.Context) (int32, error) {
+	value, err := w.next(ctx, &w.services.portPool)
+	return int32(value + w.services.ports.First), err
+}
+
+// Port claims a given port: ErrPortTaken, or an error that names the range.
+func (w *Write) Port(ctx context.Context, port int32) error {
+	r := w.services.ports
+	if int(port) < r.First || int(port) > r.Last {
+		return fmt.Errorf("provided port is not in the valid range. The range of valid ports is %d-%d", r.First, r.Last)
+	}
+	return w.take(ctx, &w.services.portPool, int(port)-r.First, ErrPortTaken)
+}
+
+// FreePort gives a port back when the write has succeeded.
+func (w *Write) FreePort(port int32) {
+	r := w.services.ports
+	if int(port) >= r.First && int(port) <= r.Last {
+		w.free(&w.services.portPool, int(port)-r.First)
+	}
+}
+
+func (w *Write) next(ctx context.Context, p *pool) (int, error) {
+	value, err := p.next(ctx, w.owner, w.dryRun)
+	if err == nil {
+		w.remember(p, value)
+	}
+	return value, err
+}
+
+func (w *Write) take(ctx context.Context, p *pool, value int, taken error) error {
+	err := p.take(ctx, value, w.owner, w.dryRun)
+	if errors.Is(err, errTaken) {
+		return taken
+	}
+	if err == nil {
+		w.remember(p, value)
+	}
+	return err
+}
+
+func (w *Write) remember(p *pool, value int) {
+	w.taken = append(w.taken, func(ctx context.Context) error { return p.claims.Free(ctx, value, w.owner) })
+}
+
+func (w *Write) free(p *pool, value int) {
+	w.freed = append(w.freed, func(ctx context.Context) error { return p.claims.Free(ctx, value, w.owner) })
+}
+
+// End gives back what the write no longer needs: what it freed if it was
+// committed, what it took if not. A claim that could not be given back is left
+// to Run.
+func (w *Write) End(committed bool) {
+	if w.dryRun {
+		return
+	}
+	// The request may be over; its claims must not outlive it for that.
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	back := w.taken
+	if committed {
+		back = w.freed
+	}
+	for _, free := range back {
+		if err := free(ctx); err != nil {
+			slog.Warn("claim not given back; it will be found later", "service", w.owner.Namespace+"/"+w.owner.Name, "error", err)
+		}
+	}
+}

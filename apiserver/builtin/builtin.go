@@ -1,0 +1,73 @@
+// Package builtin joins the rows of all kinds that are served from the start.
+// The rows themselves are in a package per API group, a file per kind.
+package builtin
+
+import (
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apiserver/pkg/authentication/authenticator"
+
+	"github.com/skiff-k8s/skiff/apiserver/alloc"
+	"github.com/skiff-k8s/skiff/apiserver/builtin/apps"
+	"github.com/skiff-k8s/skiff/apiserver/builtin/authentication"
+	"github.com/skiff-k8s/skiff/apiserver/builtin/authorization"
+	"github.com/skiff-k8s/skiff/apiserver/builtin/coordination"
+	"github.com/skiff-k8s/skiff/apiserver/builtin/core"
+	"github.com/skiff-k8s/skiff/apiserver/builtin/discovery"
+	"github.com/skiff-k8s/skiff/apiserver/builtin/events"
+	"github.com/skiff-k8s/skiff/apiserver/builtin/rbac"
+	"github.com/skiff-k8s/skiff/apiserver/builtin/scheduling"
+	"github.com/skiff-k8s/skiff/apiserver/resource"
+)
+
+// Deps are what rows need from elsewhere. Fields of kinds a server does not
+// need may be nil; those kinds are left out then.
+type Deps struct {
+	// Services gives addresses and node ports. It must be given its cluster
+	// (Use) before the first Service is written.
+	Services *alloc.Services
+	// Tokens checks the tokens of TokenReviews, for Audiences where a review
+	// names none.
+	Tokens    authenticator.Token
+	Audiences []string
+	// Issuer signs the tokens of service accounts.
+	Issuer authentication.Issuer
+	// Authorizer answers SubjectAccessReviews and the like.
+	Authorizer authorization.Authorizer
+}
+
+// Resources are all rows, groups in the order of discovery.
+func Resources(d Deps) []*resource.Resource {
+	inCore := core.Resources(core.Config{Services: d.Services, Token: token(d)})
+	all := [][]*resource.Resource{
+		inCore,
+		apps.Resources(),
+		events.Resources(find(inCore, "events")),
+	}
+	if d.Tokens != nil {
+		all = append(all, authentication.Resources(d.Tokens, d.Audiences))
+	}
+	if d.Authorizer != nil {
+		all = append(all, authorization.Resources(d.Authorizer))
+	}
+	all = append(all,
+		rbac.Resources(),
+		scheduling.Resources(),
+		coordination.Resources(),
+		discovery.Resources(),
+	)
+	return slices.Concat(all...)
+}
+
+func token(d Deps) *resource.Subresource[corev1.ServiceAccount] {
+	if d.Issuer == nil {
+		return nil
+	}
+	s := authentication.Token(d.Issuer)
+	return &s
+}
+
+func find(rows []*resource.Resource, plural string) *resource.Resource {
+	return rows[slices.IndexFunc(rows, func(r *resource.Resource) bool { return r.Plural == plural })]
+}

@@ -1,0 +1,375 @@
+package core
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+	"k8s.io/utils/ptr"
+
+	"github.com/skiff-k8s/skiff/apiserver/alloc"
+)
+
+// reserveService fills in the address and node ports of a Service and keeps
+// the claims in step with what is stored.
+func reserveService(a *alloc.Services) func(context.Context, *corev1.Service, *corev1.Service, bool) (func(bool), error) {
+	return func(ctx context.Context, s, old *corev1.Service, dryRun bool) (func(bool), error) {
+		named := s
+		if s == nil {
+			named = old
+		}
+		w := a.Begin(alloc.Owner{Namespace: named.Namespace, Name: named.Name}, dryRun)
+		if s == nil {
+			freeAddresses(w, old)
+			freePorts(w, old, nil)
+			return w.End, nil
+		}
+		if old != nil {
+			keepReserved(s, old)
+		}
+		pairClusterIPs(s, old)
+		err := fillFamilies(s, old)
+		if err == nil {
+			err = reserveAddresses(ctx, w, s, old)
+		}
+		if err == nil {
+			err = reservePorts(ctx, w, s, old)
+		}
+		if err != nil {
+			w.End(false)
+			return nil, err
+		}
+		return w.End, nil
+	}
+}
+
+// keepReserved lets a client send back a manifest without the values that were
+// chosen for it.
+func keepReserved(s, old *corev1.Service) {
+	if hasClusterIP(s) && hasClusterIP(old) {
+		if s.Spec.ClusterIP == "" {
+			s.Spec.ClusterIP = old.Spec.ClusterIP
+		}
+		if len(s.Spec.ClusterIPs) == 0 {
+			s.Spec.ClusterIPs = slices.Clone(old.Spec.ClusterIPs)
+		}
+	}
+	if wantsNodePorts(s) && wantsNodePorts(old) {
+		keepNodePorts(s, old)
+	}
+	if hasHealthCheck(s) && hasHealthCheck(old) && s.Spec.HealthCheckNodePort == 0 {
+		s.Spec.HealthCheckNodePort = old.Spec.HealthCheckNodePort
+	}
+}
+
+// keepNodePorts matches ports by name; a port that changed its name is a new
+// one.
+func keepNodePorts(s, old *corev1.Service) {
+	used, before := make(map[int32]bool), make(map[string]int32)
+	for _, p := range s.Spec.Ports {
+		used[p.NodePort] = true
+	}
+	for _, p := range old.Spec.Ports {
+		before[p.Name] = p.NodePort
+	}
+	for i := range s.Spec.Ports {
+		p := &s.Spec.Ports[i]
+		if p.NodePort == 0 && !used[before[p.Name]] {
+			p.NodePort = before[p.Name]
+		}
+	}
+}
+
+// pairClusterIPs keeps clusterIP and clusterIPs[0] the same for clients that
+// know only one of them.
+func pairClusterIPs(s, old *corev1.Service) {
+	if old == nil {
+		if s.Spec.ClusterIP != "" && len(s.Spec.ClusterIPs) == 0 {
+			s.Spec.ClusterIPs = []string{s.Spec.ClusterIP}
+		}
+		return
+	}
+	if len(s.Spec.ClusterIPs) == 0 && s.Spec.ClusterIP == old.Spec.ClusterIP {
+		s.Spec.ClusterIPs = slices.Clone(old.Spec.ClusterIPs)
+	}
+	samePlural := equalLists(s.Spec.ClusterIPs, old.Spec.ClusterIPs)
+	if s.Spec.ClusterIP == old.Spec.ClusterIP || !samePlural {
+		return
+	}
+	s.Spec.ClusterIPs = nil
+	if s.Spec.ClusterIP != "" {
+		s.Spec.ClusterIPs = []string{s.Spec.ClusterIP}
+	}
+}
+
+// fillFamilies says which IP families a Service has. This cluster has IPv4
+// addresses only; headless Services without selector may have both, because
+// their endpoints are somebody else's.
+func fillFamilies(s, old *corev1.Service) error {
+	if !hasClusterIP(s) {
+		return nil
+	}
+	headlessForeign := s.Spec.ClusterIP == corev1.ClusterIPNone && len(s.Spec.Selector) == 0
+	if s.Spec.IPFamilyPolicy == nil {
+		s.Spec.IPFamilyPolicy = defaultFamilyPolicy(old, headlessForeign)
+	}
+	if errs := validateClusterIPs(s, old); len(errs) > 0 {
+		return invalidService(s, errs)
+	}
+	spec := field.NewPath("spec")
+	single := *s.Spec.IPFamilyPolicy == corev1.IPFamilyPolicySingleStack
+	var errs field.ErrorList
+	if old != nil {
+		errs = narrowFamilies(s, old, single)
+	}
+	if single && len(s.Spec.ClusterIPs) == 2 {
+		errs = append(errs, field.Invalid(spec.Child("ipFamilyPolicy"), s.Spec.IPFamilyPolicy, "must be 'RequireDualStack' or 'PreferDualStack' when multiple cluster IPs are specified"))
+	}
+	if single && len(s.Spec.IPFamilies) == 2 {
+		errs = append(errs, field.Invalid(spec.Child("ipFamilyPolicy"), s.Spec.IPFamilyPolicy, "must be 'RequireDualStack' or 'PreferDualStack' when multiple IP families are specified"))
+	}
+	for i, ip := range s.Spec.ClusterIPs {
+		if ip == corev1.ClusterIPNone || i < len(s.Spec.IPFamilies) {
+			continue
+		}
+		if a, err := netip.ParseAddr(ip); err == nil && !a.Is4() {
+			errs = append(errs, field.Invalid(spec.Child("clusterIPs").Index(i), s.Spec.ClusterIPs, "IPv6 is not configured on this cluster"))
+			continue
+		}
+		s.Spec.IPFamilies = append(s.Spec.IPFamilies, corev1.IPv4Protocol)
+	}
+	if len(errs) > 0 {
+		return invalidService(s, errs)
+	}
+	if headlessForeign {
+		fillForeignFamilies(s, single)
+		return nil
+	}
+	if *s.Spec.IPFamilyPolicy == corev1.IPFamilyPolicyRequireDualStack {
+		errs = append(errs, field.Invalid(spec.Child("ipFamilyPolicy"), s.Spec.IPFamilyPolicy, "this cluster is not configured for dual-stack services"))
+	}
+	for i, family := range s.Spec.IPFamilies {
+		if family != corev1.IPv4Protocol {
+			errs = append(errs, field.Invalid(spec.Child("ipFamilies").Index(i), family, "not configured on this cluster"))
+		}
+	}
+	if len(errs) > 0 {
+		return invalidService(s, errs)
+	}
+	if len(s.Spec.IPFamilies) == 0 {
+		s.Spec.IPFamilies = []corev1.IPFamily{corev1.IPv4Protocol}
+	}
+	return nil
+}
+
+func defaultFamilyPolicy(old *corev1.Service, headlessForeign bool) *corev1.IPFamilyPolicy {
+	switch {
+	case old != nil && old.Spec.IPFamilyPolicy != nil:
+		return ptr.To(*old.Spec.IPFamilyPolicy)
+	case headlessForeign:
+		return ptr.To(corev1.IPFamilyPolicyRequireDualStack)
+	default:
+		return ptr.To(corev1.IPFamilyPolicySingleStack)
+	}
+}
+
+// narrowFamilies drops the second family when the policy says so, and refuses
+// to drop it when it does not.
+func narrowFamilies(s, old *corev1.Service, single bool) field.ErrorList {
+	if single {
+		if equalLists(s.Spec.ClusterIPs, old.Spec.ClusterIPs) && len(s.Spec.ClusterIPs) > 1 {
+			s.Spec.ClusterIPs = s.Spec.ClusterIPs[:1]
+		}
+		if equalLists(s.Spec.IPFamilies, old.Spec.IPFamilies) && len(s.Spec.IPFamilies) > 1 {
+			s.Spec.IPFamilies = s.Spec.IPFamilies[:1]
+		}
+		return nil
+	}
+	var errs field.ErrorList
+	policy := field.NewPath("spec", "ipFamilyPolicy")
+	if n := len(s.Spec.ClusterIPs); n > 0 && n < len(old.Spec.ClusterIPs) {
+		errs = append(errs, field.Invalid(policy, s.Spec.IPFamilyPolicy, "must be 'SingleStack' to release the secondary cluster IP"))
+	}
+	if n := len(s.Spec.IPFamilies); n > 0 && n < len(old.Spec.IPFamilies) {
+		errs = append(errs, field.Invalid(policy, s.Spec.IPFamilyPolicy, "must be 'SingleStack' to release the secondary IP family"))
+	}
+	return errs
+}
+
+func fillForeignFamilies(s *corev1.Service, single bool) {
+	if len(s.Spec.IPFamilies) == 0 {
+		s.Spec.IPFamilies = []corev1.IPFamily{corev1.IPv4Protocol}
+	}
+	if single || len(s.Spec.IPFamilies) > 1 {
+		return
+	}
+	other := corev1.IPv6Protocol
+	if s.Spec.IPFamilies[0] == corev1.IPv6Protocol {
+		other = corev1.IPv4Protocol
+	}
+	s.Spec.IPFamilies = append(s.Spec.IPFamilies, other)
+}
+
+// reserveAddresses takes the address of a Service that begins to have one and
+// frees that of a Service that ends to.
+func reserveAddresses(ctx context.Context, w *alloc.Write, s, old *corev1.Service) error {
+	had := old != nil && hasClusterIP(old)
+	switch {
+	case had && !hasClusterIP(s):
+		freeAddresses(w, old)
+		return nil
+	case had, !hasClusterIP(s), len(s.Spec.ClusterIPs) > 0 && s.Spec.ClusterIPs[0] == corev1.ClusterIPNone:
+		return nil
+	}
+	if len(s.Spec.ClusterIPs) == 0 {
+		a, err := w.NextAddress(ctx)
+		if errors.Is(err, alloc.ErrFull) {
+			return apierrors.NewInternalError(fmt.Errorf("failed to allocate a serviceIP for Service %q: %w", s.Name, err))
+		}
+		if err != nil {
+			return invalidService(s, field.ErrorList{field.Invalid(field.NewPath("spec", "clusterIPs"), s.Spec.ClusterIPs, fmt.Sprintf("failed to allocate IP: %v", err))})
+		}
+		s.Spec.ClusterIP, s.Spec.ClusterIPs = a.String(), []string{a.String()}
+		return nil
+	}
+	text := s.Spec.ClusterIPs[0]
+	a, err := netip.ParseAddr(text)
+	if err != nil {
+		return apierrors.NewInternalError(fmt.Errorf("failed to parse service IP %q", text))
+	}
+	if err := w.Address(ctx, a); err != nil {
+		return invalidService(s, field.ErrorList{field.Invalid(field.NewPath("spec", "clusterIPs"), s.Spec.ClusterIPs, fmt.Sprintf("failed to allocate IP %s: %v", text, err))})
+	}
+	s.Spec.ClusterIP = text
+	return nil
+}
+
+func freeAddresses(w *alloc.Write, s *corev1.Service) {
+	for _, ip := range s.Spec.ClusterIPs {
+		if a, err := netip.ParseAddr(ip); err == nil {
+			w.FreeAddress(a)
+		}
+	}
+}
+
+// reservePorts takes the node ports s has and old has not, chooses those that
+// are missing, and frees those only old has.
+func reservePorts(ctx context.Context, w *alloc.Write, s, old *corev1.Service) error {
+	mine := make(map[int32]bool)
+	if old != nil {
+		for _, port := range nodePorts(old) {
+			mine[port] = true
+		}
+	}
+	if hasNodePorts(s) {
+		if err := reserveNodePorts(ctx, w, s, mine); err != nil {
+			return err
+		}
+	}
+	if hasHealthCheck(s) && (old == nil || !hasHealthCheck(old)) {
+		if err := reserveHealthCheckPort(ctx, w, s); err != nil {
+			return apierrors.NewInternalError(err)
+		}
+	}
+	if old != nil {
+		freePorts(w, old, s)
+	}
+	return nil
+}
+
+func reserveNodePorts(ctx context.Context, w *alloc.Write, s *corev1.Service, mine map[int32]bool) error {
+	// The same port number with another protocol gets the same node port, as
+	// DNS on TCP and UDP wants it.
+	chosen := make(map[int32]int32)
+	for _, p := range s.Spec.Ports {
+		if p.NodePort != 0 && chosen[p.Port] == 0 {
+			chosen[p.Port] = p.NodePort
+		}
+	}
+	protocols := make(map[corev1.ServicePort]bool)
+	for i := range s.Spec.Ports {
+		p := &s.Spec.Ports[i]
+		if p.NodePort == 0 {
+			if !wantsNodePorts(s) {
+				continue
+			}
+			p.NodePort = chosen[p.Port]
+		}
+		if used := (corev1.ServicePort{Protocol: p.Protocol, NodePort: p.NodePort}); p.NodePort == 0 || protocols[used] && !mine[p.NodePort] {
+			port, err := w.NextPort(ctx)
+			if err != nil {
+				return apierrors.NewInternalError(fmt.Errorf("failed to allocate a nodePort: %w", err))
+			}
+			p.NodePort, chosen[p.Port], mine[port] = port, port, true
+		}
+		if !mine[p.NodePort] {
+			if err := w.Port(ctx, p.NodePort); err != nil {
+				return invalidService(s, field.ErrorList{field.Invalid(field.NewPath("spec", "ports").Index(i).Child("nodePort"), p.NodePort, err.Error())})
+			}
+			mine[p.NodePort] = true
+		}
+		protocols[corev1.ServicePort{Protocol: p.Protocol, NodePort: p.NodePort}] = true
+	}
+	return nil
+}
+
+// wantsNodePorts reports whether ports without a node port are given one.
+func wantsNodePorts(s *corev1.Service) bool {
+	return s.Spec.Type == corev1.ServiceTypeNodePort || isLoadBalancer(s) && ptr.Deref(s.Spec.AllocateLoadBalancerNodePorts, true)
+}
+
+func reserveHealthCheckPort(ctx context.Context, w *alloc.Write, s *corev1.Service) error {
+	if port := s.Spec.HealthCheckNodePort; port != 0 {
+		if err := w.Port(ctx, port); err != nil {
+			return fmt.Errorf("failed to allocate requested HealthCheck NodePort %d: %w", port, err)
+		}
+		return nil
+	}
+	port, err := w.NextPort(ctx)
+	if err != nil {
+		return fmt.Errorf("failed to allocate a HealthCheck NodePort %d: %w", port, err)
+	}
+	s.Spec.HealthCheckNodePort = port
+	return nil
+}
+
+// freePorts frees the ports of old that s, if there is one, no longer has.
+func freePorts(w *alloc.Write, old, s *corev1.Service) {
+	var keep []int32
+	if s != nil {
+		keep = nodePorts(s)
+	}
+	for _, port := range nodePorts(old) {
+		if !slices.Contains(keep, port) {
+			w.FreePort(port)
+		}
+	}
+}
+
+// nodePorts are the ports a Service holds on every node, each once.
+func nodePorts(s *corev1.Service) []int32 {
+	var ports []int32
+	add := func(port int32) {
+		if port != 0 && !slices.Contains(ports, port) {
+			ports = append(ports, port)
+		}
+	}
+	if hasNodePorts(s) {
+		for _, p := range s.Spec.Ports {
+			add(p.NodePort)
+		}
+	}
+	if hasHealthCheck(s) {
+		add(s.Spec.HealthCheckNodePort)
+	}
+	return ports
+}
+
+func invalidService(s *corev1.Service, errs field.ErrorList) error {
+	return apierrors.NewInvalid(corev1.SchemeGroupVersion.WithKind("Service").GroupKind(), s.Name, errs)
+}
