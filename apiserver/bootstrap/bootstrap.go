@@ -1,0 +1,122 @@
+// Package bootstrap makes the objects a cluster must have before anyone can
+// use it: the system namespaces, the default RBAC roles and bindings, the
+// system priority classes, the kubernetes Service with its endpoints, and what
+// extension API servers need to trust this one. The tables hold what a
+// Kubernetes 1.36 server makes.
+package bootstrap
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+
+	"github.com/skiff-k8s/skiff/apiserver/resource"
+)
+
+// Config says what the objects depend on.
+type Config struct {
+	Cluster resource.Cluster
+	// Advertise is where pods and other machines reach this server. A loopback
+	// address is not published as an endpoint.
+	Advertise netip.AddrPort
+	// ServiceIP is the address of Service default/kubernetes, the first of the
+	// service range.
+	ServiceIP netip.Addr
+	// ClientCA and FrontProxyCA are PEM certificates, FrontProxyNames the common
+	// names front proxies may have; empty ones are not published.
+	ClientCA, FrontProxyCA []byte
+	FrontProxyNames        []string
+}
+
+// object is one that must exist. repair, if given, makes an object that is
+// there what it must be and reports whether it changed anything.
+type object struct {
+	group, plural string
+	want          resource.Object
+	repair        func(have resource.Object) (changed bool)
+}
+
+// Ensure makes what is missing and repairs what was changed. The objects are
+// independent of each other and written together, so that a backend can commit
+// them in groups.
+func Ensure(ctx context.Context, c Config) error {
+	objects := namespaces()
+	objects = append(objects, rbacObjects()...)
+	objects = append(objects, priorityClasses()...)
+	objects = append(objects, c.endpointObjects()...)
+	objects = append(objects, c.trust()...)
+	return ensure(ctx, c.Cluster, objects)
+}
+
+const keepEvery = 10 * time.Second
+
+// Run keeps what must not be missing while the server runs: namespaces, the
+// kubernetes Service and its endpoints, and what extension servers trust. It
+// runs until ctx ends. It only writes when something is missing or changed.
+func Run(ctx context.Context, c Config) error {
+	ticker := time.NewTicker(keepEvery)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+		}
+		objects := append(namespaces(), c.endpointObjects()...)
+		if err := ensure(ctx, c.Cluster, append(objects, c.trust()...)); err != nil && ctx.Err() == nil {
+			slog.WarnContext(ctx, "system objects could not be kept", "error", err)
+		}
+	}
+}
+
+func ensure(ctx context.Context, cluster resource.Cluster, objects []object) error {
+	const atOnce = 64
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(atOnce)
+	for _, o := range objects {
+		group.Go(func() error {
+			if err := o.ensure(ctx, cluster); err != nil {
+				return fmt.Errorf("bootstrap %s %s/%s: %w", o.plural, o.want.GetNamespace(), o.want.GetName(), err)
+			}
+			return nil
+		})
+	}
+	return group.Wait()
+}
+
+var errAsItShould = errors.New("nothing to repair")
+
+func (o object) ensure(ctx context.Context, cluster resource.Cluster) error {
+	kind := cluster.Resource(o.group, o.plural)
+	if kind == nil {
+		return errors.New("the kind is not served")
+	}
+	have, err := cluster.Get(ctx, kind, o.want.GetNamespace(), o.want.GetName())
+	if apierrors.IsNotFound(err) {
+		// Another server may be doing the same.
+		_, err = cluster.Create(ctx, kind, o.want.DeepCopyObject().(resource.Object))
+		if apierrors.IsAlreadyExists(err) {
+			return nil
+		}
+		return err
+	}
+	if err != nil || o.repair == nil || !o.repair(have.DeepCopyObject().(resource.Object)) {
+		return err
+	}
+	_, err = cluster.Update(ctx, kind, o.want.GetNamespace(), o.want.GetName(), false, func(obj resource.Object) error {
+		if !o.repair(obj) {
+			return errAsItShould
+		}
+		return nil
+	})
+	if errors.Is(err, errAsItShould) {
+		return nil
+	}
+	return err
+}

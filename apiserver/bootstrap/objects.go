@@ -1,0 +1,160 @@
+package bootstrap
+
+import (
+	"encoding/json"
+	"maps"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	schedulingv1 "k8s.io/api/scheduling/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
+	"k8s.io/utils/ptr"
+
+	"github.com/skiff-k8s/skiff/apiserver/authn"
+	"github.com/skiff-k8s/skiff/apiserver/resource"
+)
+
+func namespaces() []object {
+	var list []object
+	for _, name := range []string{metav1.NamespaceDefault, metav1.NamespaceSystem, metav1.NamespacePublic, corev1.NamespaceNodeLease} {
+		list = append(list, object{plural: "namespaces", want: &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}})
+	}
+	return list
+}
+
+func priorityClasses() []object {
+	class := func(name string, value int32, description string) object {
+		return object{group: schedulingv1.GroupName, plural: "priorityclasses", want: &schedulingv1.PriorityClass{
+			ObjectMeta: metav1.ObjectMeta{Name: name}, Value: value, Description: description,
+		}}
+	}
+	return []object{
+		class("system-node-critical", 2000001000,
+			"Used for system critical pods that must not be moved from their current node."),
+		class("system-cluster-critical", 2000000000,
+			"Used for system critical pods that must run in the cluster, but can be moved to another node if necessary."),
+	}
+}
+
+// kubernetesService is the name of the Service by which pods reach the API, and
+// of its endpoints.
+const kubernetesService = "kubernetes"
+
+func (c Config) endpointObjects() []object {
+	list := []object{{plural: "services", want: c.service()}}
+	if !c.Advertise.IsValid() || c.Advertise.Addr().IsLoopback() {
+		return list
+	}
+	endpoints, slice := c.endpoints(), c.endpointSlice()
+	return append(list,
+		object{plural: "endpoints", want: endpoints, repair: func(have resource.Object) bool {
+			e := have.(*corev1.Endpoints)
+			if equality.Semantic.DeepEqual(e.Subsets, endpoints.Subsets) {
+				return false
+			}
+			e.Subsets = endpoints.Subsets
+			return true
+		}},
+		object{group: discoveryv1.GroupName, plural: "endpointslices", want: slice, repair: func(have resource.Object) bool {
+			s := have.(*discoveryv1.EndpointSlice)
+			if equality.Semantic.DeepEqual(s.Endpoints, slice.Endpoints) && equality.Semantic.DeepEqual(s.Ports, slice.Ports) {
+				return false
+			}
+			s.Endpoints, s.Ports = slice.Endpoints, slice.Ports
+			return true
+		}})
+}
+
+func (c Config) service() *corev1.Service {
+	return &corev1.Service{
+		ObjectMeta: metav1.ObjectMeta{
+			Name: kubernetesService, Namespace: metav1.NamespaceDefault,
+			Labels: map[string]string{"component": "apiserver", "provider": "kubernetes"},
+		},
+		Spec: corev1.ServiceSpec{
+			ClusterIP: c.ServiceIP.String(), ClusterIPs: []string{c.ServiceIP.String()},
+			Ports: []corev1.ServicePort{{
+				Name: "https", Port: 443, Protocol: corev1.ProtocolTCP,
+				TargetPort: intstr.FromInt32(int32(c.Advertise.Port())),
+			}},
+			SessionAffinity: corev1.ServiceAffinityNone,
+			Type:            corev1.ServiceTypeClusterIP,
+			IPFamilyPolicy:  ptr.To(corev1.IPFamilyPolicySingleStack),
+		},
+	}
+}
+
+// endpoints are mirrored to no slice: this package makes the slice as well.
+func (c Config) endpoints() *corev1.Endpoints {
+	return &corev1.Endpoints{
+		ObjectMeta: metav1.ObjectMeta{
+			Name: kubernetesService, Namespace: metav1.NamespaceDefault,
+			Labels: map[string]string{discoveryv1.LabelSkipMirror: "true"},
+		},
+		Subsets: []corev1.EndpointSubset{{
+			Addresses: []corev1.EndpointAddress{{IP: c.Advertise.Addr().String()}},
+			Ports:     []corev1.EndpointPort{{Name: "https", Port: int32(c.Advertise.Port()), Protocol: corev1.ProtocolTCP}},
+		}},
+	}
+}
+
+func (c Config) endpointSlice() *discoveryv1.EndpointSlice {
+	family := discoveryv1.AddressTypeIPv4
+	if c.Advertise.Addr().Is6() {
+		family = discoveryv1.AddressTypeIPv6
+	}
+	return &discoveryv1.EndpointSlice{
+		ObjectMeta: metav1.ObjectMeta{
+			Name: kubernetesService, Namespace: metav1.NamespaceDefault,
+			Labels: map[string]string{discoveryv1.LabelServiceName: kubernetesService},
+		},
+		AddressType: family,
+		Endpoints: []discoveryv1.Endpoint{{
+			Addresses:  []string{c.Advertise.Addr().String()},
+			Conditions: discoveryv1.EndpointConditions{Ready: ptr.To(true)},
+		}},
+		Ports: []discoveryv1.EndpointPort{{
+			Name: ptr.To("https"), Port: ptr.To(int32(c.Advertise.Port())), Protocol: ptr.To(corev1.ProtocolTCP),
+		}},
+	}
+}
+
+// trust is the ConfigMap from which extension API servers learn whose client
+// certificates and whose forwarded identities they may believe.
+func (c Config) trust() []object {
+	data := make(map[string]string)
+	if len(c.ClientCA) > 0 {
+		data["client-ca-file"] = string(c.ClientCA)
+	}
+	if len(c.FrontProxyCA) > 0 {
+		data["requestheader-client-ca-file"] = string(c.FrontProxyCA)
+		data["requestheader-allowed-names"] = jsonList(c.FrontProxyNames...)
+		data["requestheader-extra-headers-prefix"] = jsonList(authn.FrontProxyExtraPrefix)
+		data["requestheader-group-headers"] = jsonList(authn.FrontProxyGroup)
+		data["requestheader-uid-headers"] = jsonList(authn.FrontProxyUID)
+		data["requestheader-username-headers"] = jsonList(authn.FrontProxyUser)
+	}
+	want := &corev1.ConfigMap{
+		ObjectMeta: metav1.ObjectMeta{Name: "extension-apiserver-authentication", Namespace: metav1.NamespaceSystem},
+		Data:       data,
+	}
+	return []object{{plural: "configmaps", want: want, repair: func(have resource.Object) bool {
+		m := have.(*corev1.ConfigMap)
+		if maps.Equal(m.Data, data) {
+			return false
+		}
+		m.Data = maps.Clone(data)
+		return true
+	}}}
+}
+
+func jsonList(values ...string) string {
+	text, err := json.Marshal(slices.Concat([]string{}, values))
+	if err != nil {
+		panic(err) // strings always encode
+	}
+	return string(text)
+}
