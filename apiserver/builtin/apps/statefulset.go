@@ -8,7 +8,6 @@ import (
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	metavalidation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
-	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
@@ -27,6 +26,10 @@ func statefulSets() *resource.Resource {
 			obj.Status = appsv1.StatefulSetStatus{}
 			if old != nil {
 				obj.Status = old.Status
+			}
+			// Off by default in this version, and so not kept.
+			if r := obj.Spec.UpdateStrategy.RollingUpdate; r != nil && !hasMaxUnavailable(old) {
+				r.MaxUnavailable = nil
 			}
 		},
 		Validate:   validateStatefulSet,
@@ -48,6 +51,10 @@ func statefulSets() *resource.Resource {
 	})
 }
 
+func hasMaxUnavailable(set *appsv1.StatefulSet) bool {
+	return set != nil && set.Spec.UpdateStrategy.RollingUpdate != nil && set.Spec.UpdateStrategy.RollingUpdate.MaxUnavailable != nil
+}
+
 func defaultStatefulSet(set *appsv1.StatefulSet) {
 	spec := &set.Spec
 	podspec.DefaultTemplate(&spec.Template)
@@ -61,7 +68,6 @@ func defaultStatefulSet(set *appsv1.StatefulSet) {
 	}
 	if strategy.Type == appsv1.RollingUpdateStatefulSetStrategyType && strategy.RollingUpdate != nil {
 		setPtr(&strategy.RollingUpdate.Partition, 0)
-		setPtr(&strategy.RollingUpdate.MaxUnavailable, intstr.FromInt32(1))
 	}
 	setPtr(&spec.PersistentVolumeClaimRetentionPolicy, appsv1.StatefulSetPersistentVolumeClaimRetentionPolicy{})
 	for _, p := range []*appsv1.PersistentVolumeClaimRetentionPolicyType{
@@ -186,6 +192,9 @@ func validateStatefulSetStrategy(s *appsv1.StatefulSetUpdateStrategy, path *fiel
 	}
 	errs := apivalidation.ValidateNonnegativeField(int64(*s.RollingUpdate.Partition), rolling.Child("partition"))
 	most, path := s.RollingUpdate.MaxUnavailable, rolling.Child("maxUnavailable")
+	if most == nil {
+		return errs
+	}
 	errs = append(errs, intOrPercent(*most, path)...)
 	if amount(*most) == 0 {
 		errs = append(errs, field.Invalid(path, *most, "cannot be 0"))
