@@ -51,6 +51,7 @@ func Define[L any, T any, P interface {
 		Graceful:        d.Grace != nil,
 		Terminate:       erase1(d.Terminate, typed),
 		Held:            func(Object) bool { return false },
+		AnswersDeleted:  d.AnswersDeleted,
 		OrphanByDefault: d.OrphanByDefault,
 
 		ToStored:   func(obj Object) Object { return obj },

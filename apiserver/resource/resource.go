@@ -93,6 +93,9 @@ type Definition[T any] struct {
 	// Held reports finalizers outside metadata that keep obj alive
 	// (namespace spec.finalizers).
 	Held func(obj *T) bool
+	// AnswersDeleted makes DELETE answer with the deleted object (pods, services,
+	// …) where other kinds answer with a Status.
+	AnswersDeleted bool
 	// OrphanByDefault makes deletion without a propagation policy orphan the
 	// dependents (batch/v1 Job, v1 ReplicationController).
 	OrphanByDefault bool
@@ -211,6 +214,7 @@ type Resource struct {
 	Graceful        bool // whether the kind has a Grace
 	Terminate       func(obj Object)
 	Held            func(obj Object) bool
+	AnswersDeleted  bool
 	OrphanByDefault bool
 
 	// Review is nil for kinds that are stored: the one function that may be.
