@@ -16,6 +16,8 @@ import (
 	"github.com/skiff-k8s/skiff/apiserver/builtin/core"
 	"github.com/skiff-k8s/skiff/apiserver/builtin/discovery"
 	"github.com/skiff-k8s/skiff/apiserver/builtin/events"
+	"github.com/skiff-k8s/skiff/apiserver/builtin/networking"
+	"github.com/skiff-k8s/skiff/apiserver/builtin/policy"
 	"github.com/skiff-k8s/skiff/apiserver/builtin/rbac"
 	"github.com/skiff-k8s/skiff/apiserver/builtin/scheduling"
 	"github.com/skiff-k8s/skiff/apiserver/resource"
@@ -52,6 +54,8 @@ func Resources(d Deps) []*resource.Resource {
 		all = append(all, authorization.Resources(d.Authorizer))
 	}
 	all = append(all,
+		networking.Resources(),
+		policy.Resources(),
 		rbac.Resources(),
 		scheduling.Resources(),
 		coordination.Resources(),

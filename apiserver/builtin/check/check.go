@@ -4,7 +4,10 @@ package check
 
 import (
 	"slices"
+	"strconv"
+	"strings"
 
+	apivalidation "k8s.io/apimachinery/pkg/api/validation"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -70,4 +73,22 @@ func Immutable[T comparable](value, old T, path *field.Path) field.ErrorList {
 		return nil
 	}
 	return field.ErrorList{field.Invalid(path, value, "field is immutable")}
+}
+
+// CountOrPercent requires a count of zero or more, or a percentage.
+func CountOrPercent(n intstr.IntOrString, path *field.Path) field.ErrorList {
+	if n.Type == intstr.String {
+		return Invalid(path, n, validation.IsValidPercent(n.StrVal))
+	}
+	return apivalidation.ValidateNonnegativeField(int64(n.IntVal), path)
+}
+
+// AtMostAll refuses percentages over 100.
+func AtMostAll(n intstr.IntOrString, path *field.Path) field.ErrorList {
+	digits, isPercent := strings.CutSuffix(n.StrVal, "%")
+	percent, err := strconv.Atoi(digits)
+	if n.Type == intstr.String && isPercent && err == nil && percent > 100 {
+		return field.ErrorList{field.Invalid(path, n, "must not be greater than 100%")}
+	}
+	return nil
 }

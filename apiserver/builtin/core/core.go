@@ -30,12 +30,13 @@ func Resources(c Config) []*resource.Resource {
 		token = append(token, *c.Token)
 	}
 	return []*resource.Resource{
+		bindings(),
 		configMaps(),
 		endpoints(),
 		events(),
 		namespaces(),
 		nodes(),
-		pods(),
+		pods(binding(), evictionSubresource()),
 		podTemplates(),
 		replicationControllers(),
 		secrets(),
