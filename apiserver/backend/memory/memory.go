@@ -5,22 +5,20 @@ package memory
 import (
 	"context"
 	"iter"
-	"slices"
-	"strings"
 	"sync"
 	"time"
-
-	"github.com/google/btree"
 
 	"github.com/skiff-k8s/skiff/apiserver/backend"
 	"github.com/skiff-k8s/skiff/apiserver/backend/changelog"
 	"github.com/skiff-k8s/skiff/apiserver/backend/lifetime"
+	"github.com/skiff-k8s/skiff/apiserver/backend/revisions"
 )
 
 // Backend keeps all revisions of all keys back to the last compaction.
 type Backend struct {
 	mu        sync.RWMutex
-	keys      *btree.BTreeG[*history]
+	index     *revisions.Index
+	values    map[int64][]byte // by the revision that wrote them
 	revision  int64
 	compacted int64
 	closed    bool
@@ -31,43 +29,30 @@ type Backend struct {
 
 var _ backend.Backend = (*Backend)(nil)
 
-// history is what happened to one key, oldest first and never empty.
-type history struct {
-	key      string
-	versions []version
-}
-
-// version is a value from a revision on; nil: the key was deleted.
-type version struct {
-	revision int64
-	value    []byte
-}
-
-// New returns an empty backend.
+// New returns an empty backend. It must be closed.
 func New() *Backend {
-	b := &Backend{
-		keys: btree.NewG(32, func(a, b *history) bool { return a.key < b.key }),
-		log:  changelog.New(0),
-	}
+	b := &Backend{index: revisions.New(), values: make(map[int64][]byte), log: changelog.New(0)}
 	b.lifetimes = lifetime.Start(func(key string, revision int64) {
 		_, _ = b.Delete(context.Background(), key, revision) // fails only if the key has been written since
 	})
 	return b
 }
 
+// Get reads a key, as backend.Backend says.
 func (b *Backend) Get(ctx context.Context, key string) (backend.Entry, int64, error) {
 	b.mu.RLock()
 	defer b.mu.RUnlock()
 	if b.closed {
 		return backend.Entry{}, 0, backend.ErrClosed
 	}
-	h, ok := b.keys.Get(&history{key: key})
-	if !ok || h.last().value == nil {
+	at := b.index.Current(key)
+	if at == backend.Absent {
 		return backend.Entry{}, b.revision, backend.ErrNotFound
 	}
-	return backend.Entry{Key: key, Value: h.last().value, Revision: h.last().revision}, b.revision, nil
+	return backend.Entry{Key: key, Value: b.values[at], Revision: at}, b.revision, nil
 }
 
+// List reads entries, as backend.Backend says.
 func (b *Backend) List(ctx context.Context, prefix, after string, limit int, revision int64) (backend.Page, error) {
 	b.mu.RLock()
 	defer b.mu.RUnlock()
@@ -81,27 +66,18 @@ func (b *Backend) List(ctx context.Context, prefix, after string, limit int, rev
 	case revision > b.revision:
 		return backend.Page{}, backend.ErrFuture
 	}
-	page := backend.Page{Revision: revision}
-	b.keys.AscendGreaterOrEqual(&history{key: max(prefix, after)}, func(h *history) bool {
-		if !strings.HasPrefix(h.key, prefix) {
-			return false
-		}
-		v := h.at(revision)
-		switch {
-		case h.key == after || v.value == nil:
-		case limit > 0 && len(page.Entries) == limit:
-			page.More++
-		default:
-			page.Entries = append(page.Entries, backend.Entry{Key: h.key, Value: v.value, Revision: v.revision})
-		}
-		return true
-	})
+	entries, more := b.index.List(prefix, after, limit, revision)
+	page := backend.Page{Revision: revision, More: more}
+	for _, e := range entries {
+		page.Entries = append(page.Entries, backend.Entry{Key: e.Key, Value: b.values[e.Revision], Revision: e.Revision})
+	}
 	return page, nil
 }
 
+// Put writes a key, as backend.Backend says.
 func (b *Backend) Put(ctx context.Context, key string, value []byte, expected int64, life time.Duration) (int64, error) {
 	if value == nil {
-		value = []byte{}
+		value = []byte{} // nil means deleted
 	}
 	revision, err := b.write(key, value, expected)
 	if err == nil && life > 0 {
@@ -110,6 +86,7 @@ func (b *Backend) Put(ctx context.Context, key string, value []byte, expected in
 	return revision, err
 }
 
+// Delete removes a key, as backend.Backend says.
 func (b *Backend) Delete(ctx context.Context, key string, expected int64) (int64, error) {
 	if expected == backend.Absent {
 		return 0, backend.ErrConflict
@@ -123,31 +100,24 @@ func (b *Backend) write(key string, value []byte, expected int64) (int64, error)
 	if b.closed {
 		return 0, backend.ErrClosed
 	}
-	h, ok := b.keys.Get(&history{key: key})
-	var old version
-	if ok {
-		old = h.last()
-	}
-	if old.value == nil {
-		old = version{}
-	}
-	if old.revision != expected {
+	if b.index.Current(key) != expected {
 		return 0, backend.ErrConflict
 	}
-	if !ok {
-		h = &history{key: key}
-		b.keys.ReplaceOrInsert(h)
-	}
 	b.revision++
-	h.versions = append(h.versions, version{b.revision, value})
-	b.log.Append(backend.Change{Key: key, Value: value, Old: old.value, Revision: b.revision, OldRevision: old.revision})
+	b.index.Add(key, b.revision, value == nil)
+	if value != nil {
+		b.values[b.revision] = value
+	}
+	b.log.Append(backend.Change{Key: key, Value: value, Old: b.values[expected], Revision: b.revision, OldRevision: expected})
 	return b.revision, nil
 }
 
+// Watch yields changes, as backend.Backend says.
 func (b *Backend) Watch(ctx context.Context, prefix string, after int64) iter.Seq2[backend.Change, error] {
 	return b.log.Watch(ctx, prefix, after, func(int64) ([]backend.Change, error) { return nil, backend.ErrCompacted })
 }
 
+// Revision is the newest revision.
 func (b *Backend) Revision(ctx context.Context) (int64, error) {
 	b.mu.RLock()
 	defer b.mu.RUnlock()
@@ -157,6 +127,7 @@ func (b *Backend) Revision(ctx context.Context) (int64, error) {
 	return b.revision, nil
 }
 
+// Compact forgets history, as backend.Backend says.
 func (b *Backend) Compact(ctx context.Context, revision int64) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -170,19 +141,13 @@ func (b *Backend) Compact(ctx context.Context, revision int64) error {
 	}
 	b.compacted = revision
 	b.log.Forget(revision)
-	var gone []*history
-	b.keys.Ascend(func(h *history) bool {
-		if h.compact(revision) {
-			gone = append(gone, h)
-		}
-		return true
-	})
-	for _, h := range gone {
-		b.keys.Delete(h)
+	for _, dropped := range b.index.Compact(revision) {
+		delete(b.values, dropped)
 	}
 	return nil
 }
 
+// Close ends all watches and forgets everything.
 func (b *Backend) Close() error {
 	b.mu.Lock()
 	was := b.closed
@@ -194,31 +159,4 @@ func (b *Backend) Close() error {
 	b.log.Close()
 	b.lifetimes.Stop()
 	return nil
-}
-
-func (h *history) last() version { return h.versions[len(h.versions)-1] }
-
-// at is the version that was current at a revision; zero if there was none.
-func (h *history) at(revision int64) version {
-	i, found := slices.BinarySearchFunc(h.versions, revision, func(v version, r int64) int { return int(v.revision - r) })
-	switch {
-	case found:
-		return h.versions[i]
-	case i == 0:
-		return version{}
-	}
-	return h.versions[i-1]
-}
-
-// compact drops the versions no revision from the given one on can see. gone
-// reports that none is left.
-func (h *history) compact(revision int64) (gone bool) {
-	first := 0
-	for first+1 < len(h.versions) && h.versions[first+1].revision <= revision {
-		first++
-	}
-	if first > 0 {
-		h.versions = slices.Clone(h.versions[first:])
-	}
-	return len(h.versions) == 1 && h.versions[0].value == nil && h.versions[0].revision <= revision
 }
