@@ -1,0 +1,151 @@
+package scheduler
+
+import (
+	"cmp"
+	"slices"
+	"strings"
+	"sync"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/skiff-k8s/skiff/scheduler/plugin"
+)
+
+// state is what the scheduler knows of the cluster: nodes with their pods,
+// including the pods it has just decided to place there. Its plugin.Nodes are
+// immutable; a change replaces them.
+type state struct {
+	mu    sync.Mutex
+	nodes map[string]*plugin.Node
+	// places says where each pod is counted.
+	places map[types.UID]string
+	// nominated are the pods for which room is being made on a node.
+	nominated map[types.UID]nomination
+	// sorted is the list of nodes for snapshots; nil after a change.
+	sorted []*plugin.Node
+
+	namespaceLabels func(name string) labels.Set
+	ownerSelector   func(pod *corev1.Pod) labels.Selector
+}
+
+type nomination struct {
+	pod  *plugin.Pod
+	node string
+}
+
+func newState() *state {
+	return &state{
+		nodes:     make(map[string]*plugin.Node),
+		places:    make(map[types.UID]string),
+		nominated: make(map[types.UID]nomination),
+	}
+}
+
+// setNode takes in a new or changed Node. Pods may have been seen before it.
+func (s *state) setNode(n *corev1.Node) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if old, ok := s.nodes[n.Name]; ok {
+		s.replace(n.Name, old.WithNode(n))
+		return
+	}
+	s.replace(n.Name, plugin.NewNode(n))
+}
+
+// removeNode forgets a Node; pods that are still on it are kept by name, for the
+// case that it comes back.
+func (s *state) removeNode(name string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n, ok := s.nodes[name]
+	if !ok {
+		return
+	}
+	if len(n.Pods) == 0 {
+		delete(s.nodes, name)
+		s.sorted = nil
+		return
+	}
+	s.replace(name, n.WithNode(nil))
+}
+
+// place counts pod on a node, replacing what was known of the pod.
+func (s *state) place(pod *plugin.Pod, node string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.lift(pod.UID)
+	delete(s.nominated, pod.UID)
+	n, ok := s.nodes[node]
+	if !ok {
+		n = plugin.NewNode(nil)
+	}
+	s.places[pod.UID] = node
+	s.replace(node, n.Add(pod))
+}
+
+// remove forgets a pod.
+func (s *state) remove(uid types.UID) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.lift(uid)
+	delete(s.nominated, uid)
+}
+
+func (s *state) lift(uid types.UID) {
+	node, ok := s.places[uid]
+	if !ok {
+		return
+	}
+	delete(s.places, uid)
+	n := s.nodes[node].Remove(uid)
+	s.replace(node, n)
+	if n.Node == nil && len(n.Pods) == 0 {
+		delete(s.nodes, node)
+	}
+}
+
+// nominate notes that room is being made for pod on a node; "" ends that.
+func (s *state) nominate(pod *plugin.Pod, node string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if node == "" {
+		delete(s.nominated, pod.UID)
+		return
+	}
+	s.nominated[pod.UID] = nomination{pod, node}
+}
+
+func (s *state) replace(name string, n *plugin.Node) {
+	s.nodes[name] = n
+	s.sorted = nil
+}
+
+// snapshot is the cluster as pod may find it: pods of at least its priority for
+// which room is being made count as if they were there already.
+func (s *state) snapshot(pod *plugin.Pod) *plugin.Snapshot {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.sorted == nil {
+		for _, n := range s.nodes {
+			if n.Node != nil {
+				s.sorted = append(s.sorted, n)
+			}
+		}
+		slices.SortFunc(s.sorted, func(a, b *plugin.Node) int { return strings.Compare(a.Name, b.Name) })
+	}
+	snapshot := &plugin.Snapshot{Nodes: s.sorted, NamespaceLabels: s.namespaceLabels, OwnerSelector: s.ownerSelector}
+	crowded := make(map[string]*plugin.Node)
+	for uid, n := range s.nominated {
+		target := cmp.Or(crowded[n.node], s.nodes[n.node])
+		if uid == pod.UID || n.pod.Priority() < pod.Priority() || target == nil || target.Node == nil {
+			continue
+		}
+		crowded[n.node] = target.Add(n.pod)
+	}
+	for _, n := range crowded {
+		snapshot = snapshot.With(n)
+	}
+	return snapshot
+}

@@ -1,0 +1,154 @@
+package scheduler
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/skiff-k8s/skiff/scheduler/plugin"
+)
+
+// place is one cycle: it looks for a node for pod and binds the pod there, or
+// says why it stays pending and, if that helps, makes room.
+func (s *Scheduler) place(ctx context.Context, pod *plugin.Pod, moved int64, start int) {
+	snapshot := s.state.snapshot(pod)
+	found := choose(pod, snapshot, start)
+	if found.node == "" {
+		s.pending(ctx, pod, snapshot, found, moved)
+		return
+	}
+	// The pod counts on its node from now on, so that the next cycle need not
+	// wait for the binding.
+	s.state.place(pod, found.node)
+	s.bindings.Go(func() { s.bind(ctx, pod, found.node, moved) })
+}
+
+func (s *Scheduler) bind(ctx context.Context, pod *plugin.Pod, node string, moved int64) {
+	err := s.client.CoreV1().Pods(pod.Namespace).Bind(ctx, &corev1.Binding{
+		ObjectMeta: metav1.ObjectMeta{Namespace: pod.Namespace, Name: pod.Name, UID: pod.UID},
+		Target:     corev1.ObjectReference{Kind: "Node", Name: node},
+	}, metav1.CreateOptions{})
+	if err == nil {
+		s.queue.remove(pod.UID)
+		s.recorder.Eventf(pod.Pod, nil, corev1.EventTypeNormal, "Scheduled", "Binding", "Successfully assigned %s/%s to %s", pod.Namespace, pod.Name, node)
+		return
+	}
+	s.state.remove(pod.UID)
+	if apierrors.IsNotFound(err) || ctx.Err() != nil {
+		s.queue.remove(pod.UID)
+		return
+	}
+	s.log.Warn("bind pod", "pod", pod.Namespace+"/"+pod.Name, "node", node, "error", err)
+	s.recorder.Eventf(pod.Pod, nil, corev1.EventTypeWarning, "FailedScheduling", "Scheduling", "running Bind plugin %q: %v", "DefaultBinder", err)
+	s.queue.failed(pod.UID, moved, false, time.Now())
+}
+
+// pending tells why pod could not be placed, in its status and as an event, and
+// takes pods of lower priority off a node if that makes room.
+func (s *Scheduler) pending(ctx context.Context, pod *plugin.Pod, snapshot *plugin.Snapshot, found choice, moved int64) {
+	message := found.message()
+	nominated := ""
+	if found.never == "" && found.total > 0 {
+		budgets, err := s.budgets()
+		if err != nil {
+			s.log.Error("list disruption budgets", "error", err)
+			s.queue.failed(pod.UID, moved, false, time.Now())
+			return
+		}
+		plan, why := planEviction(pod, snapshot, found, budgets)
+		switch {
+		case plan == nil:
+			message += " preemption: " + why
+		default:
+			if err := s.evict(ctx, pod, plan); err != nil {
+				s.log.Warn("make room", "pod", pod.Namespace+"/"+pod.Name, "node", plan.node, "error", err)
+				s.queue.failed(pod.UID, moved, false, time.Now())
+				return
+			}
+			nominated = plan.node
+		}
+	}
+	// A pod whose victims are still going keeps its claim on the node.
+	if nominated == "" && waitsForVictims(pod, snapshot) {
+		nominated = pod.Status.NominatedNodeName
+	}
+	s.state.nominate(pod, nominated)
+	s.queue.failed(pod.UID, moved, true, time.Now())
+	s.recorder.Eventf(pod.Pod, nil, corev1.EventTypeWarning, "FailedScheduling", "Scheduling", "%s", message)
+	if err := s.report(ctx, pod, message, nominated); err != nil && !apierrors.IsNotFound(err) && ctx.Err() == nil {
+		s.log.Warn("report a pending pod", "pod", pod.Namespace+"/"+pod.Name, "error", err)
+	}
+}
+
+// evict carries a plan out.
+func (s *Scheduler) evict(ctx context.Context, pod *plugin.Pod, plan *eviction) error {
+	for _, victim := range plan.victims {
+		if victim.DeletionTimestamp != nil {
+			continue
+		}
+		if err := s.patchCondition(ctx, victim.Pod, corev1.PodCondition{
+			Type:    corev1.DisruptionTarget,
+			Status:  corev1.ConditionTrue,
+			Reason:  corev1.PodReasonPreemptionByScheduler,
+			Message: Name + ": preempting to accommodate a higher priority pod",
+		}, nil); err != nil && !apierrors.IsNotFound(err) {
+			return err
+		}
+		err := s.client.CoreV1().Pods(victim.Namespace).Delete(ctx, victim.Name, metav1.DeleteOptions{
+			Preconditions: metav1.NewUIDPreconditions(string(victim.UID)),
+		})
+		if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
+			return err
+		}
+		s.recorder.Eventf(victim.Pod, pod.Pod, corev1.EventTypeNormal, "Preempted", "Preempting", "Preempted by pod %v on node %v", pod.UID, plan.node)
+	}
+	return nil
+}
+
+// report writes the PodScheduled condition and the nominated node.
+func (s *Scheduler) report(ctx context.Context, pod *plugin.Pod, message, nominated string) error {
+	return s.patchCondition(ctx, pod.Pod, corev1.PodCondition{
+		Type:    corev1.PodScheduled,
+		Status:  corev1.ConditionFalse,
+		Reason:  corev1.PodReasonUnschedulable,
+		Message: message,
+	}, &nominated)
+}
+
+// patchCondition sets one condition of a pod, and its nominated node unless
+// that is nil. It writes nothing if the pod says so already.
+func (s *Scheduler) patchCondition(ctx context.Context, pod *corev1.Pod, c corev1.PodCondition, nominated *string) error {
+	c.ObservedGeneration = pod.Generation
+	c.LastTransitionTime = metav1.Now()
+	for _, old := range pod.Status.Conditions {
+		if old.Type != c.Type {
+			continue
+		}
+		if old.Status == c.Status {
+			c.LastTransitionTime = old.LastTransitionTime
+		}
+		same := old.Status == c.Status && old.Reason == c.Reason && old.Message == c.Message && old.ObservedGeneration == c.ObservedGeneration
+		if same && (nominated == nil || *nominated == pod.Status.NominatedNodeName) {
+			return nil
+		}
+	}
+	status := map[string]any{"conditions": []corev1.PodCondition{c}}
+	if nominated != nil && *nominated != pod.Status.NominatedNodeName {
+		status["nominatedNodeName"] = *nominated
+	}
+	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"uid": pod.UID}, "status": status})
+	if err != nil {
+		return err
+	}
+	_, err = s.client.CoreV1().Pods(pod.Namespace).Patch(ctx, pod.Name, types.StrategicMergePatchType, patch, metav1.PatchOptions{}, "status")
+	if err != nil {
+		return fmt.Errorf("patch status of pod %s/%s: %w", pod.Namespace, pod.Name, err)
+	}
+	return nil
+}

@@ -1,0 +1,164 @@
+package plugin
+
+import (
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/component-helpers/resource"
+)
+
+// Snapshot is the cluster at one moment. It and all it refers to are shared
+// and must not be changed.
+type Snapshot struct {
+	Nodes []*Node
+	// NamespaceLabels are the labels of a namespace, for affinity terms.
+	NamespaceLabels func(name string) labels.Set
+	// OwnerSelector selects the pods that serve with pod (of the same Service,
+	// ReplicaSet …) for spreading by default; nil if there is nothing like that.
+	OwnerSelector func(pod *corev1.Pod) labels.Selector
+}
+
+// With is s with one node replaced by another of the same name.
+func (s *Snapshot) With(n *Node) *Snapshot {
+	changed := *s
+	changed.Nodes = slices.Clone(s.Nodes)
+	for i, old := range changed.Nodes {
+		if old.Name == n.Name {
+			changed.Nodes[i] = n
+		}
+	}
+	return &changed
+}
+
+// Node is a node with the pods on it, those being bound included.
+type Node struct {
+	*corev1.Node
+	Pods []*Pod
+	// Requested is the sum of the pods' requests; Apparent counts pods that
+	// request nothing as if they did a little, for scores.
+	Requested, Apparent Resources
+}
+
+// NewNode is a node without pods.
+func NewNode(n *corev1.Node) *Node {
+	return &Node{Node: n, Requested: Resources{}, Apparent: Resources{}}
+}
+
+// WithNode is n with another state of the Node object.
+func (n *Node) WithNode(object *corev1.Node) *Node {
+	changed := *n
+	changed.Node = object
+	return &changed
+}
+
+// Add is n with one more pod.
+func (n *Node) Add(pod *Pod) *Node {
+	changed := *n
+	changed.Pods = append(slices.Clip(n.Pods), pod)
+	changed.Requested = n.Requested.plus(pod.Requests, 1)
+	changed.Apparent = n.Apparent.plus(pod.Apparent, 1)
+	return &changed
+}
+
+// Remove is n without a pod, known by its UID.
+func (n *Node) Remove(uid types.UID) *Node {
+	i := slices.IndexFunc(n.Pods, func(p *Pod) bool { return p.UID == uid })
+	if i < 0 {
+		return n
+	}
+	pod := n.Pods[i]
+	changed := *n
+	changed.Pods = slices.Delete(slices.Clone(n.Pods), i, i+1)
+	changed.Requested = n.Requested.plus(pod.Requests, -1)
+	changed.Apparent = n.Apparent.plus(pod.Apparent, -1)
+	return &changed
+}
+
+// Resources are amounts: milli-units of cpu, units of everything else.
+type Resources map[corev1.ResourceName]int64
+
+func (r Resources) plus(other Resources, sign int64) Resources {
+	sum := make(Resources, len(r)+len(other))
+	for name, amount := range r {
+		sum[name] = amount
+	}
+	for name, amount := range other {
+		sum[name] += sign * amount
+	}
+	return sum
+}
+
+// amounts turns a resource list into Resources.
+func amounts(list corev1.ResourceList) Resources {
+	r := make(Resources, len(list))
+	for name, quantity := range list {
+		if name == corev1.ResourceCPU {
+			r[name] = quantity.MilliValue()
+		} else {
+			r[name] = quantity.Value()
+		}
+	}
+	return r
+}
+
+// What a container that requests nothing is taken to use when nodes are scored.
+const (
+	apparentMilliCPU = 100
+	apparentMemory   = 200 * 1024 * 1024
+)
+
+// Pod is a pod with what the rules ask of it again and again.
+type Pod struct {
+	*corev1.Pod
+	Requests, Apparent Resources
+	ports              []corev1.ContainerPort
+
+	affinity, antiAffinity                   []term
+	preferredAffinity, preferredAntiAffinity []term
+}
+
+// NewPod computes what the rules need to know of a pod. An affinity term whose
+// selector does not parse selects nothing; the API server lets none in.
+func NewPod(pod *corev1.Pod) *Pod {
+	p := &Pod{Pod: pod}
+	p.Requests = amounts(resource.PodRequests(pod, resource.PodResourcesOptions{UseStatusResources: true}))
+	p.Apparent = amounts(resource.PodRequests(pod, resource.PodResourcesOptions{
+		UseStatusResources: true,
+		NonMissingContainerRequests: corev1.ResourceList{
+			corev1.ResourceCPU:    *milliCPU(apparentMilliCPU),
+			corev1.ResourceMemory: *bytes(apparentMemory),
+		},
+	}))
+	p.ports = hostPorts(pod)
+	if a := pod.Spec.Affinity; a != nil {
+		if a.PodAffinity != nil {
+			p.affinity = terms(pod, a.PodAffinity.RequiredDuringSchedulingIgnoredDuringExecution)
+			p.preferredAffinity = weightedTerms(pod, a.PodAffinity.PreferredDuringSchedulingIgnoredDuringExecution)
+		}
+		if a.PodAntiAffinity != nil {
+			p.antiAffinity = terms(pod, a.PodAntiAffinity.RequiredDuringSchedulingIgnoredDuringExecution)
+			p.preferredAntiAffinity = weightedTerms(pod, a.PodAntiAffinity.PreferredDuringSchedulingIgnoredDuringExecution)
+		}
+	}
+	return p
+}
+
+// Priority of a pod; pods without one are of priority 0.
+func (p *Pod) Priority() int32 {
+	if p.Spec.Priority == nil {
+		return 0
+	}
+	return *p.Spec.Priority
+}
+
+// selector is s as a labels.Selector; one that does not parse selects nothing.
+func selector(s *metav1.LabelSelector) labels.Selector {
+	parsed, err := metav1.LabelSelectorAsSelector(s)
+	if err != nil {
+		return labels.Nothing()
+	}
+	return parsed
+}

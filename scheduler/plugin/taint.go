@@ -1,0 +1,40 @@
+package plugin
+
+import (
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/klog/v2"
+)
+
+// taintToleration keeps pods off nodes with taints they do not tolerate, and
+// prefers nodes with few PreferNoSchedule taints.
+func taintToleration(pod *Pod, _ *Snapshot) Check {
+	return Check{
+		Filter: func(n *Node) *Reason {
+			for i := range n.Spec.Taints {
+				taint := &n.Spec.Taints[i]
+				if taint.Effect != corev1.TaintEffectPreferNoSchedule && !tolerates(pod.Spec.Tolerations, taint) {
+					return finallyBecause("node(s) had untolerated taint(s)")
+				}
+			}
+			return nil
+		},
+		Score: func(n *Node) (untolerated int64) {
+			for i := range n.Spec.Taints {
+				taint := &n.Spec.Taints[i]
+				if taint.Effect == corev1.TaintEffectPreferNoSchedule && !tolerates(pod.Spec.Tolerations, taint) {
+					untolerated++
+				}
+			}
+			return untolerated
+		},
+		Normalize: normalize(true),
+	}
+}
+
+func tolerates(tolerations []corev1.Toleration, taint *corev1.Taint) bool {
+	return slices.ContainsFunc(tolerations, func(t corev1.Toleration) bool {
+		return t.ToleratesTaint(klog.Background(), taint, false)
+	})
+}

@@ -1,0 +1,194 @@
+package scheduler
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+
+	"github.com/skiff-k8s/skiff/scheduler/plugin"
+)
+
+// eviction is a plan to make room for a pod: the pods to take off a node.
+type eviction struct {
+	node    string
+	victims []*plugin.Pod
+	// broken is how many victims a PodDisruptionBudget would have protected.
+	broken int
+}
+
+// planEviction looks for a node on which the pod would fit if pods of lower
+// priority went. why says, in the words of Kubernetes' scheduler, why there is
+// none.
+func planEviction(pod *plugin.Pod, s *plugin.Snapshot, failed choice, budgets []*policyv1.PodDisruptionBudget) (plan *eviction, why string) {
+	if pod.Spec.PreemptionPolicy != nil && *pod.Spec.PreemptionPolicy == corev1.PreemptNever {
+		return nil, "not eligible due to preemptionPolicy=Never."
+	}
+	if waitsForVictims(pod, s) {
+		return nil, "not eligible due to a terminating pod on the nominated node."
+	}
+	counts := make(map[string]int)
+	for _, n := range s.Nodes {
+		if reason, ok := failed.reasons[n.Name]; !ok || reason.Final {
+			counts["Preemption is not helpful for scheduling"]++
+			continue
+		}
+		candidate := victims(pod, n, s, budgets)
+		if candidate == nil {
+			counts["No preemption victims found for incoming pod"]++
+			continue
+		}
+		if plan == nil || candidate.compare(plan) < 0 {
+			plan = candidate
+		}
+	}
+	if plan != nil {
+		return plan, ""
+	}
+	return nil, fmt.Sprintf("0/%d nodes are available:%s", len(s.Nodes), histogram(counts))
+}
+
+// waitsForVictims reports whether pods are already going to make room for pod.
+func waitsForVictims(pod *plugin.Pod, s *plugin.Snapshot) bool {
+	for _, n := range s.Nodes {
+		if n.Name != pod.Status.NominatedNodeName {
+			continue
+		}
+		for _, other := range n.Pods {
+			if other.DeletionTimestamp != nil && other.Priority() < pod.Priority() && isVictim(other.Pod) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// isVictim reports whether a pod is ending because of preemption.
+func isVictim(pod *corev1.Pod) bool {
+	return slices.ContainsFunc(pod.Status.Conditions, func(c corev1.PodCondition) bool {
+		return c.Type == corev1.DisruptionTarget && c.Status == corev1.ConditionTrue && c.Reason == corev1.PodReasonPreemptionByScheduler
+	})
+}
+
+// victims finds the fewest pods that must leave n for pod to fit: it takes all
+// of lower priority away and puts back, the important first, those that can
+// stay. nil if pod would not fit even so, or fits without.
+func victims(pod *plugin.Pod, n *plugin.Node, s *plugin.Snapshot, budgets []*policyv1.PodDisruptionBudget) *eviction {
+	var lower []*plugin.Pod
+	emptied := n
+	for _, other := range n.Pods {
+		if other.Priority() < pod.Priority() {
+			lower = append(lower, other)
+			emptied = emptied.Remove(other.UID)
+		}
+	}
+	fits := func(n *plugin.Node) bool { return plugin.Prepare(pod, s.With(n)).Filter(n) == nil }
+	if len(lower) == 0 || !fits(emptied) {
+		return nil
+	}
+	slices.SortStableFunc(lower, moreImportant)
+	protected, free := splitByBudget(lower, budgets)
+	plan := &eviction{node: n.Name}
+	reprieve := func(pods []*plugin.Pod) (gone int) {
+		for _, p := range pods {
+			if with := emptied.Add(p); fits(with) {
+				emptied = with
+				continue
+			}
+			plan.victims = append(plan.victims, p)
+			gone++
+		}
+		return gone
+	}
+	plan.broken = reprieve(protected)
+	reprieve(free)
+	if len(plan.victims) == 0 {
+		return nil
+	}
+	slices.SortStableFunc(plan.victims, moreImportant)
+	return plan
+}
+
+// moreImportant orders pods: higher priority first, then the longer running.
+func moreImportant(a, b *plugin.Pod) int {
+	return cmp.Or(cmp.Compare(b.Priority(), a.Priority()), started(a).Compare(started(b)))
+}
+
+func started(p *plugin.Pod) time.Time {
+	if p.Status.StartTime == nil {
+		return time.Now()
+	}
+	return p.Status.StartTime.Time
+}
+
+// splitByBudget tells the pods whose eviction would break a budget from others.
+func splitByBudget(pods []*plugin.Pod, budgets []*policyv1.PodDisruptionBudget) (protected, free []*plugin.Pod) {
+	allowed := make([]int32, len(budgets))
+	for i, b := range budgets {
+		allowed[i] = b.Status.DisruptionsAllowed
+	}
+	for _, p := range pods {
+		breaks := false
+		for i, b := range budgets {
+			if !covers(b, p.Pod) {
+				continue
+			}
+			if _, already := b.Status.DisruptedPods[p.Name]; already {
+				continue
+			}
+			if allowed[i]--; allowed[i] < 0 {
+				breaks = true
+			}
+		}
+		if breaks {
+			protected = append(protected, p)
+		} else {
+			free = append(free, p)
+		}
+	}
+	return protected, free
+}
+
+func covers(b *policyv1.PodDisruptionBudget, pod *corev1.Pod) bool {
+	if b.Namespace != pod.Namespace || len(pod.Labels) == 0 {
+		return false
+	}
+	selector, err := metav1.LabelSelectorAsSelector(b.Spec.Selector)
+	return err == nil && !selector.Empty() && selector.Matches(labels.Set(pod.Labels))
+}
+
+// compare orders plans, the least harmful first: fewest broken budgets, lowest
+// highest priority, lowest sum of priorities, fewest victims, and of those the
+// one whose most important victims started last.
+func (e *eviction) compare(other *eviction) int {
+	return cmp.Or(
+		cmp.Compare(e.broken, other.broken),
+		cmp.Compare(e.victims[0].Priority(), other.victims[0].Priority()),
+		cmp.Compare(e.sum(), other.sum()),
+		cmp.Compare(len(e.victims), len(other.victims)),
+		other.oldest().Compare(e.oldest()),
+	)
+}
+
+func (e *eviction) sum() (sum int64) {
+	for _, v := range e.victims {
+		sum += int64(v.Priority()) + 1<<31 // so that a longer list is never better for negative priorities
+	}
+	return sum
+}
+
+// oldest is the earliest start among the victims of the highest priority.
+func (e *eviction) oldest() time.Time {
+	oldest := started(e.victims[0])
+	for _, v := range e.victims {
+		if v.Priority() == e.victims[0].Priority() && started(v).Before(oldest) {
+			oldest = started(v)
+		}
+	}
+	return oldest
+}
