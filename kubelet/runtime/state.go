@@ -227,3 +227,48 @@ func graceOf(annotations map[string]string) *time.Duration {
 	}
 	return nil
 }
+
+// Log is a container's log file and whether the container runs.
+func (c *Client) Log(ctx context.Context, id string) (path string, running bool, err error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	r, err := c.cri.ContainerStatus(ctx, &cri.ContainerStatusRequest{ContainerId: id})
+	if err != nil {
+		return "", false, err
+	}
+	return r.Status.LogPath, r.Status.State == cri.ContainerState_CONTAINER_RUNNING, nil
+}
+
+// RunningContainers are the ids of all containers that run.
+func (c *Client) RunningContainers(ctx context.Context) ([]string, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	r, err := c.cri.ListContainers(ctx, &cri.ListContainersRequest{Filter: &cri.ContainerFilter{
+		State: &cri.ContainerStateValue{State: cri.ContainerState_CONTAINER_RUNNING},
+	}})
+	if err != nil {
+		return nil, fmt.Errorf("list containers: %w", err)
+	}
+	var ids []string
+	for _, container := range r.Containers {
+		ids = append(ids, container.Id)
+	}
+	return ids, nil
+}
+
+// ImagesInUse are the ids and names of the images of all containers.
+func (c *Client) ImagesInUse(ctx context.Context) (map[string]bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	r, err := c.cri.ListContainers(ctx, &cri.ListContainersRequest{})
+	if err != nil {
+		return nil, fmt.Errorf("list containers: %w", err)
+	}
+	used := map[string]bool{}
+	for _, container := range r.Containers {
+		used[container.GetImage().GetImage()] = true
+		used[container.ImageRef] = true
+		used[container.ImageId] = true
+	}
+	return used, nil
+}

@@ -35,9 +35,10 @@ type Writer struct {
 }
 
 type entry struct {
-	wanted v1.PodStatus
-	base   *v1.Pod // as the API has it, to our knowledge
-	dirty  bool
+	wanted  v1.PodStatus
+	base    *v1.Pod // as the API has it, to our knowledge
+	dirty   bool    // wanted is not in the API
+	writing bool    // a patch is on its way
 }
 
 // NewWriter makes a Writer; written may be nil.
@@ -117,7 +118,7 @@ func (w *Writer) Settled(uid types.UID) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	e := w.pods[uid]
-	return e == nil || !e.dirty
+	return e == nil || !e.dirty && !e.writing
 }
 
 func (w *Writer) next(ctx context.Context) bool {
@@ -145,10 +146,13 @@ func (w *Writer) write(ctx context.Context, uid types.UID) error {
 		return nil
 	}
 	base, want := e.base, e.patched()
-	e.dirty = false
+	e.dirty, e.writing = false, true
 	w.mu.Unlock()
 
 	result, err := w.patch(ctx, base, want)
+	w.mu.Lock()
+	e.writing = false
+	w.mu.Unlock()
 	if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
 		// Gone, or another pod has taken the name.
 		w.Forget(uid)

@@ -1,0 +1,93 @@
+// Package kubelet is the node agent: it registers a node, runs the pods bound to it through a CRI v1
+// runtime, and serves their logs, streams and statistics. It is a client-go program and knows nothing of
+// the API server but its API.
+//
+// New puts the parts together, each of which is a package of its own: node (registration, status,
+// lease), pods (life cycle), runtime (CRI), images, status, env, hooks, logs, evict, and volume, probe,
+// resources, stats, server. Pods come from the API alone; static pods from a directory are not supported.
+package kubelet
+
+import (
+	"cmp"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"net"
+	"net/netip"
+	"path/filepath"
+
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/client-go/kubernetes"
+)
+
+// Config is all settings of a kubelet. Fields without a default named here are required.
+type Config struct {
+	NodeName string
+	Client   kubernetes.Interface // identity system:node:<NodeName>, group system:nodes
+
+	RuntimeEndpoint string // the CRI socket: a path or unix:// URL
+	RootDir         string // "/var/lib/skiff/kubelet"
+	LogDir          string // of pods; <RootDir>/pod-logs
+	CgroupRoot      string // parent of the pods' control groups, cgroupfs driver; "/"
+
+	NodeIP     netip.Addr
+	ExtraIPs   []netip.Addr      // of other families
+	Labels     map[string]string // beside those every node has
+	Taints     []v1.Taint        // of a node that registers for the first time
+	MaxPods    int64             // 110
+	Capacity   v1.ResourceList   // overrides what is measured
+	Reserved   v1.ResourceList   // not for pods
+	ClusterDNS []string          // without it pods have the node's resolver
+	Domain     string            // "cluster.local"
+	ResolvConf string            // "/etc/resolv.conf"; "-" is none
+
+	// Listener is where the kubelet's API is served; Listen is the address to open if it is nil, ":10250".
+	Listener net.Listener
+	Listen   string
+	TLS      tls.Certificate
+	ClientCA *x509.CertPool // issuer of client certificates of the kubelet's API
+
+	// ImageHigh and ImageLow are the disk usage in percent at which unused images are removed, and down to
+	// which; 85 and 80.
+	ImageHigh, ImageLow int
+	// LogMaxSize (bytes, 10 MiB) and LogMaxFiles (5) limit the log of one container.
+	LogMaxSize  int64
+	LogMaxFiles int
+}
+
+// withDefaults fills what is not set and says what is missing.
+func (c Config) withDefaults() (Config, error) {
+	var missing []error
+	require := func(set bool, name string) {
+		if !set {
+			missing = append(missing, errors.New("kubelet: "+name+" is not set"))
+		}
+	}
+	require(c.NodeName != "", "NodeName")
+	require(c.Client != nil, "Client")
+	require(c.RuntimeEndpoint != "", "RuntimeEndpoint")
+	require(c.NodeIP.IsValid(), "NodeIP")
+
+	c.RootDir = cmp.Or(c.RootDir, "/var/lib/skiff/kubelet")
+	c.LogDir = cmp.Or(c.LogDir, filepath.Join(c.RootDir, "pod-logs"))
+	c.CgroupRoot = cmp.Or(c.CgroupRoot, "/")
+	c.MaxPods = cmp.Or(c.MaxPods, 110)
+	c.Domain = cmp.Or(c.Domain, "cluster.local")
+	c.Listen = cmp.Or(c.Listen, ":10250")
+	switch c.ResolvConf {
+	case "":
+		c.ResolvConf = "/etc/resolv.conf"
+	case "-":
+		c.ResolvConf = ""
+	}
+	return c, errors.Join(missing...)
+}
+
+// ips are the node's addresses as text.
+func (c Config) ips() []string {
+	all := []string{c.NodeIP.String()}
+	for _, ip := range c.ExtraIPs {
+		all = append(all, ip.String())
+	}
+	return all
+}
