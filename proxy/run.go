@@ -1,0 +1,189 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
+	corelisters "k8s.io/client-go/listers/core/v1"
+	discoverylisters "k8s.io/client-go/listers/discovery/v1"
+	"k8s.io/client-go/tools/cache"
+)
+
+const (
+	// settle is how long changes are gathered before they are applied together.
+	settle = 50 * time.Millisecond
+	// retry is how long after a failed Apply the next is tried.
+	retry = time.Second
+	// resync is how often everything is applied again, should something else on
+	// the node have removed rules.
+	resync = 10 * time.Minute
+)
+
+// Connections forgets what the kernel remembers of flows that a change of
+// endpoints makes wrong (package conntrack).
+type Connections interface {
+	Forget(ctx context.Context, old, new *Table) error
+}
+
+// Config says what a proxy needs.
+type Config struct {
+	Client   kubernetes.Interface
+	NodeName string
+	// Pods is the range of all pods of the cluster.
+	Pods    netip.Prefix
+	Backend Backend
+	// Connections may be nil: then flows without a connection (UDP) may go on to
+	// an endpoint that is gone.
+	Connections Connections
+	// HealthListen is where /healthz answers; empty: nowhere. Health check ports
+	// of Services are opened on every address.
+	HealthListen string
+	Log          *slog.Logger
+}
+
+// Proxy keeps the service traffic of one node.
+type Proxy struct {
+	Config
+	factory  informers.SharedInformerFactory
+	services corelisters.ServiceLister
+	slices   discoverylisters.EndpointSliceLister
+	nodes    corelisters.NodeLister
+	changed  chan struct{}
+	health   *healthServer
+}
+
+// New returns a proxy that Run starts.
+func New(c Config) (*Proxy, error) {
+	p := &Proxy{Config: c, changed: make(chan struct{}, 1), health: newHealthServer(c.HealthListen)}
+	if p.Log == nil {
+		p.Log = slog.New(slog.DiscardHandler)
+	}
+	// Services of other proxies and headless ones are not sent to us at all.
+	p.factory = informers.NewSharedInformerFactoryWithOptions(c.Client, 0, informers.WithTweakListOptions(func(o *metav1.ListOptions) {
+		o.LabelSelector = "!" + labelProxyName + ",!" + corev1.IsHeadlessService
+	}))
+	p.services = p.factory.Core().V1().Services().Lister()
+	p.slices = p.factory.Discovery().V1().EndpointSlices().Lister()
+	p.nodes = p.factory.Core().V1().Nodes().Lister()
+	for _, informer := range []cache.SharedIndexInformer{
+		p.factory.Core().V1().Services().Informer(),
+		p.factory.Discovery().V1().EndpointSlices().Informer(),
+	} {
+		if _, err := informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
+			AddFunc:    func(any) { p.stir() },
+			UpdateFunc: func(_, _ any) { p.stir() },
+			DeleteFunc: func(any) { p.stir() },
+		}); err != nil {
+			return nil, err
+		}
+	}
+	p.factory.Core().V1().Nodes().Informer()
+	return p, nil
+}
+
+func (p *Proxy) stir() {
+	select {
+	case p.changed <- struct{}{}:
+	default:
+	}
+}
+
+// Run keeps the rules up to date until ctx ends. It leaves them in place:
+// traffic flows on while the proxy restarts. Config.Backend.Remove takes them
+// away.
+func (p *Proxy) Run(ctx context.Context) error {
+	defer p.health.close()
+	p.factory.Start(ctx.Done())
+	defer p.factory.Shutdown()
+	for kind, ok := range p.factory.WaitForCacheSync(ctx.Done()) {
+		if !ok {
+			return fmt.Errorf("read %v: %w", kind, ctx.Err())
+		}
+	}
+	var last *Table
+	for {
+		table, err := p.apply(ctx, last)
+		next := resync
+		if err != nil && ctx.Err() == nil {
+			p.Log.Error("apply service rules", "error", err)
+			next = retry
+		} else {
+			last = table
+		}
+		if !p.wait(ctx, next) {
+			return nil
+		}
+	}
+}
+
+// wait returns after a change and a moment for others to join it, or after a
+// time without one; false if ctx ended.
+func (p *Proxy) wait(ctx context.Context, atMost time.Duration) bool {
+	timer := time.NewTimer(atMost)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-timer.C:
+		return true
+	case <-p.changed:
+	}
+	select {
+	case <-ctx.Done():
+		return false
+	case <-time.After(settle):
+	}
+	select { // what came meanwhile is part of this round
+	case <-p.changed:
+	default:
+	}
+	return true
+}
+
+func (p *Proxy) apply(ctx context.Context, last *Table) (*Table, error) {
+	table, err := p.compute()
+	if err != nil {
+		return nil, err
+	}
+	if err := p.Backend.Apply(ctx, table); err != nil {
+		return nil, err
+	}
+	var errs []error
+	if p.Connections != nil {
+		errs = append(errs, p.Connections.Forget(ctx, last, table))
+	}
+	errs = append(errs, p.health.update(table.Health))
+	return table, errors.Join(errs...)
+}
+
+func (p *Proxy) compute() (*Table, error) {
+	services, err := p.services.List(labels.Everything())
+	if err != nil {
+		return nil, err
+	}
+	list, err := p.slices.List(labels.Everything())
+	if err != nil {
+		return nil, err
+	}
+	slicesOf := make(map[string][]*discoveryv1.EndpointSlice)
+	for _, s := range list {
+		key := s.Namespace + "/" + s.Labels[discoveryv1.LabelServiceName]
+		slicesOf[key] = append(slicesOf[key], s)
+	}
+	node := Node{Name: p.NodeName, Pods: p.Pods}
+	if n, err := p.nodes.Get(p.NodeName); err == nil {
+		node.Zone = strings.TrimSpace(n.Labels[corev1.LabelTopologyZone])
+	}
+	return Compute(node, services, slicesOf), nil
+}
