@@ -46,8 +46,8 @@ type resourceRule func(n nodes, ctx context.Context, node string, a authorizer.A
 // nodeResources are the kinds of which a node may use only what concerns it.
 // Everything else is decided by the rules all nodes have.
 var nodeResources = map[string]resourceRule{
-	"/secrets":                         readNamespaced(func(p *corev1.Pod, name string) bool { return references(p).secrets.Has(name) }),
-	"/configmaps":                      readNamespaced(func(p *corev1.Pod, name string) bool { return references(p).configMaps.Has(name) }),
+	"/secrets":                         readNamespaced(func(p *corev1.Pod, name string) bool { return PodReferences(p).Secrets.Has(name) }),
+	"/configmaps":                      readNamespaced(func(p *corev1.Pod, name string) bool { return PodReferences(p).ConfigMaps.Has(name) }),
 	"/persistentvolumeclaims":          claimRule,
 	"/persistentvolumes":               volumeRule,
 	"/serviceaccounts":                 serviceAccountRule,
@@ -68,8 +68,17 @@ func (n nodes) refusal(ctx context.Context, node string, a authorizer.Attributes
 	return "", nil
 }
 
-// related allows a if a pod on node satisfies needs.
+// related allows a if a pod on node satisfies needs. Mirror pods do not count:
+// the node made them, so they must not give it rights.
 func (n nodes) related(ctx context.Context, node, namespace string, needs func(*corev1.Pod) bool) (string, error) {
+	return n.decide(ctx, node, namespace, func(p *corev1.Pod) bool {
+		_, mirror := p.Annotations[corev1.MirrorPodAnnotationKey]
+		return !mirror && needs(p)
+	})
+}
+
+// decide allows if a pod on node, of whatever sort, satisfies needs.
+func (n nodes) decide(ctx context.Context, node, namespace string, needs func(*corev1.Pod) bool) (string, error) {
 	found, err := n.anyPod(ctx, node, namespace, needs)
 	if err != nil || found {
 		return allowed, err
@@ -108,9 +117,7 @@ func named(needs func(p *corev1.Pod, name string) bool) resourceRule {
 		if a.GetName() == "" {
 			return "No Object name found", nil
 		}
-		return n.related(ctx, node, a.GetNamespace(), func(p *corev1.Pod) bool {
-			return p.Namespace == a.GetNamespace() && needs(p, a.GetName())
-		})
+		return n.related(ctx, node, a.GetNamespace(), func(p *corev1.Pod) bool { return needs(p, a.GetName()) })
 	}
 }
 
@@ -129,7 +136,7 @@ func readNamespaced(needs func(p *corev1.Pod, name string) bool) resourceRule {
 	}
 }
 
-func usesClaim(p *corev1.Pod, name string) bool { return references(p).claims.Has(name) }
+func usesClaim(p *corev1.Pod, name string) bool { return PodReferences(p).Claims.Has(name) }
 
 func claimRule(n nodes, ctx context.Context, node string, a authorizer.Attributes) (string, error) {
 	switch {
@@ -168,7 +175,7 @@ func volumeRule(n nodes, ctx context.Context, node string, a authorizer.Attribut
 }
 
 func serviceAccountRule(n nodes, ctx context.Context, node string, a authorizer.Attributes) (string, error) {
-	runsAs := func(p *corev1.Pod, name string) bool { return !isMirror(p) && p.Spec.ServiceAccountName == name }
+	runsAs := func(p *corev1.Pod, name string) bool { return p.Spec.ServiceAccountName == name }
 	switch {
 	case a.GetVerb() == "get" && a.GetSubresource() == "":
 		return readNamespaced(runsAs)(n, ctx, node, a)
@@ -198,18 +205,20 @@ func nodeRule(_ nodes, _ context.Context, node string, a authorizer.Attributes) 
 }
 
 func podRule(n nodes, ctx context.Context, node string, a authorizer.Attributes) (string, error) {
-	self := named(func(p *corev1.Pod, name string) bool { return p.Name == name })
+	self := func() (string, error) {
+		return n.decide(ctx, node, a.GetNamespace(), func(p *corev1.Pod) bool { return p.Name == a.GetName() })
+	}
 	switch a.GetSubresource() + ":" + a.GetVerb() {
 	case ":create", ":delete", "status:update", "status:patch", "eviction:create":
 		return allowed, nil
 	case ":get":
-		return self(n, ctx, node, a)
+		return self()
 	case ":list", ":watch":
 		if selectsNode(a, node) {
 			return allowed, nil
 		}
 		if a.GetName() != "" {
-			return self(n, ctx, node, a)
+			return self()
 		}
 		return "can only list/watch pods with spec.nodeName field selector", nil
 	}

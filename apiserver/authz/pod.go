@@ -5,24 +5,14 @@ import (
 	"k8s.io/apimachinery/pkg/util/sets"
 )
 
-// isMirror reports whether p only shows a static pod of a node. The node made
-// it, so it must not give the node rights.
-func isMirror(p *corev1.Pod) bool {
-	_, mirror := p.Annotations[corev1.MirrorPodAnnotationKey]
-	return mirror
-}
+// References are names of objects in the namespace of a pod.
+type References struct{ Secrets, ConfigMaps, Claims sets.Set[string] }
 
-// podReferences are names in the namespace of a pod.
-type podReferences struct{ secrets, configMaps, claims sets.Set[string] }
-
-// references lists the objects the kubelet must read to run p.
-func references(p *corev1.Pod) podReferences {
-	r := podReferences{sets.New[string](), sets.New[string](), sets.New[string]()}
-	if isMirror(p) {
-		return r
-	}
+// PodReferences lists the objects the kubelet must read to run p.
+func PodReferences(p *corev1.Pod) References {
+	r := References{sets.New[string](), sets.New[string](), sets.New[string]()}
 	for _, s := range p.Spec.ImagePullSecrets {
-		r.secrets.Insert(s.Name)
+		r.Secrets.Insert(s.Name)
 	}
 	for _, c := range p.Spec.InitContainers {
 		r.environment(c.Env, c.EnvFrom)
@@ -39,51 +29,51 @@ func references(p *corev1.Pod) podReferences {
 	return r
 }
 
-func (r podReferences) environment(env []corev1.EnvVar, from []corev1.EnvFromSource) {
+func (r References) environment(env []corev1.EnvVar, from []corev1.EnvFromSource) {
 	for _, e := range env {
 		if e.ValueFrom == nil {
 			continue
 		}
 		if s := e.ValueFrom.SecretKeyRef; s != nil {
-			r.secrets.Insert(s.Name)
+			r.Secrets.Insert(s.Name)
 		}
 		if c := e.ValueFrom.ConfigMapKeyRef; c != nil {
-			r.configMaps.Insert(c.Name)
+			r.ConfigMaps.Insert(c.Name)
 		}
 	}
 	for _, f := range from {
 		if f.SecretRef != nil {
-			r.secrets.Insert(f.SecretRef.Name)
+			r.Secrets.Insert(f.SecretRef.Name)
 		}
 		if f.ConfigMapRef != nil {
-			r.configMaps.Insert(f.ConfigMapRef.Name)
+			r.ConfigMaps.Insert(f.ConfigMapRef.Name)
 		}
 	}
 }
 
-func (r podReferences) volume(pod string, v corev1.Volume) {
+func (r References) volume(pod string, v corev1.Volume) {
 	secret := func(ref *corev1.LocalObjectReference) {
 		if ref != nil {
-			r.secrets.Insert(ref.Name)
+			r.Secrets.Insert(ref.Name)
 		}
 	}
 	switch {
 	case v.Secret != nil:
-		r.secrets.Insert(v.Secret.SecretName)
+		r.Secrets.Insert(v.Secret.SecretName)
 	case v.ConfigMap != nil:
-		r.configMaps.Insert(v.ConfigMap.Name)
+		r.ConfigMaps.Insert(v.ConfigMap.Name)
 	case v.PersistentVolumeClaim != nil:
-		r.claims.Insert(v.PersistentVolumeClaim.ClaimName)
+		r.Claims.Insert(v.PersistentVolumeClaim.ClaimName)
 	case v.Ephemeral != nil:
 		// KEP-1698: the claim of a generic ephemeral volume is named after both.
-		r.claims.Insert(pod + "-" + v.Name)
+		r.Claims.Insert(pod + "-" + v.Name)
 	case v.Projected != nil:
 		for _, s := range v.Projected.Sources {
 			if s.Secret != nil {
-				r.secrets.Insert(s.Secret.Name)
+				r.Secrets.Insert(s.Secret.Name)
 			}
 			if s.ConfigMap != nil {
-				r.configMaps.Insert(s.ConfigMap.Name)
+				r.ConfigMaps.Insert(s.ConfigMap.Name)
 			}
 		}
 	case v.CSI != nil:
@@ -103,6 +93,6 @@ func (r podReferences) volume(pod string, v corev1.Volume) {
 	case v.Cinder != nil:
 		secret(v.Cinder.SecretRef)
 	case v.AzureFile != nil:
-		r.secrets.Insert(v.AzureFile.SecretName)
+		r.Secrets.Insert(v.AzureFile.SecretName)
 	}
 }
