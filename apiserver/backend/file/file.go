@@ -1,0 +1,205 @@
+// Package file is the engine behind file:///path: one bbolt database, used by
+// one process at a time.
+//
+// Every write is one record under its revision, so that writing appends to the
+// database; which key has which revisions is known by an index in memory that
+// is rebuilt when the file is opened. Writes that arrive while a transaction
+// is being synced share the next one. Nothing is acknowledged before it is
+// synced; after an error nothing is taken for written, and reads go on.
+package file
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"go.etcd.io/bbolt"
+	berrors "go.etcd.io/bbolt/errors"
+
+	"github.com/skiff-k8s/skiff/apiserver/backend"
+	"github.com/skiff-k8s/skiff/apiserver/backend/changelog"
+	"github.com/skiff-k8s/skiff/apiserver/backend/lifetime"
+	"github.com/skiff-k8s/skiff/apiserver/backend/revisions"
+)
+
+// recentBytes is how much of the newest history is kept in memory for watches;
+// older history is read from the file.
+const recentBytes = 8 << 20
+
+// ErrInUse: another process has the file open.
+var ErrInUse = errors.New("storage file is in use by another process")
+
+// Backend is an open file.
+type Backend struct {
+	db        *bbolt.DB
+	log       *changelog.Log
+	lifetimes *lifetime.Queue
+	requests  chan *request
+	stop      chan struct{} // closed by Close
+	stopped   chan struct{} // closed when the writer has ended
+	broken    error         // why nothing can be written any more; the writer's own
+
+	mu        sync.RWMutex // of what follows; only the writer changes it
+	index     *revisions.Index
+	revision  int64
+	compacted int64
+	closed    bool
+}
+
+var _ backend.Backend = (*Backend)(nil)
+
+// Open opens the database at path, and makes it and its directory if they are
+// not there. It must be closed.
+func Open(path string) (*Backend, error) {
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return nil, fmt.Errorf("open storage: %w", err)
+	}
+	db, err := bbolt.Open(path, 0o600, &bbolt.Options{
+		Timeout:        time.Millisecond, // of waiting for another process; 0 would wait for ever
+		NoFreelistSync: true,             // one page less per write; the list is found by a scan when the file is opened
+		FreelistType:   bbolt.FreelistMapType,
+	})
+	if errors.Is(err, berrors.ErrTimeout) {
+		return nil, fmt.Errorf("open storage %s: %w", path, ErrInUse)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open storage %s: %w", path, err)
+	}
+	b := &Backend{
+		db: db, index: revisions.New(),
+		requests: make(chan *request, maxBatch), stop: make(chan struct{}), stopped: make(chan struct{}),
+	}
+	ends, err := b.load()
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("read storage %s: %w", path, err), db.Close())
+	}
+	b.log = changelog.New(b.revision)
+	b.lifetimes = lifetime.Start(func(key string, revision int64) {
+		_, _ = b.Delete(context.Background(), key, revision) // tried again at the next start if it failed
+	})
+	for _, e := range ends {
+		b.lifetimes.Add(e.key, e.revision, e.at)
+	}
+	go b.write()
+	return b, nil
+}
+
+// Close waits for the writes under way, ends all watches and closes the file.
+func (b *Backend) Close() error {
+	b.mu.Lock()
+	was := b.closed
+	b.closed = true
+	b.mu.Unlock()
+	if was {
+		return nil
+	}
+	b.lifetimes.Stop()
+	close(b.stop)
+	<-b.stopped
+	b.log.Close()
+	return b.db.Close()
+}
+
+// Get reads a key, as backend.Backend says.
+func (b *Backend) Get(ctx context.Context, key string) (backend.Entry, int64, error) {
+	b.mu.RLock()
+	at, newest := b.index.Current(key), b.revision
+	tx, err := b.read()
+	b.mu.RUnlock()
+	if err != nil {
+		return backend.Entry{}, 0, err
+	}
+	defer tx.Rollback()
+	if at == backend.Absent {
+		return backend.Entry{}, newest, backend.ErrNotFound
+	}
+	entry, err := entryOf(tx, key, at)
+	return entry, newest, err
+}
+
+// List reads entries, as backend.Backend says.
+func (b *Backend) List(ctx context.Context, prefix, after string, limit int, revision int64) (backend.Page, error) {
+	found, page, tx, err := b.find(prefix, after, limit, revision)
+	if err != nil {
+		return backend.Page{}, err
+	}
+	defer tx.Rollback()
+	for _, f := range found {
+		entry, err := entryOf(tx, f.Key, f.Revision)
+		if err != nil {
+			return backend.Page{}, err
+		}
+		page.Entries = append(page.Entries, entry)
+	}
+	return page, nil
+}
+
+// find looks up what List returns and opens a transaction that has the values,
+// also if they are compacted meanwhile.
+func (b *Backend) find(prefix, after string, limit int, revision int64) ([]revisions.Entry, backend.Page, *bbolt.Tx, error) {
+	b.mu.RLock()
+	defer b.mu.RUnlock()
+	switch {
+	case revision == 0:
+		revision = b.revision
+	case revision < b.compacted:
+		return nil, backend.Page{}, nil, backend.ErrCompacted
+	case revision > b.revision:
+		return nil, backend.Page{}, nil, backend.ErrFuture
+	}
+	found, more := b.index.List(prefix, after, limit, revision)
+	tx, err := b.read()
+	return found, backend.Page{Revision: revision, More: more}, tx, err
+}
+
+// read begins a transaction for reading. The caller holds mu, so that what the
+// index names is there.
+func (b *Backend) read() (*bbolt.Tx, error) {
+	if b.closed {
+		return nil, backend.ErrClosed
+	}
+	tx, err := b.db.Begin(false)
+	if err != nil {
+		return nil, fmt.Errorf("read storage: %w", err)
+	}
+	return tx, nil
+}
+
+// Watch yields changes, as backend.Backend says.
+func (b *Backend) Watch(ctx context.Context, prefix string, after int64) iter.Seq2[backend.Change, error] {
+	return b.log.Watch(ctx, prefix, after, b.older)
+}
+
+// older reads the changes after a revision from the file.
+func (b *Backend) older(after int64) ([]backend.Change, error) {
+	b.mu.RLock()
+	compacted, newest := b.compacted, b.revision
+	tx, err := b.read()
+	b.mu.RUnlock()
+	if err != nil {
+		return nil, err
+	}
+	defer tx.Rollback()
+	if after < compacted {
+		return nil, backend.ErrCompacted
+	}
+	return changesOf(tx, after, min(newest, after+olderBatch))
+}
+
+// olderBatch is how many changes older reads at a time.
+const olderBatch = 256
+
+// Revision is the newest revision.
+func (b *Backend) Revision(ctx context.Context) (int64, error) {
+	b.mu.RLock()
+	defer b.mu.RUnlock()
+	if b.closed {
+		return 0, backend.ErrClosed
+	}
+	return b.revision, nil
+}

@@ -1,0 +1,311 @@
+package file
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"syscall"
+	"time"
+
+	"go.etcd.io/bbolt"
+
+	"github.com/skiff-k8s/skiff/apiserver/backend"
+)
+
+// Bounds of one transaction.
+const (
+	maxBatch      = 512
+	maxBatchBytes = 8 << 20
+	dropBatch     = 2000 // records a compaction removes at a time, so that writes get in between
+)
+
+// request is a write on its way to the file, or a compaction.
+type request struct {
+	record   record
+	expected int64
+	compact  int64         // the revision to compact to; 0: a write
+	life     time.Duration // of the value
+
+	revision int64 // the result
+	err      error
+	done     chan struct{}
+}
+
+// Put writes a key, as backend.Backend says.
+func (b *Backend) Put(ctx context.Context, key string, value []byte, expected int64, life time.Duration) (int64, error) {
+	r := &request{record: record{key: key, value: value, old: expected}, expected: expected}
+	if life > 0 {
+		r.record.end = time.Now().Add(life)
+	}
+	if err := b.submit(r); err != nil {
+		return 0, err
+	}
+	if life > 0 {
+		b.lifetimes.Add(key, r.revision, r.record.end)
+	}
+	return r.revision, nil
+}
+
+// Delete removes a key, as backend.Backend says.
+func (b *Backend) Delete(ctx context.Context, key string, expected int64) (int64, error) {
+	if expected == backend.Absent {
+		return 0, backend.ErrConflict
+	}
+	r := &request{record: record{key: key, deleted: true, old: expected}, expected: expected}
+	err := b.submit(r)
+	return r.revision, err
+}
+
+// Compact forgets history, as backend.Backend says.
+func (b *Backend) Compact(ctx context.Context, revision int64) error {
+	b.mu.RLock()
+	newest, compacted, closed := b.revision, b.compacted, b.closed
+	b.mu.RUnlock()
+	switch {
+	case closed:
+		return backend.ErrClosed
+	case revision > newest:
+		return backend.ErrFuture
+	case revision <= compacted:
+		return nil
+	}
+	return b.submit(&request{compact: revision})
+}
+
+// submit hands r to the writer and waits for the result. It does not end with
+// the caller's context: a write once begun is either there or not, and the
+// caller must learn which.
+func (b *Backend) submit(r *request) error {
+	if err := b.precheck(r); err != nil {
+		return err
+	}
+	r.done = make(chan struct{})
+	select {
+	case b.requests <- r:
+	case <-b.stop:
+		return backend.ErrClosed
+	}
+	select {
+	case <-r.done:
+		return r.err
+	case <-b.stopped:
+		// The writer answers what it takes before it stops.
+		select {
+		case <-r.done:
+			return r.err
+		default:
+			return backend.ErrClosed
+		}
+	}
+}
+
+// precheck refuses what cannot succeed without waiting for the file.
+func (b *Backend) precheck(r *request) error {
+	b.mu.RLock()
+	defer b.mu.RUnlock()
+	if b.closed {
+		return backend.ErrClosed
+	}
+	if r.compact == 0 && b.index.Current(r.record.key) != r.expected {
+		return backend.ErrConflict
+	}
+	return nil
+}
+
+// write is the one writer: it puts what has arrived into one transaction,
+// syncs it, and answers.
+func (b *Backend) write() {
+	defer close(b.stopped)
+	for {
+		select {
+		case <-b.stop:
+			return
+		case r := <-b.requests:
+			b.commit(b.gather(r))
+		}
+	}
+}
+
+// gather takes the requests that are waiting already.
+func (b *Backend) gather(first *request) []*request {
+	batch := []*request{first}
+	size := len(first.record.value)
+	for len(batch) < maxBatch && size < maxBatchBytes {
+		select {
+		case r := <-b.requests:
+			batch = append(batch, r)
+			size += len(r.record.value)
+		default:
+			return batch
+		}
+	}
+	return batch
+}
+
+// commit writes a batch and answers its requests.
+func (b *Backend) commit(batch []*request) {
+	writes := b.order(batch)
+	changes, err := b.store(writes)
+	if err == nil {
+		b.publish(writes, changes)
+	}
+	for _, r := range batch {
+		switch {
+		case r.compact > 0:
+			r.err = b.compact(r.compact)
+		case err != nil && r.err == nil:
+			r.err = err
+		}
+		close(r.done)
+	}
+}
+
+// order gives revisions to the writes of a batch that find the revision they
+// expect, counting those before them in the batch, and refuses the others.
+func (b *Backend) order(batch []*request) (writes []*request) {
+	current := make(map[string]int64) // of the keys written in this batch
+	next := b.revision                // only this goroutine changes it
+	for _, r := range batch {
+		if r.compact > 0 {
+			continue
+		}
+		at, ok := current[r.record.key]
+		if !ok {
+			at = b.index.Current(r.record.key)
+		}
+		if at != r.expected {
+			r.err = backend.ErrConflict
+			continue
+		}
+		next++
+		r.revision = next
+		current[r.record.key] = next
+		if r.record.deleted {
+			current[r.record.key] = backend.Absent
+		}
+		writes = append(writes, r)
+	}
+	return writes
+}
+
+// store writes and syncs the records of a batch.
+func (b *Backend) store(writes []*request) (changes []backend.Change, err error) {
+	if len(writes) == 0 {
+		return nil, nil
+	}
+	if b.broken != nil {
+		return nil, b.broken
+	}
+	err = b.db.Update(func(tx *bbolt.Tx) error {
+		log := tx.Bucket(logBucket)
+		log.FillPercent = 1 // revisions only ascend, so pages fill up and are left
+		if err := dropAfter(log, b.revision); err != nil {
+			return err
+		}
+		for _, w := range writes {
+			if err := log.Put(revisionKey(w.revision), w.record.encode()); err != nil {
+				return err
+			}
+			change, err := changeOf(tx, w.revision, w.record)
+			if err != nil {
+				return err
+			}
+			changes = append(changes, change)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, b.failed(fmt.Errorf("write storage: %w", err))
+	}
+	return changes, nil
+}
+
+// failed decides whether writes can go on after an error. A full disk is found
+// before anything is lost, and may have room later. After any other error,
+// a failed sync above all, the system may have thrown away pages it reports as
+// clean, so that a later success would mean nothing: only opening the file
+// anew, which reads what really is there, makes it writable again.
+func (b *Backend) failed(err error) error {
+	for _, full := range []error{syscall.ENOSPC, syscall.EDQUOT, syscall.EFBIG} {
+		// bbolt does not wrap the error of growing the file, but ends with it.
+		if errors.Is(err, full) || strings.HasSuffix(err.Error(), full.Error()) {
+			return err
+		}
+	}
+	b.broken = fmt.Errorf("storage takes no more writes until it is opened anew: %w", err)
+	return b.broken
+}
+
+// dropAfter removes what a transaction left behind that failed so late (in the
+// last sync) that it is in the file all the same: its writers got an error, and
+// its revisions will be given to others.
+func dropAfter(log *bbolt.Bucket, revision int64) error {
+	cursor := log.Cursor()
+	for k, _ := cursor.Last(); k != nil && bytes.Compare(k, revisionKey(revision)) > 0; k, _ = cursor.Last() {
+		if err := log.Delete(k); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// publish lets readers and watchers see a batch that is on disk.
+func (b *Backend) publish(writes []*request, changes []backend.Change) {
+	if len(writes) == 0 {
+		return
+	}
+	b.mu.Lock()
+	for _, w := range writes {
+		b.index.Add(w.record.key, w.revision, w.record.deleted)
+	}
+	b.revision = writes[len(writes)-1].revision
+	b.mu.Unlock()
+	b.log.Append(changes...)
+	b.log.Trim(recentBytes)
+}
+
+// compact forgets history up to a revision. That it did is written first: an
+// interrupted compaction is finished when the file is opened again.
+func (b *Backend) compact(revision int64) error {
+	if revision <= b.compacted {
+		return nil
+	}
+	if b.broken != nil {
+		return b.broken
+	}
+	err := b.db.Update(func(tx *bbolt.Tx) error {
+		return tx.Bucket(metaBucket).Put(compactedKey, revisionKey(revision))
+	})
+	if err != nil {
+		return b.failed(fmt.Errorf("compact storage: %w", err))
+	}
+	b.mu.Lock()
+	b.compacted = revision
+	dropped := b.index.Compact(revision)
+	b.mu.Unlock()
+	b.log.Forget(revision)
+	return b.drop(dropped)
+}
+
+// drop removes records nobody can see any more.
+func (b *Backend) drop(dropped []int64) error {
+	for len(dropped) > 0 {
+		n := min(dropBatch, len(dropped))
+		err := b.db.Update(func(tx *bbolt.Tx) error {
+			log := tx.Bucket(logBucket)
+			for _, revision := range dropped[:n] {
+				if err := log.Delete(revisionKey(revision)); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			return b.failed(fmt.Errorf("compact storage: %w", err))
+		}
+		dropped = dropped[n:]
+	}
+	return nil
+}
