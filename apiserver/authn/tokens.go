@@ -33,25 +33,22 @@ type TokensConfig struct {
 	Key crypto.Signer
 	// OldKeys verify tokens signed before Key was changed.
 	OldKeys []crypto.PublicKey
-	// Cluster reads the objects tokens are bound to. It is called per token, so
-	// that it may be filled in after New.
-	Cluster func() resource.Cluster
 }
 
 // Tokens issues and verifies service account tokens: JWTs bound to the
 // service account and, if asked for, to a pod, node or secret, which are
-// looked up each time a token is used.
+// looked up each time a token is used. No token is accepted before Use.
 type Tokens struct {
 	issuer    string
 	audiences authenticator.Audiences
 	signer    jose.Signer
 	keys      []jose.JSONWebKey // the signing key's public half first
-	cluster   func() resource.Cluster
+	cluster   resource.Cluster
 }
 
 // NewTokens checks the configuration and prepares the keys.
 func NewTokens(c TokensConfig) (*Tokens, error) {
-	t := &Tokens{issuer: c.Issuer, audiences: c.Audiences, cluster: c.Cluster}
+	t := &Tokens{issuer: c.Issuer, audiences: c.Audiences}
 	if len(t.audiences) == 0 {
 		t.audiences = authenticator.Audiences{c.Issuer}
 	}
@@ -72,6 +69,10 @@ func NewTokens(c TokensConfig) (*Tokens, error) {
 	}
 	return t, nil
 }
+
+// Use says where the objects tokens are bound to are read. It must return
+// before tokens are checked from other goroutines.
+func (t *Tokens) Use(cluster resource.Cluster) { t.cluster = cluster }
 
 // Audiences are those of the API server.
 func (t *Tokens) Audiences() []string { return t.audiences }
@@ -171,7 +172,7 @@ func (t *Tokens) AuthenticateToken(ctx context.Context, token string) (answer *a
 	if err := checkTime(claims, time.Now()); err != nil {
 		return nil, false, err
 	}
-	if err := checkBinding(ctx, t.cluster(), claims.Kubernetes, time.Now()); err != nil {
+	if err := checkBinding(ctx, t.cluster, claims.Kubernetes, time.Now()); err != nil {
 		return nil, false, err
 	}
 	return &authenticator.Response{User: userOf(claims), Audiences: audiences}, true, nil

@@ -24,14 +24,8 @@ type Source interface {
 	Watch(ctx context.Context, r *resource.Resource, m store.Match, after int64) iter.Seq2[store.Step, error]
 }
 
-// Config of New.
-type Config struct {
-	Source Source
-	// Resource finds the storage version of a kind; nil if it is not served.
-	Resource func(group, plural string) *resource.Resource
-	// NodeRules are what every node may do besides what its pods need.
-	NodeRules []rbacv1.PolicyRule
-}
+// Lookup finds the storage version of a kind; nil if it is not served.
+type Lookup func(group, plural string) *resource.Resource
 
 // Authorizer asks, in this order, the always open paths, system:masters, the
 // node rules and RBAC. The first that allows wins; nothing denies.
@@ -45,13 +39,18 @@ var (
 	_ authorizer.RuleResolver = (*Authorizer)(nil)
 )
 
-// New loads all roles and bindings. Run must run for it to learn of changes.
-func New(ctx context.Context, c Config) (*Authorizer, error) {
-	rbac, err := newRBAC(ctx, c)
-	if err != nil {
-		return nil, err
-	}
-	return &Authorizer{RBAC: rbac, nodes: nodes{config: c}}, nil
+// New makes an Authorizer that knows no roles: until Load it allows only the
+// open paths and system:masters. nodeRules are what every node may do besides
+// what its pods need.
+func New(nodeRules []rbacv1.PolicyRule) *Authorizer {
+	return &Authorizer{RBAC: newRBAC(), nodes: nodes{rules: nodeRules}}
+}
+
+// Load reads all roles and bindings. It must return before other methods are
+// called from other goroutines; then Run must run for changes to be seen.
+func (z *Authorizer) Load(ctx context.Context, source Source, lookup Lookup) error {
+	z.nodes.source, z.nodes.lookup = source, lookup
+	return z.RBAC.load(ctx, source, lookup)
 }
 
 // openPaths are for probes, which have no credentials.

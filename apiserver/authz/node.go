@@ -18,7 +18,11 @@ import (
 // nodes lets a kubelet do what it needs for its own node and the pods on it.
 // What it writes is limited further by admission (NodeRestriction), which sees
 // the objects.
-type nodes struct{ config Config }
+type nodes struct {
+	rules  []rbacv1.PolicyRule
+	source Source // nil before Load
+	lookup Lookup
+}
 
 // Authorize implements authorizer.Authorizer for users that are nodes.
 func (n nodes) Authorize(ctx context.Context, a authorizer.Attributes) (authorizer.Decision, string, error) {
@@ -34,6 +38,14 @@ func (n nodes) Authorize(ctx context.Context, a authorizer.Attributes) (authoriz
 		return authorizer.DecisionNoOpinion, refusal, err
 	}
 	return authorizer.DecisionAllow, "", nil
+}
+
+// kind finds a kind; nil also before there is anything to read.
+func (n nodes) kind(group, plural string) *resource.Resource {
+	if n.lookup == nil {
+		return nil
+	}
+	return n.lookup(group, plural)
 }
 
 // allowed is the refusal that is none: an impossible reason, so that the empty
@@ -62,7 +74,7 @@ func (n nodes) refusal(ctx context.Context, node string, a authorizer.Attributes
 	if rule := nodeResources[a.GetAPIGroup()+"/"+a.GetResource()]; rule != nil && a.IsResourceRequest() {
 		return rule(n, ctx, node, a)
 	}
-	if slices.ContainsFunc(n.config.NodeRules, func(r rbacv1.PolicyRule) bool { return allows(&r, a) }) {
+	if slices.ContainsFunc(n.rules, func(r rbacv1.PolicyRule) bool { return allows(&r, a) }) {
 		return allowed, nil
 	}
 	return "", nil
@@ -89,7 +101,7 @@ func (n nodes) decide(ctx context.Context, node, namespace string, needs func(*c
 // anyPod looks at the cached pods first. A kubelet can be told of a pod before
 // this server's cache is; so a miss is checked against the newest state.
 func (n nodes) anyPod(ctx context.Context, node, namespace string, needs func(*corev1.Pod) bool) (bool, error) {
-	pods := n.config.Resource("", "pods")
+	pods := n.kind("", "pods")
 	if pods == nil {
 		return false, nil
 	}
@@ -98,7 +110,7 @@ func (n nodes) anyPod(ctx context.Context, node, namespace string, needs func(*c
 	}}
 	const cached, newest = 0, -1
 	for _, revision := range []int64{cached, newest} {
-		items, _, err := n.config.Source.Snapshot(ctx, pods, onNode, revision)
+		items, _, err := n.source.Snapshot(ctx, pods, onNode, revision)
 		if err != nil {
 			return false, fmt.Errorf("read pods of node %s: %w", node, err)
 		}
@@ -158,11 +170,11 @@ func volumeRule(n nodes, ctx context.Context, node string, a authorizer.Attribut
 	case a.GetSubresource() != "":
 		return "cannot get subresource", nil
 	}
-	kind := n.config.Resource("", "persistentvolumes")
+	kind := n.kind("", "persistentvolumes")
 	if kind == nil {
 		return "", nil
 	}
-	items, _, err := n.config.Source.Snapshot(ctx, kind, store.Match{Name: a.GetName()}, -1)
+	items, _, err := n.source.Snapshot(ctx, kind, store.Match{Name: a.GetName()}, -1)
 	if err != nil {
 		return "", fmt.Errorf("read persistent volume %s: %w", a.GetName(), err)
 	}
@@ -273,11 +285,11 @@ func attachmentRule(n nodes, ctx context.Context, node string, a authorizer.Attr
 	case a.GetSubresource() != "":
 		return "cannot get subresource", nil
 	}
-	kind := n.config.Resource("storage.k8s.io", "volumeattachments")
+	kind := n.kind("storage.k8s.io", "volumeattachments")
 	if kind == nil {
 		return "", nil
 	}
-	items, _, err := n.config.Source.Snapshot(ctx, kind, store.Match{Name: a.GetName()}, -1)
+	items, _, err := n.source.Snapshot(ctx, kind, store.Match{Name: a.GetName()}, -1)
 	if err != nil {
 		return "", fmt.Errorf("read volume attachment %s: %w", a.GetName(), err)
 	}

@@ -24,20 +24,22 @@ type RBAC struct {
 	loaded []int64 // revision up to which kinds[i] has been read
 }
 
-func newRBAC(ctx context.Context, c Config) (*RBAC, error) {
-	z := &RBAC{index: newIndex(), source: c.Source}
+func newRBAC() *RBAC { return &RBAC{index: newIndex()} }
+
+func (z *RBAC) load(ctx context.Context, source Source, lookup Lookup) error {
+	z.source = source
 	for _, plural := range []string{"clusterroles", "roles", "clusterrolebindings", "rolebindings"} {
-		r := c.Resource(rbacv1.GroupName, plural)
+		r := lookup(rbacv1.GroupName, plural)
 		if r == nil {
-			return nil, fmt.Errorf("RBAC needs kind %s.%s, which is not served", plural, rbacv1.GroupName)
+			return fmt.Errorf("RBAC needs kind %s.%s, which is not served", plural, rbacv1.GroupName)
 		}
-		revision, err := z.load(ctx, r)
+		revision, err := z.reload(ctx, r)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		z.kinds, z.loaded = append(z.kinds, r), append(z.loaded, revision)
 	}
-	return z, nil
+	return nil
 }
 
 // Run follows changes of roles and bindings until ctx ends.
@@ -52,8 +54,8 @@ func (z *RBAC) Run(ctx context.Context) error {
 	return nil
 }
 
-// load replaces what the index knows of a kind.
-func (z *RBAC) load(ctx context.Context, r *resource.Resource) (revision int64, err error) {
+// reload replaces what the index knows of a kind.
+func (z *RBAC) reload(ctx context.Context, r *resource.Resource) (revision int64, err error) {
 	items, revision, err := z.source.Snapshot(ctx, r, store.Match{}, -1)
 	if err != nil {
 		return 0, fmt.Errorf("read %s: %w", r.Plural, err)
@@ -66,7 +68,7 @@ func (z *RBAC) load(ctx context.Context, r *resource.Resource) (revision int64, 
 	return revision, nil
 }
 
-// follow applies changes after a revision, and starts over with a load when
+// follow applies changes after a revision, and starts over with a reload when
 // the feed no longer reaches back that far.
 func (z *RBAC) follow(ctx context.Context, r *resource.Resource, after int64) error {
 	for {
@@ -91,7 +93,7 @@ func (z *RBAC) follow(ctx context.Context, r *resource.Resource, after int64) er
 			return fmt.Errorf("watch %s: %w", r.Plural, problem)
 		}
 		var err error
-		if after, err = z.load(ctx, r); err != nil {
+		if after, err = z.reload(ctx, r); err != nil {
 			return err
 		}
 	}
