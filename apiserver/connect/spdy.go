@@ -1,0 +1,77 @@
+package connect
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/httpstream"
+	spdystream "k8s.io/apimachinery/pkg/util/httpstream/spdy"
+)
+
+// spdyUpgrader is the client's side of an upgrade to SPDY over any transport.
+type spdyUpgrader struct{ transport http.RoundTripper }
+
+// RoundTrip asks for the upgrade.
+func (u *spdyUpgrader) RoundTrip(r *http.Request) (*http.Response, error) {
+	r = r.Clone(r.Context())
+	r.Header.Set("Connection", "Upgrade")
+	r.Header.Set("Upgrade", "SPDY/3.1")
+	return u.transport.RoundTrip(r)
+}
+
+// NewConnection makes a connection of the answer, or an error of a refusal.
+func (u *spdyUpgrader) NewConnection(resp *http.Response) (httpstream.Connection, error) {
+	conn, err := upgraded(resp)
+	if err != nil {
+		return nil, err
+	}
+	return spdystream.NewClientConnectionWithPings(conn, pingPeriod)
+}
+
+// upgraded is the connection an answer has become.
+func upgraded(resp *http.Response) (net.Conn, error) {
+	if resp.StatusCode != http.StatusSwitchingProtocols {
+		defer resp.Body.Close()
+		return nil, refusal(resp)
+	}
+	body, ok := resp.Body.(io.ReadWriteCloser)
+	if !ok {
+		return nil, errors.New("the transport does not give away upgraded connections")
+	}
+	return &bodyConn{body}, nil
+}
+
+// refusal is why a server did not upgrade.
+func refusal(resp *http.Response) error {
+	const most = 64 << 10
+	text, err := io.ReadAll(io.LimitReader(resp.Body, most))
+	if err != nil {
+		return fmt.Errorf("unable to upgrade connection: unable to read error from server response: %w", err)
+	}
+	var status metav1.Status
+	if json.Unmarshal(text, &status) == nil && status.Kind == "Status" {
+		return &apierrors.StatusError{ErrStatus: status}
+	}
+	return fmt.Errorf("unable to upgrade connection: %s", text)
+}
+
+// bodyConn is the body of an upgraded answer as a connection.
+type bodyConn struct{ io.ReadWriteCloser }
+
+func (*bodyConn) LocalAddr() net.Addr              { return unknownAddr{} }
+func (*bodyConn) RemoteAddr() net.Addr             { return unknownAddr{} }
+func (*bodyConn) SetDeadline(time.Time) error      { return nil }
+func (*bodyConn) SetReadDeadline(time.Time) error  { return nil }
+func (*bodyConn) SetWriteDeadline(time.Time) error { return nil }
+
+type unknownAddr struct{}
+
+func (unknownAddr) Network() string { return "tcp" }
+func (unknownAddr) String() string  { return "kubelet" }
