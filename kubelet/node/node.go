@@ -182,6 +182,7 @@ func (m *Manager) tryRegister(ctx context.Context) error {
 	m.measure(ctx, fresh)
 	created, err := nodes.Create(ctx, fresh, metav1.CreateOptions{})
 	if err == nil {
+		m.announce(&v1.Node{}, created)
 		m.Saw(created)
 		return nil
 	}

@@ -87,9 +87,15 @@ func Rejected(pod *v1.Pod, reason, message string, now time.Time) v1.PodStatus {
 	s.Reason = reason
 	s.Message = "Pod was rejected: " + message
 	s.ObservedGeneration = pod.Generation
+	t := second(now)
 	if s.StartTime == nil {
-		t := second(now)
 		s.StartTime = &t
+	}
+	for _, kind := range []v1.PodConditionType{v1.PodReady, v1.ContainersReady} {
+		replace(&s, v1.PodCondition{
+			Type: kind, Status: v1.ConditionFalse, Reason: reasonFailed,
+			ObservedGeneration: pod.Generation, LastTransitionTime: t,
+		})
 	}
 	return s
 }

@@ -77,18 +77,24 @@ func (w *Writer) Set(pod *v1.Pod, status v1.PodStatus) {
 		w.pods[pod.UID] = e
 	}
 	e.wanted = status
-	e.dirty = true
 	w.see(e, pod)
-	w.queue.Add(pod.UID)
+	w.compare(e)
+}
+
+// compare has the wanted status written if the API has another one.
+func (w *Writer) compare(e *entry) {
+	e.dirty = !equality.Semantic.DeepEqual(e.patched().Status, e.base.Status)
+	if e.dirty {
+		w.queue.Add(e.base.UID)
+	}
 }
 
 // Saw tells the Writer of a newer version of the pod, which may differ from the wanted status.
 func (w *Writer) Saw(pod *v1.Pod) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if e := w.pods[pod.UID]; e != nil && w.see(e, pod) && !equality.Semantic.DeepEqual(e.patched().Status, e.base.Status) {
-		e.dirty = true
-		w.queue.Add(pod.UID)
+	if e := w.pods[pod.UID]; e != nil && w.see(e, pod) {
+		w.compare(e)
 	}
 }
 
