@@ -1,0 +1,182 @@
+package codec
+
+import (
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	serializerjson "k8s.io/apimachinery/pkg/runtime/serializer/json"
+	"k8s.io/apimachinery/pkg/runtime/serializer/protobuf"
+)
+
+// MaxBody is how large the body of a request may be, in bytes.
+const MaxBody = 3 * 1024 * 1024
+
+// ReadBody reads the whole body; one larger than MaxBody gives 413.
+func ReadBody(r *http.Request) ([]byte, error) {
+	defer r.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(r.Body, MaxBody+1))
+	if err != nil {
+		var tooLarge *http.MaxBytesError
+		if errors.As(err, &tooLarge) {
+			return nil, apierrors.NewRequestEntityTooLargeError(fmt.Sprintf("limit is %d", MaxBody))
+		}
+		return nil, err
+	}
+	if len(body) > MaxBody {
+		return nil, apierrors.NewRequestEntityTooLargeError(fmt.Sprintf("limit is %d", MaxBody))
+	}
+	return body, nil
+}
+
+// Input says how a body is to be read.
+type Input struct {
+	Media Media
+	Kind  schema.GroupVersionKind // what the body must be, also where it does not say
+	// Validation is Strict, Warn (also if empty) or Ignore: what happens when
+	// the body has unknown or duplicate fields.
+	Validation string
+	Warn       func(text string)
+}
+
+// Decode reads body into into, a new object of in.Kind. Errors are 400.
+func Decode(body []byte, in Input, into runtime.Object) error {
+	strict := in.Validation != metav1.FieldValidationIgnore
+	obj, kind, err := decoders[in.Media][index(strict)].Decode(body, &in.Kind, into)
+	if lax, ok := runtime.AsStrictDecodingError(err); ok && obj != nil && in.Validation != metav1.FieldValidationStrict {
+		WarnStrict(lax.Errors(), in.Warn)
+		err = nil
+	}
+	if err != nil {
+		return decodeError(err, kind, in.Kind, body)
+	}
+	return isKind(kind, in.Kind, body)
+}
+
+// DecodePatched reads the JSON that a patch made into into, a new object of a
+// kind. strict are the unknown and duplicate fields.
+func DecodePatched(body []byte, kind schema.GroupVersionKind, into runtime.Object) (strict []error, err error) {
+	_, found, err := decoders[JSON][index(true)].Decode(body, &kind, into)
+	if lax, ok := runtime.AsStrictDecodingError(err); ok {
+		strict, err = lax.Errors(), nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return strict, isKind(found, kind, body)
+}
+
+// isKind is the 400 for a body that says it is of another kind.
+func isKind(kind *schema.GroupVersionKind, want schema.GroupVersionKind, body []byte) error {
+	switch {
+	case *kind == want:
+		return nil
+	case kind.Kind != want.Kind:
+		return decodeError(fmt.Errorf("converting (%s.%s) to (%s.%s): unknown conversion",
+			kind.Version, kind.Kind, goPackage(want.Group), want.Kind), kind, want, body)
+	}
+	return apierrors.NewBadRequest(fmt.Sprintf("the API version in the data (%s) does not match the expected API version (%s)",
+		kind.GroupVersion(), want.GroupVersion()))
+}
+
+func index(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// goPackage is the name of the Go package of a group, as messages about
+// impossible conversions have it.
+func goPackage(group string) string {
+	if group == "" {
+		return "core"
+	}
+	name, _, _ := strings.Cut(group, ".")
+	return name
+}
+
+// decodeError is the 400 for a body that is no object of the wanted kind.
+func decodeError(err error, kind *schema.GroupVersionKind, want schema.GroupVersionKind, body []byte) error {
+	if kind != nil && kind.Kind != "" {
+		return apierrors.NewBadRequest(fmt.Sprintf("%s in version %q cannot be handled as a %s: %v", kind.Kind, kind.Version, want.Kind, err))
+	}
+	return apierrors.NewBadRequest(fmt.Sprintf("the object provided is unrecognized (must be of type %s): %v (%s)", want.Kind, err, summary(body)))
+}
+
+// summary is the beginning of a body for an error: as text if it looks like
+// JSON, else in hexadecimal.
+func summary(body []byte) string {
+	const most = 30
+	if len(body) == 0 {
+		return "<empty>"
+	}
+	text, rest := body, ""
+	if len(body) > most {
+		text, rest = body[:most], " ..."
+	}
+	if body[0] == '{' {
+		return string(text) + rest
+	}
+	return hex.EncodeToString(text) + rest
+}
+
+// WarnStrict makes a warning of each field that is unknown or given twice. The
+// YAML parser reports all of its own in one error of several lines.
+func WarnStrict(errs []error, warn func(string)) {
+	if warn == nil {
+		return
+	}
+	for _, err := range errs {
+		text := err.Error()
+		lines, isYAML := strings.CutPrefix(text, "error converting YAML to JSON: yaml: unmarshal errors:\n")
+		if !isYAML {
+			lines, isYAML = strings.CutPrefix(text, "yaml: unmarshal errors:\n")
+		}
+		if !isYAML {
+			warn(text)
+			continue
+		}
+		for line := range strings.SplitSeq(lines, "\n") {
+			warn(strings.TrimSpace(line))
+		}
+	}
+}
+
+// DecodeOptions reads DeleteOptions, of meta.k8s.io or of any group.
+func DecodeOptions(body []byte, m Media, into *metav1.DeleteOptions) error {
+	kind := schema.GroupVersionKind{Version: "v1", Kind: "DeleteOptions"}
+	obj, _, err := optionsDecoders[m].Decode(body, &kind, into)
+	if err != nil {
+		return apierrors.NewBadRequest(err.Error())
+	}
+	if obj != runtime.Object(into) {
+		return apierrors.NewBadRequest("decoded object cannot be converted to DeleteOptions")
+	}
+	return nil
+}
+
+// optionsDecoders know what Scheme knows, and meta.k8s.io/v1 besides.
+var optionsDecoders = []runtime.Decoder{
+	JSON:     serializerjson.NewSerializerWithOptions(serializerjson.DefaultMetaFactory, optionsScheme, optionsScheme, serializerjson.SerializerOptions{}),
+	YAML:     serializerjson.NewSerializerWithOptions(serializerjson.DefaultMetaFactory, optionsScheme, optionsScheme, serializerjson.SerializerOptions{Yaml: true}),
+	Protobuf: protobuf.NewSerializer(optionsScheme, optionsScheme),
+}
+
+var optionsScheme = newOptionsScheme()
+
+func newOptionsScheme() *runtime.Scheme {
+	s := runtime.NewScheme()
+	s.AddKnownTypeWithName(metav1.SchemeGroupVersion.WithKind("DeleteOptions"), &metav1.DeleteOptions{})
+	for _, gv := range Scheme.PrioritizedVersionsAllGroups() {
+		s.AddKnownTypeWithName(gv.WithKind("DeleteOptions"), &metav1.DeleteOptions{})
+	}
+	return s
+}

@@ -1,0 +1,115 @@
+package codec
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"github.com/skiff-k8s/skiff/apiserver/resource"
+)
+
+// EncodeList is the body of an answer that is a list of r. The bytes of the
+// items are shared, not copied.
+func EncodeList[I Item](o Output, items []I, r *resource.Resource, listMeta metav1.ListMeta, table TableOptions) (Body, error) {
+	switch o.As.Kind {
+	case "Table":
+		objects := make([]resource.Object, 0, len(items))
+		for _, i := range items {
+			obj, err := decodedItem(i)
+			if err != nil {
+				return nil, err
+			}
+			objects = append(objects, obj)
+		}
+		t, err := newTable(r, objects, listMeta, o.As.GroupVersion(), table)
+		if err != nil {
+			return nil, err
+		}
+		return o.Encode(t)
+	case "PartialObjectMetadata":
+		return nil, NotAcceptable("you requested PartialObjectMetadata, but the requested object is a list (*%s.%sList)", goPackage(r.Group), r.Kind)
+	}
+	encoded := make([][]byte, 0, len(items))
+	for _, i := range items {
+		data, err := encodeItem(i, r, o.Media, o.As)
+		if err != nil {
+			return nil, err
+		}
+		encoded = append(encoded, data)
+	}
+	kind := r.GroupVersion().WithKind(r.Kind + "List")
+	if !o.As.Empty() {
+		kind = o.As
+	}
+	if o.Media == Protobuf {
+		return protobufList(kind, listMeta, encoded)
+	}
+	body, err := jsonList(kind, listMeta, encoded, itemPrefix(r, o.As))
+	if err != nil || (o.Media == JSON && !o.Pretty) {
+		return body, err
+	}
+	return o.text(bytes.TrimRight(bytes.Join(body, nil), "\n"))
+}
+
+// itemPrefix is what is cut from the JSON of an item in a list: typed objects
+// say their kind once, in the list.
+func itemPrefix(r *resource.Resource, as schema.GroupVersionKind) string {
+	if _, ok := runtime.Object(r.New()).(runtime.Unstructured); ok || !as.Empty() {
+		return ""
+	}
+	return kindPrefix(r.GVK())
+}
+
+// jsonList joins items, each without its prefix, to the JSON of a list.
+func jsonList(kind schema.GroupVersionKind, listMeta metav1.ListMeta, items [][]byte, prefix string) (Body, error) {
+	metadata, err := json.Marshal(listMeta)
+	if err != nil {
+		return nil, err
+	}
+	body := make(Body, 0, 2*len(items)+2)
+	body = append(body, fmt.Appendf(nil, `%s"metadata":%s,"items":[`, kindPrefix(kind), metadata))
+	for n, data := range items {
+		separator := ","
+		if n == 0 {
+			separator = ""
+		}
+		if prefix != "" && bytes.HasPrefix(data, []byte(prefix)) {
+			separator += "{"
+			data = data[len(prefix):]
+		}
+		if separator != "" {
+			body = append(body, separators[separator])
+		}
+		body = append(body, data)
+	}
+	return append(body, []byte("]}\n")), nil
+}
+
+var separators = map[string][]byte{",": []byte(","), "{": []byte("{"), ",{": []byte(",{")}
+
+// protobufList joins items to the message of a list in its envelope.
+func protobufList(kind schema.GroupVersionKind, listMeta metav1.ListMeta, items [][]byte) (Body, error) {
+	metadata, err := listMeta.Marshal()
+	if err != nil {
+		return nil, err
+	}
+	size := fieldSize(len(metadata))
+	heads := 0
+	for _, data := range items {
+		size += fieldSize(len(data))
+		heads += fieldSize(len(data)) - len(data)
+	}
+	body := make(Body, 0, 2*len(items)+2)
+	body = append(body, appendField(envelopeHead(kind, size), listMetadata, metadata))
+	buffer := make([]byte, 0, heads)
+	for _, data := range items {
+		start := len(buffer)
+		buffer = appendHead(buffer, listItem, len(data))
+		body = append(body, buffer[start:len(buffer):len(buffer)], data)
+	}
+	return append(body, envelopeTail), nil
+}

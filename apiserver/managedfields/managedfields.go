@@ -1,0 +1,280 @@
+// Package managedfields keeps record of which client set which field
+// (metadata.managedFields) and merges applied configurations: server-side
+// apply (KEP-555). The algorithm is apimachinery's; here it is connected to
+// resources.
+package managedfields
+
+import (
+	"fmt"
+	"strings"
+	"sync"
+	"unicode"
+	"unicode/utf8"
+
+	"k8s.io/apimachinery/pkg/api/equality"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	upstream "k8s.io/apimachinery/pkg/util/managedfields"
+	"k8s.io/client-go/applyconfigurations"
+	"k8s.io/client-go/kubernetes/scheme"
+	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
+
+	"github.com/skiff-k8s/skiff/apiserver/codec"
+	"github.com/skiff-k8s/skiff/apiserver/resource"
+)
+
+// Managers makes and keeps a manager per resource and subresource. The zero
+// value serves built-in kinds.
+type Managers struct {
+	// Versions finds the resource of a kind in another version of its group;
+	// nil, or a nil result, means there is none.
+	Versions func(gv schema.GroupVersion, plural string) *resource.Resource
+	// Schema gives the types of the fields of a custom resource; nil, or a nil
+	// result, means that they are deduced from the values.
+	Schema func(r *resource.Resource) upstream.TypeConverter
+
+	managers sync.Map // managerKey → func() (*upstream.FieldManager, error)
+}
+
+type managerKey struct {
+	resource    *resource.Resource
+	subresource string
+}
+
+// Update records in obj what manager changed from live to obj. live is the
+// empty object on create. Both are of the stored version; live is not changed.
+func (m *Managers) Update(r *resource.Resource, subresource string, live, obj resource.Object, manager string) error {
+	fields, err := m.manager(r, subresource)
+	if err != nil {
+		return err
+	}
+	fields.UpdateNoErrors(codec.As(live, r.Stored.GVK()), obj, manager)
+	return nil
+}
+
+// Apply merges the applied configuration patch, of the version of r, into live
+// and returns the new object, of the stored version. Conflicts with other
+// managers are a 409 error with a cause per field, unless force is set.
+func (m *Managers) Apply(r *resource.Resource, subresource string, live resource.Object, patch *unstructured.Unstructured, manager string, force bool) (resource.Object, error) {
+	fields, err := m.manager(r, subresource)
+	if err != nil {
+		return nil, err
+	}
+	result, err := fields.Apply(codec.As(live.DeepCopyObject(), r.Stored.GVK()), patch, manager, force)
+	if err != nil {
+		return nil, err
+	}
+	obj, ok := result.(resource.Object)
+	if !ok {
+		return nil, fmt.Errorf("apply %s: result is %T", r.Plural, result)
+	}
+	return obj, nil
+}
+
+// Forget drops what is kept for r, when it is served no longer.
+func (m *Managers) Forget(r *resource.Resource) {
+	m.managers.Range(func(key, _ any) bool {
+		if key.(managerKey).resource == r {
+			m.managers.Delete(key)
+		}
+		return true
+	})
+}
+
+func (m *Managers) manager(r *resource.Resource, subresource string) (*upstream.FieldManager, error) {
+	key := managerKey{r, subresource}
+	if make, ok := m.managers.Load(key); ok {
+		return make.(func() (*upstream.FieldManager, error))()
+	}
+	make, _ := m.managers.LoadOrStore(key, sync.OnceValues(func() (*upstream.FieldManager, error) { return m.new(r, subresource) }))
+	return make.(func() (*upstream.FieldManager, error))()
+}
+
+func (m *Managers) new(r *resource.Resource, subresource string) (*upstream.FieldManager, error) {
+	o := objects{managers: m, resource: r}
+	reset := fieldpath.NewExcludeFilterSetMap(resetFields(r, subresource))
+	if _, custom := runtime.Object(r.New()).(runtime.Unstructured); custom {
+		return upstream.NewDefaultCRDFieldManager(m.schema(r), o, o, o, r.GVK(), r.Stored.GroupVersion(), subresource, reset)
+	}
+	return upstream.NewDefaultFieldManager(builtinTypes(), o, o, o, r.GVK(), r.Stored.GroupVersion(), subresource, reset)
+}
+
+func (m *Managers) schema(r *resource.Resource) upstream.TypeConverter {
+	if m.Schema != nil {
+		if types := m.Schema(r); types != nil {
+			return types
+		}
+	}
+	return upstream.NewDeducedTypeConverter()
+}
+
+// builtinTypes parses the schema of all built-in types, which takes a while.
+var builtinTypes = sync.OnceValue(func() upstream.TypeConverter {
+	return applyconfigurations.NewTypeConverter(scheme.Scheme)
+})
+
+// resetFields are those a client cannot own by a path, because what it sends
+// there is put back: status on the object itself, the rest on status.
+func resetFields(r *resource.Resource, subresource string) map[fieldpath.APIVersion]*fieldpath.Set {
+	version := fieldpath.APIVersion(r.GroupVersion().String())
+	status := r.Sub("status")
+	switch {
+	case subresource == "status":
+		return map[fieldpath.APIVersion]*fieldpath.Set{version: fieldpath.NewSet(fieldpath.MakePathOrDie("spec"))}
+	case status != nil && status.View:
+		return map[fieldpath.APIVersion]*fieldpath.Set{version: fieldpath.NewSet(fieldpath.MakePathOrDie("status"))}
+	}
+	return nil
+}
+
+// objects converts, defaults and makes objects of one kind for the manager.
+type objects struct {
+	managers *Managers
+	resource *resource.Resource
+}
+
+var (
+	_ runtime.ObjectConvertor = objects{}
+	_ runtime.ObjectDefaulter = objects{}
+	_ runtime.ObjectCreater   = objects{}
+)
+
+// ConvertToVersion returns obj in a version. Objects the manager merged come
+// as unstructured data, also of built-in kinds.
+func (o objects) ConvertToVersion(obj runtime.Object, target runtime.GroupVersioner) (runtime.Object, error) {
+	kind, ok := target.KindForGroupVersionKinds([]schema.GroupVersionKind{obj.GetObjectKind().GroupVersionKind(), o.resource.GVK(), o.resource.Stored.GVK()})
+	if !ok {
+		return nil, runtime.NewNotRegisteredErrForTarget("builtin", nil, target)
+	}
+	from, to := o.version(obj.GetObjectKind().GroupVersionKind()), o.version(kind)
+	if from == nil || to == nil {
+		return nil, runtime.NewNotRegisteredErrForKind("builtin", kind)
+	}
+	in, err := typed(obj, from)
+	if err != nil {
+		return nil, err
+	}
+	if from != to {
+		in = to.FromStored(from.ToStored(in))
+	}
+	return codec.As(in, to.GVK()), nil
+}
+
+// version is the resource of a kind, one version of the manager's.
+func (o objects) version(kind schema.GroupVersionKind) *resource.Resource {
+	switch r := o.resource; {
+	case kind == r.GVK():
+		return r
+	case kind == r.Stored.GVK():
+		return r.Stored
+	case o.managers.Versions == nil:
+		return nil
+	default:
+		other := o.managers.Versions(kind.GroupVersion(), r.Plural)
+		if other == nil || other.Stored != r.Stored {
+			return nil
+		}
+		return other
+	}
+}
+
+// typed makes unstructured data an object of the Go type of r.
+func typed(obj runtime.Object, r *resource.Resource) (resource.Object, error) {
+	u, isUnstructured := obj.(*unstructured.Unstructured)
+	into := r.New()
+	if _, custom := runtime.Object(into).(runtime.Unstructured); !isUnstructured || custom {
+		typed, ok := obj.(resource.Object)
+		if !ok {
+			return nil, fmt.Errorf("convert %T: it has no metadata", obj)
+		}
+		return typed, nil
+	}
+	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(u.Object, into); err != nil {
+		return nil, fmt.Errorf("convert %s %s/%s: %w", r.Plural, u.GetNamespace(), u.GetName(), err)
+	}
+	return into, nil
+}
+
+// Convert is not used by the manager.
+func (o objects) Convert(in, out, context any) error {
+	return fmt.Errorf("convert %T to %T: only conversion to a version is supported", in, out)
+}
+
+// ConvertFieldLabel is not used by the manager.
+func (o objects) ConvertFieldLabel(kind schema.GroupVersionKind, label, value string) (string, string, error) {
+	return label, value, nil
+}
+
+// Default fills in defaults.
+func (o objects) Default(obj runtime.Object) {
+	if typed, ok := obj.(resource.Object); ok {
+		if r := o.version(obj.GetObjectKind().GroupVersionKind()); r != nil {
+			r.Default(typed)
+		}
+	}
+}
+
+// New makes an empty object.
+func (o objects) New(kind schema.GroupVersionKind) (runtime.Object, error) {
+	r := o.version(kind)
+	if r == nil {
+		return nil, runtime.NewNotRegisteredErrForKind("builtin", kind)
+	}
+	obj := r.New()
+	obj.GetObjectKind().SetGroupVersionKind(kind)
+	return obj, nil
+}
+
+// Name is the manager of a write: the one it names, else the program by its
+// user agent, of which the part before the first slash counts.
+func Name(fieldManager, userAgent string) string {
+	if fieldManager != "" {
+		return fieldManager
+	}
+	const most = 128 // as validation of managers has it
+	name, _, _ := strings.Cut(userAgent, "/")
+	var b strings.Builder
+	for _, r := range name {
+		if !unicode.IsPrint(r) {
+			continue
+		}
+		if b.Len()+utf8.RuneLen(r) > most {
+			break
+		}
+		b.WriteRune(r)
+	}
+	return b.String()
+}
+
+// KeepTimes puts the managed fields of old into obj when nothing has changed
+// from one to the other but the times in them, so that a write that changes
+// nothing stores nothing.
+func KeepTimes(obj, old resource.Object) {
+	fields, oldFields := obj.GetManagedFields(), old.GetManagedFields()
+	if !equalButTimes(fields, oldFields) {
+		return
+	}
+	version := obj.GetResourceVersion()
+	obj.SetManagedFields(oldFields)
+	obj.SetResourceVersion(old.GetResourceVersion())
+	if !equality.Semantic.DeepEqual(codec.As(obj, schema.GroupVersionKind{}), codec.As(old, schema.GroupVersionKind{})) {
+		obj.SetManagedFields(fields)
+	}
+	obj.SetResourceVersion(version)
+}
+
+func equalButTimes(a, b []metav1.ManagedFieldsEntry) bool {
+	if len(a) != len(b) {
+		return false
+	}
+	for i := range a {
+		x, y := a[i], b[i]
+		x.Time, y.Time = nil, nil
+		if !equality.Semantic.DeepEqual(x, y) {
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,85 @@
+package rest
+
+import (
+	"net/http"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"github.com/skiff-k8s/skiff/apiserver/codec"
+	"github.com/skiff-k8s/skiff/apiserver/request"
+	"github.com/skiff-k8s/skiff/apiserver/resource"
+)
+
+// createSub serves POST to a subresource that acts on its object: binding,
+// eviction, token.
+func (h *Handler) createSub(w http.ResponseWriter, r *http.Request, t *target) error {
+	ctx, cancel := deadline(r)
+	defer cancel()
+	options, err := createOptions(r)
+	if err != nil {
+		return err
+	}
+	body := t.sub.NewBody()
+	if err := decodeSub(r, t, options.FieldValidation, body); err != nil {
+		return err
+	}
+	if obj, ok := body.(metav1.Object); ok {
+		if err := place(obj, t); err != nil {
+			return err
+		}
+	}
+	wr := newWrite(r, t, options, options.FieldManager, options.DryRun)
+	a := h.attributes(ctx, wr, "create", body, nil)
+	if err := h.Admission.Mutate(ctx, a); err != nil {
+		return admissionError(wr, err)
+	}
+	if err := h.Admission.Validate(ctx, a); err != nil {
+		return admissionError(wr, err)
+	}
+	result, err := t.sub.Create(ctx, resource.Call{
+		Cluster: h.Cluster(), Resource: t.resource.Stored, Namespace: t.namespace, Name: t.name, DryRun: wr.dryRun, Options: options,
+	}, body)
+	if err != nil {
+		return fromStore(err, t.resource, t.name)
+	}
+	return answerResult(w, r, http.StatusCreated, result, t.kind())
+}
+
+// answerResult writes what an action returned; a Status carries its own code.
+func answerResult(w http.ResponseWriter, r *http.Request, code int, result runtime.Object, kind schema.GroupVersionKind) error {
+	out, err := codec.Negotiate(r, codec.Offer{Protobuf: codec.HasProtobuf(result)})
+	if err != nil {
+		return err
+	}
+	if status, ok := result.(*metav1.Status); ok {
+		kind = schema.GroupVersionKind{Version: "v1", Kind: "Status"}
+		if status.Code == 0 {
+			status.Code = int32(code)
+		}
+		code = int(status.Code)
+	}
+	if own := result.GetObjectKind().GroupVersionKind(); !own.Empty() {
+		kind = own
+	}
+	body, err := out.Encode(codec.As(result, kind))
+	if err != nil {
+		return err
+	}
+	body.Write(w, r, code, out.Media) // an error here is the client's leaving
+	return nil
+}
+
+func decodeSub(r *http.Request, t *target, validation string, into runtime.Object) error {
+	media, err := codec.NegotiateInput(r, codec.HasProtobuf(into))
+	if err != nil {
+		return err
+	}
+	body, err := codec.ReadBody(r)
+	if err != nil {
+		return err
+	}
+	return codec.Decode(body, codec.Input{Media: media, Kind: t.kind(), Validation: validation,
+		Warn: func(text string) { request.Warn(r.Context(), text) }}, into)
+}

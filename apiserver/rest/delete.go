@@ -1,0 +1,265 @@
+package rest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"github.com/skiff-k8s/skiff/apiserver/codec"
+	"github.com/skiff-k8s/skiff/apiserver/resource"
+	"github.com/skiff-k8s/skiff/apiserver/store"
+)
+
+// delete serves DELETE of one object.
+func (h *Handler) delete(w http.ResponseWriter, r *http.Request, t *target) error {
+	ctx, cancel := deadline(r)
+	defer cancel()
+	out, err := codec.Negotiate(r, t.offer())
+	if err != nil {
+		return err
+	}
+	options, err := deleteOptions(r)
+	if err != nil {
+		return err
+	}
+	wr := newWrite(r, t, options, "", options.DryRun)
+	item, gone, err := h.deleteObject(ctx, wr, options)
+	if err != nil {
+		return err
+	}
+	code := http.StatusOK
+	if orphan := options.OrphanDependents; !gone && orphan != nil && !*orphan {
+		code = http.StatusAccepted
+	}
+	if gone && !t.resource.Stored.AnswersDeleted {
+		return answerStatus(w, r, code, deleted(t.resource, itemObject(item)))
+	}
+	return h.answer(w, r, t, out, code, item)
+}
+
+// deleted is the answer that says what was deleted.
+func deleted(r *resource.Resource, obj resource.Object) *metav1.Status {
+	return &metav1.Status{TypeMeta: statusKind, Status: metav1.StatusSuccess, Details: &metav1.StatusDetails{
+		Name: obj.GetName(), Group: r.Group, Kind: r.Plural, UID: obj.GetUID(), // Kind holds the resource, as ever
+	}}
+}
+
+// answerStatus answers with a Status that is no error.
+func answerStatus(w http.ResponseWriter, r *http.Request, code int, status *metav1.Status) error {
+	out, err := codec.Negotiate(r, codec.Offer{Protobuf: true, Table: true, Partial: true})
+	if err != nil {
+		return err
+	}
+	body, err := out.Encode(status)
+	if err != nil {
+		return err
+	}
+	body.Write(w, r, code, out.Media) // an error here is the client's leaving
+	return nil
+}
+
+func itemObject(i codec.Item) resource.Object {
+	return i.(interface{ Object() resource.Object }).Object()
+}
+
+// deleteObject deletes an object, or begins to where finalizers or a grace
+// period hold it. It returns the object as it is then, and whether it is gone.
+func (h *Handler) deleteObject(ctx context.Context, w *write, options *metav1.DeleteOptions) (item codec.Item, gone bool, err error) {
+	r := w.stored()
+	for {
+		current, err := h.Store.Get(ctx, r, w.objectNamespace(), w.name)
+		if err != nil {
+			return nil, false, fromStore(err, r, w.name)
+		}
+		item, gone, err := h.tryDelete(ctx, w, current, options.DeepCopy())
+		if errors.Is(err, store.ErrConflict) && ctx.Err() == nil {
+			continue
+		}
+		return item, gone, fromStore(err, r, w.name)
+	}
+}
+
+func (h *Handler) tryDelete(ctx context.Context, w *write, current *store.Item, options *metav1.DeleteOptions) (codec.Item, bool, error) {
+	r := w.stored()
+	old := current.Object()
+	if err := preconditions(r, old, options); err != nil {
+		return nil, false, err
+	}
+	next, step := planDelete(r, old, options, time.Now())
+	if step == alreadyDeleting {
+		// An object that is gone in due time answers as if it were gone, but
+		// for kinds that answer with it anyway.
+		return current, !r.AnswersDeleted, nil
+	}
+	if err := h.mutate(ctx, w, "delete", nil, old); err != nil {
+		return nil, false, err
+	}
+	if err := h.admit(ctx, w, "delete", nil, old); err != nil {
+		return nil, false, err
+	}
+	if step == deleteNow {
+		item, err := h.remove(ctx, w, current)
+		return item, true, err
+	}
+	item, err := h.Store.Update(ctx, r, w.objectNamespace(), w.name, w.dryRun, func(now *store.Item) (resource.Object, error) {
+		if now.Revision() != current.Revision() {
+			return nil, store.ErrConflict
+		}
+		return next, nil
+	})
+	if err != nil {
+		return nil, false, err
+	}
+	return item, false, nil
+}
+
+// remove deletes current and gives back what it had reserved.
+func (h *Handler) remove(ctx context.Context, w *write, current *store.Item) (codec.Item, error) {
+	release, err := w.stored().Reserve(ctx, nil, current.Object(), w.dryRun)
+	if err != nil {
+		return nil, err
+	}
+	item, err := h.Store.Delete(ctx, w.stored(), current, w.dryRun)
+	release(err == nil && !w.dryRun)
+	if err != nil {
+		return nil, err
+	}
+	return item, nil
+}
+
+// preconditions checks that old is the object that is to be deleted.
+func preconditions(r *resource.Resource, old resource.Object, options *metav1.DeleteOptions) error {
+	p := options.Preconditions
+	if p == nil {
+		return nil
+	}
+	conflict := func(format string, args ...any) error {
+		return apierrors.NewConflict(schema.GroupResource{Group: r.Group, Resource: r.Kind}, old.GetName(), fmt.Errorf(format, args...))
+	}
+	if p.UID != nil && *p.UID != old.GetUID() {
+		return conflict("the UID in the precondition (%s) does not match the UID in record (%s). The object might have been deleted and then recreated", *p.UID, old.GetUID())
+	}
+	if p.ResourceVersion != nil && *p.ResourceVersion != old.GetResourceVersion() {
+		return conflict("the ResourceVersion in the precondition (%s) does not match the ResourceVersion in record (%s). The object might have been modified", *p.ResourceVersion, old.GetResourceVersion())
+	}
+	return nil
+}
+
+// deleteStep is what a DELETE does to an object.
+type deleteStep int
+
+const (
+	deleteNow       deleteStep = iota // remove it
+	beginDelete                       // store that it is being deleted
+	alreadyDeleting                   // nothing: its time runs
+)
+
+// planDelete decides what a DELETE with options does to old. next is what to
+// store for beginDelete. options may be changed.
+func planDelete(r *resource.Resource, old resource.Object, options *metav1.DeleteOptions, now time.Time) (next resource.Object, step deleteStep) {
+	next = old.DeepCopyObject().(resource.Object)
+	grace, running := gracePeriod(r, next, options, now)
+	if running {
+		return nil, alreadyDeleting
+	}
+	next.SetFinalizers(collectorFinalizers(r, next, options))
+	held := len(next.GetFinalizers()) > 0 || r.Held(next)
+	switch {
+	case grace > 0:
+	case held:
+		grace = 0
+	default:
+		return nil, deleteNow
+	}
+	began := old.GetDeletionTimestamp() == nil
+	if began && next.GetGeneration() > 0 {
+		next.SetGeneration(next.GetGeneration() + 1)
+	}
+	at := metav1.NewTime(now.Add(time.Duration(grace) * time.Second).Truncate(time.Second))
+	if was := next.GetDeletionTimestamp(); was == nil || was.After(at.Time) {
+		next.SetDeletionTimestamp(&at)
+	}
+	next.SetDeletionGracePeriodSeconds(&grace)
+	r.Terminate(next)
+	return next, beginDelete
+}
+
+// gracePeriod is how many seconds the object still has. running means that it
+// is being deleted already and does not have to go any sooner.
+func gracePeriod(r *resource.Resource, obj resource.Object, options *metav1.DeleteOptions, now time.Time) (seconds int64, running bool) {
+	if g := options.GracePeriodSeconds; g != nil && *g < 0 {
+		one := int64(1)
+		options.GracePeriodSeconds = &one
+	}
+	if !r.Graceful {
+		return 0, false
+	}
+	deletion, left := obj.GetDeletionTimestamp(), obj.GetDeletionGracePeriodSeconds()
+	if deletion == nil {
+		return r.Grace(obj, options), false
+	}
+	if left == nil || *left == 0 {
+		return 0, false
+	}
+	if options.GracePeriodSeconds == nil || *options.GracePeriodSeconds >= *left {
+		return 0, true
+	}
+	// The period can only be made shorter, counted from when deletion began.
+	began := deletion.Add(-time.Duration(*left) * time.Second)
+	seconds = *options.GracePeriodSeconds
+	if end := began.Add(time.Duration(seconds) * time.Second); end.Before(now) && seconds > 0 {
+		seconds = 1 // who deletes it gracefully must still do the last step
+	}
+	return seconds, false
+}
+
+// collectorFinalizers are the finalizers of obj with those by which the
+// garbage collector knows what to do with its dependents.
+func collectorFinalizers(r *resource.Resource, obj resource.Object, options *metav1.DeleteOptions) []string {
+	had := obj.GetFinalizers()
+	finalizers := slices.DeleteFunc(slices.Clone(had), func(f string) bool {
+		return f == metav1.FinalizerOrphanDependents || f == metav1.FinalizerDeleteDependents
+	})
+	switch propagation(r, had, options) {
+	case metav1.DeletePropagationOrphan:
+		finalizers = append(finalizers, metav1.FinalizerOrphanDependents)
+	case metav1.DeletePropagationForeground:
+		finalizers = append(finalizers, metav1.FinalizerDeleteDependents)
+	}
+	if len(finalizers) == len(had) && !slices.ContainsFunc(finalizers, func(f string) bool { return !slices.Contains(had, f) }) {
+		return had
+	}
+	return finalizers
+}
+
+// propagation is what happens to the dependents: what the options say, else
+// what the object says, else what the kind says.
+func propagation(r *resource.Resource, finalizers []string, options *metav1.DeleteOptions) metav1.DeletionPropagation {
+	switch {
+	case options.OrphanDependents != nil && *options.OrphanDependents:
+		return metav1.DeletePropagationOrphan
+	case options.OrphanDependents != nil:
+		return metav1.DeletePropagationBackground
+	case options.PropagationPolicy != nil:
+		return *options.PropagationPolicy
+	}
+	for _, f := range finalizers {
+		switch f {
+		case metav1.FinalizerOrphanDependents:
+			return metav1.DeletePropagationOrphan
+		case metav1.FinalizerDeleteDependents:
+			return metav1.DeletePropagationForeground
+		}
+	}
+	if r.OrphanByDefault {
+		return metav1.DeletePropagationOrphan
+	}
+	return metav1.DeletePropagationBackground
+}

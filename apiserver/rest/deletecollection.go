@@ -1,0 +1,67 @@
+package rest
+
+import (
+	"context"
+	"net/http"
+	"strconv"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/skiff-k8s/skiff/apiserver/codec"
+	"github.com/skiff-k8s/skiff/apiserver/store"
+)
+
+// deleteCollection serves DELETE of a collection. It is no transaction: after
+// an error some objects are deleted and some are not.
+func (h *Handler) deleteCollection(w http.ResponseWriter, r *http.Request, t *target) error {
+	out, err := codec.Negotiate(r, t.offer())
+	if err != nil {
+		return err
+	}
+	selection, err := listOptions(r.URL.Query())
+	if err != nil {
+		return err
+	}
+	selected, err := match(t, selection.LabelSelector, selection.FieldSelector)
+	if err != nil {
+		return err
+	}
+	options, err := deleteOptions(r)
+	if err != nil {
+		return err
+	}
+	page, err := h.Store.List(r.Context(), t.resource, store.ListOptions{Match: selected, Limit: selection.Limit, Continue: selection.Continue,
+		ResourceVersion: selection.ResourceVersion, ResourceVersionMatch: selection.ResourceVersionMatch})
+	if err != nil {
+		return fromStore(err, t.resource, "")
+	}
+	if err := h.deleteAll(r.Context(), newWrite(r, t, options, "", options.DryRun), page.Items, options); err != nil {
+		return err
+	}
+	table, err := codec.ParseTableOptions(r, out)
+	if err != nil {
+		return err
+	}
+	body, err := codec.EncodeList(out, page.Items, t.resource, metav1.ListMeta{
+		ResourceVersion: strconv.FormatInt(page.Revision, 10), Continue: page.Continue, RemainingItemCount: page.Remaining}, table)
+	if err != nil {
+		return err
+	}
+	body.Write(w, r, http.StatusOK, out.Media) // an error here is the client's leaving
+	return nil
+}
+
+// deleteAll deletes items one after the other; those that are gone already are
+// no error.
+func (h *Handler) deleteAll(ctx context.Context, w *write, items []*store.Item, options *metav1.DeleteOptions) error {
+	for _, item := range items {
+		one, t := *w, *w.target
+		t.namespace, t.name = item.Object().GetNamespace(), item.Object().GetName()
+		one.target = &t
+		if _, _, err := h.deleteObject(ctx, &one, options); err != nil && !apierrors.IsNotFound(err) {
+			return err
+		}
+	}
+	return nil
+}

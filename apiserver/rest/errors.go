@@ -1,0 +1,115 @@
+package rest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"strconv"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/skiff-k8s/skiff/apiserver/codec"
+	"github.com/skiff-k8s/skiff/apiserver/resource"
+	"github.com/skiff-k8s/skiff/apiserver/store"
+)
+
+// errChanged is what a client reads whose write is based on an old object.
+var errChanged = errors.New("the object has been modified; please apply your changes to the latest version and try again")
+
+// fromStore gives the errors of the store their meaning for clients. Errors
+// that have one already stay as they are.
+func fromStore(err error, r *resource.Resource, name string) error {
+	var expired *store.ExpiredError
+	var future *store.FutureError
+	switch {
+	case err == nil:
+		return nil
+	case isStatus(err):
+		return err
+	case errors.Is(err, store.ErrNotFound):
+		return apierrors.NewNotFound(r.GR(), name)
+	case errors.Is(err, store.ErrExists):
+		return apierrors.NewAlreadyExists(r.GR(), name)
+	case errors.Is(err, store.ErrConflict):
+		return apierrors.NewConflict(r.GR(), name, errChanged)
+	case errors.As(err, &expired):
+		status := apierrors.NewResourceExpired(expired.Error())
+		status.ErrStatus.Continue = expired.Continue
+		return status
+	case errors.Is(err, store.ErrExpired):
+		return apierrors.NewResourceExpired("The resourceVersion for the provided watch is too old.")
+	case errors.As(err, &future):
+		return tooLargeVersion(future)
+	case errors.Is(err, store.ErrInvalidVersion):
+		return apierrors.NewBadRequest(err.Error())
+	case errors.Is(err, context.DeadlineExceeded):
+		return apierrors.NewTimeoutError("request did not complete within the allotted timeout", 0)
+	}
+	return err
+}
+
+// tooLargeVersion is the error for a resourceVersion that is not there yet;
+// reflectors know its cause and try again.
+func tooLargeVersion(err *store.FutureError) error {
+	status := apierrors.NewTimeoutError(err.Error(), 1)
+	status.ErrStatus.Details.Causes = []metav1.StatusCause{{Type: metav1.CauseTypeResourceVersionTooLarge, Message: "Too large resource version"}}
+	return status
+}
+
+func isStatus(err error) bool {
+	_, ok := err.(apierrors.APIStatus)
+	return ok || errors.As(err, new(apierrors.APIStatus))
+}
+
+// ToStatus is the Status object that answers with err. Errors that are not of
+// the API are 500.
+func ToStatus(err error) *metav1.Status {
+	var api apierrors.APIStatus
+	if !errors.As(err, &api) {
+		return &metav1.Status{
+			TypeMeta: statusKind, Status: metav1.StatusFailure, Code: http.StatusInternalServerError, Message: err.Error(),
+		}
+	}
+	status := api.Status()
+	if status.Status == "" {
+		status.Status = metav1.StatusFailure
+	}
+	if status.Code == 0 {
+		status.Code = http.StatusInternalServerError
+	}
+	status.TypeMeta = statusKind
+	return &status
+}
+
+var statusKind = metav1.TypeMeta{Kind: "Status", APIVersion: "v1"}
+
+// WriteError answers with err as a Status in the negotiated encoding.
+func WriteError(w http.ResponseWriter, r *http.Request, err error) {
+	status := ToStatus(err)
+	if errors.Is(r.Context().Err(), context.Canceled) {
+		return // nobody is there to read it
+	}
+	if status.Code == http.StatusInternalServerError {
+		slog.ErrorContext(r.Context(), "request failed", "method", r.Method, "path", r.URL.Path, "err", err)
+	}
+	out, negotiateErr := codec.Negotiate(r, codec.Offer{Protobuf: true, Table: true, Partial: true})
+	if negotiateErr != nil {
+		out = codec.Output{}
+	}
+	if status.Details != nil && status.Details.RetryAfterSeconds > 0 {
+		w.Header().Set("Retry-After", strconv.Itoa(int(status.Details.RetryAfterSeconds)))
+	}
+	body, encodeErr := out.Encode(status)
+	if encodeErr != nil {
+		http.Error(w, fmt.Sprintf("%s: %s", status.Reason, status.Message), int(status.Code))
+		return
+	}
+	if status.Code == http.StatusNoContent || status.Code == http.StatusNotModified {
+		w.WriteHeader(int(status.Code))
+		return
+	}
+	body.Write(w, r, int(status.Code), out.Media) // an error here is the client's leaving
+}

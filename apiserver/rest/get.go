@@ -1,0 +1,66 @@
+package rest
+
+import (
+	"net/http"
+	"strconv"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/skiff-k8s/skiff/apiserver/codec"
+	"github.com/skiff-k8s/skiff/apiserver/store"
+)
+
+// get serves GET of one object, and of the views of it.
+func (h *Handler) get(w http.ResponseWriter, r *http.Request, t *target) error {
+	out, err := codec.Negotiate(r, t.offer())
+	if err != nil {
+		return err
+	}
+	options := metav1.GetOptions{}
+	if r.URL.RawQuery != "" {
+		if err := parseQuery(r.URL.Query(), &options); err != nil {
+			return err
+		}
+	}
+	item, err := h.read(r, t, options.ResourceVersion)
+	if err != nil {
+		return err
+	}
+	return h.answer(w, r, t, out, http.StatusOK, item)
+}
+
+// read gets the item a request names. With a resourceVersion, what the cache
+// has is new enough if it has reached it; without, the newest is read.
+func (h *Handler) read(r *http.Request, t *target, version string) (*store.Item, error) {
+	if version == "" {
+		item, err := h.Store.Get(r.Context(), t.resource, t.namespace, t.name)
+		return item, fromStore(err, t.resource, t.name)
+	}
+	atLeast, err := strconv.ParseUint(version, 10, 63)
+	if err != nil {
+		return nil, invalidVersion(version, err)
+	}
+	items, _, err := h.Store.Snapshot(r.Context(), t.resource, store.Match{Namespace: t.namespace, Name: t.name}, int64(atLeast))
+	if err != nil {
+		return nil, fromStore(err, t.resource, t.name)
+	}
+	if len(items) == 0 {
+		return nil, apierrors.NewNotFound(t.resource.GR(), t.name)
+	}
+	return items[0], nil
+}
+
+// answer writes one item as the client wants it.
+func (h *Handler) answer(w http.ResponseWriter, r *http.Request, t *target, out codec.Output, code int, item codec.Item) error {
+	table, err := codec.ParseTableOptions(r, out)
+	if err != nil {
+		return err
+	}
+	body, err := out.EncodeItem(item, t.resource, table)
+	if err != nil {
+		return err
+	}
+	body.Write(w, r, code, out.Media) // an error here is the client's leaving
+	return nil
+}

@@ -1,0 +1,52 @@
+package rest
+
+import (
+	"fmt"
+	"net/http"
+	"strconv"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/skiff-k8s/skiff/apiserver/codec"
+	"github.com/skiff-k8s/skiff/apiserver/store"
+)
+
+// list serves GET of a collection.
+func (h *Handler) list(w http.ResponseWriter, r *http.Request, t *target) error {
+	out, err := codec.Negotiate(r, t.offer())
+	if err != nil {
+		return err
+	}
+	options, err := listOptions(r.URL.Query())
+	if err != nil {
+		return err
+	}
+	selected, err := match(t, options.LabelSelector, options.FieldSelector)
+	if err != nil {
+		return err
+	}
+	page, err := h.Store.List(r.Context(), t.resource, store.ListOptions{
+		Match: selected, ResourceVersion: options.ResourceVersion, ResourceVersionMatch: options.ResourceVersionMatch,
+		Limit: options.Limit, Continue: options.Continue,
+	})
+	if err != nil {
+		return fromStore(err, t.resource, "")
+	}
+	table, err := codec.ParseTableOptions(r, out)
+	if err != nil {
+		return err
+	}
+	body, err := codec.EncodeList(out, page.Items, t.resource, metav1.ListMeta{
+		ResourceVersion: strconv.FormatInt(page.Revision, 10), Continue: page.Continue, RemainingItemCount: page.Remaining,
+	}, table)
+	if err != nil {
+		return err
+	}
+	body.Write(w, r, http.StatusOK, out.Media) // an error here is the client's leaving
+	return nil
+}
+
+func invalidVersion(version string, err error) error {
+	return apierrors.NewBadRequest(fmt.Sprintf("invalid resource version: resourceVersion: Invalid value: %q: %v", version, err))
+}

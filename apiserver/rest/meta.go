@@ -1,0 +1,129 @@
+package rest
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/validation"
+	"k8s.io/apimachinery/pkg/api/validation/path"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/rand"
+	"k8s.io/apimachinery/pkg/util/uuid"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"github.com/skiff-k8s/skiff/apiserver/resource"
+)
+
+// own takes from a new object what only the server sets.
+func own(obj resource.Object) {
+	obj.SetCreationTimestamp(metav1.Time{})
+	obj.SetUID("")
+	obj.SetDeletionTimestamp(nil)
+	obj.SetDeletionGracePeriodSeconds(nil)
+	obj.SetSelfLink("")
+}
+
+// place gives obj the namespace of the request; it may not name another.
+func place(obj metav1.Object, t *target) error {
+	switch namespace := obj.GetNamespace(); {
+	case namespace == t.namespace:
+		return nil
+	case namespace == "" || t.namespace == "":
+		obj.SetNamespace(t.namespace)
+		return nil
+	}
+	return apierrors.NewBadRequest("the namespace of the provided object does not match the namespace sent on the request")
+}
+
+// named checks that obj is the one of the URL.
+func named(obj metav1.Object, name string) error {
+	switch obj.GetName() {
+	case name:
+		return nil
+	case "":
+		return apierrors.NewBadRequest(fmt.Sprintf("the name of the object (%s based on URL) was undeterminable: name must be provided", name))
+	}
+	return apierrors.NewBadRequest(fmt.Sprintf("the name of the object (%s) does not match the name on the URL (%s)", obj.GetName(), name))
+}
+
+// fill sets what the server gives a new object.
+func fill(obj resource.Object, now time.Time) {
+	obj.SetCreationTimestamp(metav1.NewTime(now.Truncate(time.Second)))
+	obj.SetUID(uuid.NewUUID())
+	if prefix := obj.GetGenerateName(); prefix != "" && obj.GetName() == "" {
+		obj.SetName(generateName(prefix))
+	}
+}
+
+// generateName appends five random characters; the result fits a DNS label.
+func generateName(prefix string) string {
+	const suffix, most = 5, 63
+	return prefix[:min(len(prefix), most-suffix)] + rand.String(suffix)
+}
+
+// carry takes over from old what no update changes.
+func carry(obj, old resource.Object) {
+	if obj.GetUID() == "" {
+		obj.SetUID(old.GetUID())
+	}
+	if created := old.GetCreationTimestamp(); !created.IsZero() {
+		obj.SetCreationTimestamp(created)
+	}
+	if !old.GetDeletionTimestamp().IsZero() {
+		obj.SetDeletionTimestamp(old.GetDeletionTimestamp())
+	}
+	if old.GetDeletionGracePeriodSeconds() != nil && obj.GetDeletionGracePeriodSeconds() == nil {
+		obj.SetDeletionGracePeriodSeconds(old.GetDeletionGracePeriodSeconds())
+	}
+}
+
+var metadata = field.NewPath("metadata")
+
+// validateMeta lists what is wrong with the metadata of obj; old is nil on
+// create. The name of what exists is not judged again: rules change.
+func validateMeta(r *resource.Resource, obj, old resource.Object) field.ErrorList {
+	if old == nil {
+		return validation.ValidateObjectMetaAccessor(obj, r.Namespaced(), r.Name, metadata)
+	}
+	errs := validation.ValidateObjectMetaAccessor(obj, r.Namespaced(), path.ValidatePathSegmentName, metadata)
+	return append(errs, validation.ValidateObjectMetaAccessorUpdate(obj, old, metadata)...)
+}
+
+// dedupeOwners drops owner references that are there twice and warns of it.
+func dedupeOwners(obj resource.Object, afterMutation bool, warn func(string)) {
+	refs := obj.GetOwnerReferences()
+	if len(refs) < 2 {
+		return
+	}
+	var kept []metav1.OwnerReference
+	var twice []string
+	for _, ref := range refs {
+		if containsOwner(kept, ref) {
+			twice = append(twice, string(ref.UID))
+			continue
+		}
+		kept = append(kept, ref)
+	}
+	if len(twice) == 0 {
+		return
+	}
+	when := ""
+	if afterMutation {
+		when = " after mutating admission happens"
+	}
+	warn(fmt.Sprintf(".metadata.ownerReferences contains duplicate entries%s; API server dedups owner references in 1.20+, "+
+		"and may reject such requests as early as 1.24; please fix your requests; duplicate UID(s) observed: %s", when, strings.Join(twice, ", ")))
+	obj.SetOwnerReferences(kept)
+}
+
+func containsOwner(refs []metav1.OwnerReference, ref metav1.OwnerReference) bool {
+	for _, other := range refs {
+		if other.UID == ref.UID && equality.Semantic.DeepEqual(other, ref) {
+			return true
+		}
+	}
+	return false
+}

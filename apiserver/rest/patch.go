@@ -1,0 +1,262 @@
+package rest
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+
+	jsonpatch "gopkg.in/evanphx/json-patch.v4"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/mergepatch"
+	"k8s.io/apimachinery/pkg/util/strategicpatch"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+	kjson "sigs.k8s.io/json"
+
+	"github.com/skiff-k8s/skiff/apiserver/codec"
+	"github.com/skiff-k8s/skiff/apiserver/request"
+	"github.com/skiff-k8s/skiff/apiserver/resource"
+)
+
+// mostOperations is how many operations a JSON patch may have.
+const mostOperations = 10000
+
+// patch serves PATCH of an object or of a view of it.
+func (h *Handler) patch(w http.ResponseWriter, r *http.Request, t *target) error {
+	ctx, cancel := deadline(r)
+	defer cancel()
+	p, err := h.readPatch(r, t)
+	if err != nil {
+		return err
+	}
+	out, err := codec.Negotiate(r, t.offer())
+	if err != nil {
+		return err
+	}
+	wr := newWrite(r, t, p.updateOptions(), p.options.FieldManager, p.options.DryRun)
+	item, created, err := h.updateObject(ctx, wr, change{
+		create: p.kind == types.ApplyYAMLPatchType,
+		make:   func(live resource.Object) (resource.Object, error) { return h.patched(ctx, wr, p, live) },
+	})
+	if err != nil {
+		return err
+	}
+	code := http.StatusOK
+	if created {
+		code = http.StatusCreated
+	}
+	return h.answer(w, r, t, out, code, item)
+}
+
+// patched is live with the patch applied and its fields managed.
+func (h *Handler) patched(ctx context.Context, w *write, p *patch, live resource.Object) (resource.Object, error) {
+	var obj resource.Object
+	var err error
+	if p.kind == types.ApplyYAMLPatchType {
+		obj, err = h.apply(ctx, w, p, live)
+	} else {
+		obj, err = h.modify(ctx, w, p, live)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if live.GetUID() == "" && obj.GetUID() != "" {
+		return nil, apierrors.NewConflict(w.resource.GR(), w.name, fmt.Errorf("uid mismatch: the provided object specified uid %s, and no existing object was found", obj.GetUID()))
+	}
+	if err := place(obj, w.target); err != nil {
+		return nil, err
+	}
+	return obj, named(obj, w.name)
+}
+
+// modify applies a patch that says what to change. It is written against the
+// served version.
+func (h *Handler) modify(ctx context.Context, w *write, p *patch, live resource.Object) (resource.Object, error) {
+	served := codec.As(w.resource.FromStored(live), w.resource.GVK())
+	obj := w.resource.New()
+	if err := p.apply(ctx, served, obj, w.resource.GVK()); err != nil {
+		return nil, err
+	}
+	return h.manage(w, live, w.toStored(obj))
+}
+
+// patch is the body of a PATCH.
+type patch struct {
+	kind    types.PatchType
+	body    []byte
+	options *metav1.PatchOptions
+}
+
+// updateOptions are those of the update that a patch is.
+func (p *patch) updateOptions() *metav1.UpdateOptions {
+	o := &metav1.UpdateOptions{DryRun: p.options.DryRun, FieldManager: p.options.FieldManager, FieldValidation: p.options.FieldValidation}
+	o.SetGroupVersionKind(metav1.SchemeGroupVersion.WithKind("UpdateOptions"))
+	return o
+}
+
+// readPatch takes the patch from a request. Custom resources have no strategic
+// merge patch: their lists have no merge keys in Go types.
+func (h *Handler) readPatch(r *http.Request, t *target) (*patch, error) {
+	contentType, _, _ := strings.Cut(r.Header.Get("Content-Type"), ";")
+	known := []string{string(types.JSONPatchType), string(types.MergePatchType), string(types.StrategicMergePatchType), string(types.ApplyYAMLPatchType)}
+	if _, custom := runtime.Object(t.resource.New()).(runtime.Unstructured); custom {
+		known = slices.Delete(known, 2, 3)
+	}
+	if !slices.Contains(known, contentType) {
+		return nil, codec.UnsupportedMedia(known)
+	}
+	body, err := codec.ReadBody(r)
+	if err != nil {
+		return nil, err
+	}
+	options, err := patchOptions(r, types.PatchType(contentType))
+	if err != nil {
+		return nil, err
+	}
+	return &patch{kind: types.PatchType(contentType), body: body, options: options}, nil
+}
+
+// apply reads into what the patch makes of live. Both are of kind.
+func (p *patch) apply(ctx context.Context, live, into runtime.Object, kind schema.GroupVersionKind) error {
+	if p.kind == types.StrategicMergePatchType {
+		return p.applyStrategic(ctx, live, into)
+	}
+	before, err := json.Marshal(live)
+	if err != nil {
+		return fmt.Errorf("encode %T: %w", live, err)
+	}
+	after, strict, err := p.applyJSON(before)
+	if err != nil {
+		return err
+	}
+	more, err := codec.DecodePatched(after, kind, into)
+	if err != nil {
+		return invalidPatch(string(after), err)
+	}
+	return p.strictErrors(ctx, string(after), append(strict, more...))
+}
+
+func (p *patch) lax() bool { return p.options.FieldValidation == metav1.FieldValidationIgnore }
+
+// strictErrors are a 422 or warnings, as the client wants.
+func (p *patch) strictErrors(ctx context.Context, value string, strict []error) error {
+	switch {
+	case len(strict) == 0 || p.lax():
+		return nil
+	case p.options.FieldValidation == metav1.FieldValidationStrict:
+		return invalidPatch(value, runtime.NewStrictDecodingError(strict))
+	}
+	codec.WarnStrict(strict, func(text string) { request.Warn(ctx, text) })
+	return nil
+}
+
+func invalidPatch(value string, err error) error {
+	return apierrors.NewInvalid(schema.GroupKind{}, "", field.ErrorList{field.Invalid(field.NewPath("patch"), value, err.Error())})
+}
+
+// applyJSON makes new JSON of old by a JSON patch (RFC 6902) or a merge patch
+// (RFC 7386).
+func (p *patch) applyJSON(before []byte) (after []byte, strict []error, err error) {
+	if p.kind == types.MergePatchType {
+		if !p.lax() {
+			if strict, err = kjson.UnmarshalStrict(p.body, &map[string]any{}); err != nil {
+				return nil, nil, apierrors.NewBadRequest(fmt.Sprintf("error decoding patch: %v", err))
+			}
+		}
+		after, err = jsonpatch.MergePatch(before, p.body)
+		if errors.Is(err, jsonpatch.ErrBadJSONPatch) {
+			return nil, nil, apierrors.NewBadRequest(err.Error())
+		}
+		return after, strict, err
+	}
+	if !p.lax() {
+		if strict, err = p.strictOperations(); err != nil {
+			return nil, nil, err
+		}
+	}
+	operations, err := jsonpatch.DecodePatch(p.body)
+	if err != nil {
+		return nil, nil, apierrors.NewBadRequest(err.Error())
+	}
+	if len(operations) > mostOperations {
+		return nil, nil, apierrors.NewRequestEntityTooLargeError(fmt.Sprintf(
+			"The allowed maximum operations in a JSON patch is %d, got %d", mostOperations, len(operations)))
+	}
+	after, err = operations.Apply(before)
+	if err != nil {
+		return nil, nil, unprocessable(err)
+	}
+	return after, strict, nil
+}
+
+// strictOperations lists what a JSON patch says that no operation has.
+func (p *patch) strictOperations() ([]error, error) {
+	var operations []struct {
+		Op    string `json:"op"`
+		Path  string `json:"path"`
+		From  string `json:"from"`
+		Value any    `json:"value"`
+	}
+	strict, err := kjson.UnmarshalStrict(p.body, &operations)
+	if err != nil {
+		return nil, apierrors.NewBadRequest(fmt.Sprintf("error decoding patch: %v", err))
+	}
+	for i, e := range strict {
+		strict[i] = fmt.Errorf("json patch %w", e)
+	}
+	return strict, nil
+}
+
+func unprocessable(err error) error {
+	return apierrors.NewGenericServerResponse(http.StatusUnprocessableEntity, "", schema.GroupResource{}, "", err.Error(), 0, false)
+}
+
+// applyStrategic merges by the merge keys in the tags of the Go type.
+func (p *patch) applyStrategic(ctx context.Context, live, into runtime.Object) error {
+	before, err := runtime.DefaultUnstructuredConverter.ToUnstructured(live)
+	if err != nil {
+		return err
+	}
+	changes := map[string]any{}
+	var strict []error
+	if p.lax() {
+		err = kjson.UnmarshalCaseSensitivePreserveInts(p.body, &changes)
+	} else {
+		strict, err = kjson.UnmarshalStrict(p.body, &changes)
+	}
+	if err != nil {
+		return apierrors.NewBadRequest(err.Error())
+	}
+	after, err := strategicpatch.StrategicMergeMapPatch(before, changes, into)
+	if err != nil {
+		return strategicError(err)
+	}
+	value := fmt.Sprintf("%+v", changes)
+	err = runtime.DefaultUnstructuredConverter.FromUnstructuredWithValidation(after, into, !p.lax())
+	if unknown, ok := runtime.AsStrictDecodingError(err); ok {
+		strict, err = append(strict, unknown.Errors()...), nil
+	}
+	if err != nil {
+		return invalidPatch(value, err)
+	}
+	return p.strictErrors(ctx, value, strict)
+}
+
+// strategicError tells a malformed patch from one that does not fit the object.
+func strategicError(err error) error {
+	switch {
+	case slices.Contains([]error{mergepatch.ErrBadJSONDoc, mergepatch.ErrBadPatchFormatForPrimitiveList, mergepatch.ErrBadPatchFormatForRetainKeys,
+		mergepatch.ErrBadPatchFormatForSetElementOrderList, mergepatch.ErrUnsupportedStrategicMergePatchFormat}, err):
+		return apierrors.NewBadRequest(err.Error())
+	case slices.Contains([]error{mergepatch.ErrNoListOfLists, mergepatch.ErrPatchContentNotMatchRetainKeys}, err):
+		return unprocessable(err)
+	}
+	return err
+}

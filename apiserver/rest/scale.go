@@ -1,0 +1,187 @@
+package rest
+
+import (
+	"context"
+	"net/http"
+
+	autoscalingv1 "k8s.io/api/autoscaling/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"github.com/skiff-k8s/skiff/apiserver/codec"
+	"github.com/skiff-k8s/skiff/apiserver/resource"
+)
+
+var scaleKind = autoscalingv1.SchemeGroupVersion.WithKind("Scale")
+
+// scaleOf is how obj is scaled.
+func scaleOf(s *resource.Scale[resource.Object], obj resource.Object) *autoscalingv1.Scale {
+	scale := &autoscalingv1.Scale{
+		ObjectMeta: metav1.ObjectMeta{Name: obj.GetName(), Namespace: obj.GetNamespace(), UID: obj.GetUID(),
+			ResourceVersion: obj.GetResourceVersion(), CreationTimestamp: obj.GetCreationTimestamp()},
+		Status: autoscalingv1.ScaleStatus{Replicas: s.Status(obj), Selector: s.Selector(obj)},
+	}
+	if n := s.Replicas(obj); n != nil {
+		scale.Spec.Replicas = *n
+	}
+	scale.SetGroupVersionKind(scaleKind)
+	return scale
+}
+
+// answerScale writes the scale of an object.
+func answerScale(w http.ResponseWriter, r *http.Request, code int, scale *autoscalingv1.Scale) error {
+	return answerObject(w, r, code, scaleResource, scale)
+}
+
+// answerObject writes an object that is kept nowhere.
+func answerObject(w http.ResponseWriter, r *http.Request, code int, res *resource.Resource, obj resource.Object) error {
+	out, err := codec.Negotiate(r, codec.Offer{Protobuf: codec.HasProtobuf(obj), Table: true, Partial: true})
+	if err != nil {
+		return err
+	}
+	table, err := codec.ParseTableOptions(r, out)
+	if err != nil {
+		return err
+	}
+	body, err := out.EncodeItem(loose{obj}, res, table)
+	if err != nil {
+		return err
+	}
+	body.Write(w, r, code, out.Media) // an error here is the client's leaving
+	return nil
+}
+
+// scaleResource lets a Scale be written like any object. There is no list of
+// them; PartialObjectMetadataList stands in its place.
+var scaleResource = resource.Define[metav1.PartialObjectMetadataList](resource.Definition[autoscalingv1.Scale]{
+	Group: scaleKind.Group, Version: scaleKind.Version, Kind: scaleKind.Kind, Plural: "scales",
+})
+
+func (h *Handler) getScale(w http.ResponseWriter, r *http.Request, t *target) error {
+	options := metav1.GetOptions{}
+	if err := parseQuery(r.URL.Query(), &options); err != nil {
+		return err
+	}
+	item, err := h.read(r, t, options.ResourceVersion)
+	if err != nil {
+		return err
+	}
+	return answerScale(w, r, http.StatusOK, scaleOf(t.sub.Scale, item.Object()))
+}
+
+func (h *Handler) updateScale(w http.ResponseWriter, r *http.Request, t *target) error {
+	ctx, cancel := deadline(r)
+	defer cancel()
+	options, err := updateOptions(r)
+	if err != nil {
+		return err
+	}
+	scale := &autoscalingv1.Scale{}
+	if err := decodeSub(r, t, options.FieldValidation, scale); err != nil {
+		return err
+	}
+	if err := place(scale, t); err != nil {
+		return err
+	}
+	if err := named(scale, t.name); err != nil {
+		return err
+	}
+	wr := newWrite(r, t, options, options.FieldManager, options.DryRun)
+	return h.rescale(ctx, w, r, wr, func(*autoscalingv1.Scale) (*autoscalingv1.Scale, error) { return scale.DeepCopy(), nil })
+}
+
+func (h *Handler) patchScale(w http.ResponseWriter, r *http.Request, t *target) error {
+	ctx, cancel := deadline(r)
+	defer cancel()
+	p, err := h.readPatch(r, t)
+	if err != nil {
+		return err
+	}
+	wr := newWrite(r, t, p.updateOptions(), p.options.FieldManager, p.options.DryRun)
+	return h.rescale(ctx, w, r, wr, func(live *autoscalingv1.Scale) (*autoscalingv1.Scale, error) {
+		if p.kind == types.ApplyYAMLPatchType {
+			return h.applyScale(ctx, p, live)
+		}
+		scale := &autoscalingv1.Scale{}
+		if err := p.apply(ctx, live, scale, scaleKind); err != nil {
+			return nil, err
+		}
+		return scale, named(scale, t.name)
+	})
+}
+
+// applyScale takes the number of replicas from an applied Scale.
+func (h *Handler) applyScale(ctx context.Context, p *patch, live *autoscalingv1.Scale) (*autoscalingv1.Scale, error) {
+	config, err := p.config()
+	if err != nil {
+		return nil, err
+	}
+	if kind := config.GroupVersionKind(); kind != scaleKind {
+		return nil, apierrors.NewBadRequest("Incorrect version specified in apply patch. Specified patch version: " +
+			kind.GroupVersion().String() + ", expected: " + scaleKind.GroupVersion().String())
+	}
+	replicas, found, err := unstructured.NestedInt64(config.Object, "spec", "replicas")
+	if err != nil {
+		return nil, apierrors.NewBadRequest(err.Error())
+	}
+	if found {
+		live.Spec.Replicas = int32(replicas)
+	}
+	return live, p.strictYAML(ctx)
+}
+
+// rescale changes the replicas of an object as make says. Admission sees the
+// Scale, the store the object.
+func (h *Handler) rescale(ctx context.Context, rw http.ResponseWriter, r *http.Request, w *write, make func(live *autoscalingv1.Scale) (*autoscalingv1.Scale, error)) error {
+	s := w.sub.Scale
+	object := *w
+	object.trusted = true // admission sees the Scale instead
+	parent := *w.target
+	parent.sub = &resource.Sub{Name: w.sub.Name, Prepare: w.stored().Prepare, Validate: w.stored().Validate, Warn: w.stored().Warn}
+	object.target = &parent
+	item, _, err := h.updateObject(ctx, &object, change{make: func(live resource.Object) (resource.Object, error) {
+		before := scaleOf(s, live)
+		scale, err := make(before.DeepCopy())
+		if err != nil {
+			return nil, err
+		}
+		scale.SetGroupVersionKind(scaleKind)
+		if err := h.admitScale(ctx, w, scale, before); err != nil {
+			return nil, err
+		}
+		if err := validateScale(w, scale, live); err != nil {
+			return nil, err
+		}
+		obj := live.DeepCopyObject().(resource.Object)
+		obj.SetResourceVersion(scale.GetResourceVersion())
+		s.SetReplicas(obj, scale.Spec.Replicas)
+		return obj, h.Fields.Update(w.resource, w.sub.Name, live, obj, w.manager)
+	}})
+	if err != nil {
+		return err
+	}
+	return answerScale(rw, r, http.StatusOK, scaleOf(s, itemObject(item)))
+}
+
+func (h *Handler) admitScale(ctx context.Context, w *write, scale, before *autoscalingv1.Scale) error {
+	a := h.attributes(ctx, w, "update", scale, before)
+	if err := h.Admission.Mutate(ctx, a); err != nil {
+		return admissionError(w, err)
+	}
+	return admissionError(w, h.Admission.Validate(ctx, a))
+}
+
+func validateScale(w *write, scale *autoscalingv1.Scale, live resource.Object) error {
+	if uid := scale.GetUID(); uid != "" && uid != live.GetUID() {
+		return uidConflict(w.stored(), w, uid, live.GetUID())
+	}
+	if scale.Spec.Replicas >= 0 {
+		return nil
+	}
+	return apierrors.NewInvalid(schema.GroupKind{Group: "autoscaling", Kind: "Scale"}, scale.GetName(), field.ErrorList{
+		field.Invalid(field.NewPath("spec", "replicas"), scale.Spec.Replicas, "must be greater than or equal to 0")})
+}

@@ -1,0 +1,103 @@
+package rest
+
+import (
+	"fmt"
+	"slices"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/selection"
+
+	"github.com/skiff-k8s/skiff/apiserver/resource"
+	"github.com/skiff-k8s/skiff/apiserver/store"
+)
+
+// match makes the store's Match of the selectors of a request; nil selectors
+// select all. Unknown fields are a 400.
+func match(t *target, label labels.Selector, field fields.Selector) (store.Match, error) {
+	m := store.Match{Namespace: t.namespace}
+	var requirements fields.Requirements
+	if field != nil {
+		requirements = field.Requirements()
+	}
+	for _, q := range requirements {
+		if err := knownField(t.resource, q.Field); err != nil {
+			return m, err
+		}
+	}
+	if t.name != "" {
+		if name, ok := exact(requirements, "metadata.name"); len(requirements) > 0 && (!ok || name != t.name) {
+			return m, apierrors.NewBadRequest("fieldSelector metadata.name doesn't match requested name")
+		}
+		m.Name = t.name
+	} else if name, ok := exact(requirements, "metadata.name"); ok {
+		m.Name = name
+	}
+	if value, ok := exact(requirements, t.resource.IndexBy); ok && t.resource.IndexBy != "" {
+		m.IndexValue = value
+	}
+	if label != nil && label.Empty() {
+		label = nil
+	}
+	if label != nil || len(requirements) > 0 {
+		m.Select = func(stored resource.Object) bool {
+			return (label == nil || label.Matches(labels.Set(stored.GetLabels()))) && selects(t.resource, requirements, stored)
+		}
+	}
+	return m, nil
+}
+
+// knownField is the error for a field of r that cannot be selected by. Kinds
+// that have fields of their own say it in other words than the rest.
+func knownField(r *resource.Resource, name string) error {
+	if name == "metadata.name" || name == "metadata.namespace" && r.Namespaced() {
+		return nil
+	}
+	if _, ok := r.Fields[name]; ok {
+		return nil
+	}
+	if _, stored := r.Stored.Fields[name]; stored && r.Fields == nil {
+		return nil
+	}
+	if len(r.Fields) > 0 {
+		return apierrors.NewBadRequest("field label not supported: " + name)
+	}
+	return apierrors.NewBadRequest(fmt.Sprintf(`%q is not a known field selector: only "metadata.name", "metadata.namespace"`, name))
+}
+
+// exact is the value a field must have, if requirements fix it.
+func exact(requirements fields.Requirements, name string) (string, bool) {
+	i := slices.IndexFunc(requirements, func(q fields.Requirement) bool { return q.Field == name && q.Operator != selection.NotEquals })
+	if i < 0 || name == "" {
+		return "", false
+	}
+	return requirements[i].Value, true
+}
+
+func selects(r *resource.Resource, requirements fields.Requirements, stored resource.Object) bool {
+	if len(requirements) == 0 {
+		return true
+	}
+	obj := r.FromStored(stored)
+	for _, q := range requirements {
+		if fieldMatches(r, q.Field, q.Value, obj) == (q.Operator == selection.NotEquals) {
+			return false
+		}
+	}
+	return true
+}
+
+func fieldMatches(r *resource.Resource, name, value string, obj resource.Object) bool {
+	switch name {
+	case "metadata.name":
+		return obj.GetName() == value
+	case "metadata.namespace":
+		return obj.GetNamespace() == value
+	}
+	if matches, handled := r.MatchField(obj, name, value); handled {
+		return matches
+	}
+	get := r.Fields[name]
+	return get != nil && get(obj) == value
+}

@@ -1,0 +1,263 @@
+package rest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"strconv"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/apis/meta/internalversion"
+	"k8s.io/apimachinery/pkg/watch"
+
+	"github.com/skiff-k8s/skiff/apiserver/codec"
+	"github.com/skiff-k8s/skiff/apiserver/resource"
+	"github.com/skiff-k8s/skiff/apiserver/store"
+)
+
+// watch serves GET of a collection with watch=1, and old paths below /watch.
+func (h *Handler) watch(w http.ResponseWriter, r *http.Request, t *target) error {
+	out, err := codec.NegotiateWatch(r, t.offer())
+	if err != nil {
+		return err
+	}
+	options, err := listOptions(r.URL.Query())
+	if err != nil {
+		return err
+	}
+	selected, err := match(t, options.LabelSelector, options.FieldSelector)
+	if err != nil {
+		return err
+	}
+	from, err := parseStart(options)
+	if err != nil {
+		return err
+	}
+	table, err := codec.ParseTableOptions(r, out)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), h.watchTime(options))
+	defer cancel()
+	s := &stream{
+		handler: h, resource: t.resource, match: selected, start: from, bookmarks: options.AllowWatchBookmarks,
+		framer: codec.Framer{Output: out, Resource: t.resource, Table: table},
+	}
+	if err := s.prepare(ctx); err != nil {
+		return fromStore(err, t.resource, "")
+	}
+	if isWebSocket(r) {
+		return s.serveWebSocket(ctx, w, r)
+	}
+	return s.serveHTTP(ctx, w)
+}
+
+// watchTime is how long a watch lasts. Without a wish of the client it is at
+// random, so that watches that began together do not end together.
+func (h *Handler) watchTime(options *internalversion.ListOptions) time.Duration {
+	if s := options.TimeoutSeconds; s != nil && *s > 0 {
+		return time.Duration(*s) * time.Second
+	}
+	least := h.MinWatch
+	if least == 0 {
+		least = 30 * time.Minute
+	}
+	return least + rand.N(least)
+}
+
+// start is where a watch begins.
+type start struct {
+	initial bool  // with an ADDED event for every object there is
+	newest  bool  // at the newest revision of the backend
+	after   int64 // else: after this revision; with initial, at least at it
+}
+
+func parseStart(o *internalversion.ListOptions) (start, error) {
+	s := start{initial: o.SendInitialEvents != nil && *o.SendInitialEvents, newest: o.ResourceVersion == ""}
+	if s.newest {
+		return s, nil
+	}
+	after, err := strconv.ParseUint(o.ResourceVersion, 10, 63)
+	if err != nil {
+		return s, fmt.Errorf("resourceVersion: Invalid value: %q: %w", o.ResourceVersion, err)
+	}
+	s.after = int64(after)
+	return s, nil
+}
+
+// stream is one watch being served.
+type stream struct {
+	handler   *Handler
+	resource  *resource.Resource
+	match     store.Match
+	start     start
+	bookmarks bool
+	framer    codec.Framer
+	items     []*store.Item // the initial events
+}
+
+// prepare finds the revision the watch goes on from, and the initial events.
+func (s *stream) prepare(ctx context.Context) error {
+	least := s.start.after
+	if s.start.newest {
+		least = -1
+	}
+	if !s.start.initial {
+		if s.start.newest || s.start.after == 0 {
+			revision, err := s.handler.Store.Revision(ctx)
+			s.start.after = revision
+			return err
+		}
+		return nil
+	}
+	items, revision, err := s.handler.Store.Snapshot(ctx, s.resource, s.match, least)
+	s.items, s.start.after = items, revision
+	return err
+}
+
+// sink takes frames to the client.
+type sink interface {
+	io.Writer
+	Flush() error
+}
+
+// run sends everything until ctx or the watch ends. Its error is the client's
+// leaving.
+func (s *stream) run(ctx context.Context, out sink) error {
+	if err := s.sendInitial(out); err != nil {
+		return err
+	}
+	deadline, _ := ctx.Deadline()
+	bookmarked, last := time.Now(), false
+	every := s.handler.BookmarkEvery
+	if every == 0 {
+		every = time.Minute
+	}
+	for step, err := range s.handler.Store.Watch(ctx, s.resource, s.match, s.start.after) {
+		if err != nil {
+			return s.sendError(out, err)
+		}
+		frame, err := s.frame(step)
+		if step.Event == nil {
+			// One bookmark shortly before the end lets the client resume where
+			// the watch stopped.
+			ending := !last && time.Until(deadline) < 10*time.Second
+			if !s.bookmarks || !ending && time.Since(bookmarked) < every {
+				continue
+			}
+			bookmarked, last = time.Now(), last || ending
+			frame, err = s.framer.Bookmark(step.Revision, false)
+		}
+		if err != nil {
+			return s.sendError(out, err)
+		}
+		if _, err := out.Write(frame); err != nil {
+			return err
+		}
+		if err := out.Flush(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// sendInitial sends the objects there are, and a bookmark after them that
+// says so.
+func (s *stream) sendInitial(out sink) error {
+	for _, item := range s.items {
+		frame, err := s.framer.Item(watch.Added, item)
+		if err != nil {
+			return s.sendError(out, err)
+		}
+		if _, err := out.Write(frame); err != nil {
+			return err
+		}
+	}
+	s.items = nil
+	if s.start.initial && s.bookmarks {
+		frame, err := s.framer.Bookmark(s.start.after, true)
+		if err != nil {
+			return s.sendError(out, err)
+		}
+		if _, err := out.Write(frame); err != nil {
+			return err
+		}
+	}
+	return out.Flush()
+}
+
+// frame is what a step looks like to this client: an object that comes to
+// match is new, one that no longer does is gone.
+func (s *stream) frame(step store.Step) ([]byte, error) {
+	e := step.Event
+	if e == nil {
+		return nil, nil
+	}
+	t := watch.Modified
+	switch {
+	case !step.Is:
+		t = watch.Deleted
+	case !step.Was:
+		t = watch.Added
+	}
+	make := func(e *store.Event) ([]byte, error) {
+		if t == watch.Deleted && e.New != nil {
+			left := e.Old.Object().DeepCopyObject().(resource.Object)
+			left.SetResourceVersion(strconv.FormatInt(e.Revision, 10))
+			return s.framer.Object(t, left)
+		}
+		return s.framer.Item(t, e.Last())
+	}
+	if !s.framer.Shared() {
+		return make(e)
+	}
+	return e.Frame(s.framer.Form(t), make)
+}
+
+// sendError ends a watch that cannot go on. That its place in the history is
+// gone is told in words that clients know.
+func (s *stream) sendError(out sink, err error) error {
+	if errors.Is(err, store.ErrExpired) {
+		err = apierrors.NewResourceExpired(fmt.Sprintf("too old resource version: %d (%d)", s.start.after, s.oldest()))
+	}
+	frame, encodeErr := s.framer.Error(ToStatus(fromStore(err, s.resource, "")))
+	if encodeErr != nil {
+		return encodeErr
+	}
+	if _, err := out.Write(frame); err != nil {
+		return err
+	}
+	return out.Flush()
+}
+
+// oldest is a revision to tell the client whose own is too old.
+func (s *stream) oldest() int64 {
+	revision, err := s.handler.Store.Revision(context.Background())
+	if err != nil {
+		return 0
+	}
+	return revision
+}
+
+// serveHTTP streams frames in a chunked body.
+func (s *stream) serveHTTP(ctx context.Context, w http.ResponseWriter) error {
+	contentType := s.framer.Media.String()
+	if s.framer.Media != codec.JSON {
+		contentType += ";stream=watch"
+	}
+	w.Header().Set("Content-Type", contentType)
+	w.WriteHeader(http.StatusOK)
+	s.run(ctx, httpSink{w, http.NewResponseController(w)}) // an error here is the client's leaving
+	return nil
+}
+
+type httpSink struct {
+	io.Writer
+	controller *http.ResponseController
+}
+
+func (s httpSink) Flush() error { return s.controller.Flush() }

@@ -1,0 +1,208 @@
+package rest
+
+import (
+	"context"
+	"errors"
+	"net/http"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apiserver/pkg/authentication/user"
+
+	"github.com/skiff-k8s/skiff/apiserver/admission"
+	"github.com/skiff-k8s/skiff/apiserver/codec"
+	"github.com/skiff-k8s/skiff/apiserver/managedfields"
+	"github.com/skiff-k8s/skiff/apiserver/request"
+	"github.com/skiff-k8s/skiff/apiserver/resource"
+	"github.com/skiff-k8s/skiff/apiserver/store"
+)
+
+// write is one write on its way: what its steps need to know.
+type write struct {
+	*target
+	user    user.Info
+	manager string // of the fields it sets
+	options runtime.Object
+	dryRun  bool
+	// trusted writes are the server's own: admission has no say in them.
+	trusted bool
+}
+
+func newWrite(r *http.Request, t *target, options runtime.Object, manager string, stages []string) *write {
+	return &write{target: t, user: request.User(r.Context()), manager: managedfields.Name(manager, r.UserAgent()), options: options, dryRun: dryRun(stages)}
+}
+
+// stored is the storage version, whose functions apply to what is written.
+func (w *write) stored() *resource.Resource { return w.resource.Stored }
+
+// attributes are what admission sees of the write.
+func (h *Handler) attributes(ctx context.Context, w *write, verb string, obj, old runtime.Object) *admission.Attributes {
+	return &admission.Attributes{
+		Verb: verb, Resource: w.stored(), Subresource: w.subName(), Namespace: w.namespace, Name: w.name,
+		User: w.user, DryRun: w.dryRun, New: obj, Old: old, Options: w.options,
+		Warn:    func(text string) { request.Warn(ctx, text) },
+		Audit:   func(key, value string) { request.Annotate(ctx, key, value) },
+		Cluster: h.Cluster(),
+	}
+}
+
+// mutate lets admission change obj.
+func (h *Handler) mutate(ctx context.Context, w *write, verb string, obj, old resource.Object) error {
+	if w.trusted {
+		return nil
+	}
+	a := h.attributes(ctx, w, verb, obj, nil)
+	if old != nil {
+		a.Old = old
+	}
+	if err := h.Admission.Mutate(ctx, a); err != nil {
+		return admissionError(w, err)
+	}
+	dedupeOwners(obj, true, a.Warn)
+	return nil
+}
+
+// admit lets admission reject obj.
+func (h *Handler) admit(ctx context.Context, w *write, verb string, obj, old resource.Object) error {
+	if w.trusted {
+		return nil
+	}
+	a := h.attributes(ctx, w, verb, obj, nil)
+	if old != nil {
+		a.Old = old
+	}
+	return admissionError(w, h.Admission.Validate(ctx, a))
+}
+
+// admissionError makes what a plugin said an error of the API.
+func admissionError(w *write, err error) error {
+	if err == nil || isStatus(err) || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		return err
+	}
+	return apierrors.NewForbidden(w.stored().GR(), w.name, err)
+}
+
+// prepare resets what a client may not set by this path; old is nil on create.
+func (w *write) prepare(obj, old resource.Object) {
+	r := w.stored()
+	if old != nil {
+		obj.SetGeneration(old.GetGeneration())
+	}
+	if w.sub != nil {
+		w.sub.Prepare(obj, old)
+	} else {
+		r.Prepare(obj, old)
+	}
+	switch {
+	case old != nil:
+		if r.HasGeneration && r.Generation(obj, old) {
+			obj.SetGeneration(old.GetGeneration() + 1)
+		}
+		carry(obj, old)
+	case r.HasGeneration:
+		obj.SetGeneration(1)
+	default:
+		obj.SetGeneration(0)
+	}
+}
+
+// validate gives 422 with all that is wrong with obj.
+func (w *write) validate(obj, old resource.Object) error {
+	errs := validateMeta(w.stored(), obj, old)
+	if w.sub != nil {
+		errs = append(errs, w.sub.Validate(obj, old)...)
+	} else {
+		errs = append(errs, w.stored().Validate(obj, old)...)
+	}
+	if len(errs) == 0 {
+		return nil
+	}
+	return apierrors.NewInvalid(w.stored().GVK().GroupKind(), obj.GetName(), errs)
+}
+
+// warn tells the client what is doubtful about obj.
+func (w *write) warn(ctx context.Context, obj, old resource.Object) {
+	warnings := w.stored().Warn
+	if w.sub != nil {
+		warnings = w.sub.Warn
+	}
+	for _, text := range warnings(obj, old) {
+		request.Warn(ctx, text)
+	}
+}
+
+// reservation is what a write holds until it is known whether it was stored.
+type reservation struct {
+	release func(committed bool)
+}
+
+// reserve takes what is unique in the cluster for obj, after giving back what
+// an earlier attempt took. Views change nothing that is reserved.
+func (v *reservation) reserve(ctx context.Context, w *write, obj, old resource.Object) error {
+	v.settle(false)
+	if w.sub != nil {
+		return nil
+	}
+	release, err := w.stored().Reserve(ctx, obj, old, w.dryRun)
+	if err != nil {
+		return err
+	}
+	v.release = release
+	return nil
+}
+
+// settle ends the reservation.
+func (v *reservation) settle(committed bool) {
+	if v.release != nil {
+		v.release(committed)
+		v.release = nil
+	}
+}
+
+// decode reads a body of the kind of t, fills in defaults, and returns the
+// object in the stored version.
+func (t *target) decode(r *http.Request, body []byte, validation string) (resource.Object, error) {
+	obj := t.resource.New()
+	media, err := codec.NegotiateInput(r, codec.HasProtobuf(obj))
+	if err != nil {
+		return nil, err
+	}
+	err = codec.Decode(body, codec.Input{
+		Media: media, Kind: t.resource.GVK(), Validation: validation,
+		Warn: func(text string) { request.Warn(r.Context(), text) },
+	}, obj)
+	if err != nil {
+		return nil, err
+	}
+	return t.toStored(obj), nil
+}
+
+// toStored fills in defaults and converts to the stored version.
+func (t *target) toStored(obj resource.Object) resource.Object {
+	t.resource.Default(obj)
+	obj = t.resource.ToStored(obj)
+	obj.GetObjectKind().SetGroupVersionKind(t.resource.Stored.GVK())
+	return obj
+}
+
+// empty is the object that nothing is known of, in the stored version.
+func (t *target) empty() resource.Object {
+	obj := t.resource.Stored.New()
+	obj.GetObjectKind().SetGroupVersionKind(t.resource.Stored.GVK())
+	return obj
+}
+
+// loose is an object that is not in the store but answers a request: a dry
+// run, or one that is gone with the write that changed it.
+type loose struct{ object resource.Object }
+
+func (l loose) Object() resource.Object { return l.object }
+
+func (l loose) Encoded(_ any, make func(resource.Object) ([]byte, error)) ([]byte, error) {
+	return make(l.object)
+}
+
+var (
+	_ codec.Item = loose{}
+	_ codec.Item = (*store.Item)(nil)
+)
