@@ -28,23 +28,28 @@ type history struct {
 	Points    []point `json:"points"`
 }
 
+// point is when a history was written and the revision that gave. The last
+// point of a history does not know its own revision yet: 0.
 type point struct {
 	Revision int64     `json:"revision"`
 	Time     time.Time `json:"time"`
 }
 
-// plan adds the present to h and moves what is older than keep out. It is the
-// same for any number of servers calling it at any times.
+// plan adds the present to h, which was written at a revision, and moves what
+// is older than keep out. Any number of servers may do so at any times.
 func (h history) plan(now time.Time, revision int64, keep time.Duration) history {
 	next := history{Compacted: h.Compacted}
 	for _, p := range h.Points {
+		if p.Revision == 0 {
+			p.Revision = revision
+		}
 		if now.Sub(p.Time) >= keep {
 			next.Compacted = max(next.Compacted, p.Revision)
 			continue
 		}
 		next.Points = append(next.Points, p)
 	}
-	next.Points = append(next.Points, point{revision, now})
+	next.Points = append(next.Points, point{Time: now})
 	return next
 }
 
@@ -113,14 +118,10 @@ func (s *Store) compact(ctx context.Context, now time.Time) error {
 	if err != nil {
 		return err
 	}
-	if now.Sub(h.last()) < s.history/10 {
+	if age := now.Sub(h.last()); age >= 0 && age < s.history/10 {
 		return nil // another server has just done it
 	}
-	newest, err := s.backend.Revision(ctx)
-	if err != nil {
-		return err
-	}
-	next := h.plan(now, newest, s.history)
+	next := h.plan(now, revision, s.history)
 	value, err := json.Marshal(next)
 	if err != nil {
 		return err
