@@ -83,6 +83,7 @@ func setDefault[T comparable](field *T, value T) {
 // Manager runs the controllers.
 type Manager struct {
 	config      Config
+	served      map[schema.GroupVersionResource]bool
 	broadcaster record.EventBroadcaster
 	loops       []loop
 }
@@ -108,7 +109,7 @@ func New(config Config) (*Manager, error) {
 	if err != nil {
 		return nil, err
 	}
-	m := &Manager{config: config, broadcaster: record.NewBroadcaster()}
+	m := &Manager{config: config, served: served, broadcaster: record.NewBroadcaster()}
 	for _, row := range table {
 		if missing := slices.IndexFunc(row.needs, func(r schema.GroupVersionResource) bool { return !served[r] }); missing >= 0 {
 			slog.Debug("controller not started: resource not served", "controller", row.name, "resource", row.needs[missing].String())

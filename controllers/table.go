@@ -1,8 +1,11 @@
 package controllers
 
 import (
+	"slices"
+
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
+	"github.com/skiff-k8s/skiff/controllers/garbage"
 	"github.com/skiff-k8s/skiff/controllers/namespaces"
 	"github.com/skiff-k8s/skiff/controllers/workloads"
 
@@ -54,6 +57,25 @@ var table = []row{
 	{"ttl-after-finished", batch("jobs"), func(m *Manager) (runner, error) {
 		return workloads.TTLAfterFinished(m.workloads()), nil
 	}},
+	{"garbage-collector", nil, func(m *Manager) (runner, error) {
+		return made(garbage.New(garbage.Config{
+			Discovery: m.config.Client.Discovery(),
+			Metadata:  m.config.Metadata,
+			Informers: m.config.Informers,
+			Shared:    m.shared(),
+			Events:    m.recorder("garbage-collector-controller"),
+			Workers:   4 * m.config.Concurrency,
+		}))
+	}},
+}
+
+// shared lists the resources that controllers above watch in full, through the shared informers.
+func (m *Manager) shared() []schema.GroupVersionResource {
+	return slices.DeleteFunc(slices.Concat(
+		core("namespaces", "serviceaccounts", "pods", "nodes", "replicationcontrollers"),
+		apps("replicasets", "deployments", "daemonsets", "controllerrevisions"),
+		batch("jobs"),
+	), func(r schema.GroupVersionResource) bool { return !m.served[r] })
 }
 
 func core(resources ...string) []schema.GroupVersionResource {

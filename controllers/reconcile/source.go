@@ -2,6 +2,7 @@ package reconcile
 
 import (
 	"fmt"
+	"sync"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -32,6 +33,11 @@ func On[T interface {
 				old, changed := before.(T), after.(T)
 				if old.GetResourceVersion() == changed.GetResourceVersion() {
 					return // a relist repeats what is known
+				}
+				if old.GetUID() != changed.GetUID() {
+					wake(old, none) // two events in one: the name was reused
+					wake(none, changed)
+					return
 				}
 				wake(old, changed)
 			},
@@ -106,23 +112,39 @@ func Every(period time.Duration, key Key) Source {
 	}}
 }
 
-// Channel gives the keys that arrive on a channel.
-func Channel(keys <-chan Key) Source {
+// Feed is a source that the program itself feeds. What is added before the loop runs waits for it.
+type Feed struct {
+	mu      sync.Mutex
+	enqueue func(Key)
+	waiting []Key
+}
+
+// Add gives a key to the loop. It does not block.
+func (f *Feed) Add(key Key) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.enqueue == nil {
+		f.waiting = append(f.waiting, key)
+		return
+	}
+	f.enqueue(key)
+}
+
+// Source returns the feed as a source, for one loop.
+func (f *Feed) Source() Source {
 	return Source{func(enqueue func(Key)) (func(), cache.InformerSynced, error) {
-		done := make(chan struct{})
-		finished := make(chan struct{})
-		go func() {
-			defer close(finished)
-			for {
-				select {
-				case <-done:
-					return
-				case key := <-keys:
-					enqueue(key)
-				}
-			}
-		}()
-		stop := func() { close(done); <-finished }
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		f.enqueue = enqueue
+		for _, key := range f.waiting {
+			enqueue(key)
+		}
+		f.waiting = nil
+		stop := func() {
+			f.mu.Lock()
+			defer f.mu.Unlock()
+			f.enqueue = nil
+		}
 		return stop, func() bool { return true }, nil
 	}}
 }

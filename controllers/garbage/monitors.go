@@ -1,0 +1,358 @@
+package garbage
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/discovery"
+	"k8s.io/client-go/metadata/metadatainformer"
+	"k8s.io/client-go/tools/cache"
+)
+
+const (
+	// settleTime is how long after a change of CRDs or APIServices discovery is read: they come in series, and
+	// take a moment to be served.
+	settleTime = time.Second
+	// rereadTime is how long after that it is read once more, for what took longer.
+	rereadTime = 10 * time.Second
+	// syncTimeout bounds how long work waits for a monitor that was added later: one broken extension must not
+	// stop all deletions.
+	syncTimeout = 30 * time.Second
+	// idleTime is when discovery is read although nothing was heard.
+	idleTime = 10 * time.Minute
+)
+
+// ignored are resources that have no owners and come and go in masses.
+var ignored = map[schema.GroupResource]bool{
+	{Group: "", Resource: "events"}:              true,
+	{Group: "events.k8s.io", Resource: "events"}: true,
+}
+
+// extending are the resources whose change adds or removes resources.
+var extending = map[schema.GroupResource]bool{
+	{Group: "apiextensions.k8s.io", Resource: "customresourcedefinitions"}: true,
+	{Group: "apiregistration.k8s.io", Resource: "apiservices"}:             true,
+}
+
+// monitors watch every resource that can be listed, watched and deleted, and follow discovery.
+type monitors struct {
+	config  Config
+	graph   *graph
+	changed chan struct{} // has a token when discovery may have changed
+	first   chan struct{} // closed when the monitors of the first discovery are running
+
+	mu    sync.Mutex
+	all   map[schema.GroupVersionResource]*monitor
+	kinds map[schema.GroupVersionKind]served
+}
+
+// served is a resource as discovery has it.
+type served struct {
+	resource   schema.GroupVersionResource
+	kind       schema.GroupVersionKind
+	namespaced bool
+}
+
+type monitor struct {
+	synced   cache.InformerSynced
+	stop     func()
+	deadline time.Time // for synced
+}
+
+func newMonitors(config Config, graph *graph) *monitors {
+	return &monitors{
+		config: config, graph: graph,
+		changed: make(chan struct{}, 1),
+		first:   make(chan struct{}),
+		all:     map[schema.GroupVersionResource]*monitor{},
+		kinds:   map[schema.GroupVersionKind]served{},
+	}
+}
+
+// registerShared makes the factory know the shared informers, before it is started.
+func (m *monitors) registerShared() error {
+	for _, resource := range m.config.Shared {
+		informer, err := m.config.Informers.ForResource(resource)
+		if err != nil {
+			return fmt.Errorf("shared informer: %w", err)
+		}
+		informer.Informer()
+	}
+	return nil
+}
+
+// run follows discovery until ctx is done, and stops all monitors then.
+func (m *monitors) run(ctx context.Context) {
+	defer m.stopAll()
+	started, changed := false, false
+	retry := time.Duration(0)
+	for {
+		wait := idleTime
+		if changed {
+			wait = rereadTime
+		}
+		if err := m.refresh(); err != nil {
+			retry = min(max(retry*2, time.Second), time.Minute)
+			wait = retry
+			slog.Warn("garbage collector: discovery incomplete", "err", err)
+		} else {
+			retry = 0
+		}
+		if !started && m.count() > 0 {
+			started = true
+			close(m.first)
+		}
+		if changed = m.waitForChange(ctx, wait); ctx.Err() != nil {
+			return
+		}
+	}
+}
+
+// waitForChange returns when it is time to read discovery again, at the latest after wait, or when ctx is done.
+func (m *monitors) waitForChange(ctx context.Context, wait time.Duration) (changed bool) {
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+	case <-timer.C:
+	case <-m.changed:
+		changed = true
+		select {
+		case <-ctx.Done():
+		case <-time.After(settleTime):
+		}
+	}
+	return changed
+}
+
+// noteChange asks for discovery to be read.
+func (m *monitors) noteChange() {
+	select {
+	case m.changed <- struct{}{}:
+	default:
+	}
+}
+
+func (m *monitors) count() int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return len(m.all)
+}
+
+// waitSynced returns when every monitor has seen all there is, or has had time enough to.
+func (m *monitors) waitSynced(ctx context.Context) error {
+	select {
+	case <-m.first:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	for !m.allSynced() {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+	return nil
+}
+
+func (m *monitors) allSynced() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, monitor := range m.all {
+		if !monitor.synced() && time.Now().Before(monitor.deadline) {
+			return false
+		}
+	}
+	return true
+}
+
+// resourceOf finds the resource of a kind.
+func (m *monitors) resourceOf(apiVersion, kind string) (resource schema.GroupVersionResource, namespaced bool, err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	s, ok := m.kinds[schema.FromAPIVersionAndKind(apiVersion, kind)]
+	if !ok {
+		return resource, false, fmt.Errorf("no resource of kind %s in %s is served", kind, apiVersion)
+	}
+	return s.resource, s.namespaced, nil
+}
+
+// refresh reads discovery and starts and stops monitors to match. Where a group could not be read, its monitors
+// stay: it may be back soon.
+func (m *monitors) refresh() error {
+	_, lists, err := m.config.Discovery.ServerGroupsAndResources()
+	var partial *discovery.ErrGroupDiscoveryFailed
+	if err != nil && !errors.As(err, &partial) {
+		return err
+	}
+	preferred, preferredErr := m.config.Discovery.ServerPreferredResources()
+	if preferredErr != nil && !discovery.IsGroupDiscoveryFailedError(preferredErr) {
+		return preferredErr
+	}
+
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, s := range servedIn(lists) {
+		m.kinds[s.kind] = s
+	}
+	wanted := map[schema.GroupVersionResource]served{}
+	for _, s := range servedIn(preferred, "list", "watch", "delete") {
+		if !ignored[s.resource.GroupResource()] {
+			wanted[s.resource] = s
+		}
+	}
+	for resource, monitor := range m.all {
+		_, keep := wanted[resource]
+		if !keep && !failedGroup(partial, resource.GroupVersion()) {
+			monitor.stop()
+			delete(m.all, resource)
+		}
+	}
+	for resource, s := range wanted {
+		if m.all[resource] == nil {
+			started, startErr := m.start(s)
+			if startErr != nil {
+				return startErr
+			}
+			m.all[resource] = started
+		}
+	}
+	if err == nil {
+		err = preferredErr
+	}
+	return err
+}
+
+func failedGroup(partial *discovery.ErrGroupDiscoveryFailed, gv schema.GroupVersion) bool {
+	if partial == nil {
+		return false
+	}
+	_, failed := partial.Groups[gv]
+	return failed
+}
+
+// servedIn lists the resources, without subresources, that have all the verbs.
+func servedIn(lists []*metav1.APIResourceList, verbs ...string) []served {
+	var all []served
+	for _, list := range lists {
+		gv, err := schema.ParseGroupVersion(list.GroupVersion)
+		if err != nil {
+			continue
+		}
+		for _, r := range list.APIResources {
+			lacks := slices.ContainsFunc(verbs, func(v string) bool { return !slices.Contains(r.Verbs, v) })
+			if strings.Contains(r.Name, "/") || lacks {
+				continue
+			}
+			all = append(all, served{gv.WithResource(r.Name), gv.WithKind(r.Kind), r.Namespaced})
+		}
+	}
+	return all
+}
+
+// start begins to watch a resource: through the factory's informer if that has one, else with one of its own
+// that keeps nothing but what the graph needs.
+func (m *monitors) start(s served) (*monitor, error) {
+	informer, run := m.informerOf(s.resource)
+	registration, err := informer.AddEventHandler(m.handler(s))
+	if err != nil {
+		return nil, fmt.Errorf("watch %s: %w", s.resource, err)
+	}
+	done := make(chan struct{})
+	var running sync.WaitGroup
+	if run {
+		running.Go(func() { informer.Run(done) })
+	}
+	return &monitor{
+		synced:   registration.HasSynced,
+		deadline: time.Now().Add(syncTimeout),
+		stop: func() {
+			_ = informer.RemoveEventHandler(registration)
+			close(done)
+			running.Wait()
+		},
+	}, nil
+}
+
+func (m *monitors) informerOf(resource schema.GroupVersionResource) (informer cache.SharedIndexInformer, run bool) {
+	if slices.Contains(m.config.Shared, resource) {
+		if shared, err := m.config.Informers.ForResource(resource); err == nil {
+			return shared.Informer(), false
+		}
+	}
+	own := metadatainformer.NewFilteredMetadataInformer(m.config.Metadata, resource, metav1.NamespaceAll, 0, cache.Indexers{}, nil).Informer()
+	_ = own.SetTransform(slim) // fails only for an informer that runs
+	return own, true
+}
+
+// slim drops what the graph does not need of an object that was just received.
+func slim(obj any) (any, error) {
+	if o, ok := obj.(*metav1.PartialObjectMetadata); ok {
+		o.ManagedFields, o.Labels, o.Annotations = nil, nil, nil
+	}
+	return obj, nil
+}
+
+func (m *monitors) handler(s served) cache.ResourceEventHandler {
+	put := func(obj any) {
+		object, err := meta.Accessor(obj)
+		if err != nil {
+			return
+		}
+		m.graph.put(&node{
+			identity: identity{s.resource, s.kind.GroupKind(), object.GetNamespace(), object.GetName(), object.GetUID()},
+			owners:   object.GetOwnerReferences(),
+			phase:    phaseOf(object),
+		})
+	}
+	extends := extending[s.resource.GroupResource()]
+	return cache.ResourceEventHandlerFuncs{
+		AddFunc: func(obj any) {
+			put(obj)
+			if extends {
+				m.noteChange()
+			}
+		},
+		UpdateFunc: func(before, obj any) {
+			old, errOld := meta.Accessor(before)
+			now, err := meta.Accessor(obj)
+			if errOld == nil && err == nil && old.GetUID() != now.GetUID() {
+				m.graph.remove(old.GetUID())
+			}
+			put(obj)
+			if extends {
+				m.noteChange()
+			}
+		},
+		DeleteFunc: func(obj any) {
+			if gone, ok := obj.(cache.DeletedFinalStateUnknown); ok {
+				obj = gone.Obj
+			}
+			if object, err := meta.Accessor(obj); err == nil {
+				m.graph.remove(object.GetUID())
+			}
+			if extends {
+				m.noteChange()
+			}
+		},
+	}
+}
+
+func (m *monitors) stopAll() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, monitor := range m.all {
+		monitor.stop()
+	}
+	clear(m.all)
+}
