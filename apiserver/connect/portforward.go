@@ -68,22 +68,23 @@ func (h *Handler) tunnel(w http.ResponseWriter, r *http.Request, at *url.URL) er
 		return apierrors.NewInternalError(err)
 	}
 	req.Header["X-Stream-Protocol-Version"] = tunnels(r)
-	resp, err := (&spdyUpgrader{transport: h.kubelet}).RoundTrip(req)
+	kubelet := &spdyUpgrader{transport: h.kubelet}
+	resp, err := kubelet.RoundTrip(req)
 	if err != nil {
 		return apierrors.NewInternalError(fmt.Errorf("error trying to reach kubelet: %w", err))
 	}
-	kubelet, err := upgraded(resp)
-	if err != nil {
-		return err
+	if kubelet.conn == nil {
+		defer resp.Body.Close()
+		return refusal(resp)
 	}
-	defer kubelet.Close()
+	defer kubelet.conn.Close()
 	conn, err := accept(w, r, tunnelPrefix+resp.Header.Get("X-Stream-Protocol-Version"))
 	if conn == nil {
 		return err
 	}
 	client := websocket.NetConn(ctx, conn, websocket.MessageBinary)
 	defer client.Close()
-	join(client, kubelet)
+	join(client, kubelet.conn)
 	return nil
 }
 

@@ -15,37 +15,37 @@ import (
 	spdystream "k8s.io/apimachinery/pkg/util/httpstream/spdy"
 )
 
-// spdyUpgrader is the client's side of an upgrade to SPDY over any transport.
-type spdyUpgrader struct{ transport http.RoundTripper }
+// spdyUpgrader is the client's side of one upgrade to SPDY over any transport.
+type spdyUpgrader struct {
+	transport http.RoundTripper
+	conn      net.Conn // set when the server has agreed
+}
 
-// RoundTrip asks for the upgrade.
+// RoundTrip asks for the upgrade. Callers close the body of the answer before
+// they use the connection, so the body is not the connection.
 func (u *spdyUpgrader) RoundTrip(r *http.Request) (*http.Response, error) {
 	r = r.Clone(r.Context())
 	r.Header.Set("Connection", "Upgrade")
 	r.Header.Set("Upgrade", "SPDY/3.1")
-	return u.transport.RoundTrip(r)
+	resp, err := u.transport.RoundTrip(r)
+	if err != nil || resp.StatusCode != http.StatusSwitchingProtocols {
+		return resp, err
+	}
+	body, ok := resp.Body.(io.ReadWriteCloser)
+	if !ok {
+		resp.Body.Close()
+		return nil, errors.New("the transport does not give away upgraded connections")
+	}
+	u.conn, resp.Body = &bodyConn{body}, http.NoBody
+	return resp, nil
 }
 
 // NewConnection makes a connection of the answer, or an error of a refusal.
 func (u *spdyUpgrader) NewConnection(resp *http.Response) (httpstream.Connection, error) {
-	conn, err := upgraded(resp)
-	if err != nil {
-		return nil, err
-	}
-	return spdystream.NewClientConnectionWithPings(conn, pingPeriod)
-}
-
-// upgraded is the connection an answer has become.
-func upgraded(resp *http.Response) (net.Conn, error) {
-	if resp.StatusCode != http.StatusSwitchingProtocols {
-		defer resp.Body.Close()
+	if u.conn == nil {
 		return nil, refusal(resp)
 	}
-	body, ok := resp.Body.(io.ReadWriteCloser)
-	if !ok {
-		return nil, errors.New("the transport does not give away upgraded connections")
-	}
-	return &bodyConn{body}, nil
+	return spdystream.NewClientConnectionWithPings(u.conn, pingPeriod)
 }
 
 // refusal is why a server did not upgrade.
