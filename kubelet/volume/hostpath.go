@@ -1,0 +1,65 @@
+package volume
+
+import (
+	"context"
+	"fmt"
+	"io/fs"
+	"os"
+
+	v1 "k8s.io/api/core/v1"
+)
+
+// hostPath volumes are what is on the host already, or is made there when their type says so. The
+// kubelet never changes or removes it.
+type hostPath struct{}
+
+func (hostPath) hostPath(v *volume) string              { return v.HostPath.Path }
+func (hostPath) refresh(context.Context, *volume) error { return nil }
+
+func (hostPath) setUp(_ context.Context, v *volume) error {
+	path, want := v.HostPath.Path, v1.HostPathUnset
+	if v.HostPath.Type != nil {
+		want = *v.HostPath.Type
+	}
+	switch want {
+	case v1.HostPathUnset:
+		return nil // the runtime makes a directory when there is nothing
+	case v1.HostPathDirectoryOrCreate:
+		if _, err := os.Stat(path); os.IsNotExist(err) {
+			return os.MkdirAll(path, 0o755)
+		}
+	case v1.HostPathFileOrCreate:
+		if _, err := os.Stat(path); os.IsNotExist(err) {
+			f, err := os.OpenFile(path, os.O_CREATE, 0o644)
+			if err != nil {
+				return err
+			}
+			return f.Close()
+		}
+	}
+
+	info, err := os.Stat(path)
+	kind, found := hostPathTypes[want]
+	if !found {
+		return fmt.Errorf("%s is an invalid volume type", want)
+	}
+	if err != nil || !kind.is(info.Mode()) {
+		return fmt.Errorf("hostPath type check failed: %s is not a %s", path, kind.name)
+	}
+	return nil
+}
+
+var hostPathTypes = map[v1.HostPathType]struct {
+	name string
+	is   func(fs.FileMode) bool
+}{
+	v1.HostPathDirectoryOrCreate: {"directory", fs.FileMode.IsDir},
+	v1.HostPathDirectory:         {"directory", fs.FileMode.IsDir},
+	v1.HostPathFileOrCreate:      {"file", notDir},
+	v1.HostPathFile:              {"file", notDir},
+	v1.HostPathSocket:            {"socket file", func(m fs.FileMode) bool { return m&fs.ModeSocket != 0 }},
+	v1.HostPathCharDev:           {"character device", func(m fs.FileMode) bool { return m&fs.ModeCharDevice != 0 }},
+	v1.HostPathBlockDev:          {"block device", func(m fs.FileMode) bool { return m&(fs.ModeDevice|fs.ModeCharDevice) == fs.ModeDevice }},
+}
+
+func notDir(m fs.FileMode) bool { return !m.IsDir() }
