@@ -4,14 +4,19 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/skiff-k8s/skiff/apiserver/resource"
 )
 
 // Bounds of a feed, beside the time the store keeps history.
 const (
-	feedBytes = 32 << 20 // of stored bytes; decoded objects take a few times that
-	readBatch = 128      // events a watcher takes at a time
+	feedBytes  = 16 << 20 // of stored bytes; decoded objects take a few times that
+	feedEvents = 100      // that are kept however large they are
+	readBatch  = 128      // events a watcher takes at a time
+	// coolAfter is how long the encoded bytes of an event are kept. Watchers
+	// that are not far behind have taken them by then.
+	coolAfter = 20 * time.Second
 )
 
 // feed is the recent events of a kind, in order. Watchers are cursors into it:
@@ -28,6 +33,7 @@ type feed struct {
 	all   *log
 	parts map[part]*log
 	floor int64 // all events after this revision are there
+	cold  int   // number of the first event that is not cool
 	bytes int
 }
 
@@ -64,8 +70,20 @@ func (f *feed) append(e *Event) {
 			l.append(e)
 		}
 	}
-	for f.bytes > feedBytes && len(f.all.events) > 1 {
+	for f.bytes > feedBytes && len(f.all.events) > feedEvents {
 		f.dropFirst()
+	}
+	f.cool(e.at)
+}
+
+// cool lets the encoded bytes of older events go.
+func (f *feed) cool(now time.Time) {
+	for f.cold = max(f.cold, f.all.first); f.cold < f.all.end(); f.cold++ {
+		e := f.all.events[f.cold-f.all.first]
+		if now.Sub(e.at) < coolAfter {
+			return
+		}
+		e.cool()
 	}
 }
 
@@ -80,6 +98,7 @@ func (f *feed) truncate(revision int64) {
 	for _, l := range f.parts {
 		l.truncate(f.floor)
 	}
+	f.cool(time.Now())
 }
 
 func (f *feed) dropFirst() {

@@ -4,6 +4,7 @@ import (
 	"strconv"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/skiff-k8s/skiff/apiserver/resource"
 )
@@ -37,8 +38,8 @@ func (i *Item) Object() resource.Object { return i.object }
 // Revision is that of the write that made the item; 0 for a dry run of create.
 func (i *Item) Revision() int64 { return i.revision }
 
-// Encoded returns the bytes of a form of the object, made at most once by
-// make and then shared. A form is a small comparable value that says all that
+// Encoded returns the bytes of a form of the object, made once by make and
+// then shared for as long as the item is current. A form is a small comparable value that says all that
 // the bytes depend on (media type, version, transformation).
 func (i *Item) Encoded(form any, make func(resource.Object) ([]byte, error)) ([]byte, error) {
 	return i.encoded.get(form, func() ([]byte, error) { return make(i.object) })
@@ -50,6 +51,7 @@ type Event struct {
 	New, Old *Item
 	Revision int64
 
+	at     time.Time // when it was applied
 	last   atomic.Pointer[Item]
 	frames onces
 }
@@ -69,12 +71,22 @@ func (e *Event) Last() *Item {
 	return e.last.Load()
 }
 
-// Frame returns the bytes of a watch event in a form, made at most once by
-// make and then shared by all watchers of that form. The form says everything
+// Frame returns the bytes of a watch event in a form, made once by make and
+// then shared by all watchers of that form but those who come late (see
+// coolAfter). The form says everything
 // the bytes depend on, the type of the event (ADDED or DELETED by a selector)
 // included.
 func (e *Event) Frame(form any, make func(*Event) ([]byte, error)) ([]byte, error) {
 	return e.frames.get(form, func() ([]byte, error) { return make(e) })
+}
+
+// cool gives up the bytes made of the event and of the revision it replaced,
+// of which hardly anybody will ask again.
+func (e *Event) cool() {
+	e.frames.head.Store(nil)
+	if e.Old != nil {
+		e.Old.encoded.head.Store(nil)
+	}
 }
 
 // item is the one that names the object of the event, without its Last copy.

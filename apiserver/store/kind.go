@@ -3,6 +3,7 @@ package store
 import (
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/google/btree"
 
@@ -66,7 +67,7 @@ func (k *kind) apply(key string, item *Item, revision int64) *Event {
 	if item == nil && old == nil {
 		return nil // deletes something that never could be decoded
 	}
-	event := &Event{New: item, Old: old, Revision: revision}
+	event := &Event{New: item, Old: old, Revision: revision, at: time.Now()}
 	k.feed.append(event)
 	return event
 }

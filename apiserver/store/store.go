@@ -42,8 +42,8 @@ type Store struct {
 	order sync.Mutex
 
 	mu        sync.RWMutex
-	kinds     map[string]*kind // by prefix
-	compacted int64            // lists of older revisions have expired
+	kinds     map[id]*kind
+	compacted int64 // lists of older revisions have expired
 }
 
 // Open loads all resources from the backend and follows it until ctx ends.
@@ -54,7 +54,7 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 		history:  c.History,
 		pending:  pendings{writes: make(map[string][]*pending)},
 		progress: progress{end: make(chan struct{})},
-		kinds:    make(map[string]*kind),
+		kinds:    make(map[id]*kind),
 	}
 	if s.history == 0 {
 		s.history = 5 * time.Minute
@@ -65,14 +65,14 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 	}
 	start := s.firstRevision(ctx, newest)
 	for _, r := range c.Resources {
-		if s.kinds[r.Key("", "")] != nil {
+		if s.kinds[idOf(r)] != nil {
 			continue // another version of the same kind
 		}
 		k, err := s.load(ctx, r.Stored, start)
 		if err != nil {
 			return nil, err
 		}
-		s.kinds[k.prefix] = k
+		s.kinds[idOf(r)] = k
 	}
 	s.progress.advance(start)
 	go s.follow(ctx)
@@ -95,11 +95,11 @@ func (s *Store) Add(ctx context.Context, r *resource.Resource) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if old := s.kinds[k.prefix]; old != nil {
+	if old := s.kinds[idOf(r)]; old != nil {
 		k.feed.inherit(old.feed)
 		close(old.gone)
 	}
-	s.kinds[k.prefix] = k
+	s.kinds[idOf(r)] = k
 	return nil
 }
 
@@ -109,8 +109,8 @@ func (s *Store) Remove(r *resource.Resource) {
 	defer s.order.Unlock()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if k := s.kinds[r.Key("", "")]; k != nil {
-		delete(s.kinds, k.prefix)
+	if k := s.kinds[idOf(r)]; k != nil {
+		delete(s.kinds, idOf(r))
 		close(k.gone)
 	}
 }
@@ -145,36 +145,34 @@ func (k *kind) decode(key string, value []byte, revision int64) *Item {
 	return newItem(obj, revision, strings.TrimPrefix(key, k.prefix), value)
 }
 
+// id is what the versions of a kind have in common.
+type id struct{ group, plural string }
+
+func idOf(r *resource.Resource) id { return id{r.Stored.Group, r.Stored.Plural} }
+
 func (s *Store) kind(r *resource.Resource) (*kind, error) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	k := s.kinds[r.Key("", "")]
+	k := s.kinds[idOf(r)]
 	if k == nil {
 		return nil, fmt.Errorf("%s: %w", r.GR(), ErrUnknownResource)
 	}
 	return k, nil
 }
 
-// kindOf finds the kind a key of the backend belongs to.
-func (s *Store) kindOf(key string) *kind {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	rest := strings.TrimPrefix(key, registry)
-	end := len(key) - len(rest)
-	// The core group has no segment of its own, so the kind is the first
-	// segment or the first two.
-	for range 2 {
-		n := strings.IndexByte(key[end:], '/')
-		if n < 0 {
-			return nil
-		}
-		end += n + 1
-		if k := s.kinds[key[:end]]; k != nil {
-			return k
-		}
-	}
-	return nil
-}
-
 // registry is what resource.Resource.Key puts before everything.
 const registry = "/registry/"
+
+// kindOf finds the kind a key of the backend belongs to; nil if it is not
+// served.
+func (s *Store) kindOf(key string) *kind {
+	first, rest, _ := strings.Cut(strings.TrimPrefix(key, registry), "/")
+	second, _, _ := strings.Cut(rest, "/")
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	// The core group has no segment of its own.
+	if k := s.kinds[id{"", first}]; k != nil {
+		return k
+	}
+	return s.kinds[id{first, second}]
+}
