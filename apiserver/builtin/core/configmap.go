@@ -18,8 +18,8 @@ func configMaps() *resource.Resource {
 		Validate: validateConfigMap,
 		Columns: []resource.Column[*corev1.ConfigMap]{
 			resource.NameColumn[*corev1.ConfigMap](),
-			table.Text("Data", table.Doc(corev1.ConfigMap{}, "data"), func(c *corev1.ConfigMap) string {
-				return decimal(len(c.Data) + len(c.BinaryData))
+			table.Count("Data", table.Doc(corev1.ConfigMap{}, "data"), func(c *corev1.ConfigMap) int64 {
+				return int64(len(c.Data) + len(c.BinaryData))
 			}),
 			resource.AgeColumn[*corev1.ConfigMap](),
 		},

@@ -5,7 +5,6 @@
 package core
 
 import (
-	"strconv"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -48,8 +47,6 @@ func Resources(c Config) []*resource.Resource {
 // proxyVerbs are the verbs of the proxy subresources, which pass on any HTTP
 // method.
 var proxyVerbs = []string{"create", "delete", "get", "patch", "update"}
-
-func decimal(n int) string { return strconv.Itoa(n) }
 
 func lower(s string) string { return strings.ToLower(s) }
 

@@ -116,7 +116,7 @@ var eventColumns = []resource.Column[*corev1.Event]{
 	table.Wide(table.Text("Source", table.Doc(corev1.Event{}, "source"), eventSource)),
 	table.Text("Message", table.Doc(corev1.Event{}, "message"), func(e *corev1.Event) string { return e.Message }),
 	table.Wide(table.Text("First Seen", table.Doc(corev1.Event{}, "firstTimestamp"), firstSeen)),
-	table.Wide(table.Text("Count", table.Doc(corev1.Event{}, "count"), func(e *corev1.Event) string { return decimal(int(eventCount(e))) })),
+	table.Wide(table.Count("Count", table.Doc(corev1.Event{}, "count"), eventCount)),
 	table.Wide(resource.NameColumn[*corev1.Event]()),
 }
 
@@ -149,14 +149,14 @@ func sinceMicro(t metav1.MicroTime) string {
 	return duration.HumanDuration(time.Since(t.Time))
 }
 
-func eventCount(e *corev1.Event) int32 {
+func eventCount(e *corev1.Event) int64 {
 	switch {
 	case e.Series != nil:
-		return e.Series.Count
+		return int64(e.Series.Count)
 	case e.Count == 0:
 		return 1 // an event that has not been repeated
 	default:
-		return e.Count
+		return int64(e.Count)
 	}
 }
 

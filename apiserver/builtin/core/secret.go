@@ -23,14 +23,13 @@ func secrets() *resource.Resource {
 		},
 		Prepare:  prepareSecret,
 		Validate: validateSecret,
-		Warn:     warnSecret,
 		Fields: map[string]func(*corev1.Secret) string{
 			"type": func(s *corev1.Secret) string { return string(s.Type) },
 		},
 		Columns: []resource.Column[*corev1.Secret]{
 			resource.NameColumn[*corev1.Secret](),
 			table.Text("Type", table.Doc(corev1.Secret{}, "type"), func(s *corev1.Secret) string { return string(s.Type) }),
-			table.Text("Data", table.Doc(corev1.Secret{}, "data"), func(s *corev1.Secret) string { return decimal(len(s.Data)) }),
+			table.Count("Data", table.Doc(corev1.Secret{}, "data"), func(s *corev1.Secret) int64 { return int64(len(s.Data)) }),
 			resource.AgeColumn[*corev1.Secret](),
 		},
 	})
@@ -125,9 +124,5 @@ func validateJSONValue(s *corev1.Secret, key string) field.ErrorList {
 	if err := json.Unmarshal(value, &document); err != nil {
 		return field.ErrorList{field.Invalid(path, "<secret contents redacted>", err.Error())}
 	}
-	return nil
-}
-
-func warnSecret(s, _ *corev1.Secret) []string {
 	return nil
 }

@@ -8,7 +8,10 @@ import "github.com/skiff-k8s/skiff/apiserver/resource"
 // Resources are the rows of the group in the order of discovery.
 func Resources() []*resource.Resource {
 	return []*resource.Resource{
+		ingressClasses(),
+		ingresses(),
 		ipAddresses(),
+		networkPolicies(),
 		serviceCIDRs(),
 	}
 }

@@ -62,15 +62,13 @@ func Labels(labels map[string]string) string {
 }
 
 // Selector prints a label selector, "<none>" when it selects everything by
-// being empty and "<error>"-like text never: selectors are validated.
+// being empty.
 func Selector(s *metav1.LabelSelector) string { return metav1.FormatLabelSelector(s) }
 
-// Count is the number of entries of several maps or lists together, as a
-// column value.
-func Count(lengths ...int) int64 {
-	var sum int64
-	for _, n := range lengths {
-		sum += int64(n)
-	}
-	return sum
+// Count is a column of numbers that says it is one of strings, as many of the
+// API do.
+func Count[P any](name, description string, value func(P) int64) resource.Column[P] {
+	c := Number(name, description, value)
+	c.Type = "string"
+	return c
 }
