@@ -223,10 +223,14 @@ func (m *Manager) images(ctx context.Context) ([]v1.ContainerImage, error) {
 	return images, nil
 }
 
-// unready is why the node cannot run pods, nil if it can.
+// unready is why the node cannot run pods, nil if it can. A runtime that does not answer is given time.
 func (m *Manager) unready(runtime *cri.StatusResponse, err error) error {
+	m.RuntimeHealthy(err)
+	if err := m.Healthy(); err != nil {
+		return m.setNetwork(err, err)
+	}
 	if err != nil {
-		return m.setNetwork(fmt.Errorf("container runtime status check may not have completed yet"), fmt.Errorf("container runtime is down: %w", err))
+		return nil
 	}
 	var problems []error
 	var network error
@@ -247,12 +251,6 @@ func (m *Manager) unready(runtime *cri.StatusResponse, err error) error {
 	}
 	if !seen["RuntimeReady"] || !seen["NetworkReady"] {
 		problems = append(problems, errors.New("container runtime status is incomplete"))
-	}
-	m.mu.Lock()
-	listing := m.listing
-	m.mu.Unlock()
-	if listing != nil {
-		problems = append(problems, fmt.Errorf("PLEG is not healthy: %w", listing))
 	}
 	return m.setNetwork(network, join(problems))
 }
@@ -336,7 +334,13 @@ func HasAppArmor() bool { return line("/sys/module/apparmor/parameters/enabled")
 func (m *Manager) Healthy() error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.listing
+	switch {
+	case m.answered.IsZero():
+		return errors.New("container runtime status check may not have completed yet")
+	case time.Since(m.answered) > downAfter:
+		return errors.New("container runtime is down")
+	}
+	return nil
 }
 
 // AvailableMemory is how much memory can still be had without swapping, in bytes, 0 if unknown.

@@ -29,6 +29,8 @@ import (
 const (
 	measureEvery = 10 * time.Second
 	reportEvery  = 5 * time.Minute
+	// downAfter is how long the runtime may fail to answer before the node is not ready.
+	downAfter = 30 * time.Second
 )
 
 // Version is the Kubernetes release whose kubelet this one behaves like.
@@ -76,7 +78,7 @@ type Manager struct {
 	mu       sync.Mutex
 	node     *v1.Node // as last seen in the API
 	network  error
-	listing  error // of the last listing of the runtime, from the pods' watch
+	answered time.Time // when the runtime last answered
 	reported time.Time
 }
 
@@ -117,13 +119,16 @@ func (m *Manager) NetworkReady() error {
 	return m.network
 }
 
-// RuntimeHealthy takes the outcome of the newest listing of the runtime.
+// RuntimeHealthy takes the outcome of the newest call to the runtime.
 func (m *Manager) RuntimeHealthy(err error) {
+	if err != nil {
+		return
+	}
 	m.mu.Lock()
-	changed := (err == nil) != (m.listing == nil)
-	m.listing = err
+	back := time.Since(m.answered) > downAfter
+	m.answered = time.Now()
 	m.mu.Unlock()
-	if changed {
+	if back {
 		m.Changed()
 	}
 }

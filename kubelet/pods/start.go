@@ -256,11 +256,10 @@ func (w *worker) bringUp(ctx context.Context, p *pass, sandbox runtime.Sandbox, 
 		return failed(p, c, "CreateContainerError", err)
 	}
 	hook := c.Lifecycle != nil && c.Lifecycle.PostStart != nil
-	if hook {
-		w.mu.Lock()
-		w.hidden[id] = true
-		w.mu.Unlock()
-	}
+	w.mu.Lock()
+	w.actuated[id] = *c.Resources.DeepCopy()
+	w.hidden[id] = hook
+	w.mu.Unlock()
 	m.event(p.pod, c.Name, v1.EventTypeNormal, "Created", "Container created")
 	if err := m.cfg.Runtime.StartContainer(ctx, id); err != nil {
 		return failed(p, c, "RunContainerError", err)

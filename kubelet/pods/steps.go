@@ -36,11 +36,13 @@ type step struct {
 var startSteps = []step{
 	{"admit", admit},
 	{"check the deadline", checkDeadline},
+	{"allocate resources", allocate},
 	{"plan", makePlan},
 	{"report", reportNow},
 	{"stop containers", killPlanned},
 	{"wait for the network", awaitNetwork},
 	{"make directories", makeDirectories},
+	{"resize containers", resizeContainers},
 	{"make control groups", makeCgroups},
 	{"mount volumes", mountVolumes},
 	{"make the sandbox", makeSandbox},

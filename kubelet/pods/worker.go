@@ -28,17 +28,19 @@ type worker struct {
 	uid  types.UID
 	wake chan struct{}
 
-	mu       sync.Mutex
-	pod      *v1.Pod // as last seen in the API, or made up for an orphan
-	gone     bool    // the API does not have it
-	failure  *status.Failure
-	override *time.Duration // grace of an eviction
-	failed   map[string]probe.Kind
-	grace    map[string]*int64 // of failed probes, by container id
-	attempts map[string]*attempt
-	status   v1.PodStatus
-	busy     string          // container whose start is under way
-	hidden   map[string]bool // containers by id that are not to be reported yet
+	mu        sync.Mutex
+	pod       *v1.Pod // as last seen in the API, or made up for an orphan
+	gone      bool    // the API does not have it
+	failure   *status.Failure
+	override  *time.Duration // grace of an eviction
+	failed    map[string]probe.Kind
+	grace     map[string]*int64 // of failed probes, by container id
+	attempts  map[string]*attempt
+	status    v1.PodStatus
+	allocated sizes                              // nil before the first look
+	actuated  map[string]v1.ResourceRequirements // by container id
+	busy      string                             // container whose start is under way
+	hidden    map[string]bool                    // containers by id that are not to be reported yet
 
 	// Of the run goroutine alone:
 	admitted bool
@@ -51,6 +53,8 @@ type worker struct {
 	killing  map[string]*killing
 	order    *order // of the killing of all
 	probing  map[string]bool
+	pending  *v1.PodCondition // PodResizePending
+	progress *v1.PodCondition // PodResizeInProgress
 	retry    time.Duration
 	lastErr  string
 }
@@ -63,6 +67,7 @@ func newWorker(m *Manager, pod *v1.Pod) *worker {
 		grace:    map[string]*int64{},
 		attempts: map[string]*attempt{},
 		hidden:   map[string]bool{},
+		actuated: map[string]v1.ResourceRequirements{},
 		replace:  map[string]bool{},
 		killing:  map[string]*killing{},
 		probing:  map[string]bool{},
@@ -240,7 +245,12 @@ type pass struct {
 func (w *worker) pass(rt *runtime.Pod) *pass {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return &pass{w: w, m: w.m, pod: w.pod, gone: w.gone, rt: rt, again: lookEvery}
+	pod := w.pod
+	if w.allocated != nil {
+		pod = sized(pod, w.allocated)
+	}
+	w.forgetActuated(rt)
+	return &pass{w: w, m: w.m, pod: pod, gone: w.gone, rt: rt, again: lookEvery}
 }
 
 // soon brings the next look forward.
@@ -270,6 +280,8 @@ func (w *worker) report(p *pass) {
 		Waiting:     w.waiting(),
 		Ready:       w.m.cfg.Probes.Ready,
 		Started:     w.m.cfg.Probes.Started,
+		Actuated:    w.given(p.pod, p.rt),
+		Resize:      w.resizeConditions(),
 		Over:        w.over,
 		Settled:     w.settled,
 		Failure:     w.failure,

@@ -8,6 +8,7 @@ import (
 
 	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	resourcehelper "k8s.io/component-helpers/resource"
 
 	"github.com/skiff-k8s/skiff/kubelet/runtime"
 )
@@ -65,6 +66,7 @@ func Compute(in Input) v1.PodStatus {
 		s.StartTime = &now
 	}
 	setAddresses(&s, in)
+	setResources(&s, in)
 
 	s.InitContainerStatuses = containerStatuses(in, regular(spec.InitContainers), in.Old.InitContainerStatuses, initContainers)
 	s.ContainerStatuses = containerStatuses(in, regular(spec.Containers), in.Old.ContainerStatuses, mainContainers)
@@ -139,6 +141,14 @@ func setAddresses(s *v1.PodStatus, in Input) {
 	if len(s.PodIPs) > 0 {
 		s.PodIP = s.PodIPs[0].IP
 	}
+}
+
+// setResources reports what the pod as a whole has been given.
+func setResources(s *v1.PodStatus, in Input) {
+	options := resourcehelper.PodResourcesOptions{}
+	requests, limits := resourcehelper.PodRequests(in.Pod, options), resourcehelper.PodLimits(in.Pod, options)
+	s.AllocatedResources = requests
+	s.Resources = &v1.ResourceRequirements{Requests: requests, Limits: limits}
 }
 
 // settle makes an end of every container whose end was not seen, as nobody knows how it went.
