@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"strings"
 	"syscall"
 	"time"
@@ -130,6 +131,9 @@ func (b *Backend) write() {
 
 // gather takes the requests that are waiting already.
 func (b *Backend) gather(first *request) []*request {
+	// Of the writers that were answered a moment ago, one has been quick enough
+	// to come again. Let the others run too, so that they share the transaction.
+	runtime.Gosched()
 	batch := []*request{first}
 	size := len(first.record.value)
 	for len(batch) < maxBatch && size < maxBatchBytes {
