@@ -7,10 +7,12 @@ import (
 
 	"github.com/skiff-k8s/skiff/controllers/garbage"
 	"github.com/skiff-k8s/skiff/controllers/namespaces"
+	"github.com/skiff-k8s/skiff/controllers/nodes"
 	"github.com/skiff-k8s/skiff/controllers/workloads"
 
 	appsv1 "k8s.io/api/apps/v1"
 	batchv1 "k8s.io/api/batch/v1"
+	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 )
 
@@ -56,6 +58,21 @@ var table = []row{
 	}},
 	{"ttl-after-finished", batch("jobs"), func(m *Manager) (runner, error) {
 		return workloads.TTLAfterFinished(m.workloads()), nil
+	}},
+	{"node-health", append(core("nodes", "pods"), in(coordinationv1.SchemeGroupVersion, "leases")...), func(m *Manager) (runner, error) {
+		return made(nodes.Health(m.nodes(), m.config.NodeMonitorGrace))
+	}},
+	{"taint-eviction", core("nodes", "pods"), func(m *Manager) (runner, error) {
+		return made(nodes.Eviction(m.nodes()))
+	}},
+	{"pod-gc", core("nodes", "pods"), func(m *Manager) (runner, error) {
+		return made(nodes.PodGC(m.nodes(), m.config.TerminatedPodThreshold))
+	}},
+	{"node-cidr", core("nodes"), func(m *Manager) (runner, error) {
+		if !m.config.PodCIDR.IsValid() {
+			return nil, nil
+		}
+		return nodes.CIDR(m.nodes(), m.config.PodCIDR, m.config.NodeCIDRBits), nil
 	}},
 	{"garbage-collector", nil, func(m *Manager) (runner, error) {
 		return made(garbage.New(garbage.Config{
@@ -108,6 +125,10 @@ func made[T runner](controller T, err error) (runner, error) {
 
 func (m *Manager) namespaces() namespaces.Deps {
 	return namespaces.Deps{Client: m.config.Client, Metadata: m.config.Metadata, Informers: m.config.Informers, Workers: m.config.Concurrency}
+}
+
+func (m *Manager) nodes() nodes.Deps {
+	return nodes.Deps{Client: m.config.Client, Informers: m.config.Informers, Recorder: m.recorder, Workers: m.config.Concurrency}
 }
 
 func (m *Manager) workloads() workloads.Deps {

@@ -1,0 +1,151 @@
+package nodes
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/kubernetes"
+	corelisters "k8s.io/client-go/listers/core/v1"
+	"k8s.io/client-go/tools/record"
+
+	"github.com/skiff-k8s/skiff/controllers/reconcile"
+)
+
+// CIDR gives every node that has none a range of pod addresses out of the cluster's. A node's range never
+// changes; it is free again when the node is deleted. It is woken by a node, and works on one at a time, so that
+// no range is given twice.
+func CIDR(d Deps, cluster netip.Prefix, bits int) reconcile.Controller {
+	nodes := d.Informers.Core().V1().Nodes()
+	c := &cidrs{
+		client: d.Client, nodes: nodes.Lister(), cluster: cluster, bits: bits,
+		events: d.Recorder("cidrAllocator"),
+		given:  map[string]netip.Prefix{},
+	}
+	return reconcile.Controller{
+		Name:    "NodeCIDR",
+		Workers: 1,
+		Watch: []reconcile.Source{
+			reconcile.On(nodes.Informer(), func(old, node *corev1.Node) []reconcile.Key {
+				switch {
+				case node == nil:
+					return []reconcile.Key{reconcile.KeyOf(old)}
+				case len(node.Spec.PodCIDRs) > 0:
+					return nil
+				}
+				return []reconcile.Key{reconcile.KeyOf(node)}
+			}),
+		},
+		Sync: c.sync,
+	}
+}
+
+type cidrs struct {
+	client  kubernetes.Interface
+	nodes   corelisters.NodeLister
+	cluster netip.Prefix
+	bits    int
+	events  record.EventRecorder
+	given   map[string]netip.Prefix // by node, as long as the cache may not show it; used by the one worker only
+}
+
+func (c *cidrs) sync(ctx context.Context, key reconcile.Key) (time.Duration, error) {
+	node, err := c.nodes.Get(key.Name)
+	if apierrors.IsNotFound(err) {
+		delete(c.given, key.Name)
+		return 0, nil
+	}
+	if err != nil || len(node.Spec.PodCIDRs) > 0 {
+		return 0, err
+	}
+	free, ok := c.given[node.Name] // the write may have failed, or not be seen yet
+	if !ok {
+		if free, err = c.free(); err != nil {
+			c.events.Eventf(aboutNode(node), corev1.EventTypeNormal, "CIDRNotAvailable", "Node %s status is now: %s", node.Name, "CIDRNotAvailable")
+			return 0, fmt.Errorf("node %s: %w", node.Name, err)
+		}
+		c.given[node.Name] = free
+	}
+	patch, err := json.Marshal(map[string]any{
+		"metadata": map[string]any{"uid": node.UID},
+		"spec":     map[string]any{"podCIDR": free.String(), "podCIDRs": []string{free.String()}},
+	})
+	if err != nil {
+		return 0, err
+	}
+	if _, err := c.client.CoreV1().Nodes().Patch(ctx, node.Name, types.StrategicMergePatchType, patch, metav1.PatchOptions{}); err != nil {
+		delete(c.given, node.Name)
+		return 0, fmt.Errorf("give %s to node %s: %w", free, node.Name, err)
+	}
+	return 0, nil
+}
+
+// free returns the lowest range that no node has.
+func (c *cidrs) free() (netip.Prefix, error) {
+	nodes, err := c.nodes.List(labels.Everything())
+	if err != nil {
+		return netip.Prefix{}, err
+	}
+	var taken []netip.Prefix
+	for _, node := range nodes {
+		for _, text := range node.Spec.PodCIDRs {
+			if prefix, err := netip.ParsePrefix(text); err == nil {
+				taken = append(taken, prefix)
+			}
+		}
+		if len(node.Spec.PodCIDRs) > 0 {
+			delete(c.given, node.Name)
+		}
+	}
+	for _, prefix := range c.given {
+		taken = append(taken, prefix)
+	}
+	return firstFree(c.cluster, c.bits, taken)
+}
+
+var errNoRange = errors.New("no pod address range is free")
+
+// firstFree returns the lowest prefix of a length within cluster that overlaps none that is taken.
+func firstFree(cluster netip.Prefix, bits int, taken []netip.Prefix) (netip.Prefix, error) {
+	for candidate := netip.PrefixFrom(cluster.Addr(), bits); cluster.Contains(candidate.Addr()); {
+		blocker := netip.Prefix{}
+		for _, prefix := range taken {
+			if prefix.Overlaps(candidate) && (!blocker.IsValid() || prefix.Bits() < blocker.Bits()) {
+				blocker = prefix
+			}
+		}
+		if !blocker.IsValid() {
+			return candidate, nil
+		}
+		past, ok := after(candidate)
+		if blocker.Bits() < bits {
+			past, ok = after(blocker.Masked())
+		}
+		if !ok {
+			break
+		}
+		candidate = netip.PrefixFrom(past, bits)
+	}
+	return netip.Prefix{}, errNoRange
+}
+
+// after returns the first address behind a prefix, ok is false if there is none.
+func after(prefix netip.Prefix) (addr netip.Addr, ok bool) {
+	bytes := prefix.Addr().AsSlice()
+	for i := prefix.Bits() - 1; i >= 0; i-- {
+		bytes[i/8] ^= 1 << (7 - i%8)
+		if bytes[i/8]&(1<<(7-i%8)) != 0 { // no carry
+			addr, _ = netip.AddrFromSlice(bytes)
+			return addr, true
+		}
+	}
+	return netip.Addr{}, false
+}
