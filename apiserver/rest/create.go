@@ -7,6 +7,7 @@ import (
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/skiff-k8s/skiff/apiserver/codec"
 	"github.com/skiff-k8s/skiff/apiserver/request"
@@ -45,6 +46,9 @@ func (h *Handler) create(w http.ResponseWriter, r *http.Request, t *target) erro
 	if err := place(obj, t); err != nil {
 		return err
 	}
+	if t.resource.Review != nil {
+		return h.review(ctx, w, r, newWrite(r, t, options, "", options.DryRun), obj)
+	}
 	dedupeOwners(obj, false, func(text string) { request.Warn(ctx, text) })
 	wr := newWrite(r, t, options, options.FieldManager, options.DryRun)
 	if err := h.Fields.Update(t.resource, "", t.empty(), obj, wr.manager); err != nil {
@@ -55,6 +59,27 @@ func (h *Handler) create(w http.ResponseWriter, r *http.Request, t *target) erro
 		return err
 	}
 	return h.answer(w, r, t, out, http.StatusCreated, item)
+}
+
+// review answers a question: nothing is stored.
+func (h *Handler) review(ctx context.Context, rw http.ResponseWriter, r *http.Request, w *write, obj resource.Object) error {
+	if err := h.mutate(ctx, w, "create", obj, nil); err != nil {
+		return err
+	}
+	if errs := w.stored().Validate(obj, nil); len(errs) > 0 {
+		return apierrors.NewInvalid(w.stored().GVK().GroupKind(), obj.GetName(), errs)
+	}
+	if err := h.admit(ctx, w, "create", obj, nil); err != nil {
+		return err
+	}
+	options, _ := w.options.(*metav1.CreateOptions)
+	answer, err := w.stored().Review(ctx, resource.Call{
+		Cluster: h.Cluster(), Resource: w.stored(), Namespace: w.namespace, Name: w.name, DryRun: w.dryRun, Options: options,
+	}, obj)
+	if err != nil {
+		return err
+	}
+	return answerResult(rw, r, http.StatusCreated, answer, w.resource.GVK())
 }
 
 // createObject brings an object whose fields are managed into the store. A

@@ -144,7 +144,7 @@ func (h *Handler) route(info *request.Info, r *http.Request) (*target, verb, err
 	switch {
 	case serve == nil || !slices.Contains(res.Verbs, info.Verb) || r.Method == http.MethodHead,
 		everywhere && info.Verb != "list" && info.Verb != "watch" && !(info.Verb == "create" && !slices.Contains(res.Verbs, "get")),
-		collection == (info.Verb == "update" || info.Verb == "patch"),
+		collection && (info.Verb == "update" || info.Verb == "patch"),
 		!collection && info.Verb == "create":
 		return nil, nil, errNoMethod
 	}

@@ -1,0 +1,48 @@
+package apiserver
+
+import (
+	"net/http"
+	"slices"
+
+	"github.com/skiff-k8s/skiff/apiserver/request"
+)
+
+// filter wraps a handler with one step that every request takes.
+type filter func(http.Handler) http.Handler
+
+// chain makes the handler of the server. Filters run from top to bottom.
+func (s *Server) chain() http.Handler {
+	m := newMetrics(s.config.Metrics)
+	limits := newLimits(s.config.MaxReading, s.config.MaxWriting, m)
+	filters := []filter{
+		s.recoverPanics,
+		s.identify, // Audit-Id
+		s.headers,  // Cache-Control
+		s.parse,    // request.Info
+		s.log,
+		m.measure,
+		s.limitTime, // deadline; shutdown ends long-running requests
+		s.warn,
+		s.authenticate, // 401
+		s.impersonate,
+		limits.limit, // 429
+		s.authorize,  // 403
+	}
+	h := s.dispatch()
+	for _, f := range slices.Backward(filters) {
+		h = f(h)
+	}
+	return h
+}
+
+// dispatch sends a request to who serves it. What package rest does not know
+// comes back to Config.Other.
+func (s *Server) dispatch() http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if request.From(r.Context()).IsResource {
+			s.rest.ServeHTTP(w, r)
+			return
+		}
+		s.config.Other.ServeHTTP(w, r)
+	})
+}

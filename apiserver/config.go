@@ -1,0 +1,72 @@
+// Package apiserver is the server: everything a request goes through, put
+// together. New takes a Config; Standard makes the Config of the product.
+package apiserver
+
+import (
+	"log/slog"
+	"net/http"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"k8s.io/apiserver/pkg/authentication/authenticator"
+	"k8s.io/apiserver/pkg/authorization/authorizer"
+
+	"github.com/skiff-k8s/skiff/apiserver/admission"
+	"github.com/skiff-k8s/skiff/apiserver/backend"
+	"github.com/skiff-k8s/skiff/apiserver/resource"
+	"github.com/skiff-k8s/skiff/apiserver/rest"
+)
+
+// Config of a server. Backend, Resources, Authenticator and Authorizer are
+// required; the zero value of the rest is described with each field.
+type Config struct {
+	Backend   backend.Backend
+	Resources []*resource.Resource
+	// Authenticator finds out who sends a request that comes over a network.
+	Authenticator authenticator.Request
+	// Authorizer decides whether the user of a request may do what it asks.
+	Authorizer authorizer.Authorizer
+	// Admission has a say in every write; none if empty.
+	Admission admission.Chain
+	// Connect serves streaming subresources; nil: they answer 404.
+	Connect func(w http.ResponseWriter, r *http.Request, c rest.Connection) error
+	// Other serves what is no resource that is served: discovery, health,
+	// metrics; nil: all that is 404.
+	Other http.Handler
+
+	// History is how long watches can be resumed; 0 means five minutes.
+	History time.Duration
+	// MaxReading and MaxWriting are how many requests are served at once, long
+	// running ones not counted; 0 means 400 and 200. More get 429.
+	MaxReading, MaxWriting int
+	// RequestTimeout is how long a request may take that is not long-running;
+	// 0 means a minute.
+	RequestTimeout time.Duration
+	// MinWatch is how long a watch lasts at least; 0 means 30 minutes.
+	MinWatch time.Duration
+	// BookmarkEvery is the time between bookmarks of a watch; 0 means a minute.
+	BookmarkEvery time.Duration
+	// Metrics is where the server counts; nil: nowhere.
+	Metrics prometheus.Registerer
+	// Log gets what operators need to know; nil means slog.Default().
+	Log *slog.Logger
+}
+
+func (c Config) withDefaults() Config {
+	if c.MaxReading == 0 {
+		c.MaxReading = 400
+	}
+	if c.MaxWriting == 0 {
+		c.MaxWriting = 200
+	}
+	if c.RequestTimeout == 0 {
+		c.RequestTimeout = time.Minute
+	}
+	if c.Other == nil {
+		c.Other = http.NotFoundHandler()
+	}
+	if c.Log == nil {
+		c.Log = slog.Default()
+	}
+	return c
+}

@@ -1,0 +1,145 @@
+package apiserver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"runtime/debug"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/util/net"
+
+	"github.com/skiff-k8s/skiff/apiserver/request"
+	"github.com/skiff-k8s/skiff/apiserver/rest"
+)
+
+// recoverPanics answers 500 for a request whose handling panicked; one bad
+// request must not stop the server.
+func (s *Server) recoverPanics(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		defer func() {
+			p := recover()
+			if p == nil {
+				return
+			}
+			if err, ok := p.(error); ok && errors.Is(err, http.ErrAbortHandler) {
+				panic(p)
+			}
+			s.config.Log.ErrorContext(r.Context(), "request panicked", "method", r.Method, "path", r.URL.Path, "panic", p, "stack", string(debug.Stack()))
+			http.Error(w, "This request caused apiserver to panic. Look in the logs for details.", http.StatusInternalServerError)
+		}()
+		next.ServeHTTP(w, r)
+	})
+}
+
+const auditIDHeader = "Audit-Id"
+
+// identify gives the request the id the client sent, or a new one.
+func (s *Server) identify(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		id := r.Header.Get(auditIDHeader)
+		if id == "" {
+			id = uuid.NewString()
+		}
+		w.Header().Set(auditIDHeader, id)
+		next.ServeHTTP(w, r.WithContext(request.WithAuditID(r.Context(), id)))
+	})
+}
+
+// headers keeps answers out of caches: all depend on who asks.
+func (s *Server) headers(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Cache-Control", "no-cache, private")
+		next.ServeHTTP(w, r)
+	})
+}
+
+// parse reads what is asked for.
+func (s *Server) parse(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		info, err := request.Parse(r)
+		if err != nil {
+			rest.WriteError(w, r, apierrors.NewInternalError(fmt.Errorf("failed to create RequestInfo: %w", err)))
+			return
+		}
+		next.ServeHTTP(w, r.WithContext(request.With(r.Context(), info)))
+	})
+}
+
+// log writes a line per request: for those that failed in the server, and with
+// debug logging for all.
+func (s *Server) log(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		began, out := time.Now(), &response{ResponseWriter: w}
+		next.ServeHTTP(out, r)
+		level := slog.LevelDebug
+		if out.code >= http.StatusInternalServerError && out.code != http.StatusGatewayTimeout {
+			level = slog.LevelWarn
+		}
+		if !s.config.Log.Enabled(r.Context(), level) {
+			return
+		}
+		info := request.From(r.Context())
+		s.config.Log.Log(r.Context(), level, "request", "verb", info.Verb, "path", r.URL.RequestURI(), "code", out.code, "took", time.Since(began),
+			"agent", r.UserAgent(), "from", r.RemoteAddr, "audit-id", request.AuditID(r.Context()))
+	})
+}
+
+// limitTime gives requests a deadline, the client's own if it is sooner.
+// Long-running ones end when the server does.
+func (s *Server) limitTime(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if request.From(r.Context()).IsLongRunning(r) {
+			ctx, cancel := context.WithCancel(r.Context())
+			defer cancel()
+			defer context.AfterFunc(s.stopping, cancel)()
+			next.ServeHTTP(w, r.WithContext(ctx))
+			return
+		}
+		limit := s.config.RequestTimeout
+		if wish := r.URL.Query().Get("timeout"); r.URL.RawQuery != "" && wish != "" {
+			d, err := time.ParseDuration(wish)
+			if err != nil {
+				rest.WriteError(w, r, apierrors.NewBadRequest(fmt.Sprintf("invalid timeout specified in the request URL - time: invalid duration %q", wish)))
+				return
+			}
+			if d > 0 {
+				limit = min(limit, d)
+			}
+		}
+		ctx, cancel := context.WithTimeout(r.Context(), limit)
+		defer cancel()
+		next.ServeHTTP(w, r.WithContext(ctx))
+	})
+}
+
+// Warning headers in one answer are cut to this size together.
+const (
+	mostWarning  = 256
+	mostWarnings = 4 * 1024
+)
+
+// warn turns warnings into headers (RFC 7234, 5.5, code 299). Long ones are
+// cut when there are many.
+func (s *Server) warn(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		size := 0
+		ctx, _ := request.WithNotes(r.Context(), func(text string) {
+			if size+len(text) > mostWarnings && len(text) > mostWarning {
+				text = strings.ToValidUTF8(text[:mostWarning], "")
+			}
+			header, err := net.NewWarningHeader(299, "-", text)
+			if err != nil || size+len(header) > mostWarnings {
+				return
+			}
+			size += len(header)
+			w.Header().Add("Warning", header)
+		})
+		next.ServeHTTP(w, r.WithContext(ctx))
+	})
+}

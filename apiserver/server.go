@@ -1,0 +1,151 @@
+package apiserver
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"github.com/skiff-k8s/skiff/apiserver/managedfields"
+	"github.com/skiff-k8s/skiff/apiserver/resource"
+	"github.com/skiff-k8s/skiff/apiserver/rest"
+	"github.com/skiff-k8s/skiff/apiserver/store"
+)
+
+// Server is an API server over one backend. It serves from when New returns,
+// through Handler, Transport and Serve.
+type Server struct {
+	config   Config
+	store    *store.Store
+	rest     *rest.Handler
+	served   atomic.Pointer[served]
+	handler  http.Handler
+	parts    sync.WaitGroup
+	stopping context.Context
+	stop     context.CancelFunc
+}
+
+// served are the resources that can be reached now. It is never changed, only
+// replaced.
+type served struct {
+	list    []*resource.Resource
+	byGVR   map[schema.GroupVersionResource]*resource.Resource
+	storage map[schema.GroupResource]*resource.Resource
+	groups  map[schema.GroupVersion]bool
+}
+
+func newServed(list []*resource.Resource) *served {
+	s := &served{
+		list: list, byGVR: make(map[schema.GroupVersionResource]*resource.Resource),
+		storage: make(map[schema.GroupResource]*resource.Resource), groups: make(map[schema.GroupVersion]bool),
+	}
+	for _, r := range list {
+		s.byGVR[r.GVR()] = r
+		s.groups[r.GroupVersion()] = true
+		s.storage[r.GR()] = r.Stored
+	}
+	return s
+}
+
+// New loads what is stored and makes the server. ctx is its life: when it
+// ends, watches end and no more is read from the backend.
+func New(ctx context.Context, c Config) (*Server, error) {
+	if c.Backend == nil || c.Authenticator == nil || c.Authorizer == nil {
+		return nil, errors.New("a server needs a backend, an authenticator and an authorizer")
+	}
+	s := &Server{config: c.withDefaults()}
+	s.served.Store(newServed(c.Resources))
+	st, err := store.Open(ctx, store.Config{Backend: c.Backend, Resources: c.Resources, History: c.History})
+	if err != nil {
+		return nil, fmt.Errorf("open the store: %w", err)
+	}
+	s.store = st
+	s.stopping, s.stop = context.WithCancel(ctx)
+	s.rest = &rest.Handler{
+		Store:      st,
+		Lookup:     func(gvr schema.GroupVersionResource) *resource.Resource { return s.served.Load().byGVR[gvr] },
+		Storage:    func(gr schema.GroupResource) *resource.Resource { return s.served.Load().storage[gr] },
+		Serves:     func(gv schema.GroupVersion) bool { return s.served.Load().groups[gv] },
+		Admission:  c.Admission,
+		Fields:     &managedfields.Managers{Versions: s.version},
+		Authorizer: c.Authorizer,
+		Connect:    c.Connect,
+		MinWatch:   c.MinWatch, BookmarkEvery: c.BookmarkEvery,
+		NotFound: s.config.Other,
+	}
+	s.handler = s.chain()
+	return s, nil
+}
+
+// version finds a resource in another version.
+func (s *Server) version(gv schema.GroupVersion, plural string) *resource.Resource {
+	return s.served.Load().byGVR[gv.WithResource(plural)]
+}
+
+// Handler serves requests that come over a network, or from within with their
+// user in the context.
+func (s *Server) Handler() http.Handler { return s.handler }
+
+// Cluster is the server for its own parts: see resource.Cluster.
+func (s *Server) Cluster() resource.Cluster { return s.rest.Cluster() }
+
+// Store is where the objects are.
+func (s *Server) Store() *store.Store { return s.store }
+
+// Resources are those served now.
+func (s *Server) Resources() []*resource.Resource { return s.served.Load().list }
+
+// Wait returns when the parts that Standard started have ended, after the
+// server's ctx has.
+func (s *Server) Wait() { s.parts.Wait() }
+
+// drainTime is how long requests may go on after Serve was told to end.
+const drainTime = 10 * time.Second
+
+// Serve answers on l, over TLS unless config is nil, until ctx ends. Then it
+// takes no new connections, ends watches, and lets other requests finish.
+func (s *Server) Serve(ctx context.Context, l net.Listener, config *tls.Config) error {
+	server := &http.Server{
+		Handler:           s.handler,
+		TLSConfig:         config,
+		ReadHeaderTimeout: 32 * time.Second,
+		IdleTimeout:       90 * time.Second,
+		ErrorLog:          slog.NewLogLogger(s.config.Log.Handler(), slog.LevelDebug),
+		// Every watch is a stream: clients with many informers on one connection
+		// must not wait for each other, nor for small windows.
+		HTTP2: &http.HTTP2Config{MaxConcurrentStreams: 1000, MaxReceiveBufferPerStream: 256 << 10, MaxReceiveBufferPerConnection: 25 << 20},
+	}
+	server.RegisterOnShutdown(s.stop)
+	failed := make(chan error, 1)
+	go func() {
+		if config == nil {
+			failed <- server.Serve(l)
+			return
+		}
+		failed <- server.ServeTLS(l, "", "")
+	}()
+	select {
+	case err := <-failed:
+		return fmt.Errorf("serve on %s: %w", l.Addr(), err)
+	case <-ctx.Done():
+	}
+	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTime)
+	defer cancel()
+	err := server.Shutdown(drain)
+	if err != nil {
+		server.Close()
+	}
+	<-failed
+	if errors.Is(err, context.DeadlineExceeded) {
+		return nil // those that would not end were cut off
+	}
+	return err
+}

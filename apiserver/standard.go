@@ -1,0 +1,206 @@
+package apiserver
+
+import (
+	"context"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/rsa"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/netip"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"k8s.io/apiserver/pkg/authentication/user"
+
+	"github.com/skiff-k8s/skiff/apiserver/admission"
+	"github.com/skiff-k8s/skiff/apiserver/alloc"
+	"github.com/skiff-k8s/skiff/apiserver/authn"
+	"github.com/skiff-k8s/skiff/apiserver/authz"
+	"github.com/skiff-k8s/skiff/apiserver/backend"
+	"github.com/skiff-k8s/skiff/apiserver/bootstrap"
+	"github.com/skiff-k8s/skiff/apiserver/builtin"
+	"github.com/skiff-k8s/skiff/apiserver/connect"
+	"github.com/skiff-k8s/skiff/apiserver/discovery"
+	"github.com/skiff-k8s/skiff/apiserver/health"
+	"github.com/skiff-k8s/skiff/apiserver/rest"
+)
+
+// Options of Standard. Backend, ClientCA, ServiceAccountKey and Advertise are
+// required.
+type Options struct {
+	Backend backend.Backend
+	// ClientCA, in PEM, signs the certificates of users and of kubelets.
+	ClientCA []byte
+	// ServiceAccountKey, in PEM, signs service account tokens (RSA or ECDSA).
+	ServiceAccountKey []byte
+	// Issuer of service account tokens; empty means
+	// https://kubernetes.default.svc.cluster.local.
+	Issuer string
+	// KubeletCert and KubeletKey, in PEM, are what kubelets ask of this server.
+	KubeletCert, KubeletKey []byte
+	// Dial reaches nodes and pods; nil: a net.Dialer.
+	Dial connect.Dial
+	// StaticTokens are users by bearer token.
+	StaticTokens map[string]user.Info
+	// ServiceCIDR is the range of service addresses; zero means 10.96.0.0/16.
+	ServiceCIDR netip.Prefix
+	// NodePorts is the range of node ports; zero means 30000 to 32767.
+	NodePorts alloc.PortRange
+	// Advertise is where pods and other machines reach this server.
+	Advertise netip.AddrPort
+	// Log gets what operators need to know; nil means slog.Default().
+	Log *slog.Logger
+}
+
+// Standard makes the server of the product: all built-in kinds, with
+// authentication, authorization and admission, and the objects every cluster
+// has. It is ready when Standard returns, and works until ctx ends.
+func Standard(ctx context.Context, o Options) (*Server, error) {
+	if o.Issuer == "" {
+		o.Issuer = "https://kubernetes.default.svc.cluster.local"
+	}
+	if o.Log == nil {
+		o.Log = slog.Default()
+	}
+	tokens, err := o.tokens()
+	if err != nil {
+		return nil, err
+	}
+	users, err := o.users(tokens)
+	if err != nil {
+		return nil, err
+	}
+	services, err := alloc.New(alloc.Config{Backend: o.Backend, CIDR: o.ServiceCIDR, Ports: o.NodePorts})
+	if err != nil {
+		return nil, err
+	}
+	rights := authz.New(bootstrap.NodeRules())
+	connections, err := o.connections(rights)
+	if err != nil {
+		return nil, err
+	}
+	documents := discovery.New(o.Advertise.String())
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	mux := http.NewServeMux()
+	s, err := New(ctx, Config{
+		Backend:       o.Backend,
+		Resources:     builtin.Resources(builtin.Deps{Services: services, Tokens: users.Tokens(), Audiences: tokens.Audiences(), Issuer: tokens, Authorizer: rights}),
+		Authenticator: authn.New(users),
+		Authorizer:    rights,
+		Admission:     admission.Standard(rights),
+		Connect: func(w http.ResponseWriter, r *http.Request, c rest.Connection) error {
+			return connections.ServeConnect(w, r, connect.Target(c))
+		},
+		Other:   mux,
+		Metrics: registry,
+		Log:     o.Log,
+	})
+	if err != nil {
+		return nil, err
+	}
+	tokens.Use(s.Cluster())
+	services.Use(s.Cluster())
+	connections.Use(s.Cluster())
+	documents.Publish(s.Resources())
+	for _, path := range []string{"/api", "/api/", "/apis", "/apis/"} {
+		mux.Handle(path, documents)
+	}
+	mux.Handle(authn.OpenIDConfigurationPath, tokens.OpenIDConfiguration(o.Advertise.String()))
+	mux.Handle(authn.KeysPath, tokens.Keys())
+	checks := []health.Check{health.Ping, {Name: "storage", Probe: func(ctx context.Context) error {
+		_, err := s.store.Revision(ctx)
+		return err
+	}}}
+	health.Register(mux, health.Config{Live: checks, Ready: checks, Metrics: registry, Paths: documents.Paths})
+	return s, s.begin(ctx, rights, o.objects(s, services))
+}
+
+// begin makes the first objects and starts what follows the store.
+func (s *Server) begin(ctx context.Context, rights *authz.Authorizer, objects bootstrap.Config) error {
+	if err := bootstrap.Ensure(ctx, objects); err != nil {
+		return fmt.Errorf("make the first objects: %w", err)
+	}
+	if err := rights.Load(ctx, s.store, s.Cluster().Resource); err != nil {
+		return fmt.Errorf("load the roles: %w", err)
+	}
+	s.follow(ctx, "authorization", func(ctx context.Context) error { return rights.Run(ctx) })
+	s.follow(ctx, "bootstrap", func(ctx context.Context) error { return bootstrap.Run(ctx, objects) })
+	return nil
+}
+
+// follow runs a part of the server until ctx ends.
+func (s *Server) follow(ctx context.Context, part string, run func(context.Context) error) {
+	s.parts.Go(func() {
+		if err := run(ctx); err != nil && !errors.Is(err, context.Canceled) {
+			s.config.Log.ErrorContext(ctx, "part of the server ended", "part", part, "err", err)
+		}
+	})
+}
+
+// objects are what must exist in a cluster of these options.
+func (o Options) objects(s *Server, services *alloc.Services) bootstrap.Config {
+	return bootstrap.Config{Cluster: s.Cluster(), Advertise: o.Advertise, ServiceIP: services.First(), ClientCA: o.ClientCA}
+}
+
+func (o Options) tokens() (*authn.Tokens, error) {
+	key, err := signer(o.ServiceAccountKey)
+	if err != nil {
+		return nil, fmt.Errorf("service account key: %w", err)
+	}
+	return authn.NewTokens(authn.TokensConfig{Issuer: o.Issuer, Key: key})
+}
+
+func (o Options) users(tokens *authn.Tokens) (authn.Config, error) {
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(o.ClientCA) {
+		return authn.Config{}, errors.New("client CA: no certificate in PEM")
+	}
+	return authn.Config{ClientCAs: pool, StaticTokens: o.StaticTokens, ServiceAccounts: tokens}, nil
+}
+
+func (o Options) connections(rights *authz.Authorizer) (*connect.Handler, error) {
+	c := connect.Config{Dial: o.Dial, Authorizer: rights, WriteError: rest.WriteError}
+	if len(o.KubeletCert) == 0 {
+		return connect.New(c), nil
+	}
+	pair, err := tls.X509KeyPair(o.KubeletCert, o.KubeletKey)
+	if err != nil {
+		return nil, fmt.Errorf("kubelet client certificate: %w", err)
+	}
+	// Kubelets make their serving certificates themselves, as upstream's do
+	// without --kubelet-certificate-authority: nothing here can verify them.
+	c.Kubelet = &tls.Config{Certificates: []tls.Certificate{pair}, InsecureSkipVerify: true}
+	return connect.New(c), nil
+}
+
+// signer reads a private key in PEM: PKCS #8, PKCS #1 or SEC 1.
+func signer(data []byte) (crypto.Signer, error) {
+	block, _ := pem.Decode(data)
+	if block == nil {
+		return nil, errors.New("no key in PEM")
+	}
+	if key, err := x509.ParsePKCS1PrivateKey(block.Bytes); err == nil {
+		return key, nil
+	}
+	if key, err := x509.ParseECPrivateKey(block.Bytes); err == nil {
+		return key, nil
+	}
+	key, err := x509.ParsePKCS8PrivateKey(block.Bytes)
+	if err != nil {
+		return nil, err
+	}
+	switch key := key.(type) {
+	case *rsa.PrivateKey:
+		return key, nil
+	case *ecdsa.PrivateKey:
+		return key, nil
+	}
+	return nil, fmt.Errorf("%T cannot sign tokens", key)
+}

@@ -1,0 +1,205 @@
+package apiserver
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"sync"
+
+	"k8s.io/apiserver/pkg/authentication/user"
+
+	"github.com/skiff-k8s/skiff/apiserver/request"
+)
+
+// Transport lets clients in this process reach the server as u, without socket
+// or TLS. Answers stream, closing an answer's body ends its request, and
+// upgraded connections work.
+func (s *Server) Transport(u user.Info) http.RoundTripper {
+	return &transport{handler: s.handler, user: u}
+}
+
+type transport struct {
+	handler http.Handler
+	user    user.Info
+}
+
+func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
+	ctx, cancel := context.WithCancel(r.Context())
+	served := r.Clone(request.WithUser(ctx, t.user))
+	served.RequestURI, served.RemoteAddr = r.URL.RequestURI(), "in-process"
+	if served.Host == "" {
+		served.Host = r.URL.Host
+	}
+	if served.Body == nil {
+		served.Body = http.NoBody
+	}
+	a := &answer{request: r, header: make(http.Header), body: newPipe(cancel), begun: make(chan struct{})}
+	stop := context.AfterFunc(ctx, func() { a.body.closeWith(ctx.Err()) })
+	go func() {
+		defer stop()
+		defer cancel()
+		defer a.end()
+		t.handler.ServeHTTP(a, served)
+	}()
+	select {
+	case <-a.begun:
+	case <-ctx.Done():
+		return nil, context.Cause(r.Context())
+	}
+	return a.result()
+}
+
+// answer is the response as the handler writes it and as the client reads it.
+type answer struct {
+	request *http.Request
+	header  http.Header
+	body    *pipe
+
+	once  sync.Once
+	begun chan struct{} // closed when code and sent are set, or conn
+	code  int
+	sent  http.Header
+	conn  net.Conn // the client's end of an upgraded connection
+}
+
+var (
+	_ http.ResponseWriter = (*answer)(nil)
+	_ http.Flusher        = (*answer)(nil)
+	_ http.Hijacker       = (*answer)(nil)
+)
+
+func (a *answer) Header() http.Header { return a.header }
+
+func (a *answer) WriteHeader(code int) {
+	if code >= 100 && code < 200 && code != http.StatusSwitchingProtocols {
+		return // an interim answer, which no client here waits for
+	}
+	a.once.Do(func() {
+		a.code, a.sent = code, a.header.Clone()
+		close(a.begun)
+	})
+}
+
+func (a *answer) Write(p []byte) (int, error) {
+	a.WriteHeader(http.StatusOK)
+	return a.body.Write(p)
+}
+
+// Flush does nothing: what is written can be read at once.
+func (a *answer) Flush() { a.WriteHeader(http.StatusOK) }
+
+func (a *answer) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	server, client := net.Pipe()
+	err := errors.New("hijack: the answer has begun")
+	a.once.Do(func() {
+		a.conn, err = client, nil
+		close(a.begun)
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	return server, bufio.NewReadWriter(bufio.NewReader(server), bufio.NewWriter(server)), nil
+}
+
+// end is called when the handler has returned.
+func (a *answer) end() {
+	if p := recover(); p != nil { // only http.ErrAbortHandler comes this far
+		a.body.closeWith(io.ErrUnexpectedEOF)
+	}
+	a.WriteHeader(http.StatusOK)
+	a.body.closeWith(io.EOF)
+}
+
+// result is the answer as far as it goes when its header is there.
+func (a *answer) result() (*http.Response, error) {
+	if a.conn == nil {
+		return &http.Response{
+			Status: http.StatusText(a.code), StatusCode: a.code, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
+			Header: a.sent, Body: a.body, ContentLength: -1, Request: a.request,
+		}, nil
+	}
+	in := bufio.NewReader(a.conn)
+	resp, err := http.ReadResponse(in, a.request)
+	if err != nil {
+		a.conn.Close()
+		return nil, err
+	}
+	if resp.StatusCode == http.StatusSwitchingProtocols {
+		resp.Body = upgraded{a.conn, in}
+	}
+	return resp, nil
+}
+
+// upgraded is the connection behind an answer 101.
+type upgraded struct {
+	net.Conn
+	in *bufio.Reader
+}
+
+func (u upgraded) Read(p []byte) (int, error) { return u.in.Read(p) }
+
+// pipe is a body between handler and client. The handler waits when the client
+// is far behind.
+type pipe struct {
+	mu     sync.Mutex
+	change sync.Cond
+	buffer bytes.Buffer
+	err    error // what reading gives at the end of buffer
+	cancel context.CancelFunc
+}
+
+// ahead is how many bytes the handler may be ahead of the client.
+const ahead = 1 << 20
+
+func newPipe(cancel context.CancelFunc) *pipe {
+	p := &pipe{cancel: cancel}
+	p.change.L = &p.mu
+	return p
+}
+
+func (p *pipe) Write(data []byte) (int, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for p.buffer.Len() > ahead && p.err == nil {
+		p.change.Wait()
+	}
+	if p.err != nil {
+		return 0, io.ErrClosedPipe
+	}
+	p.change.Broadcast()
+	return p.buffer.Write(data)
+}
+
+func (p *pipe) Read(data []byte) (int, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for p.buffer.Len() == 0 && p.err == nil {
+		p.change.Wait()
+	}
+	if p.buffer.Len() == 0 {
+		return 0, p.err
+	}
+	p.change.Broadcast()
+	return p.buffer.Read(data)
+}
+
+// Close is the client's: it wants no more.
+func (p *pipe) Close() error {
+	p.closeWith(io.ErrClosedPipe)
+	p.cancel()
+	return nil
+}
+
+// closeWith ends the body; the first error stays.
+func (p *pipe) closeWith(err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.err == nil {
+		p.err = err
+		p.change.Broadcast()
+	}
+}
