@@ -67,7 +67,7 @@ type Backend interface {
 	// ErrFuture.
 	List(ctx context.Context, prefix, after string, limit int, revision int64) (Page, error)
 	// Put writes value if key is at the expected revision (Absent: not there),
-	// else ErrConflict. lifetime 0 means for ever; a key is deleted, as by
+	// else ErrConflict. value must not be changed afterwards. lifetime 0 means for ever; a key is deleted, as by
 	// Delete, some time after its lifetime has passed.
 	Put(ctx context.Context, key string, value []byte, expected int64, lifetime time.Duration) (revision int64, err error)
 	// Delete removes key if it is at the expected revision, else ErrConflict.

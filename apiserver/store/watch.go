@@ -32,7 +32,7 @@ func (s *Store) Watch(ctx context.Context, r *resource.Resource, m Match, after 
 			yield(Step{}, err)
 			return
 		}
-		w := watcher{store: s, kind: k, match: k.matcher(m), reached: after}
+		w := watcher{store: s, kind: k, match: k.matcher(m), after: after, reached: after}
 		if w.cursor = k.feed.open(k.part(m), after); w.cursor == nil {
 			yield(Step{}, ErrExpired)
 			return
@@ -66,6 +66,7 @@ type watcher struct {
 	cursor  *cursor
 	ticker  *time.Ticker
 	buffer  []*Event
+	after   int64 // where the watch began, which may be ahead of the cache
 	reached int64
 }
 
@@ -79,6 +80,7 @@ func (w *watcher) step(ctx context.Context, yield func(Step, error) bool) bool {
 		return false
 	}
 	if wake == nil {
+		defer clear(events) // a quiet watcher must not hold on to what it saw last
 		w.buffer = events
 		return w.yield(events, yield)
 	}
@@ -98,6 +100,9 @@ func (w *watcher) step(ctx context.Context, yield func(Step, error) bool) bool {
 
 func (w *watcher) yield(events []*Event, yield func(Step, error) bool) bool {
 	for _, e := range events {
+		if e.Revision <= w.after {
+			continue
+		}
 		w.reached = max(w.reached, e.Revision)
 		step := Step{Event: e, Was: w.match.item(e.Old), Is: w.match.item(e.New), Revision: e.Revision}
 		if (step.Was || step.Is) && !yield(step, nil) {

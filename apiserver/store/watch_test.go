@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"math/rand/v2"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -14,6 +16,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/skiff-k8s/skiff/apiserver/backend/file"
 	"github.com/skiff-k8s/skiff/apiserver/backend/memory"
 	"github.com/skiff-k8s/skiff/apiserver/resource"
 	"github.com/skiff-k8s/skiff/apiserver/store"
@@ -297,4 +300,61 @@ func TestTwoStores(t *testing.T) {
 			t.Fatalf("write %d is read as %v, %v by the other store", i, dataOf(item), err)
 		}
 	}
+}
+
+// A client that comes from a server that is ahead does not get again what it
+// has seen there.
+func TestWatchFromTheFuture(t *testing.T) {
+	s := open(t)
+	create(t, s, "a", "x", "1")
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	next, stop := iter.Pull2(s.Watch(ctx, configMaps, store.Match{}, 3))
+	defer stop()
+	go func() {
+		for i := 2; i <= 4; i++ {
+			_, _ = s.Update(ctx, configMaps, "a", "x", false, setData(fmt.Sprint(i)))
+		}
+	}()
+	step, err, _ := next()
+	for ; err == nil && step.Event == nil && ctx.Err() == nil; step, err, _ = next() {
+	}
+	if err != nil || step.Event == nil || step.Event.Revision != 4 {
+		t.Errorf("got %+v, %v; want the event at 4", step, err)
+	}
+}
+
+// After a restart the objects are there, and watches go on where they were.
+func TestRestart(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "skiff.db")
+	session := func(use func(s *store.Store)) {
+		b, err := file.Open(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer b.Close()
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		s, err := store.Open(ctx, store.Config{Backend: b, Resources: []*resource.Resource{configMaps, pods}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		use(s)
+	}
+	var seen int64
+	session(func(s *store.Store) {
+		create(t, s, "a", "x", "1")
+		seen = update(t, s, "a", "x", "2").Revision()
+		remove(t, s, create(t, s, "a", "y", "1"))
+		update(t, s, "a", "x", "3")
+	})
+	session(func(s *store.Store) {
+		if page := list(t, s, store.ListOptions{}); names(page.Items) != "a/x=3" || page.Revision != 5 {
+			t.Errorf("after the restart: %s at %d, want a/x=3 at 5", names(page.Items), page.Revision)
+		}
+		if got, want := describeAll(watch(t, s, configMaps, store.Match{}, seen, 3)), "a/y -→1, a/y 1→-, a/x 2→3"; got != want {
+			t.Errorf("the watch goes on with %s, want %s", got, want)
+		}
+		update(t, s, "a", "x", "4")
+	})
 }

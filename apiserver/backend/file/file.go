@@ -79,9 +79,7 @@ func Open(path string) (*Backend, error) {
 		return nil, errors.Join(fmt.Errorf("read storage %s: %w", path, err), db.Close())
 	}
 	b.log = changelog.New(b.revision)
-	b.lifetimes = lifetime.Start(func(key string, revision int64) {
-		_, _ = b.Delete(context.Background(), key, revision) // tried again at the next start if it failed
-	})
+	b.lifetimes = lifetime.Start(b.Delete)
 	for _, e := range ends {
 		b.lifetimes.Add(e.key, e.revision, e.at)
 	}

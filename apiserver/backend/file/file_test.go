@@ -1,6 +1,8 @@
 package file_test
 
 import (
+	"fmt"
+	"os"
 	"path/filepath"
 	"sync"
 	"testing"
@@ -20,4 +22,39 @@ func TestContract(t *testing.T) {
 		}
 		return b
 	}})
+}
+
+// Compacted history gives its space back: a file that is written for ever and
+// compacted now and then stops growing.
+func TestFileIsBounded(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "skiff.db")
+	b, err := file.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close()
+	current := make(map[string]int64)
+	value := make([]byte, 10_000)
+	early, size := int64(0), int64(0)
+	for round := range 30 {
+		for i := range 100 {
+			key := fmt.Sprintf("/k/%d", i%20)
+			if current[key], err = b.Put(t.Context(), key, value, current[key], 0); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := b.Compact(t.Context(), current["/k/0"]); err != nil {
+			t.Fatal(err)
+		}
+		info, err := os.Stat(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if size = info.Size(); round == 4 {
+			early = size
+		}
+	}
+	if size > 2*early {
+		t.Errorf("the file grew from %d to %d bytes while its content stayed the same", early, size)
+	}
 }

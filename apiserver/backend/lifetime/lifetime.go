@@ -4,15 +4,21 @@ package lifetime
 
 import (
 	"container/heap"
+	"context"
+	"errors"
 	"sync"
 	"time"
+
+	"github.com/skiff-k8s/skiff/apiserver/backend"
 )
+
+// retryAfter is when a deletion that failed is tried again.
+const retryAfter = 10 * time.Second
 
 // Queue remembers when keys end. A key that was written again since is known
 // by its revision and left alone.
 type Queue struct {
-	// expire deletes a key if it still is at a revision.
-	expire func(key string, revision int64)
+	del func(ctx context.Context, key string, revision int64) (int64, error)
 
 	mu      sync.Mutex
 	entries entries
@@ -21,9 +27,10 @@ type Queue struct {
 	done    sync.WaitGroup
 }
 
-// Start returns a running queue. Its owner must Stop it.
-func Start(expire func(key string, revision int64)) *Queue {
-	q := &Queue{expire: expire, changed: make(chan struct{}, 1), stop: make(chan struct{})}
+// Start returns a running queue. del is the Delete of the backend. The owner
+// must Stop the queue.
+func Start(del func(ctx context.Context, key string, revision int64) (int64, error)) *Queue {
+	q := &Queue{del: del, changed: make(chan struct{}, 1), stop: make(chan struct{})}
 	q.done.Go(q.run)
 	return q
 }
@@ -70,7 +77,10 @@ func (q *Queue) expireDue() time.Duration {
 		if wait > 0 {
 			return wait
 		}
-		q.expire(e.key, e.revision)
+		_, err := q.del(context.Background(), e.key, e.revision)
+		if err != nil && !errors.Is(err, backend.ErrConflict) && !errors.Is(err, backend.ErrClosed) {
+			q.Add(e.key, e.revision, time.Now().Add(retryAfter))
+		}
 		select {
 		case <-q.stop:
 			return time.Hour

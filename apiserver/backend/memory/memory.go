@@ -32,9 +32,7 @@ var _ backend.Backend = (*Backend)(nil)
 // New returns an empty backend. It must be closed.
 func New() *Backend {
 	b := &Backend{index: revisions.New(), values: make(map[int64][]byte), log: changelog.New(0)}
-	b.lifetimes = lifetime.Start(func(key string, revision int64) {
-		_, _ = b.Delete(context.Background(), key, revision) // fails only if the key has been written since
-	})
+	b.lifetimes = lifetime.Start(b.Delete)
 	return b
 }
 
