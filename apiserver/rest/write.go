@@ -46,7 +46,7 @@ func (h *Handler) attributes(ctx context.Context, w *write, verb string, obj, ol
 	}
 }
 
-// mutate lets admission change obj.
+// mutate lets admission change obj, which is nil on delete.
 func (h *Handler) mutate(ctx context.Context, w *write, verb string, obj, old resource.Object) error {
 	if w.trusted {
 		return nil
@@ -58,7 +58,9 @@ func (h *Handler) mutate(ctx context.Context, w *write, verb string, obj, old re
 	if err := h.Admission.Mutate(ctx, a); err != nil {
 		return admissionError(w, err)
 	}
-	dedupeOwners(obj, true, a.Warn)
+	if obj != nil {
+		dedupeOwners(obj, true, a.Warn)
+	}
 	return nil
 }
 
