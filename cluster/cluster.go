@@ -1,0 +1,198 @@
+// Package cluster runs a whole cluster on one machine: certificates, the API
+// server with its storage, controllers, scheduler, DNS, and the nodes. It joins
+// the components, which know nothing of each other.
+package cluster
+
+import (
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strconv"
+	"syscall"
+
+	"github.com/skiff-k8s/skiff/cluster/node"
+)
+
+// Config says what cluster to run. The zero value of a field is its default.
+type Config struct {
+	// DataDir holds all that the cluster keeps; /var/lib/skiff.
+	DataDir string
+	// Storage is the URL of the storage engine; file:// in DataDir.
+	Storage string
+	// Listen is the address of the API; 0.0.0.0:6443.
+	Listen netip.AddrPort
+	// Kubeconfig is a further place to write the administrator's kubeconfig to.
+	Kubeconfig string
+	// Nodes is how many nodes to run. The zero value runs none.
+	Nodes int
+	// Isolated puts the first node into a network namespace too, so that the
+	// host's own rules and CNI settings stay as they are.
+	Isolated bool
+	// ServiceCIDR, PodCIDR and NodeCIDR are the ranges of Service addresses, of
+	// pods, and of nodes in namespaces: 10.96.0.0/16, 10.244.0.0/16, 172.30.0.0/24.
+	ServiceCIDR, PodCIDR, NodeCIDR netip.Prefix
+	// Domain is the DNS domain of the cluster; cluster.local.
+	Domain string
+	// Tools is the folder with containerd and the other programs; "tools" beside
+	// the running program.
+	Tools string
+	// Mirror is the URL of a registry that nodes ask first; none.
+	Mirror string
+	// MaxPods is how many pods a node offers to run; the kubelet's default.
+	MaxPods int
+	// Out is where progress is told; os.Stdout.
+	Out io.Writer
+	// Log gets what the components have to say; discarded.
+	Log *slog.Logger
+}
+
+func (c Config) withDefaults() (Config, error) {
+	c.DataDir = cmp.Or(c.DataDir, "/var/lib/skiff")
+	dir, err := filepath.Abs(c.DataDir)
+	if err != nil {
+		return c, err
+	}
+	c.DataDir = dir
+	c.Storage = cmp.Or(c.Storage, "file://"+filepath.Join(c.DataDir, "store"))
+	c.Listen = cmp.Or(c.Listen, netip.MustParseAddrPort("0.0.0.0:6443"))
+	c.ServiceCIDR = cmp.Or(c.ServiceCIDR, netip.MustParsePrefix("10.96.0.0/16"))
+	c.PodCIDR = cmp.Or(c.PodCIDR, netip.MustParsePrefix("10.244.0.0/16"))
+	c.NodeCIDR = cmp.Or(c.NodeCIDR, netip.MustParsePrefix("172.30.0.0/24"))
+	c.Domain = cmp.Or(c.Domain, "cluster.local")
+	if c.Tools == "" {
+		self, err := os.Executable()
+		if err != nil {
+			return c, err
+		}
+		c.Tools = filepath.Join(filepath.Dir(self), "tools")
+	}
+	if c.Tools, err = filepath.EvalSymlinks(c.Tools); err != nil && c.Nodes > 0 {
+		return c, fmt.Errorf("the programs that nodes need (make tools): %w", err)
+	}
+	if c.Out == nil {
+		c.Out = os.Stdout
+	}
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	return c, nil
+}
+
+// instance tells clusters on one machine apart: links, namespaces and cgroups
+// carry it in their names. It is empty for the default data directory.
+func (c Config) instance() string {
+	if c.DataDir == "/var/lib/skiff" {
+		return ""
+	}
+	sum := sha256.Sum256([]byte(c.DataDir))
+	return hex.EncodeToString(sum[:2])
+}
+
+func (c Config) network() network {
+	return network{bridge: "skiff" + c.instance(), nodes: c.NodeCIDR}
+}
+
+// dns is the address of the cluster's name server: the tenth of the Service
+// range, as everywhere.
+func (c Config) dns() netip.Addr {
+	addr := c.ServiceCIDR.Masked().Addr()
+	for range 10 {
+		addr = addr.Next()
+	}
+	return addr
+}
+
+// member is a node of the cluster and where it lives.
+type member struct {
+	node.Config
+	index     int
+	namespace string // empty: the host's own
+	link      string // the host's end of the cable into the namespace
+}
+
+// members lists the nodes of c; host is the machine's address.
+func (c Config) members(host netip.Addr) []member {
+	members := make([]member, 0, c.Nodes)
+	for i := range c.Nodes {
+		m := member{
+			index: i,
+			Config: node.Config{
+				Name:        "node-" + strconv.Itoa(i+1),
+				Tools:       c.Tools,
+				Address:     host,
+				Bridge:      "cni0",
+				PodCIDR:     c.PodCIDR,
+				ServiceCIDR: c.ServiceCIDR, ClusterDNS: c.dns(), ClusterDomain: c.Domain,
+				Mirror:  c.Mirror,
+				MaxPods: c.MaxPods,
+			},
+		}
+		m.Dir = filepath.Join(c.DataDir, "nodes", m.Name)
+		m.CgroupRoot = "/skiff" + c.instance() + "/" + m.Name
+		if i > 0 || c.Isolated {
+			m.namespace = "skiff" + c.instance() + "-" + m.Name
+			m.link = "sk" + c.instance() + "-" + strconv.Itoa(i+1)
+			m.Address = c.network().address(i)
+		}
+		members = append(members, m)
+	}
+	return members
+}
+
+// lock makes sure that one process at a time uses the data directory. The lock
+// ends with the process, however that ends.
+func (c Config) lock() (unlock func(), err error) {
+	if err := os.MkdirAll(c.DataDir, 0o755); err != nil {
+		return nil, err
+	}
+	file, err := os.OpenFile(filepath.Join(c.DataDir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		file.Close()
+		if errors.Is(err, syscall.EWOULDBLOCK) {
+			return nil, fmt.Errorf("another cluster is running with the data directory %s", c.DataDir)
+		}
+		return nil, err
+	}
+	return func() { file.Close() }, nil
+}
+
+// Up runs the cluster until ctx ends, then takes everything away again but the
+// data directory. ready, if not nil, is called when the cluster is complete.
+func Up(ctx context.Context, c Config, ready func()) error {
+	c, err := c.withDefaults()
+	if err != nil {
+		return err
+	}
+	unlock, err := c.lock()
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	r := &run{Config: c, progress: newProgress(c.Out)}
+	return r.up(ctx, ready)
+}
+
+// Down clears away what a run that was killed left on the machine.
+func Down(c Config) error {
+	c, err := c.withDefaults()
+	if err != nil {
+		return err
+	}
+	unlock, err := c.lock()
+	if err != nil {
+		return fmt.Errorf("%w; end it with Ctrl-C", err)
+	}
+	defer unlock()
+	return c.clean()
+}

@@ -1,0 +1,240 @@
+package cluster
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"path/filepath"
+	"strings"
+
+	"k8s.io/apiserver/pkg/authentication/user"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/metadata"
+	"k8s.io/client-go/rest"
+
+	"github.com/skiff-k8s/skiff/apiserver"
+	"github.com/skiff-k8s/skiff/apiserver/backend"
+	"github.com/skiff-k8s/skiff/apiserver/backend/engines"
+	"github.com/skiff-k8s/skiff/controllers"
+	"github.com/skiff-k8s/skiff/scheduler"
+)
+
+// identity is whom a component is to the API server.
+type identity struct {
+	file   string // the base name of its certificate and kubeconfig
+	user   string
+	groups []string
+}
+
+// The identities of the components; each has the rights that the default roles
+// of Kubernetes give to its user.
+var (
+	adminUser      = identity{"admin", "kubernetes-admin", []string{user.SystemPrivilegedGroup}}
+	controllerUser = identity{"controllers", user.KubeControllerManager, nil}
+	schedulerUser  = identity{"scheduler", user.KubeScheduler, nil}
+	proxyUser      = identity{"proxy", user.KubeProxy, nil}
+	kubeletClient  = identity{"apiserver-kubelet-client", "kube-apiserver-kubelet-client", nil}
+)
+
+func nodeUser(node string) identity {
+	return identity{"kubelet-" + node, "system:node:" + node, []string{user.NodesGroup}}
+}
+
+// controlPlane is the API server in this process, and how its neighbours reach
+// it.
+type controlPlane struct {
+	run     *run
+	backend backend.Backend
+	server  *apiserver.Server
+	served  chan error
+}
+
+// startControlPlane opens the storage and serves the API. It returns when the
+// API is ready.
+func startControlPlane(ctx context.Context, r *run) (*controlPlane, error) {
+	storage, err := engines.Open(r.Storage)
+	if err != nil {
+		return nil, fmt.Errorf("storage %s: %w", r.Storage, err)
+	}
+	p := &controlPlane{run: r, backend: storage, served: make(chan error, 1)}
+	if err := p.start(ctx); err != nil {
+		return nil, errors.Join(err, storage.Close())
+	}
+	return p, nil
+}
+
+func (p *controlPlane) start(ctx context.Context) error {
+	r := p.run
+	serving, err := r.pki.Server("apiserver", "kube-apiserver", r.hosts()...)
+	if err != nil {
+		return err
+	}
+	certificate, err := tls.X509KeyPair(serving.CertPEM, serving.KeyPEM)
+	if err != nil {
+		return err
+	}
+	tokenKey, err := r.pki.Key("service-accounts")
+	if err != nil {
+		return err
+	}
+	toKubelets, err := r.pki.Client(kubeletClient.file, kubeletClient.user, kubeletClient.groups...)
+	if err != nil {
+		return err
+	}
+	if err := r.writeKubeconfigs(); err != nil {
+		return err
+	}
+	listener, err := net.Listen("tcp", r.Listen.String())
+	if err != nil {
+		return err
+	}
+	p.server, err = apiserver.Standard(ctx, apiserver.Options{
+		Backend:           p.backend,
+		ClientCA:          r.pki.CA(),
+		ServiceAccountKey: tokenKey,
+		Issuer:            "https://kubernetes.default.svc." + r.Domain,
+		KubeletCert:       toKubelets.CertPEM,
+		KubeletKey:        toKubelets.KeyPEM,
+		ServiceCIDR:       r.ServiceCIDR,
+		Advertise:         netip.AddrPortFrom(r.host, r.Listen.Port()),
+		Log:               r.Log.With("component", "apiserver"),
+	})
+	if err != nil {
+		return errors.Join(err, listener.Close())
+	}
+	go func() {
+		p.served <- p.server.Serve(ctx, listener, &tls.Config{Certificates: []tls.Certificate{certificate}, ClientAuth: tls.RequestClientCert})
+	}()
+	return nil
+}
+
+// wait returns when the API server has ended and the storage is closed.
+func (p *controlPlane) wait() error {
+	err := <-p.served
+	p.server.Wait()
+	if errors.Is(err, context.Canceled) {
+		err = nil
+	}
+	return errors.Join(err, p.backend.Close())
+}
+
+// hosts are the names and addresses under which the API is reached.
+func (r *run) hosts() []string {
+	first := r.ServiceCIDR.Masked().Addr().Next()
+	names := []string{"localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc." + r.Domain,
+		"127.0.0.1", r.host.String(), first.String()}
+	if gateway := r.network().gateway(); gateway != r.host {
+		names = append(names, gateway.String())
+	}
+	if addr := r.Listen.Addr(); !addr.IsUnspecified() && addr != r.host && addr.String() != "127.0.0.1" {
+		names = append(names, addr.String())
+	}
+	return names
+}
+
+// writeKubeconfigs writes the administrator's kubeconfig.
+func (r *run) writeKubeconfigs() error {
+	files := []string{r.adminKubeconfig()}
+	if r.Kubeconfig != "" {
+		files = append(files, r.Kubeconfig)
+	}
+	for _, file := range files {
+		if err := r.writeKubeconfig(file, adminUser); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (r *run) writeKubeconfig(file string, id identity) error {
+	pair, err := r.pki.Client(id.file, id.user, id.groups...)
+	if err != nil {
+		return err
+	}
+	config, err := kubeconfig(r.url(id), r.pki.CA(), strings.TrimPrefix(id.user, "system:"), pair)
+	if err != nil {
+		return err
+	}
+	if file, err = filepath.Abs(file); err != nil {
+		return err
+	}
+	return writeFile(file, config, 0o600)
+}
+
+// url is how the owner of a kubeconfig reaches the API: a person on this
+// machine by the loopback, unless it listens elsewhere alone; a node in a
+// namespace by the host's address on the bridge.
+func (r *run) url(id identity) string {
+	addr := r.Listen.Addr()
+	switch {
+	case id.file == adminUser.file && addr.IsUnspecified():
+		addr = netip.AddrFrom4([4]byte{127, 0, 0, 1})
+	case id.file == adminUser.file:
+	default:
+		addr = r.host
+	}
+	return "https://" + netip.AddrPortFrom(addr, r.Listen.Port()).String()
+}
+
+// config reaches the API server in process, without a socket, as an identity.
+func (p *controlPlane) config(id identity) *rest.Config {
+	config := &rest.Config{
+		Host: "https://in-process",
+		Transport: p.server.Transport(&user.DefaultInfo{
+			Name: id.user, Groups: append([]string{user.AllAuthenticated}, id.groups...),
+		}),
+		UserAgent: "skiff/" + id.file,
+	}
+	tune(config)
+	return config
+}
+
+// tune makes a component speak protobuf and leaves limits to its work queues.
+func tune(config *rest.Config) {
+	config.ContentType = "application/vnd.kubernetes.protobuf"
+	config.AcceptContentTypes = "application/vnd.kubernetes.protobuf,application/json"
+	config.QPS = -1
+}
+
+// controllers runs the controllers and the scheduler, which share one informer
+// factory, until ctx ends.
+func (p *controlPlane) controllers(ctx context.Context) error {
+	config := p.config(controllerUser)
+	client, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		return err
+	}
+	meta, err := metadata.NewForConfig(config)
+	if err != nil {
+		return err
+	}
+	factory := informers.NewSharedInformerFactory(client, 0)
+	manager, err := controllers.New(controllers.Config{
+		Client: client, Metadata: meta, Informers: factory,
+		RootCA: p.run.pki.CA(), PodCIDR: p.run.PodCIDR,
+	})
+	if err != nil {
+		return err
+	}
+	placing, err := kubernetes.NewForConfig(p.config(schedulerUser))
+	if err != nil {
+		return err
+	}
+	s, err := scheduler.New(scheduler.Config{Client: placing, Informers: factory, Log: p.run.Log.With("component", "scheduler")})
+	if err != nil {
+		return err
+	}
+	factory.Start(ctx.Done())
+	defer factory.Shutdown()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	scheduled := make(chan error, 1)
+	go func() { defer cancel(); scheduled <- s.Run(ctx) }()
+	err = manager.Run(ctx)
+	cancel()
+	return errors.Join(err, <-scheduled)
+}

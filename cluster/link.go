@@ -1,0 +1,50 @@
+package cluster
+
+import (
+	"errors"
+	"net"
+	"net/netip"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+const (
+	unreachableType = unix.RTN_UNREACHABLE
+	errNoRoute      = unix.ESRCH
+)
+
+// ensureLink returns the link of the wanted name, making it if need be.
+func ensureLink(want netlink.Link) (netlink.Link, error) {
+	if err := netlink.LinkAdd(want); err != nil && !errors.Is(err, unix.EEXIST) {
+		return nil, err
+	}
+	return netlink.LinkByName(want.Attrs().Name)
+}
+
+// up gives a link an address and switches it on.
+func up(link netlink.Link, addr netip.Prefix) error {
+	if err := netlink.AddrReplace(link, ipAddr(addr)); err != nil {
+		return err
+	}
+	return netlink.LinkSetUp(link)
+}
+
+func deleteLink(name string) error {
+	link, err := netlink.LinkByName(name)
+	if errors.As(err, new(netlink.LinkNotFoundError)) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return netlink.LinkDel(link)
+}
+
+func ipNet(p netip.Prefix) *net.IPNet {
+	return &net.IPNet{IP: p.Masked().Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
+}
+
+func ipAddr(p netip.Prefix) *netlink.Addr {
+	return &netlink.Addr{IPNet: &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}}
+}

@@ -1,0 +1,200 @@
+package cluster
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"runtime"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+)
+
+// network joins the nodes that live in network namespaces of their own with the
+// host, by a bridge whose host end has the first address of the node range.
+type network struct {
+	bridge string
+	nodes  netip.Prefix
+}
+
+// gateway is the host's address on the bridge.
+func (n network) gateway() netip.Addr { return n.nodes.Masked().Addr().Next() }
+
+// address is that of the i-th node in a namespace, counted from 0.
+func (n network) address(i int) netip.Addr {
+	addr := n.gateway()
+	for range i + 1 {
+		addr = addr.Next()
+	}
+	return addr
+}
+
+// ensureBridge makes the bridge if it is not there.
+func (n network) ensureBridge() error {
+	link, err := ensureLink(&netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: n.bridge}})
+	if err != nil {
+		return err
+	}
+	return up(link, netip.PrefixFrom(n.gateway(), n.nodes.Bits()))
+}
+
+// ensureNamespace makes the network namespace of a node and its connection to
+// the bridge. It may be called again for a namespace that an earlier run left
+// with containers in it.
+func (n network) ensureNamespace(name, link string, addr netip.Addr) error {
+	ns, err := openNamespace(name)
+	if err != nil {
+		return fmt.Errorf("network namespace %s: %w", name, err)
+	}
+	defer ns.Close()
+	inside, err := netlink.NewHandleAt(ns)
+	if err != nil {
+		return err
+	}
+	defer inside.Close()
+	if _, err := inside.LinkByName("eth0"); err == nil {
+		return nil
+	}
+	if err := n.connect(inside, ns, link, addr); err != nil {
+		return fmt.Errorf("connect namespace %s: %w", name, err)
+	}
+	return nil
+}
+
+func (n network) connect(inside *netlink.Handle, ns netns.NsHandle, link string, addr netip.Addr) error {
+	if err := deleteLink(link); err != nil {
+		return err
+	}
+	veth := &netlink.Veth{
+		LinkAttrs: netlink.LinkAttrs{Name: link}, PeerName: "eth0",
+		PeerNamespace: netlink.NsFd(int(ns)),
+	}
+	if err := netlink.LinkAdd(veth); err != nil {
+		return err
+	}
+	bridge, err := netlink.LinkByName(n.bridge)
+	if err != nil {
+		return err
+	}
+	if err := netlink.LinkSetMaster(veth, bridge); err != nil {
+		return err
+	}
+	if err := netlink.LinkSetUp(veth); err != nil {
+		return err
+	}
+	lo, err := inside.LinkByName("lo")
+	if err != nil {
+		return err
+	}
+	if err := inside.LinkSetUp(lo); err != nil {
+		return err
+	}
+	eth0, err := inside.LinkByName("eth0")
+	if err != nil {
+		return err
+	}
+	if err := inside.AddrAdd(eth0, ipAddr(netip.PrefixFrom(addr, n.nodes.Bits()))); err != nil {
+		return err
+	}
+	if err := inside.LinkSetUp(eth0); err != nil {
+		return err
+	}
+	return inside.RouteAdd(&netlink.Route{LinkIndex: eth0.Attrs().Index, Gw: n.gateway().AsSlice()})
+}
+
+// openNamespace opens a named network namespace (as "ip netns" lists them),
+// making it if need be.
+func openNamespace(name string) (netns.NsHandle, error) {
+	ns, err := netns.GetFromName(name)
+	if err == nil || !errors.Is(err, os.ErrNotExist) {
+		return ns, err
+	}
+	// Making a namespace enters it, so that happens on a thread that ends with
+	// the goroutine.
+	type result struct {
+		ns  netns.NsHandle
+		err error
+	}
+	made := make(chan result)
+	go func() {
+		runtime.LockOSThread()
+		ns, err := netns.NewNamed(name)
+		made <- result{ns, err}
+	}()
+	r := <-made
+	return r.ns, r.err
+}
+
+// removeNamespace deletes a named namespace and the link into it; what is not
+// there is no error.
+func removeNamespace(name, link string) error {
+	err := netns.DeleteNamed(name)
+	if errors.Is(err, os.ErrNotExist) {
+		err = nil
+	}
+	return errors.Join(err, deleteLink(link))
+}
+
+// inNamespace runs f on a thread that has entered a named network namespace.
+func inNamespace(name string, f func() error) error {
+	ns, err := netns.GetFromName(name)
+	if err != nil {
+		return err
+	}
+	defer ns.Close()
+	done := make(chan error)
+	go func() {
+		// Never unlocked: the thread must not serve another goroutine afterwards.
+		runtime.LockOSThread()
+		if err := netns.Set(ns); err != nil {
+			done <- err
+			return
+		}
+		done <- f()
+	}()
+	return <-done
+}
+
+// route sends a node's pods to the node.
+func route(pods netip.Prefix, via netip.Addr) error {
+	return netlink.RouteReplace(&netlink.Route{Dst: ipNet(pods), Gw: via.AsSlice()})
+}
+
+// unreachable makes the kernel refuse packets of a range that no more special
+// route takes, instead of sending them out by the default route.
+func unreachable(prefix netip.Prefix) error {
+	return netlink.RouteReplace(&netlink.Route{Dst: ipNet(prefix), Type: unreachableType})
+}
+
+func removeUnreachable(prefix netip.Prefix) error {
+	err := netlink.RouteDel(&netlink.Route{Dst: ipNet(prefix), Type: unreachableType})
+	if errors.Is(err, errNoRoute) {
+		return nil
+	}
+	return err
+}
+
+// hostAddress is the address by which other machines reach this one: that of
+// the default route, else any global one.
+func hostAddress() (netip.Addr, error) {
+	// Connecting a UDP socket sends nothing; it asks the kernel which source
+	// address it would use. 192.0.2.0/24 is reserved for documentation (RFC 5737),
+	// as is 203.0.113.0/24, which stands for "somewhere else".
+	if conn, err := net.Dial("udp4", "203.0.113.1:9"); err == nil {
+		defer conn.Close()
+		return conn.LocalAddr().(*net.UDPAddr).AddrPort().Addr(), nil
+	}
+	addrs, err := net.InterfaceAddrs()
+	if err != nil {
+		return netip.Addr{}, err
+	}
+	for _, a := range addrs {
+		prefix, err := netip.ParsePrefix(a.String())
+		if err == nil && prefix.Addr().Is4() && prefix.Addr().IsGlobalUnicast() {
+			return prefix.Addr(), nil
+		}
+	}
+	return netip.Addr{}, errors.New("this machine has no IPv4 address besides the loopback; a node needs one")
+}

@@ -1,0 +1,239 @@
+package node
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// politeness is how long containers have between SIGTERM and SIGKILL when
+// their node is taken away.
+const politeness = 2 * time.Second
+
+// Clean removes all that a node did to the machine: processes, mounts, links,
+// rules and cgroups, of this run or of one that was killed. Images, logs and
+// the runtime's records stay in Dir. It must run in the node's network
+// namespace; what is not there is no error.
+func Clean(c Config) error {
+	var errs []error
+	errs = append(errs, endContainers(c), killContainerd(c), killShims(c))
+	errs = append(errs, unmountBelow(c.Dir), removeCgroups(c.CgroupRoot))
+	errs = append(errs, removeLink(c.Bridge), os.RemoveAll(filepath.Join(c.Dir, "cni")), os.RemoveAll(filepath.Join(c.Dir, "run")))
+	removeMasquerade()
+	removeHostPortRules()
+	errs = append(errs, cleanProxy())
+	return errors.Join(errs...)
+}
+
+// endContainers ends every process below the node's cgroup.
+func endContainers(c Config) error {
+	if len(cgroupPIDs(c.CgroupRoot)) == 0 {
+		return nil
+	}
+	signalAll := func(signal syscall.Signal) {
+		for _, pid := range cgroupPIDs(c.CgroupRoot) {
+			_ = syscall.Kill(pid, signal)
+		}
+	}
+	signalAll(syscall.SIGTERM)
+	begin := time.Now()
+	for len(cgroupPIDs(c.CgroupRoot)) > 0 {
+		time.Sleep(20 * time.Millisecond)
+		if time.Since(begin) > politeness {
+			signalAll(syscall.SIGKILL)
+		}
+		if time.Since(begin) > politeness+10*time.Second {
+			return fmt.Errorf("processes %v below cgroup %s do not end", cgroupPIDs(c.CgroupRoot), c.CgroupRoot)
+		}
+	}
+	return nil
+}
+
+// cgroupPIDs lists the processes below a cgroup in every hierarchy.
+func cgroupPIDs(root string) []int {
+	var pids []int
+	for _, dir := range cgroupDirs(root) {
+		_ = filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
+			if err != nil || entry.Name() != "cgroup.procs" {
+				return nil // a cgroup may go while we look
+			}
+			data, _ := os.ReadFile(path)
+			for _, line := range strings.Fields(string(data)) {
+				if pid, err := strconv.Atoi(line); err == nil && pid > 0 {
+					pids = append(pids, pid)
+				}
+			}
+			return nil
+		})
+	}
+	slices.Sort(pids)
+	return slices.Compact(pids)
+}
+
+// cgroupDirs are the folders of a cgroup: one, or with cgroup v1 one in each
+// hierarchy. Hierarchies that are links to another are left out.
+func cgroupDirs(root string) []string {
+	dirs := []string{filepath.Join("/sys/fs/cgroup", root)}
+	entries, _ := os.ReadDir("/sys/fs/cgroup")
+	for _, entry := range entries {
+		if entry.IsDir() {
+			dirs = append(dirs, filepath.Join("/sys/fs/cgroup", entry.Name(), root))
+		}
+	}
+	return slices.DeleteFunc(dirs, func(dir string) bool {
+		_, err := os.Stat(dir)
+		return err != nil
+	})
+}
+
+// removeCgroups removes an empty cgroup and all below it, deepest first.
+func removeCgroups(root string) error {
+	var errs []error
+	for _, top := range cgroupDirs(root) {
+		var dirs []string
+		_ = filepath.WalkDir(top, func(path string, entry fs.DirEntry, err error) error {
+			if err == nil && entry.IsDir() {
+				dirs = append(dirs, path)
+			}
+			return nil
+		})
+		for _, dir := range slices.Backward(dirs) {
+			if err := unix.Rmdir(dir); err != nil && !errors.Is(err, unix.ENOENT) {
+				errs = append(errs, fmt.Errorf("remove cgroup %s: %w", dir, err))
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// killContainerd ends the node's container runtime, whoever started it.
+func killContainerd(c Config) error {
+	return killProcesses("containerd\x00--config\x00"+c.configFile()+"\x00", syscall.SIGTERM)
+}
+
+// killShims ends the processes that hold the containers of the node.
+func killShims(c Config) error {
+	return killProcesses("\x00-address\x00"+c.socket()+"\x00", syscall.SIGKILL)
+}
+
+// killProcesses ends every process whose command line contains text and waits
+// until it is gone.
+func killProcesses(text string, signal syscall.Signal) error {
+	deadline := time.Now().Add(10 * time.Second)
+	for {
+		pids := processesWith(text)
+		if len(pids) == 0 {
+			return nil
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("processes %v do not end", pids)
+		}
+		for _, pid := range pids {
+			_ = syscall.Kill(pid, signal)
+		}
+		time.Sleep(10 * time.Millisecond)
+		if time.Until(deadline) < 5*time.Second {
+			signal = syscall.SIGKILL
+		}
+	}
+}
+
+func processesWith(text string) []int {
+	var pids []int
+	entries, _ := os.ReadDir("/proc")
+	for _, entry := range entries {
+		pid, err := strconv.Atoi(entry.Name())
+		if err != nil || pid == os.Getpid() {
+			continue
+		}
+		cmdline, err := os.ReadFile(filepath.Join("/proc", entry.Name(), "cmdline"))
+		if err == nil && strings.Contains(string(cmdline), text) {
+			pids = append(pids, pid)
+		}
+	}
+	return pids
+}
+
+// unmountBelow unmounts everything mounted below dir, newest first.
+func unmountBelow(dir string) error {
+	file, err := os.Open("/proc/self/mountinfo")
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	var points []string
+	for scanner := bufio.NewScanner(file); scanner.Scan(); {
+		fields := strings.Fields(scanner.Text())
+		if len(fields) < 5 {
+			continue
+		}
+		// proc(5): spaces and the like are written as octal numbers.
+		point, err := strconv.Unquote(`"` + strings.ReplaceAll(fields[4], `"`, `\"`) + `"`)
+		if err == nil && strings.HasPrefix(point, dir+"/") {
+			points = append(points, point)
+		}
+	}
+	var errs []error
+	for _, point := range slices.Backward(points) {
+		if err := unix.Unmount(point, unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) {
+			errs = append(errs, fmt.Errorf("unmount %s: %w", point, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func removeLink(name string) error {
+	link, err := netlink.LinkByName(name)
+	if errors.As(err, new(netlink.LinkNotFoundError)) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return netlink.LinkDel(link)
+}
+
+// removeHostPortRules removes what the portmap plugin made: it takes each pod's
+// rules away with the pod, but not its own chains.
+func removeHostPortRules() {
+	for _, jump := range []struct{ from, chain string }{
+		{"PREROUTING", "CNI-HOSTPORT-DNAT"}, {"OUTPUT", "CNI-HOSTPORT-DNAT"}, {"POSTROUTING", "CNI-HOSTPORT-MASQ"},
+	} {
+		for _, rule := range natRules() {
+			if strings.HasPrefix(rule, "-A "+jump.from+" ") && strings.HasSuffix(rule, "-j "+jump.chain) {
+				_ = runIptables("*nat\n-D"+strings.TrimPrefix(rule, "-A")+"\nCOMMIT\n", "iptables-restore", "--noflush", "-w")
+			}
+		}
+	}
+	var chains []string
+	for _, rule := range natRules() {
+		if chain, ok := strings.CutPrefix(rule, "-N "); ok && (strings.HasPrefix(chain, "CNI-HOSTPORT-") || strings.HasPrefix(chain, "CNI-DN-")) {
+			chains = append(chains, chain)
+		}
+	}
+	for _, option := range []string{"-F", "-X"} {
+		for _, chain := range chains {
+			_ = runIptables("", "iptables", "-w", "-t", "nat", option, chain)
+		}
+	}
+}
+
+func natRules() []string {
+	out, err := exec.Command("iptables", "-w", "-t", "nat", "-S").Output()
+	if err != nil {
+		return nil // no table, no rules
+	}
+	return strings.Split(strings.TrimSpace(string(out)), "\n")
+}

@@ -1,0 +1,86 @@
+package node
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+
+	"github.com/skiff-k8s/skiff/kubelet"
+	"github.com/skiff-k8s/skiff/proxy"
+	"github.com/skiff-k8s/skiff/proxy/conntrack"
+	"github.com/skiff-k8s/skiff/proxy/iptables"
+)
+
+func runKubelet(ctx context.Context, c Config, config *rest.Config, endpoint string) error {
+	client, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		return err
+	}
+	serving, err := tls.X509KeyPair(c.Cert, c.Key)
+	if err != nil {
+		return fmt.Errorf("serving certificate of the kubelet: %w", err)
+	}
+	clients := x509.NewCertPool()
+	if !clients.AppendCertsFromPEM(c.CA) {
+		return errors.New("the cluster's CA holds no certificate")
+	}
+	k, err := kubelet.New(ctx, kubelet.Config{
+		NodeName:        c.Name,
+		Client:          client,
+		RuntimeEndpoint: endpoint,
+		RootDir:         filepath.Join(c.Dir, "kubelet"),
+		LogDir:          filepath.Join(c.Dir, "logs"),
+		CgroupRoot:      c.CgroupRoot,
+		NodeIP:          c.Address,
+		MaxPods:         int64(c.MaxPods),
+		ClusterDNS:      []string{c.ClusterDNS.String()},
+		Domain:          c.ClusterDomain,
+		Listen:          fmt.Sprintf("%s:10250", c.Address),
+		TLS:             serving,
+		ClientCA:        clients,
+	})
+	if err != nil {
+		return fmt.Errorf("kubelet: %w", err)
+	}
+	return k.Run(ctx)
+}
+
+func runProxy(ctx context.Context, c Config, config *rest.Config, log *slog.Logger) error {
+	client, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		return err
+	}
+	backend, err := iptables.New()
+	if err != nil {
+		return err
+	}
+	p, err := proxy.New(proxy.Config{
+		Client:       client,
+		NodeName:     c.Name,
+		Pods:         c.PodCIDR,
+		Backend:      backend,
+		Connections:  conntrack.Netlink{},
+		HealthListen: fmt.Sprintf("%s:10256", c.Address),
+		Log:          log.With("component", "proxy"),
+	})
+	if err != nil {
+		return fmt.Errorf("proxy: %w", err)
+	}
+	return p.Run(ctx)
+}
+
+// cleanProxy removes the service rules.
+func cleanProxy() error {
+	backend, err := iptables.New()
+	if err != nil {
+		return err
+	}
+	return backend.Remove(context.Background())
+}

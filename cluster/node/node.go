@@ -1,0 +1,122 @@
+// Package node runs one node of a cluster on this machine: a container
+// runtime, the kubelet and the service proxy, in the network namespace of the
+// calling process. The first node is the host itself; further ones run as
+// processes of their own inside namespaces that package cluster makes.
+//
+// Everything a node keeps is below Config.Dir, and everything it does to the
+// machine can be found again from there, so that Clean removes it also after a
+// crash.
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sync/errgroup"
+	"k8s.io/client-go/rest"
+)
+
+// Config says what a node is. All fields but Runtime are required.
+type Config struct {
+	Name string
+	// Dir holds the node's state: runtime, volumes, logs.
+	Dir string
+	// Tools holds containerd, its shim, and the CNI plugins in cni/.
+	Tools string
+	// Address is how the cluster reaches the node.
+	Address netip.Addr
+	// CgroupRoot is the cgroup below which all pods of the node live.
+	CgroupRoot string
+	// Bridge is the name of the link that joins the node's pods.
+	Bridge string
+
+	// PodCIDR and ServiceCIDR are the ranges of the whole cluster.
+	PodCIDR, ServiceCIDR netip.Prefix
+	ClusterDNS           netip.Addr
+	ClusterDomain        string
+
+	// CA signs the clients the kubelet believes; Cert and Key are what it shows.
+	CA, Cert, Key []byte
+
+	// Runtime is the endpoint of a CRI runtime that is already there; empty
+	// means to start containerd.
+	Runtime string
+	// Mirror is the URL of a registry to ask first for every image; optional.
+	Mirror string
+	// Images are archives to import before the node becomes ready.
+	Images []string
+	// MaxPods is how many pods the node offers to run; 0 means the kubelet's default.
+	MaxPods int
+}
+
+// Clients are the identities a node uses; each has only the rights of its part.
+type Clients struct {
+	Kubelet, Proxy *rest.Config
+}
+
+// Run starts the node and blocks until ctx ends, then returns nil, leaving
+// containers running: Clean stops them. ready is called once the runtime
+// answers.
+func Run(ctx context.Context, c Config, clients Clients, log *slog.Logger, ready func()) error {
+	if err := prepare(c); err != nil {
+		return err
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	endpoint := c.Runtime
+	if endpoint == "" {
+		endpoint = c.socket()
+		runtime, err := startContainerd(ctx, c, log)
+		if err != nil {
+			return err
+		}
+		group.Go(func() error { return runtime.supervise(ctx) })
+		if err := importImages(ctx, c); err != nil {
+			return errors.Join(err, stop(group))
+		}
+	}
+	ready()
+	group.Go(func() error { return followPodCIDR(ctx, c, clients.Kubelet, log) })
+	group.Go(func() error { return runKubelet(ctx, c, clients.Kubelet, endpoint) })
+	group.Go(func() error { return runProxy(ctx, c, clients.Proxy, log) })
+	if err := group.Wait(); err != nil && !errors.Is(err, context.Canceled) {
+		return err
+	}
+	return nil
+}
+
+// stop ends a group whose context cannot be cancelled from here by failing it.
+func stop(group *errgroup.Group) error {
+	group.Go(func() error { return context.Canceled })
+	if err := group.Wait(); !errors.Is(err, context.Canceled) {
+		return err
+	}
+	return nil
+}
+
+// prepare makes the folders and the kernel settings a node needs.
+func prepare(c Config) error {
+	for _, dir := range []string{"containerd", "run", "cni/conf", "cni/ipam", "kubelet", "logs"} {
+		if err := os.MkdirAll(filepath.Join(c.Dir, dir), 0o755); err != nil {
+			return err
+		}
+	}
+	if err := setKernel(); err != nil {
+		return fmt.Errorf("kernel settings: %w", err)
+	}
+	return applyMasquerade(c)
+}
+
+func (c Config) socket() string { return filepath.Join(c.Dir, "run", "containerd.sock") }
+
+// Socket is where the node's container runtime listens.
+func (c Config) Socket() string {
+	if c.Runtime != "" {
+		return c.Runtime
+	}
+	return "unix://" + c.socket()
+}

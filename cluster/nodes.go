@@ -1,0 +1,255 @@
+package cluster
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+
+	"github.com/skiff-k8s/skiff/cluster/image"
+	"github.com/skiff-k8s/skiff/cluster/node"
+)
+
+// startNodes starts all members, side by side.
+func (r *run) startNodes(ctx context.Context, members []member) error {
+	if len(members) == 0 {
+		return nil
+	}
+	if err := r.step("images made on the spot", r.makeImages); err != nil {
+		return err
+	}
+	if err := r.step("network", func() error { return r.connect(members) }); err != nil {
+		return err
+	}
+	for i := range members {
+		members[i].Images = []string{r.archive.pause, r.archive.dns}
+		if err := r.credentials(&members[i]); err != nil {
+			return err
+		}
+	}
+	r.start("routes", ctx, func(ctx context.Context) error { return r.followRoutes(ctx, members) })
+	for _, m := range members {
+		if m.namespace == "" {
+			r.start(m.Name, ctx, func(ctx context.Context) error { return r.runHere(ctx, m) })
+		} else {
+			r.start(m.Name, ctx, func(ctx context.Context) error { return r.runChild(ctx, m) })
+		}
+	}
+	return nil
+}
+
+// makeImages makes the images no cluster can do without.
+func (r *run) makeImages() (err error) {
+	dir := filepath.Join(r.DataDir, "images")
+	pause := image.Image{
+		Reference: node.PauseImage,
+		Tree:      []image.Part{image.File{From: filepath.Join(r.Tools, "pause"), To: "pause"}},
+		Config:    v1.Config{Entrypoint: []string{"/pause"}, User: "65535:65535"},
+	}
+	if r.archive.pause, err = pause.Ensure(dir); err != nil {
+		return err
+	}
+	dns := image.Image{
+		Reference: dnsImage,
+		Tree:      []image.Part{image.File{From: filepath.Join(r.Tools, "coredns"), To: "coredns"}},
+		Config:    v1.Config{Entrypoint: []string{"/coredns"}},
+	}
+	r.archive.dns, err = dns.Ensure(dir)
+	return err
+}
+
+// connect makes the bridge and the namespaces the members need.
+func (r *run) connect(members []member) error {
+	n := r.network()
+	for _, m := range members {
+		if m.namespace == "" {
+			continue
+		}
+		if err := n.ensureBridge(); err != nil {
+			return fmt.Errorf("bridge %s: %w", n.bridge, err)
+		}
+		if err := n.ensureNamespace(m.namespace, m.link, m.Address); err != nil {
+			return err
+		}
+	}
+	return unreachable(r.PodCIDR)
+}
+
+// credentials gives a member its serving certificate.
+func (r *run) credentials(m *member) error {
+	serving, err := r.pki.Server("kubelet-serving-"+m.Name, "system:node:"+m.Name, m.Name, m.Address.String())
+	if err != nil {
+		return err
+	}
+	m.CA, m.Cert, m.Key = r.pki.CA(), serving.CertPEM, serving.KeyPEM
+	return nil
+}
+
+// runHere runs a node in this process, reaching the API server in process too.
+func (r *run) runHere(ctx context.Context, m member) error {
+	if err := os.MkdirAll(m.Dir, 0o755); err != nil {
+		return err
+	}
+	if err := os.WriteFile(hostMark(m), nil, 0o644); err != nil {
+		return err
+	}
+	clients := node.Clients{Kubelet: r.plane.config(nodeUser(m.Name)), Proxy: r.plane.config(proxyUser)}
+	return node.Run(ctx, m.Config, clients, r.Log.With("node", m.Name), func() {})
+}
+
+// hostMark is the file that says that a node ran in the host's own namespace.
+func hostMark(m member) string { return filepath.Join(m.Dir, "on-host") }
+
+// childConfig is what a node process is told, as JSON in a file.
+type childConfig struct {
+	Node                               node.Config
+	KubeletKubeconfig, ProxyKubeconfig string
+}
+
+// runChild runs a node as a process in its namespace. The process ends itself,
+// leaving its containers, when this one dies: it notices by its standard input.
+func (r *run) runChild(ctx context.Context, m member) error {
+	if err := os.MkdirAll(m.Dir, 0o755); err != nil {
+		return err
+	}
+	file, err := r.writeChildConfig(m)
+	if err != nil {
+		return err
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	log, err := os.OpenFile(filepath.Join(m.Dir, "node.log"), os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o644)
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	cmd := exec.Command(self, "node", "--config", file)
+	cmd.Stdout, cmd.Stderr = log, log
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	leash, err := cmd.StdinPipe()
+	if err != nil {
+		return err
+	}
+	defer leash.Close()
+	if err := inNamespace(m.namespace, cmd.Start); err != nil {
+		return fmt.Errorf("start %s: %w", m.Name, err)
+	}
+	exited := make(chan error, 1)
+	go func() { exited <- cmd.Wait() }()
+	select {
+	case err := <-exited:
+		return fmt.Errorf("the process of the node ended: %w; see %s", err, log.Name())
+	case <-ctx.Done():
+	}
+	_ = cmd.Process.Signal(syscall.SIGTERM)
+	select {
+	case <-exited:
+	case <-time.After(stopTimeout):
+		_ = cmd.Process.Kill()
+		<-exited
+	}
+	return nil
+}
+
+func (r *run) writeChildConfig(m member) (string, error) {
+	c := childConfig{Node: m.Config}
+	for _, k := range []struct {
+		file *string
+		user identity
+	}{{&c.KubeletKubeconfig, nodeUser(m.Name)}, {&c.ProxyKubeconfig, proxyUser}} {
+		*k.file = filepath.Join(m.Dir, k.user.file+".kubeconfig")
+		if err := r.writeKubeconfig(*k.file, k.user); err != nil {
+			return "", err
+		}
+	}
+	data, err := json.Marshal(c)
+	if err != nil {
+		return "", err
+	}
+	file := filepath.Join(m.Dir, "node.json")
+	return file, writeFile(file, data, 0o600)
+}
+
+// RunNode is a node process: it runs the node of a file written by Up until
+// ctx ends, then clears it away. When leash ends first, the cluster's process
+// has died: RunNode returns at once and containers run on.
+func RunNode(ctx context.Context, file string, leash io.Reader, log *slog.Logger) error {
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return err
+	}
+	var c childConfig
+	if err := json.Unmarshal(data, &c); err != nil {
+		return fmt.Errorf("%s: %w", file, err)
+	}
+	var clients node.Clients
+	for _, k := range []struct {
+		config **rest.Config
+		file   string
+	}{{&clients.Kubelet, c.KubeletKubeconfig}, {&clients.Proxy, c.ProxyKubeconfig}} {
+		if *k.config, err = clientcmd.BuildConfigFromFlags("", k.file); err != nil {
+			return err
+		}
+		tune(*k.config)
+	}
+	orphaned := make(chan struct{})
+	go func() { _, _ = io.Copy(io.Discard, leash); close(orphaned) }()
+	ended := make(chan error, 1)
+	runCtx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go func() { ended <- node.Run(runCtx, c.Node, clients, log, func() {}) }()
+	select {
+	case <-orphaned:
+		return errors.New("the cluster's process has died")
+	case err := <-ended:
+		return errors.Join(err, node.Clean(c.Node))
+	}
+}
+
+// clean removes what the nodes of an earlier or of this run left on the machine.
+func (c Config) clean() error {
+	var errs []error
+	entries, err := os.ReadDir(filepath.Join(c.DataDir, "nodes"))
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	// As many members as there are folders: an earlier run may have had more
+	// nodes than this one, and another place for the first.
+	c.Nodes = len(entries)
+	for _, isolated := range []bool{false, true} {
+		c.Isolated = isolated
+		for _, m := range c.members(netip.Addr{}) {
+			errs = append(errs, c.cleanMember(m))
+		}
+	}
+	errs = append(errs, deleteLink(c.network().bridge), removeUnreachable(c.PodCIDR))
+	return errors.Join(errs...)
+}
+
+func (c Config) cleanMember(m member) error {
+	if m.namespace == "" {
+		if _, err := os.Stat(hostMark(m)); err != nil {
+			return nil
+		}
+		return errors.Join(node.Clean(m.Config), os.Remove(hostMark(m)))
+	}
+	err := inNamespace(m.namespace, func() error { return node.Clean(m.Config) })
+	if errors.Is(err, os.ErrNotExist) {
+		err = nil
+	}
+	return errors.Join(err, removeNamespace(m.namespace, m.link))
+}

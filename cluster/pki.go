@@ -1,0 +1,219 @@
+package cluster
+
+import (
+	"bytes"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math/big"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+)
+
+const (
+	caLifetime   = 10 * 365 * 24 * time.Hour
+	certLifetime = 365 * 24 * time.Hour
+	// renewBefore is how long before its end a certificate is made anew at start.
+	renewBefore = 90 * 24 * time.Hour
+)
+
+// PKI is the cluster's certificate authority and the certificates it issued,
+// kept as PEM files in a folder so that a cluster keeps its identity across
+// starts.
+type PKI struct {
+	dir string
+	ca  Pair
+}
+
+// Pair is a certificate with its private key.
+type Pair struct {
+	CertPEM, KeyPEM []byte
+	cert            *x509.Certificate
+	key             crypto.Signer
+}
+
+// OpenPKI reads the authority in dir, or makes one there.
+func OpenPKI(dir string) (*PKI, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, err
+	}
+	p := &PKI{dir: dir}
+	ca, err := p.load("ca")
+	if errors.Is(err, fs.ErrNotExist) {
+		ca, err = p.create("ca", &x509.Certificate{
+			Subject:               pkix.Name{CommonName: "skiff-ca"},
+			NotAfter:              time.Now().Add(caLifetime),
+			IsCA:                  true,
+			BasicConstraintsValid: true,
+			KeyUsage:              x509.KeyUsageCertSign | x509.KeyUsageDigitalSignature,
+		}, nil)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("certificate authority in %s: %w", dir, err)
+	}
+	p.ca = ca
+	return p, nil
+}
+
+// CA is the certificate every client and server of the cluster trusts.
+func (p *PKI) CA() []byte { return p.ca.CertPEM }
+
+// Authority is the certificate and key that sign.
+func (p *PKI) Authority() Pair { return p.ca }
+
+// Client issues a client certificate for a user in groups.
+func (p *PKI) Client(name, user string, groups ...string) (Pair, error) {
+	return p.issue(name, &x509.Certificate{
+		Subject:     pkix.Name{CommonName: user, Organization: groups},
+		KeyUsage:    x509.KeyUsageDigitalSignature,
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+	})
+}
+
+// Server issues a serving certificate for DNS names and addresses.
+func (p *PKI) Server(name, commonName string, hosts ...string) (Pair, error) {
+	template := &x509.Certificate{
+		Subject:     pkix.Name{CommonName: commonName},
+		KeyUsage:    x509.KeyUsageDigitalSignature,
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+	}
+	for _, host := range hosts {
+		if ip := net.ParseIP(host); ip != nil {
+			template.IPAddresses = append(template.IPAddresses, ip)
+		} else {
+			template.DNSNames = append(template.DNSNames, host)
+		}
+	}
+	return p.issue(name, template)
+}
+
+// Key is a private key without a certificate, such as the one that signs
+// service account tokens.
+func (p *PKI) Key(name string) ([]byte, error) {
+	file := filepath.Join(p.dir, name+".key")
+	data, err := os.ReadFile(file)
+	if err == nil {
+		return data, nil
+	}
+	if !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	_, keyPEM, err := newKey()
+	if err != nil {
+		return nil, err
+	}
+	return keyPEM, writeFile(file, keyPEM, 0o600)
+}
+
+// issue returns the certificate on disk if it still says what template says
+// and lasts, else a new one.
+func (p *PKI) issue(name string, template *x509.Certificate) (Pair, error) {
+	pair, err := p.load(name)
+	if err == nil && p.good(pair.cert, template) {
+		return pair, nil
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return Pair{}, fmt.Errorf("certificate %s: %w", name, err)
+	}
+	template.NotAfter = time.Now().Add(certLifetime)
+	return p.create(name, template, &p.ca)
+}
+
+func (p *PKI) good(cert, want *x509.Certificate) bool {
+	return cert.CheckSignatureFrom(p.ca.cert) == nil &&
+		time.Until(cert.NotAfter) > renewBefore &&
+		cert.Subject.CommonName == want.Subject.CommonName &&
+		slices.Equal(cert.Subject.Organization, want.Subject.Organization) &&
+		slices.Equal(cert.DNSNames, want.DNSNames) &&
+		slices.EqualFunc(cert.IPAddresses, want.IPAddresses, net.IP.Equal)
+}
+
+// create signs template with by, or with its own key if by is nil, and writes
+// the pair to disk.
+func (p *PKI) create(name string, template *x509.Certificate, by *Pair) (Pair, error) {
+	key, keyPEM, err := newKey()
+	if err != nil {
+		return Pair{}, err
+	}
+	template.SerialNumber, err = rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 120))
+	if err != nil {
+		return Pair{}, err
+	}
+	template.NotBefore = time.Now().Add(-time.Hour) // clocks of nodes may lag
+	parent, signer := template, crypto.Signer(key)
+	if by != nil {
+		parent, signer = by.cert, by.key
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, parent, key.Public(), signer)
+	if err != nil {
+		return Pair{}, err
+	}
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		return Pair{}, err
+	}
+	pair := Pair{pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), keyPEM, cert, key}
+	// The key goes first: a certificate on disk always has its key.
+	if err := writeFile(filepath.Join(p.dir, name+".key"), pair.KeyPEM, 0o600); err != nil {
+		return Pair{}, err
+	}
+	return pair, writeFile(filepath.Join(p.dir, name+".crt"), pair.CertPEM, 0o644)
+}
+
+func (p *PKI) load(name string) (Pair, error) {
+	certPEM, err := os.ReadFile(filepath.Join(p.dir, name+".crt"))
+	if err != nil {
+		return Pair{}, err
+	}
+	keyPEM, err := os.ReadFile(filepath.Join(p.dir, name+".key"))
+	if err != nil {
+		return Pair{}, err
+	}
+	block, _ := pem.Decode(certPEM)
+	keyBlock, _ := pem.Decode(keyPEM)
+	if block == nil || keyBlock == nil {
+		return Pair{}, fmt.Errorf("%s.crt or %s.key holds no PEM block", name, name)
+	}
+	cert, err := x509.ParseCertificate(block.Bytes)
+	if err != nil {
+		return Pair{}, err
+	}
+	key, err := x509.ParseECPrivateKey(keyBlock.Bytes)
+	if err != nil {
+		return Pair{}, err
+	}
+	return Pair{certPEM, keyPEM, cert, key}, nil
+}
+
+func newKey() (*ecdsa.PrivateKey, []byte, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, nil, err
+	}
+	der, err := x509.MarshalECPrivateKey(key)
+	if err != nil {
+		return nil, nil, err
+	}
+	return key, pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: der}), nil
+}
+
+// writeFile replaces a file in one step, and only if its contents differ.
+func writeFile(name string, data []byte, mode fs.FileMode) error {
+	if old, err := os.ReadFile(name); err == nil && bytes.Equal(old, data) {
+		return os.Chmod(name, mode)
+	}
+	if err := os.WriteFile(name+".new", data, mode); err != nil {
+		return err
+	}
+	return os.Rename(name+".new", name)
+}

@@ -1,0 +1,83 @@
+package main
+
+import (
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"github.com/skiff-k8s/skiff/apiserver"
+	"github.com/skiff-k8s/skiff/apiserver/backend/engines"
+)
+
+func apiserverCommand() *cobra.Command {
+	var options apiserver.Options
+	var storage, certFile, keyFile, clientCAFile, tokenKeyFile, kubeletCertFile, kubeletKeyFile string
+	listen := netip.MustParseAddrPort("0.0.0.0:6443")
+	advertise := netip.MustParseAddr("127.0.0.1")
+	options.ServiceCIDR = netip.MustParsePrefix("10.96.0.0/16")
+	cmd := &cobra.Command{
+		Use:   "apiserver",
+		Short: "Run the API server alone",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) (err error) {
+			if options.Log, err = logTo("-", slog.LevelInfo); err != nil {
+				return err
+			}
+			certificate, err := tls.LoadX509KeyPair(certFile, keyFile)
+			if err != nil {
+				return err
+			}
+			for _, f := range []struct {
+				to   *[]byte
+				name string
+			}{{&options.ClientCA, clientCAFile}, {&options.ServiceAccountKey, tokenKeyFile}, {&options.KubeletCert, kubeletCertFile}, {&options.KubeletKey, kubeletKeyFile}} {
+				if f.name == "" {
+					continue
+				}
+				if *f.to, err = os.ReadFile(f.name); err != nil {
+					return err
+				}
+			}
+			if options.Backend, err = engines.Open(storage); err != nil {
+				return err
+			}
+			listener, err := net.Listen("tcp", listen.String())
+			if err != nil {
+				return errors.Join(err, options.Backend.Close())
+			}
+			options.Advertise = netip.AddrPortFrom(advertise, listen.Port())
+			server, err := apiserver.Standard(cmd.Context(), options)
+			if err != nil {
+				return errors.Join(err, listener.Close(), options.Backend.Close())
+			}
+			fmt.Fprintln(cmd.OutOrStdout(), "serving on", listen)
+			err = server.Serve(cmd.Context(), listener, &tls.Config{Certificates: []tls.Certificate{certificate}, ClientAuth: tls.RequestClientCert})
+			server.Wait()
+			return errors.Join(err, options.Backend.Close())
+		},
+	}
+	flags := cmd.Flags()
+	flags.StringVar(&storage, "storage", "file:///var/lib/skiff/skiff.db", "URL of the storage engine: file:///path or memory://")
+	flags.TextVar(&listen, "listen", listen, "address of the API")
+	flags.TextVar(&advertise, "advertise-address", advertise, "where pods and other machines reach the API")
+	flags.StringVar(&certFile, "tls-cert-file", "", "certificate of the API")
+	flags.StringVar(&keyFile, "tls-private-key-file", "", "its key")
+	flags.StringVar(&clientCAFile, "client-ca-file", "", "authority of the certificates that clients show")
+	flags.StringVar(&tokenKeyFile, "service-account-signing-key-file", "", "key that signs service account tokens")
+	flags.StringVar(&options.Issuer, "service-account-issuer", "https://kubernetes.default.svc.cluster.local", "issuer of service account tokens")
+	flags.StringVar(&kubeletCertFile, "kubelet-client-certificate", "", "certificate to show to kubelets")
+	flags.StringVar(&kubeletKeyFile, "kubelet-client-key", "", "its key")
+	flags.TextVar(&options.ServiceCIDR, "service-cluster-ip-range", options.ServiceCIDR, "range of Service addresses")
+	for _, name := range []string{"tls-cert-file", "tls-private-key-file", "client-ca-file", "service-account-signing-key-file"} {
+		if err := cmd.MarkFlagRequired(name); err != nil {
+			panic(err) // the flag is not defined above
+		}
+	}
+	return cmd
+}

@@ -1,0 +1,171 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/metadata"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+	"k8s.io/client-go/tools/leaderelection"
+	"k8s.io/client-go/tools/leaderelection/resourcelock"
+
+	"github.com/skiff-k8s/skiff/controllers"
+	"github.com/skiff-k8s/skiff/scheduler"
+)
+
+// client is how a component that runs alone reaches an API server.
+type client struct {
+	kubeconfig  string
+	leaderElect bool
+}
+
+func (c *client) flags(flags *pflag.FlagSet) {
+	flags.StringVar(&c.kubeconfig, "kubeconfig", "", "how to reach the API server, and as whom (default: in a pod, its service account)")
+}
+
+func (c *client) electionFlag(flags *pflag.FlagSet) {
+	flags.BoolVar(&c.leaderElect, "leader-elect", true, "work only while no other replica does")
+}
+
+func (c *client) config(component string) (*rest.Config, error) {
+	config, err := clientcmd.BuildConfigFromFlags("", c.kubeconfig)
+	if err != nil {
+		return nil, err
+	}
+	config.ContentType = "application/vnd.kubernetes.protobuf"
+	config.AcceptContentTypes = "application/vnd.kubernetes.protobuf,application/json"
+	config.QPS = -1
+	config.UserAgent = "skiff/" + component
+	return config, nil
+}
+
+// lead runs work, once this process is the leader if leaders are elected. A
+// leader that loses its lease ends, for its replacement must be alone.
+func (c *client) lead(ctx context.Context, name string, clients kubernetes.Interface, work func(context.Context) error) error {
+	if !c.leaderElect {
+		return work(ctx)
+	}
+	host, err := os.Hostname()
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var result error
+	elector, err := leaderelection.NewLeaderElector(leaderelection.LeaderElectionConfig{
+		Lock: &resourcelock.LeaseLock{
+			LeaseMeta:  metav1.ObjectMeta{Namespace: metav1.NamespaceSystem, Name: name},
+			Client:     clients.CoordinationV1(),
+			LockConfig: resourcelock.ResourceLockConfig{Identity: fmt.Sprintf("%s_%d", host, os.Getpid())},
+		},
+		LeaseDuration:   15 * time.Second,
+		RenewDeadline:   10 * time.Second,
+		RetryPeriod:     2 * time.Second,
+		ReleaseOnCancel: true,
+		Name:            name,
+		Callbacks: leaderelection.LeaderCallbacks{
+			OnStartedLeading: func(ctx context.Context) {
+				defer cancel()
+				result = work(ctx)
+			},
+			OnStoppedLeading: func() {},
+		},
+	})
+	if err != nil {
+		return err
+	}
+	elector.Run(ctx)
+	return result
+}
+
+func controllersCommand() *cobra.Command {
+	var c client
+	var rootCA string
+	var config controllers.Config
+	cmd := &cobra.Command{
+		Use:   "controllers",
+		Short: "Run the controllers alone, against any API server",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if _, err := logTo("-", slog.LevelInfo); err != nil {
+				return err
+			}
+			restConfig, err := c.config("controllers")
+			if err != nil {
+				return err
+			}
+			if config.Client, err = kubernetes.NewForConfig(restConfig); err != nil {
+				return err
+			}
+			if config.Metadata, err = metadata.NewForConfig(restConfig); err != nil {
+				return err
+			}
+			if rootCA != "" {
+				if config.RootCA, err = os.ReadFile(rootCA); err != nil {
+					return err
+				}
+			}
+			config.Informers = informers.NewSharedInformerFactory(config.Client, 0)
+			return c.lead(cmd.Context(), "kube-controller-manager", config.Client, func(ctx context.Context) error {
+				manager, err := controllers.New(config)
+				if err != nil {
+					return err
+				}
+				config.Informers.Start(ctx.Done())
+				defer config.Informers.Shutdown()
+				return manager.Run(ctx)
+			})
+		},
+	}
+	c.flags(cmd.Flags())
+	c.electionFlag(cmd.Flags())
+	cmd.Flags().StringVar(&rootCA, "root-ca-file", "", "certificate to publish to pods as kube-root-ca.crt")
+	cmd.Flags().TextVar(&config.PodCIDR, "cluster-cidr", netip.Prefix{}, "range to divide among the nodes (default: give nodes none)")
+	return cmd
+}
+
+func schedulerCommand() *cobra.Command {
+	var c client
+	cmd := &cobra.Command{
+		Use:   "scheduler",
+		Short: "Run the scheduler alone, against any API server",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			log, err := logTo("-", slog.LevelInfo)
+			if err != nil {
+				return err
+			}
+			config, err := c.config("scheduler")
+			if err != nil {
+				return err
+			}
+			clients, err := kubernetes.NewForConfig(config)
+			if err != nil {
+				return err
+			}
+			return c.lead(cmd.Context(), "kube-scheduler", clients, func(ctx context.Context) error {
+				factory := informers.NewSharedInformerFactory(clients, 0)
+				s, err := scheduler.New(scheduler.Config{Client: clients, Informers: factory, Log: log})
+				if err != nil {
+					return err
+				}
+				factory.Start(ctx.Done())
+				defer factory.Shutdown()
+				return s.Run(ctx)
+			})
+		},
+	}
+	c.flags(cmd.Flags())
+	c.electionFlag(cmd.Flags())
+	return cmd
+}

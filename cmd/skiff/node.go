@@ -1,0 +1,119 @@
+package main
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+
+	"github.com/spf13/cobra"
+	"k8s.io/client-go/kubernetes"
+
+	"github.com/skiff-k8s/skiff/kubelet"
+	"github.com/skiff-k8s/skiff/proxy"
+	"github.com/skiff-k8s/skiff/proxy/conntrack"
+	"github.com/skiff-k8s/skiff/proxy/iptables"
+)
+
+func kubeletCommand() *cobra.Command {
+	var c client
+	var config kubelet.Config
+	var certFile, keyFile, clientCAFile string
+	cmd := &cobra.Command{
+		Use:   "kubelet",
+		Short: "Run the kubelet alone, against any API server and CRI runtime",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if _, err := logTo("-", slog.LevelInfo); err != nil {
+				return err
+			}
+			restConfig, err := c.config("kubelet")
+			if err != nil {
+				return err
+			}
+			if config.Client, err = kubernetes.NewForConfig(restConfig); err != nil {
+				return err
+			}
+			if config.TLS, err = tls.LoadX509KeyPair(certFile, keyFile); err != nil {
+				return err
+			}
+			authority, err := os.ReadFile(clientCAFile)
+			if err != nil {
+				return err
+			}
+			config.ClientCA = x509.NewCertPool()
+			if !config.ClientCA.AppendCertsFromPEM(authority) {
+				return fmt.Errorf("%s holds no certificate", clientCAFile)
+			}
+			k, err := kubelet.New(cmd.Context(), config)
+			if err != nil {
+				return err
+			}
+			return k.Run(cmd.Context())
+		},
+	}
+	host, _ := os.Hostname() // without one the flag has no default
+	flags := cmd.Flags()
+	c.flags(flags)
+	flags.StringVar(&config.NodeName, "hostname-override", host, "name of the node")
+	flags.TextVar(&config.NodeIP, "node-ip", netip.Addr{}, "address of the node")
+	flags.StringVar(&config.RuntimeEndpoint, "container-runtime-endpoint", "unix:///run/containerd/containerd.sock", "socket of the CRI runtime")
+	flags.StringVar(&config.RootDir, "root-dir", "/var/lib/skiff/kubelet", "volumes and other state of pods")
+	flags.StringVar(&config.LogDir, "pod-logs-dir", "/var/log/pods", "logs of containers")
+	flags.StringVar(&config.CgroupRoot, "cgroup-root", "/", "control group that holds those of the pods")
+	flags.StringSliceVar(&config.ClusterDNS, "cluster-dns", nil, "addresses of the cluster's name servers")
+	flags.StringVar(&config.Domain, "cluster-domain", "cluster.local", "DNS domain of the cluster")
+	flags.Int64Var(&config.MaxPods, "max-pods", 110, "how many pods the node offers to run")
+	flags.StringVar(&config.Listen, "listen", ":10250", "address of the kubelet's API")
+	flags.StringVar(&certFile, "tls-cert-file", "", "certificate of the kubelet's API")
+	flags.StringVar(&keyFile, "tls-private-key-file", "", "its key")
+	flags.StringVar(&clientCAFile, "client-ca-file", "", "authority of the certificates that clients of the kubelet's API show")
+	return cmd
+}
+
+func proxyCommand() *cobra.Command {
+	var c client
+	var config proxy.Config
+	var cleanup bool
+	cmd := &cobra.Command{
+		Use:   "proxy",
+		Short: "Run the service proxy alone, against any API server",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			log, err := logTo("-", slog.LevelInfo)
+			if err != nil {
+				return err
+			}
+			backend, err := iptables.New()
+			if err != nil {
+				return err
+			}
+			if cleanup {
+				return backend.Remove(cmd.Context())
+			}
+			restConfig, err := c.config("proxy")
+			if err != nil {
+				return err
+			}
+			if config.Client, err = kubernetes.NewForConfig(restConfig); err != nil {
+				return err
+			}
+			config.Backend, config.Connections, config.Log = backend, conntrack.Netlink{}, log
+			p, err := proxy.New(config)
+			if err != nil {
+				return err
+			}
+			return p.Run(cmd.Context())
+		},
+	}
+	host, _ := os.Hostname() // without one the flag has no default
+	flags := cmd.Flags()
+	c.flags(flags)
+	flags.StringVar(&config.NodeName, "hostname-override", host, "name of the node")
+	flags.TextVar(&config.Pods, "cluster-cidr", netip.MustParsePrefix("10.244.0.0/16"), "range of all pods")
+	flags.StringVar(&config.HealthListen, "healthz-bind-address", ":10256", "where to answer /healthz")
+	flags.BoolVar(&cleanup, "cleanup", false, "remove all rules and end")
+	return cmd
+}

@@ -1,0 +1,133 @@
+package main
+
+import (
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/skiff-k8s/skiff/cluster"
+)
+
+func upCommand() *cobra.Command {
+	var c cluster.Config
+	var verbose bool
+	cmd := &cobra.Command{
+		Use:   "up",
+		Short: "Run a cluster on this machine in the foreground; Ctrl-C takes it away again, but for its data",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := os.MkdirAll(c.DataDir, 0o755); err != nil {
+				return err
+			}
+			log, err := logTo(filepath.Join(c.DataDir, "skiff.log"), level(verbose))
+			if err != nil {
+				return err
+			}
+			c.Log, c.Out = log, cmd.OutOrStdout()
+			return cluster.Up(cmd.Context(), c, nil)
+		},
+	}
+	flags := cmd.Flags()
+	where(flags, &c)
+	c.Listen = netip.MustParseAddrPort("0.0.0.0:6443")
+	c.ServiceCIDR = netip.MustParsePrefix("10.96.0.0/16")
+	c.NodeCIDR = netip.MustParsePrefix("172.30.0.0/24")
+	flags.IntVar(&c.Nodes, "nodes", 1, "how many nodes to run; 0 is a control plane alone")
+	flags.StringVar(&c.Storage, "storage", "", "URL of the storage engine: file:///path or memory:// (default: a file in the data directory)")
+	flags.TextVar(&c.Listen, "listen", c.Listen, "address of the API")
+	flags.StringVar(&c.Kubeconfig, "kubeconfig", "", "write the administrator's kubeconfig to this file too")
+	flags.TextVar(&c.ServiceCIDR, "service-cidr", c.ServiceCIDR, "range of Service addresses")
+	flags.TextVar(&c.NodeCIDR, "node-cidr", c.NodeCIDR, "range of the addresses of nodes in namespaces of their own")
+	flags.StringVar(&c.Domain, "domain", "cluster.local", "DNS domain of the cluster")
+	flags.StringVar(&c.Tools, "tools", "", `folder with containerd and the other programs (default: "tools" beside skiff)`)
+	flags.StringVar(&c.Mirror, "registry-mirror", "", "URL of a registry that nodes ask first for every image")
+	flags.IntVar(&c.MaxPods, "max-pods", 110, "how many pods a node offers to run")
+	flags.BoolVarP(&verbose, "verbose", "v", false, "write more to skiff.log in the data directory")
+	return cmd
+}
+
+func downCommand() *cobra.Command {
+	var c cluster.Config
+	cmd := &cobra.Command{
+		Use:   "down",
+		Short: "Clear away what a killed cluster left on this machine; its data stays",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := cluster.Down(c); err != nil {
+				return err
+			}
+			fmt.Fprintln(cmd.OutOrStdout(), "nothing of the cluster is left running; its data is in", c.DataDir)
+			return nil
+		},
+	}
+	where(cmd.Flags(), &c)
+	return cmd
+}
+
+// where adds the flags that say which cluster is meant and what it did to the
+// machine.
+func where(flags *pflag.FlagSet, c *cluster.Config) {
+	c.PodCIDR = netip.MustParsePrefix("10.244.0.0/16")
+	flags.StringVar(&c.DataDir, "data-dir", "/var/lib/skiff", "all that the cluster keeps")
+	flags.TextVar(&c.PodCIDR, "pod-cidr", c.PodCIDR, "range of pod addresses")
+	flags.BoolVar(&c.Isolated, "isolated", false, "put the first node into a network namespace too, leaving the host's rules as they are")
+}
+
+func level(verbose bool) slog.Level {
+	if verbose {
+		return slog.LevelDebug
+	}
+	return slog.LevelInfo
+}
+
+func nodeCommand() *cobra.Command {
+	var config string
+	cmd := &cobra.Command{
+		Use:    "node",
+		Short:  "Run a node in this network namespace, as skiff up starts it",
+		Hidden: true,
+		Args:   cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			log, err := logTo("-", slog.LevelInfo)
+			if err != nil {
+				return err
+			}
+			return cluster.RunNode(cmd.Context(), config, cmd.InOrStdin(), log)
+		},
+	}
+	cmd.Flags().StringVar(&config, "config", "", "what to run, written by skiff up")
+	return cmd
+}
+
+func imageCommand() *cobra.Command {
+	var c cluster.Config
+	cmd := &cobra.Command{Use: "image", Short: "Bring images to the nodes without a registry"}
+	cmd.PersistentFlags().StringVar(&c.DataDir, "data-dir", "/var/lib/skiff", "all that the cluster keeps")
+	cmd.PersistentFlags().StringVar(&c.Tools, "tools", "", `folder with containerd and the other programs (default: "tools" beside skiff)`)
+	cmd.AddCommand(
+		&cobra.Command{
+			Use: "import FILE…", Short: "Load docker or OCI archives into every node", Args: cobra.MinimumNArgs(1),
+			RunE: func(cmd *cobra.Command, files []string) error {
+				return cluster.ImportImages(cmd.Context(), c, files, cmd.OutOrStdout())
+			},
+		},
+		&cobra.Command{
+			Use: "list", Short: "List the images of every node", Args: cobra.NoArgs,
+			RunE: func(cmd *cobra.Command, _ []string) error {
+				return cluster.ListImages(cmd.Context(), c, cmd.OutOrStdout())
+			},
+		},
+		&cobra.Command{
+			Use: "rm NAME…", Short: "Remove images from every node", Args: cobra.MinimumNArgs(1),
+			RunE: func(cmd *cobra.Command, names []string) error {
+				return cluster.RemoveImages(cmd.Context(), c, names)
+			},
+		},
+	)
+	return cmd
+}

@@ -1,0 +1,127 @@
+package skiff_test
+
+import (
+	"encoding/json"
+	"errors"
+	"io"
+	"os/exec"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/skiff-k8s/skiff/"
+
+// mayImport says which folders of ours the code in a folder may import besides
+// itself. The longest matching folder applies. Components never import each
+// other: cluster and cmd join them.
+var mayImport = map[string][]string{
+	"apiserver":          {},
+	"apiserver/resource": nil,
+	"apiserver/backend":  nil,
+	"apiserver/store":    {"apiserver/backend", "apiserver/resource"},
+	"apiserver/rest": {
+		"apiserver/admission", "apiserver/codec", "apiserver/managedfields", "apiserver/request", "apiserver/resource", "apiserver/store", "apiserver/connect",
+	},
+	"apiserver/builtin": {"apiserver/alloc", "apiserver/authn", "apiserver/authz", "apiserver/resource", "apiserver/request"},
+	"controllers":       {},
+	"scheduler":         {},
+	"kubelet":           {},
+	"proxy":             {},
+	"cluster":           {"apiserver", "controllers", "scheduler", "kubelet", "proxy"},
+	"cmd":               {"cluster", "apiserver", "controllers", "scheduler", "kubelet", "proxy"},
+	"conformance":       {"cluster"},
+}
+
+// mayNotImport are packages that code below a folder must stay clear of, with
+// the reason.
+var mayNotImport = []struct{ folder, imported, why string }{
+	{"apiserver/store", "net/http", "the store knows objects, not requests"},
+	{"apiserver/backend", "k8s.io/", "a backend knows bytes and revisions"},
+}
+
+// forbidden are what Skiff replaces: no package of the product may depend on
+// them, however indirectly.
+var forbidden = []string{
+	"k8s.io/kubernetes",
+	"k8s.io/apiserver/pkg/server",
+	"k8s.io/apiserver/pkg/endpoints",
+	"k8s.io/apiserver/pkg/registry",
+	"k8s.io/apiserver/pkg/storage",
+}
+
+type goPackage struct {
+	ImportPath, Doc string
+	Imports, Deps   []string
+	Name            string
+}
+
+func packages(t *testing.T) []goPackage {
+	t.Helper()
+	out, err := exec.Command("go", "list", "-json=ImportPath,Name,Doc,Imports,Deps", "./...").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var list []goPackage
+	for dec := json.NewDecoder(strings.NewReader(string(out))); ; {
+		var p goPackage
+		if err := dec.Decode(&p); errors.Is(err, io.EOF) {
+			return list
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		list = append(list, p)
+	}
+}
+
+func TestImports(t *testing.T) {
+	for _, p := range packages(t) {
+		path := strings.TrimPrefix(p.ImportPath, module)
+		folder, allowed := rule(path)
+		for _, imported := range p.Imports {
+			if ours, ok := strings.CutPrefix(imported, module); ok && !within(ours, append(allowed, folder)...) {
+				t.Errorf("%s imports %s", path, ours)
+			}
+			for _, not := range mayNotImport {
+				if within(path, not.folder) && (imported == not.imported || strings.HasPrefix(imported, strings.TrimSuffix(not.imported, "/")+"/")) {
+					t.Errorf("%s imports %s: %s", path, imported, not.why)
+				}
+			}
+		}
+	}
+}
+
+func TestForbiddenDependencies(t *testing.T) {
+	for _, p := range packages(t) {
+		for _, dep := range p.Deps {
+			if within(dep, forbidden...) {
+				t.Errorf("%s depends on %s", p.ImportPath, dep)
+			}
+		}
+	}
+}
+
+func TestPackagesAreDocumented(t *testing.T) {
+	for _, p := range packages(t) {
+		if p.Doc == "" && p.Name != "skiff_test" {
+			t.Errorf("%s has no package comment", p.ImportPath)
+		}
+	}
+}
+
+func rule(path string) (folder string, allowed []string) {
+	for f, a := range mayImport {
+		if within(path, f) && len(f) > len(folder) {
+			folder, allowed = f, a
+		}
+	}
+	return folder, allowed
+}
+
+func within(path string, folders ...string) bool {
+	for _, f := range folders {
+		if path == f || strings.HasPrefix(path, f+"/") {
+			return true
+		}
+	}
+	return false
+}
