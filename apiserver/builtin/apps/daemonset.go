@@ -65,6 +65,7 @@ func defaultDaemonSet(ds *appsv1.DaemonSet) {
 // of the template. It was a field in older versions of the API and is an
 // annotation since; clients cannot set it on an existing object.
 func prepareDaemonSet(obj, old *appsv1.DaemonSet) {
+	podspec.DropDisabled(&obj.Spec.Template.Spec)
 	if old == nil {
 		obj.Status = appsv1.DaemonSetStatus{}
 		setTemplateGeneration(obj, max(templateGeneration(obj), 1))
@@ -122,7 +123,7 @@ func validateDaemonSetStrategy(s *appsv1.DaemonSetUpdateStrategy, path *field.Pa
 		return nil
 	case appsv1.RollingUpdateDaemonSetStrategyType:
 	default:
-		return field.ErrorList{field.NotSupported(path, s, []string{string(appsv1.RollingUpdateDaemonSetStrategyType), string(appsv1.OnDeleteDaemonSetStrategyType)})}
+		return field.ErrorList{field.NotSupported(path, podspec.Untagged(s), []string{string(appsv1.RollingUpdateDaemonSetStrategyType), string(appsv1.OnDeleteDaemonSetStrategyType)})}
 	}
 	r, unavailable, surge := s.RollingUpdate, path.Child("rollingUpdate", "maxUnavailable"), path.Child("rollingUpdate", "maxSurge")
 	errs := intOrPercent(*r.MaxUnavailable, unavailable)

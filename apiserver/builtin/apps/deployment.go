@@ -21,6 +21,7 @@ func deployments() *resource.Resource {
 		ShortNames: []string{"deploy"}, Categories: []string{"all"},
 		Default: defaultDeployment,
 		Prepare: func(obj, old *appsv1.Deployment) {
+			podspec.DropDisabled(&obj.Spec.Template.Spec)
 			obj.Status = appsv1.DeploymentStatus{}
 			if old != nil {
 				obj.Status = old.Status
@@ -110,7 +111,7 @@ func validateDeploymentStrategy(s *appsv1.DeploymentStrategy, path *field.Path) 
 	case appsv1.RollingUpdateDeploymentStrategyType:
 		return validateRollingUpdate(s.RollingUpdate, rolling)
 	}
-	return field.ErrorList{field.NotSupported(path, s, []string{string(appsv1.RecreateDeploymentStrategyType), string(appsv1.RollingUpdateDeploymentStrategyType)})}
+	return field.ErrorList{field.NotSupported(path, podspec.Untagged(s), []string{string(appsv1.RecreateDeploymentStrategyType), string(appsv1.RollingUpdateDeploymentStrategyType)})}
 }
 
 func validateRollingUpdate(r *appsv1.RollingUpdateDeployment, path *field.Path) field.ErrorList {

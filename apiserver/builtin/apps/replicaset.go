@@ -28,6 +28,7 @@ func replicaSets() *resource.Resource {
 			setPtr(&rs.Spec.Replicas, 1)
 		},
 		Prepare: func(obj, old *appsv1.ReplicaSet) {
+			podspec.DropDisabled(&obj.Spec.Template.Spec)
 			obj.Status = appsv1.ReplicaSetStatus{}
 			if old != nil {
 				obj.Status = old.Status

@@ -23,6 +23,7 @@ func statefulSets() *resource.Resource {
 		Name:    apivalidation.NameIsDNSLabel,
 		Default: defaultStatefulSet,
 		Prepare: func(obj, old *appsv1.StatefulSet) {
+			podspec.DropDisabled(&obj.Spec.Template.Spec)
 			obj.Status = appsv1.StatefulSetStatus{}
 			if old != nil {
 				obj.Status = old.Status
@@ -180,12 +181,12 @@ func validateStatefulSetStrategy(s *appsv1.StatefulSetUpdateStrategy, path *fiel
 	switch s.Type {
 	case appsv1.OnDeleteStatefulSetStrategyType:
 		if s.RollingUpdate != nil {
-			return field.ErrorList{field.Invalid(rolling, s.RollingUpdate, "only allowed for updateStrategy 'RollingUpdate'")}
+			return field.ErrorList{field.Invalid(rolling, podspec.Untagged(s.RollingUpdate), "only allowed for updateStrategy 'RollingUpdate'")}
 		}
 		return nil
 	case appsv1.RollingUpdateStatefulSetStrategyType:
 	default:
-		return field.ErrorList{field.Invalid(path, *s, "must be 'RollingUpdate' or 'OnDelete'")}
+		return field.ErrorList{field.Invalid(path, podspec.Untagged(*s), "must be 'RollingUpdate' or 'OnDelete'")}
 	}
 	if s.RollingUpdate == nil {
 		return nil

@@ -27,6 +27,7 @@ func cronJobs() *resource.Resource {
 		ShortNames: []string{"cj"}, Categories: []string{"all"},
 		Default: defaultCronJob,
 		Prepare: func(obj, old *batchv1.CronJob) {
+			podspec.DropDisabled(&obj.Spec.JobTemplate.Spec.Template.Spec)
 			obj.Status = batchv1.CronJobStatus{}
 			if old != nil {
 				obj.Status = old.Status

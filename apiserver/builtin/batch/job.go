@@ -32,6 +32,7 @@ func jobs() *resource.Resource {
 		Group: "batch", Version: "v1", Kind: "Job", Plural: "jobs", Categories: []string{"all"},
 		Default: defaultJob,
 		Prepare: func(obj, old *batchv1.Job) {
+			podspec.DropDisabled(&obj.Spec.Template.Spec)
 			if old != nil {
 				obj.Status = old.Status
 				return

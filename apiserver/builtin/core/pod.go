@@ -26,6 +26,8 @@ func pods(actions ...resource.Subresource[corev1.Pod]) *resource.Resource {
 		Columns:      podColumns(),
 		Subresources: append(podSubresources(), actions...),
 		Grace:        podGrace,
+
+		AnswersDeleted: true,
 	})
 }
 

@@ -34,23 +34,23 @@ func podColumns() []resource.Column[*corev1.Pod] {
 type summary struct {
 	ready, total int
 	reason       string
-	restarts     restarts
+	restarts     restartCount
 }
 
-// restarts counts restarts and remembers the last one.
-type restarts struct {
+// restartCount counts restarts and remembers the last one.
+type restartCount struct {
 	count int
 	last  metav1.Time
 }
 
-func (r *restarts) add(s *corev1.ContainerStatus) {
+func (r *restartCount) add(s *corev1.ContainerStatus) {
 	r.count += int(s.RestartCount)
 	if t := s.LastTerminationState.Terminated; t != nil && r.last.Before(&t.FinishedAt) {
 		r.last = t.FinishedAt
 	}
 }
 
-func (r restarts) String() string {
+func (r restartCount) String() string {
 	if r.count == 0 || r.last.IsZero() {
 		return strconv.Itoa(r.count)
 	}
@@ -91,7 +91,7 @@ func summarize(p *corev1.Pod) summary {
 
 // initContainers goes through the init containers up to the first that is not
 // done; initializing tells that there is one.
-func (s *summary) initContainers(p *corev1.Pod, sidecars map[string]bool) (ofSidecars restarts, initializing bool) {
+func (s *summary) initContainers(p *corev1.Pod, sidecars map[string]bool) (ofSidecars restartCount, initializing bool) {
 	for i := range p.Status.InitContainerStatuses {
 		c := &p.Status.InitContainerStatuses[i]
 		s.restarts.add(c)

@@ -6,9 +6,12 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/skiff-k8s/skiff/apiserver/builtin/podspec"
 )
 
 func preparePod(obj, old *corev1.Pod) {
+	podspec.DropDisabled(&obj.Spec)
 	if old != nil {
 		obj.Status = old.Status
 		return
@@ -90,8 +93,8 @@ func appArmorFields(p *corev1.Pod) {
 			if !ok || c.SecurityContext != nil && c.SecurityContext.AppArmorProfile != nil {
 				continue
 			}
-			profile := appArmorProfile(annotation)
-			if profile == nil || equality.Semantic.DeepEqual(profile, podProfile) {
+			profile := podspec.AppArmorProfile(annotation)
+			if profile == nil || padded(profile) || equality.Semantic.DeepEqual(profile, podProfile) {
 				continue
 			}
 			if c.SecurityContext == nil {
@@ -102,20 +105,9 @@ func appArmorFields(p *corev1.Pod) {
 	}
 }
 
-// appArmorProfile is the profile an annotation asks for; nil if it says nothing
-// that can be a profile.
-func appArmorProfile(annotation string) *corev1.AppArmorProfile {
-	switch annotation {
-	case corev1.DeprecatedAppArmorBetaProfileNameUnconfined:
-		return &corev1.AppArmorProfile{Type: corev1.AppArmorProfileTypeUnconfined}
-	case corev1.DeprecatedAppArmorBetaProfileRuntimeDefault:
-		return &corev1.AppArmorProfile{Type: corev1.AppArmorProfileTypeRuntimeDefault}
-	}
-	name, ok := strings.CutPrefix(annotation, corev1.DeprecatedAppArmorBetaProfileNamePrefix)
-	if !ok || name == "" || name != strings.TrimSpace(name) {
-		return nil
-	}
-	return &corev1.AppArmorProfile{Type: corev1.AppArmorProfileTypeLocalhost, LocalhostProfile: &name}
+// padded reports a name with space around it, which no profile can have.
+func padded(p *corev1.AppArmorProfile) bool {
+	return p.LocalhostProfile != nil && *p.LocalhostProfile != strings.TrimSpace(*p.LocalhostProfile)
 }
 
 // preparePodStatus lets only the status through, and keeps of it what old
@@ -124,6 +116,7 @@ func preparePodStatus(obj, old *corev1.Pod) {
 	obj.Spec = old.Spec
 	obj.DeletionTimestamp = old.DeletionTimestamp
 	obj.OwnerReferences = old.OwnerReferences
+	dropDisabledStatus(&obj.Status)
 	if obj.Status.QOSClass == "" {
 		obj.Status.QOSClass = old.Status.QOSClass
 	}
@@ -145,8 +138,22 @@ func preparePodStatus(obj, old *corev1.Pod) {
 	}
 }
 
+// dropDisabledStatus removes what belongs to features that are off by default
+// in this version.
+func dropDisabledStatus(s *corev1.PodStatus) {
+	s.NodeAllocatableResourceClaimStatuses = nil
+	for _, list := range [][]corev1.ContainerStatus{s.ContainerStatuses, s.InitContainerStatuses, s.EphemeralContainerStatuses} {
+		for i := range list {
+			for k := range list[i].VolumeMounts {
+				list[i].VolumeMounts[k].VolumeStatus = nil
+			}
+		}
+	}
+}
+
 // prepareEphemeralContainers lets only ephemeral containers through.
 func prepareEphemeralContainers(obj, old *corev1.Pod) {
+	podspec.DropDisabled(&obj.Spec)
 	added := obj.Spec.EphemeralContainers
 	obj.Spec, obj.Status = old.Spec, old.Status
 	keepMeta(obj, old)

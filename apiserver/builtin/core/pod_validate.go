@@ -10,11 +10,53 @@ import (
 	"github.com/skiff-k8s/skiff/apiserver/builtin/podspec"
 )
 
+var (
+	podSpecPath     = field.NewPath("spec")
+	podStatusPath   = field.NewPath("status")
+	annotationsPath = field.NewPath("metadata", "annotations")
+)
+
 func validatePod(obj, old *corev1.Pod) field.ErrorList {
 	if old != nil {
 		return validatePodUpdate(obj, old)
 	}
-	return podspec.ValidateSpec(&obj.Spec, &obj.ObjectMeta, field.NewPath("spec"), podspec.Options{Pod: true})
+	errs := validatePodSpec(obj, nil)
+	if len(obj.Spec.EphemeralContainers) > 0 {
+		errs = append(errs, field.Forbidden(podSpecPath.Child("ephemeralContainers"), "cannot be set on create"))
+	}
+	if obj.Spec.NodeName != "" && len(obj.Spec.SchedulingGates) > 0 {
+		errs = append(errs, field.Forbidden(podSpecPath.Child("nodeName"), "cannot be set until all schedulingGates have been cleared"))
+	}
+	return append(errs, podspec.ProfilesMatch(obj.Annotations, &obj.Spec, podSpecPath)...)
+}
+
+// validatePodSpec checks what a pod must be at any time.
+func validatePodSpec(obj, old *corev1.Pod) field.ErrorList {
+	opts := podspec.OptionsForPod(old)
+	errs := podspec.ValidatePodAnnotations(obj.Annotations, &obj.Spec, annotationsPath, opts)
+	errs = append(errs, podspec.ValidateSpec(&obj.Spec, &obj.ObjectMeta, podSpecPath, opts)...)
+	if obj.Spec.ServiceAccountName == "" {
+		errs = append(errs, forbidTokens(obj.Spec.Volumes)...)
+	}
+	errs = append(errs, validateImages(obj.Spec.Containers, podSpecPath.Child("containers"))...)
+	return append(errs, validateImages(obj.Spec.InitContainers, podSpecPath.Child("initContainers"))...)
+}
+
+// forbidTokens rejects tokens of a service account that is not named.
+func forbidTokens(volumes []corev1.Volume) field.ErrorList {
+	var errs field.ErrorList
+	for i := range volumes {
+		if volumes[i].Projected == nil {
+			continue
+		}
+		for k, source := range volumes[i].Projected.Sources {
+			if source.ServiceAccountToken != nil {
+				path := podSpecPath.Child("volumes").Index(i).Child("projected", "sources").Index(k).Child("serviceAccountToken")
+				errs = append(errs, field.Forbidden(path, "must not be specified when serviceAccountName is not set"))
+			}
+		}
+	}
+	return errs
 }
 
 // warnPod warns on create only: after that it is machines that write pods.

@@ -17,6 +17,7 @@ func podTemplates() *resource.Resource {
 	return resource.Define[corev1.PodTemplateList](resource.Definition[corev1.PodTemplate]{
 		Version: "v1", Kind: "PodTemplate", Plural: "podtemplates",
 		Default: func(t *corev1.PodTemplate) { podspec.DefaultTemplate(&t.Template) },
+		Prepare: func(obj, _ *corev1.PodTemplate) { podspec.DropDisabled(&obj.Template.Spec) },
 		Validate: func(obj, old *corev1.PodTemplate) field.ErrorList {
 			if old == nil {
 				return podspec.ValidateTemplate(&obj.Template, path, podspec.Options{})
@@ -32,6 +33,7 @@ func podTemplates() *resource.Resource {
 		Generation: func(obj, old *corev1.PodTemplate) bool {
 			return !equality.Semantic.DeepEqual(obj.Template, old.Template)
 		},
+		AnswersDeleted: true,
 		Columns: []resource.Column[template]{
 			resource.NameColumn[template](),
 			podspec.ContainersColumn(spec),

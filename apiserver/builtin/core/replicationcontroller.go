@@ -24,6 +24,9 @@ func replicationControllers() *resource.Resource {
 		ShortNames: []string{"rc"}, Categories: []string{"all"},
 		Default: defaultReplicationController,
 		Prepare: func(obj, old *corev1.ReplicationController) {
+			if obj.Spec.Template != nil {
+				podspec.DropDisabled(&obj.Spec.Template.Spec)
+			}
 			obj.Status = corev1.ReplicationControllerStatus{}
 			if old != nil {
 				obj.Status = old.Status
