@@ -76,15 +76,20 @@ func engines(b *testing.B, run func(b *testing.B, s *store.Store)) {
 	})
 }
 
-// parallel runs f b.N times, in 32 goroutines.
-func parallel(b *testing.B, f func(i int) error) {
+// measure runs f b.N times.
+func measure(b *testing.B, f func(i int) error) {
 	b.ReportAllocs()
 	b.ResetTimer()
+	parallel(b, b.N, f)
+}
+
+// parallel runs f n times, in 32 goroutines.
+func parallel(b *testing.B, n int, f func(i int) error) {
 	var next atomic.Int64
 	var wg sync.WaitGroup
 	for range 32 {
 		wg.Go(func() {
-			for i := next.Add(1); i <= int64(b.N); i = next.Add(1) {
+			for i := next.Add(1); i <= int64(n); i = next.Add(1) {
 				if err := f(int(i)); err != nil {
 					b.Error(err)
 					return
@@ -97,7 +102,7 @@ func parallel(b *testing.B, f func(i int) error) {
 
 func BenchmarkCreate(b *testing.B) {
 	engines(b, func(b *testing.B, s *store.Store) {
-		parallel(b, func(i int) error {
+		measure(b, func(i int) error {
 			_, err := s.Create(b.Context(), pods, testPod(fmt.Sprint("pod-", i), "node"), false)
 			return err
 		})
@@ -107,7 +112,7 @@ func BenchmarkCreate(b *testing.B) {
 func BenchmarkUpdate(b *testing.B) {
 	engines(b, func(b *testing.B, s *store.Store) {
 		fill(b, s, 1000)
-		parallel(b, func(i int) error {
+		measure(b, func(i int) error {
 			_, err := s.Update(b.Context(), pods, "default", fmt.Sprint("pod-", i%1000), false, func(current *store.Item) (resource.Object, error) {
 				p := current.Object().DeepCopyObject().(*corev1.Pod)
 				p.Status.Message = fmt.Sprint(i)
@@ -121,7 +126,7 @@ func BenchmarkUpdate(b *testing.B) {
 func BenchmarkGet(b *testing.B) {
 	s := openBench(b, memory.New())
 	fill(b, s, 10_000)
-	parallel(b, func(i int) error {
+	measure(b, func(i int) error {
 		_, err := s.Get(b.Context(), pods, "default", fmt.Sprint("pod-", i%10_000))
 		return err
 	})
@@ -213,5 +218,33 @@ func BenchmarkWatch(b *testing.B) {
 			cancel()
 			done.Wait()
 		})
+	}
+}
+
+// BenchmarkOpen starts a store on a file with 10,000 pods.
+func BenchmarkOpen(b *testing.B) {
+	path := filepath.Join(b.TempDir(), "skiff.db")
+	start := func(use func(s *store.Store)) {
+		engine, err := file.Open(path)
+		if err != nil {
+			b.Fatal(err)
+		}
+		defer engine.Close()
+		ctx, cancel := context.WithCancel(b.Context())
+		defer cancel()
+		s, err := store.Open(ctx, store.Config{Backend: engine, Resources: []*resource.Resource{pods}})
+		if err != nil {
+			b.Fatal(err)
+		}
+		use(s)
+	}
+	start(func(s *store.Store) {
+		parallel(b, 10_000, func(i int) error {
+			_, err := s.Create(b.Context(), pods, testPod(fmt.Sprint("pod-", i), "node"), false)
+			return err
+		})
+	})
+	for b.Loop() {
+		start(func(*store.Store) {})
 	}
 }
