@@ -8,12 +8,14 @@ import (
 	"github.com/skiff-k8s/skiff/controllers/garbage"
 	"github.com/skiff-k8s/skiff/controllers/namespaces"
 	"github.com/skiff-k8s/skiff/controllers/nodes"
+	"github.com/skiff-k8s/skiff/controllers/services"
 	"github.com/skiff-k8s/skiff/controllers/workloads"
 
 	appsv1 "k8s.io/api/apps/v1"
 	batchv1 "k8s.io/api/batch/v1"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 )
 
 // row describes a controller: it is made if the server serves what it needs. A nil runner means that the
@@ -59,6 +61,15 @@ var table = []row{
 	{"ttl-after-finished", batch("jobs"), func(m *Manager) (runner, error) {
 		return workloads.TTLAfterFinished(m.workloads()), nil
 	}},
+	{"endpoints", core("services", "endpoints", "pods"), func(m *Manager) (runner, error) {
+		return services.Endpoints(m.services()), nil
+	}},
+	{"endpointslice", append(inDiscovery("endpointslices"), core("services", "pods", "nodes")...), func(m *Manager) (runner, error) {
+		return services.EndpointSlice(m.services()), nil
+	}},
+	{"endpointslice-mirroring", append(inDiscovery("endpointslices"), core("services", "endpoints")...), func(m *Manager) (runner, error) {
+		return services.Mirror(m.services()), nil
+	}},
 	{"node-health", append(core("nodes", "pods"), in(coordinationv1.SchemeGroupVersion, "leases")...), func(m *Manager) (runner, error) {
 		return made(nodes.Health(m.nodes(), m.config.NodeMonitorGrace))
 	}},
@@ -89,7 +100,8 @@ var table = []row{
 // shared lists the resources that controllers above watch in full, through the shared informers.
 func (m *Manager) shared() []schema.GroupVersionResource {
 	return slices.DeleteFunc(slices.Concat(
-		core("namespaces", "serviceaccounts", "pods", "nodes", "replicationcontrollers"),
+		core("namespaces", "serviceaccounts", "pods", "nodes", "replicationcontrollers", "services", "endpoints"),
+		inDiscovery("endpointslices"),
 		apps("replicasets", "deployments", "daemonsets", "controllerrevisions"),
 		batch("jobs"),
 	), func(r schema.GroupVersionResource) bool { return !m.served[r] })
@@ -105,6 +117,10 @@ func apps(resources ...string) []schema.GroupVersionResource {
 
 func batch(resources ...string) []schema.GroupVersionResource {
 	return in(batchv1.SchemeGroupVersion, resources...)
+}
+
+func inDiscovery(resources ...string) []schema.GroupVersionResource {
+	return in(discoveryv1.SchemeGroupVersion, resources...)
 }
 
 func in(gv schema.GroupVersion, resources ...string) []schema.GroupVersionResource {
@@ -129,6 +145,10 @@ func (m *Manager) namespaces() namespaces.Deps {
 
 func (m *Manager) nodes() nodes.Deps {
 	return nodes.Deps{Client: m.config.Client, Informers: m.config.Informers, Recorder: m.recorder, Workers: m.config.Concurrency}
+}
+
+func (m *Manager) services() services.Deps {
+	return services.Deps{Client: m.config.Client, Informers: m.config.Informers, Recorder: m.recorder, Workers: m.config.Concurrency}
 }
 
 func (m *Manager) workloads() workloads.Deps {

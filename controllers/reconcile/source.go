@@ -153,3 +153,6 @@ func (f *Feed) Source() Source {
 func KeyOf(obj metav1.Object) Key {
 	return Key{Namespace: obj.GetNamespace(), Name: obj.GetName()}
 }
+
+// ParseKey reads the form "namespace/name", or only a name.
+func ParseKey(text string) (Key, error) { return cache.ParseObjectName(text) }
