@@ -146,7 +146,7 @@ func (s *Server) follow(ctx context.Context, part string, run func(context.Conte
 
 // objects are what must exist in a cluster of these options.
 func (o Options) objects(s *Server, services *alloc.Services) bootstrap.Config {
-	return bootstrap.Config{Cluster: s.Cluster(), Advertise: o.Advertise, ServiceIP: services.First(), ClientCA: o.ClientCA}
+	return bootstrap.Config{Cluster: s.Cluster(), Advertise: o.Advertise, ServiceCIDR: services.CIDR(), ServiceIP: services.First(), ClientCA: o.ClientCA}
 }
 
 func (o Options) tokens() (*authn.Tokens, error) {

@@ -487,7 +487,7 @@ func TestRoleEscalation(t *testing.T) {
 		{"bind more than one has", rights{roles: map[string][]rbacv1.PolicyRule{"r": rule("get", "secrets")}}, "rolebindings", binding,
 			`rolebindings.rbac.authorization.k8s.io "b" is forbidden: ` + missing},
 		{"by the verb bind", rights{may: []string{"bind clusterroles/r"}}, "rolebindings", binding, ""},
-		{"bind what is not there", rights{}, "rolebindings", binding, `clusterrole.rbac.authorization.k8s.io "r" not found`},
+		{"bind what is not there", rights{}, "rolebindings", binding, `rolebindings.rbac.authorization.k8s.io "r" not found`},
 		{"aggregate", rights{rules: rule("get", "secrets")}, "clusterroles", aggregating,
 			`clusterroles.rbac.authorization.k8s.io "r" is forbidden: must have cluster-admin privileges to use the aggregationRule`},
 		{"aggregate as an administrator", rights{rules: everything}, "clusterroles", aggregating, ""},

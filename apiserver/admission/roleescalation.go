@@ -9,7 +9,6 @@ import (
 	rbacv1 "k8s.io/api/rbac/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 	"k8s.io/component-helpers/auth/rbac/validation"
 
@@ -90,7 +89,8 @@ func granted(ctx context.Context, a *Attributes, rights Rights) ([]rbacv1.Policy
 	}
 	rules, found := rights.RoleRules(ref, a.Namespace)
 	if !found {
-		return nil, apierrors.NewNotFound(schema.GroupResource{Group: rbacv1.GroupName, Resource: strings.ToLower(ref.Kind)}, ref.Name)
+		// Kubernetes names the kind of the binding, and clients see that.
+		return nil, apierrors.NewNotFound(a.Resource.GR(), ref.Name)
 	}
 	return rules, nil
 }

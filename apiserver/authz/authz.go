@@ -84,14 +84,6 @@ func (z *Authorizer) Authorize(ctx context.Context, a authorizer.Attributes) (au
 // RulesFor lists what u may do in a namespace, "" for the whole cluster.
 func (z *Authorizer) RulesFor(ctx context.Context, u user.Info, namespace string) ([]authorizer.ResourceRuleInfo, []authorizer.NonResourceRuleInfo, bool, error) {
 	rules, nonResource, incomplete, err := z.RBAC.RulesFor(ctx, u, namespace)
-	if IsMaster(u) {
-		rules = append([]authorizer.ResourceRuleInfo{&authorizer.DefaultResourceRuleInfo{
-			Verbs: []string{"*"}, APIGroups: []string{"*"}, Resources: []string{"*"},
-		}}, rules...)
-		nonResource = append([]authorizer.NonResourceRuleInfo{&authorizer.DefaultNonResourceRuleInfo{
-			Verbs: []string{"*"}, NonResourceURLs: []string{"*"},
-		}}, nonResource...)
-	}
 	if _, isNode := NodeName(u); isNode {
 		return rules, nonResource, true, fmt.Errorf("node authorizer does not support user rule resolution")
 	}

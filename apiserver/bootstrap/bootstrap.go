@@ -25,9 +25,10 @@ type Config struct {
 	// Advertise is where pods and other machines reach this server. A loopback
 	// address is not published as an endpoint.
 	Advertise netip.AddrPort
-	// ServiceIP is the address of Service default/kubernetes, the first of the
-	// service range.
-	ServiceIP netip.Addr
+	// ServiceCIDR is the range of service addresses, ServiceIP its first, which
+	// is that of Service default/kubernetes.
+	ServiceCIDR netip.Prefix
+	ServiceIP   netip.Addr
 	// ClientCA and FrontProxyCA are PEM certificates, FrontProxyNames the common
 	// names front proxies may have; empty ones are not published.
 	ClientCA, FrontProxyCA []byte
@@ -99,12 +100,10 @@ func (o object) ensure(ctx context.Context, cluster resource.Cluster) error {
 	}
 	have, err := cluster.Get(ctx, kind, o.want.GetNamespace(), o.want.GetName())
 	if apierrors.IsNotFound(err) {
-		// Another server may be doing the same.
-		_, err = cluster.Create(ctx, kind, o.want.DeepCopyObject().(resource.Object))
+		have, err = cluster.Create(ctx, kind, o.want.DeepCopyObject().(resource.Object))
 		if apierrors.IsAlreadyExists(err) {
-			return nil
+			return nil // another server is doing the same
 		}
-		return err
 	}
 	if err != nil || o.repair == nil || !o.repair(have.DeepCopyObject().(resource.Object)) {
 		return err

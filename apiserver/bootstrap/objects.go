@@ -7,8 +7,10 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	schedulingv1 "k8s.io/api/scheduling/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/utils/ptr"
@@ -44,7 +46,7 @@ func priorityClasses() []object {
 const kubernetesService = "kubernetes"
 
 func (c Config) endpointObjects() []object {
-	list := []object{{plural: "services", want: c.service()}}
+	list := []object{{plural: "services", want: c.service()}, c.serviceRange()}
 	if !c.Advertise.IsValid() || c.Advertise.Addr().IsLoopback() {
 		return list
 	}
@@ -66,6 +68,24 @@ func (c Config) endpointObjects() []object {
 			s.Endpoints, s.Ports = slice.Endpoints, slice.Ports
 			return true
 		}})
+}
+
+// serviceRange is the object that tells the range of service addresses. Its
+// status, which no create can set, is set by the repair that follows.
+func (c Config) serviceRange() object {
+	want := &networkingv1.ServiceCIDR{
+		ObjectMeta: metav1.ObjectMeta{Name: kubernetesService},
+		Spec:       networkingv1.ServiceCIDRSpec{CIDRs: []string{c.ServiceCIDR.Masked().String()}},
+	}
+	return object{group: networkingv1.GroupName, plural: "servicecidrs", want: want, repair: func(have resource.Object) bool {
+		r := have.(*networkingv1.ServiceCIDR)
+		if meta.IsStatusConditionTrue(r.Status.Conditions, networkingv1.ServiceCIDRConditionReady) {
+			return false
+		}
+		return meta.SetStatusCondition(&r.Status.Conditions, metav1.Condition{
+			Type: networkingv1.ServiceCIDRConditionReady, Status: metav1.ConditionTrue, Message: "Kubernetes default Service CIDR is ready",
+		})
+	}}
 }
 
 func (c Config) service() *corev1.Service {

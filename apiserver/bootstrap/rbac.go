@@ -114,14 +114,14 @@ func (r role) policyRules() []rbacv1.PolicyRule {
 	rules := make([]rbacv1.PolicyRule, 0, len(r.rules))
 	for _, x := range r.rules {
 		rules = append(rules, rbacv1.PolicyRule{
-			Verbs: list(x.verbs), APIGroups: list(x.groups), Resources: list(x.resources),
-			ResourceNames: list(x.names), NonResourceURLs: list(x.paths),
+			Verbs: split(x.verbs), APIGroups: split(x.groups), Resources: split(x.resources),
+			ResourceNames: split(x.names), NonResourceURLs: split(x.paths),
 		})
 	}
 	return rules
 }
 
-func list(text string) []string {
+func split(text string) []string {
 	if text == "" {
 		return nil
 	}

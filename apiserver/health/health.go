@@ -55,6 +55,7 @@ func Register(mux *http.ServeMux, c Config) {
 		}
 	}
 	mux.HandleFunc("/version", serveVersion)
+	mux.HandleFunc("/version/{$}", serveVersion)
 	if c.Metrics != nil {
 		mux.Handle("/metrics", promhttp.HandlerFor(c.Metrics, promhttp.HandlerOpts{}))
 		paths = append(paths, "/metrics")
