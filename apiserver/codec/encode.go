@@ -80,7 +80,7 @@ func (o Output) EncodeItem(i Item, r *resource.Resource, table TableOptions) (Bo
 		}
 		return o.Encode(t)
 	case "PartialObjectMetadataList":
-		return nil, NotAcceptable("you requested PartialObjectMetadataList, but the requested object is not a list (%T)", r.New())
+		return nil, NotAcceptable("you requested PartialObjectMetadataList, but the requested object is not a list (*%s.%s)", goPackage(r.Group), r.Kind)
 	}
 	data, err := encodeItem(i, r, o.Media, o.As)
 	if err != nil {

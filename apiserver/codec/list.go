@@ -70,6 +70,9 @@ func jsonList(kind schema.GroupVersionKind, listMeta metav1.ListMeta, items [][]
 	if err != nil {
 		return nil, err
 	}
+	if len(items) == 0 && kind.Kind == "PartialObjectMetadataList" {
+		return Body{fmt.Appendf(nil, "%s\"metadata\":%s,\"items\":null}\n", kindPrefix(kind), metadata)}, nil // as clients know it
+	}
 	body := make(Body, 0, 2*len(items)+2)
 	body = append(body, fmt.Appendf(nil, `%s"metadata":%s,"items":[`, kindPrefix(kind), metadata))
 	for n, data := range items {

@@ -136,6 +136,32 @@ func NegotiateInput(r *http.Request, protobuf bool) (Media, error) {
 	return JSON, UnsupportedMedia(names(offer, ""))
 }
 
+// Acceptable is a first look at the Accept header, before the verb is served:
+// it must name a type the endpoint has, or "*/*". Ranges such as application/*
+// do not count, which is how kube-apiserver does it.
+func Acceptable(r *http.Request, offer Offer, streams bool) error {
+	accept := r.Header.Get("Accept")
+	if accept == "" {
+		return nil
+	}
+	known := names(offer, "")
+	for clause := range strings.SplitSeq(accept, ",") {
+		kind, _, _ := strings.Cut(clause, ";")
+		if kind = strings.TrimSpace(kind); kind == "*/*" || slices.Contains(known, kind) {
+			return nil
+		}
+	}
+	if streams {
+		for _, m := range known {
+			if m != YAML.String() {
+				known = append(known, m+";stream=watch")
+			}
+		}
+	}
+	return &apierrors.StatusError{ErrStatus: metav1.Status{Status: metav1.StatusFailure, Code: http.StatusNotAcceptable, Reason: metav1.StatusReasonNotAcceptable,
+		Details: &metav1.StatusDetails{}, Message: "406: Not Acceptable\n\nAvailable representations: " + strings.Join(known, ", ")}}
+}
+
 func names(offer Offer, suffix string) []string {
 	var out []string
 	for _, m := range offer.media(schema.GroupVersionKind{}) {

@@ -95,9 +95,9 @@ func WriteError(w http.ResponseWriter, r *http.Request, err error) {
 	if status.Code == http.StatusInternalServerError {
 		slog.ErrorContext(r.Context(), "request failed", "method", r.Method, "path", r.URL.Path, "err", err)
 	}
-	out, negotiateErr := codec.Negotiate(r, codec.Offer{Protobuf: true, Table: true, Partial: true})
+	out, negotiateErr := codec.Negotiate(r, codec.Offer{Protobuf: true})
 	if negotiateErr != nil {
-		out = codec.Output{}
+		out = codec.Output{Pretty: true} // a client that cannot read JSON is probably a person
 	}
 	if status.Details != nil && status.Details.RetryAfterSeconds > 0 {
 		w.Header().Set("Retry-After", strconv.Itoa(int(status.Details.RetryAfterSeconds)))

@@ -10,6 +10,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/validation"
 	"k8s.io/apimachinery/pkg/api/validation/path"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/rand"
 	"k8s.io/apimachinery/pkg/util/uuid"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -86,10 +87,31 @@ var metadata = field.NewPath("metadata")
 // create. The name of what exists is not judged again: rules change.
 func validateMeta(r *resource.Resource, obj, old resource.Object) field.ErrorList {
 	if old == nil {
-		return validation.ValidateObjectMetaAccessor(obj, r.Namespaced(), r.Name, metadata)
+		errs := validation.ValidateObjectMetaAccessor(obj, r.Namespaced(), r.Name, metadata)
+		return append(errs, validateFinalizers(obj)...)
 	}
 	errs := validation.ValidateObjectMetaAccessor(obj, r.Namespaced(), path.ValidatePathSegmentName, metadata)
-	return append(errs, validation.ValidateObjectMetaAccessorUpdate(obj, old, metadata)...)
+	errs = append(errs, validation.ValidateObjectMetaAccessorUpdate(obj, old, metadata)...)
+	return append(errs, validateFinalizers(obj)...)
+}
+
+// validateFinalizers reserves names without a domain for Kubernetes itself, in
+// built-in kinds.
+func validateFinalizers(obj resource.Object) field.ErrorList {
+	if _, custom := runtime.Object(obj).(runtime.Unstructured); custom {
+		return nil
+	}
+	var errs field.ErrorList
+	for i, f := range obj.GetFinalizers() {
+		switch f {
+		case "kubernetes", metav1.FinalizerOrphanDependents, metav1.FinalizerDeleteDependents:
+			continue
+		}
+		if !strings.Contains(f, "/") {
+			errs = append(errs, field.Invalid(metadata.Child("finalizers").Index(i), f, "name is neither a standard finalizer name nor is it fully qualified"))
+		}
+	}
+	return errs
 }
 
 // dedupeOwners drops owner references that are there twice and warns of it.

@@ -91,6 +91,9 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	t, serve, err := h.route(info, r)
+	if err == nil && (t.sub == nil || !t.sub.Connect) {
+		err = codec.Acceptable(r, t.offer(), info.Verb == "list" || info.Verb == "watch")
+	}
 	if err == nil {
 		err = serve(h, w, r, t)
 	}
@@ -208,6 +211,6 @@ func deadline(r *http.Request) (context.Context, context.CancelFunc) {
 }
 
 var (
-	errNoResource = apierrors.NewGenericServerResponse(http.StatusNotFound, "", schema.GroupResource{}, "", "404: Page Not Found", 0, true)
+	errNoResource = apierrors.NewGenericServerResponse(http.StatusNotFound, "", schema.GroupResource{}, "", "", 0, false)
 	errNoMethod   = apierrors.NewGenericServerResponse(http.StatusMethodNotAllowed, "", schema.GroupResource{}, "", "", 0, false)
 )
