@@ -28,6 +28,9 @@ import (
 // How often the status is measured, and how old it may become when nothing changes.
 const (
 	measureEvery = 10 * time.Second
+	// unreadyEvery is the same while the pods' network is not ready: the runtime
+	// does not tell when it becomes so, and nothing can start before.
+	unreadyEvery = 100 * time.Millisecond
 	reportEvery  = 5 * time.Minute
 	// downAfter is how long the runtime may fail to answer before the node is not ready.
 	downAfter = 30 * time.Second
@@ -153,11 +156,15 @@ func (m *Manager) Run(ctx context.Context) error {
 		if err := m.report(ctx); err != nil && ctx.Err() == nil {
 			slog.Warn("node status not written, will try again", "node", m.cfg.Name, "error", err)
 		}
+		pause := measureEvery
+		if m.NetworkReady() != nil {
+			pause = unreadyEvery
+		}
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-m.poke:
-		case <-time.After(measureEvery):
+		case <-time.After(pause):
 		}
 	}
 }
