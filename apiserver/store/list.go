@@ -97,12 +97,12 @@ func (o ListOptions) from() (origin, error) {
 }
 
 func (o ListOptions) fromToken() (origin, error) {
-	if o.ResourceVersion != "" && o.ResourceVersion != "0" {
-		return origin{}, &InvalidError{"specifying resource version is not allowed when using continue"}
-	}
 	t, err := decodeToken(o.Continue)
 	if err != nil {
 		return origin{}, err
+	}
+	if o.ResourceVersion != "" && o.ResourceVersion != "0" {
+		return origin{}, &InvalidError{"specifying resource version is not allowed when using continue"}
 	}
 	return origin{revision: t.Revision, exact: t.Revision > 0, start: t.Start, limit: o.Limit}, nil
 }
@@ -110,7 +110,7 @@ func (o ListOptions) fromToken() (origin, error) {
 func parseVersion(version string) (int64, error) {
 	revision, err := strconv.ParseUint(version, 10, 63)
 	if err != nil {
-		return 0, &InvalidError{fmt.Sprintf("invalid resource version %q: %v", version, err)}
+		return 0, &InvalidError{fmt.Sprintf("invalid resource version: resourceVersion: Invalid value: %q: %v", version, err)}
 	}
 	return int64(revision), nil
 }
@@ -255,16 +255,16 @@ func decodeToken(text string) (token, error) {
 	}
 	switch {
 	case err != nil:
-		return t, &InvalidError{fmt.Sprintf("continue key is not valid: %v", err)}
+		return t, &InvalidError{fmt.Sprintf("invalid continue token: continue key is not valid: %v", err)}
 	case t.Format != tokenFormat:
-		return t, &InvalidError{fmt.Sprintf("continue key is not valid: server does not recognize this encoded version %s", t.Format)}
+		return t, &InvalidError{fmt.Sprintf("invalid continue token: continue key is not valid: server does not recognize this encoded version %s", t.Format)}
 	case t.Revision == 0:
-		return t, &InvalidError{"continue key is not valid: incorrect encoded start resourceVersion (version meta.k8s.io/v1)"}
+		return t, &InvalidError{"invalid continue token: continue key is not valid: incorrect encoded start resourceVersion (version meta.k8s.io/v1)"}
 	case t.Start == "":
-		return t, &InvalidError{"continue key is not valid: encoded start key empty (version meta.k8s.io/v1)"}
+		return t, &InvalidError{"invalid continue token: continue key is not valid: encoded start key empty (version meta.k8s.io/v1)"}
 	}
 	if rooted := "/" + strings.TrimPrefix(t.Start, "/"); path.Clean(rooted) != rooted {
-		return t, &InvalidError{"continue key is not valid: " + t.Start}
+		return t, &InvalidError{"invalid continue token: continue key is not valid: " + t.Start}
 	}
 	t.Start = strings.TrimPrefix(t.Start, "/")
 	return t, nil
