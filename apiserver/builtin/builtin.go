@@ -12,14 +12,18 @@ import (
 	"github.com/skiff-k8s/skiff/apiserver/builtin/apps"
 	"github.com/skiff-k8s/skiff/apiserver/builtin/authentication"
 	"github.com/skiff-k8s/skiff/apiserver/builtin/authorization"
+	"github.com/skiff-k8s/skiff/apiserver/builtin/autoscaling"
+	"github.com/skiff-k8s/skiff/apiserver/builtin/batch"
 	"github.com/skiff-k8s/skiff/apiserver/builtin/coordination"
 	"github.com/skiff-k8s/skiff/apiserver/builtin/core"
 	"github.com/skiff-k8s/skiff/apiserver/builtin/discovery"
 	"github.com/skiff-k8s/skiff/apiserver/builtin/events"
 	"github.com/skiff-k8s/skiff/apiserver/builtin/networking"
+	"github.com/skiff-k8s/skiff/apiserver/builtin/node"
 	"github.com/skiff-k8s/skiff/apiserver/builtin/policy"
 	"github.com/skiff-k8s/skiff/apiserver/builtin/rbac"
 	"github.com/skiff-k8s/skiff/apiserver/builtin/scheduling"
+	"github.com/skiff-k8s/skiff/apiserver/builtin/storage"
 	"github.com/skiff-k8s/skiff/apiserver/resource"
 )
 
@@ -54,11 +58,15 @@ func Resources(d Deps) []*resource.Resource {
 		all = append(all, authorization.Resources(d.Authorizer))
 	}
 	all = append(all,
+		autoscaling.Resources(),
+		batch.Resources(),
 		networking.Resources(),
 		policy.Resources(),
 		rbac.Resources(),
+		storage.Resources(),
 		scheduling.Resources(),
 		coordination.Resources(),
+		node.Resources(),
 		discovery.Resources(),
 	)
 	return slices.Concat(all...)
