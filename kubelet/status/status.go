@@ -143,12 +143,30 @@ func setAddresses(s *v1.PodStatus, in Input) {
 	}
 }
 
-// setResources reports what the pod as a whole has been given.
+// setResources reports what the pod as a whole has been given. A limit of only some containers is none
+// of the pod.
 func setResources(s *v1.PodStatus, in Input) {
 	options := resourcehelper.PodResourcesOptions{}
 	requests, limits := resourcehelper.PodRequests(in.Pod, options), resourcehelper.PodLimits(in.Pod, options)
+	for name := range limits {
+		if !limited(&in.Pod.Spec, name) {
+			delete(limits, name)
+		}
+	}
 	s.AllocatedResources = requests
 	s.Resources = &v1.ResourceRequirements{Requests: requests, Limits: limits}
+}
+
+func limited(spec *v1.PodSpec, name v1.ResourceName) bool {
+	if spec.Resources != nil {
+		if _, own := spec.Resources.Limits[name]; own {
+			return true
+		}
+	}
+	return !slices.ContainsFunc(spec.Containers, func(c v1.Container) bool {
+		_, found := c.Resources.Limits[name]
+		return !found
+	})
 }
 
 // settle makes an end of every container whose end was not seen, as nobody knows how it went.

@@ -98,7 +98,7 @@ func (w *Writer) Saw(pod *v1.Pod) {
 	}
 }
 
-// see keeps the newer of two versions of the pod.
+// see keeps the newer of two versions of the pod, the given one if they are the same.
 func (w *Writer) see(e *entry, pod *v1.Pod) bool {
 	if newer(pod, e.base) {
 		e.base = pod
@@ -107,9 +107,10 @@ func (w *Writer) see(e *entry, pod *v1.Pod) bool {
 	return false
 }
 
+// newer says that a is not older than b.
 func newer(a, b *v1.Pod) bool {
 	order, err := resourceversion.CompareResourceVersion(a.ResourceVersion, b.ResourceVersion)
-	return err != nil || order > 0
+	return err != nil || order >= 0
 }
 
 // Forget drops what is still to be written of a pod.
