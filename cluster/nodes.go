@@ -55,7 +55,7 @@ func (r *run) makeImages() (err error) {
 	dir := filepath.Join(r.DataDir, "images")
 	pause := image.Image{
 		Reference: node.PauseImage,
-		Tree:      []image.Part{image.File{From: filepath.Join(r.Tools, "pause"), To: "pause"}},
+		Layers:    []image.Layer{{image.File{From: filepath.Join(r.Tools, "pause"), To: "pause"}}},
 		Config:    v1.Config{Entrypoint: []string{"/pause"}, User: "65535:65535"},
 	}
 	if r.archive.pause, err = pause.Ensure(dir); err != nil {
@@ -63,7 +63,7 @@ func (r *run) makeImages() (err error) {
 	}
 	dns := image.Image{
 		Reference: dnsImage,
-		Tree:      []image.Part{image.File{From: filepath.Join(r.Tools, "coredns"), To: "coredns"}},
+		Layers:    []image.Layer{{image.File{From: filepath.Join(r.Tools, "coredns"), To: "coredns"}}},
 		Config:    v1.Config{Entrypoint: []string{"/coredns"}},
 	}
 	r.archive.dns, err = dns.Ensure(dir)
@@ -236,7 +236,7 @@ func (c Config) clean() error {
 			errs = append(errs, c.cleanMember(m))
 		}
 	}
-	errs = append(errs, deleteLink(c.network().bridge), removeUnreachable(c.PodCIDR))
+	errs = append(errs, node.RemoveCgroups("/skiff"+c.instance()), deleteLink(c.network().bridge), removeUnreachable(c.PodCIDR))
 	return errors.Join(errs...)
 }
 

@@ -5,6 +5,7 @@ package image
 
 import (
 	"archive/tar"
+	"compress/gzip"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -29,11 +30,15 @@ import (
 type Image struct {
 	// Reference is the image's full name with its tag.
 	Reference string
-	// Tree is put together in this order; what comes later wins.
-	Tree []Part
+	// Layers lie on each other in this order; what comes later wins. Images that
+	// have a layer in common share it.
+	Layers []Layer
 	// Config is what the image tells of itself: entry point, user, environment.
 	Config v1.Config
 }
+
+// Layer is a part of an image's file tree.
+type Layer []Part
 
 // Part is something that goes into the file tree of an image.
 type Part interface {
@@ -70,7 +75,19 @@ func (i Image) Ensure(dir string) (archive string, err error) {
 func (i Image) key() (string, error) {
 	sum := sha256.New()
 	fmt.Fprintf(sum, "%s\n%+v\n", i.Reference, i.Config)
-	for _, part := range i.Tree {
+	for _, layer := range i.Layers {
+		key, err := layer.key()
+		if err != nil {
+			return "", err
+		}
+		fmt.Fprintln(sum, key)
+	}
+	return hex.EncodeToString(sum.Sum(nil)), nil
+}
+
+func (l Layer) key() (string, error) {
+	sum := sha256.New()
+	for _, part := range l {
 		key, err := part.Key()
 		if err != nil {
 			return "", err
@@ -85,26 +102,19 @@ func (i Image) write(archive string) error {
 	if err != nil {
 		return err
 	}
-	root, err := os.MkdirTemp(filepath.Dir(archive), "tree-")
-	if err != nil {
-		return err
-	}
-	defer os.RemoveAll(root)
-	for _, part := range i.Tree {
-		if err := part.Write(root); err != nil {
+	var layers []v1.Layer
+	for _, l := range i.Layers {
+		file, err := l.ensure(filepath.Join(filepath.Dir(archive), "layers"))
+		if err != nil {
 			return err
 		}
+		layer, err := tarball.LayerFromFile(file)
+		if err != nil {
+			return err
+		}
+		layers = append(layers, layer)
 	}
-	layerFile := filepath.Join(root+".layer", "layer.tar")
-	defer os.RemoveAll(filepath.Dir(layerFile))
-	if err := pack(root, layerFile); err != nil {
-		return err
-	}
-	layer, err := tarball.LayerFromFile(layerFile)
-	if err != nil {
-		return err
-	}
-	img, err := i.assemble(layer)
+	img, err := i.assemble(layers)
 	if err != nil {
 		return err
 	}
@@ -114,8 +124,38 @@ func (i Image) write(archive string) error {
 	return os.Rename(archive+".new", archive)
 }
 
-func (i Image) assemble(layer v1.Layer) (v1.Image, error) {
-	img, err := mutate.AppendLayers(empty.Image, layer)
+// ensure writes the layer into dir, unless it is there, and returns its file,
+// which is named by its key.
+func (l Layer) ensure(dir string) (string, error) {
+	key, err := l.key()
+	if err != nil {
+		return "", err
+	}
+	file := filepath.Join(dir, key+".tar.gz")
+	if _, err := os.Stat(file); err == nil {
+		return file, nil
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return "", err
+	}
+	root, err := os.MkdirTemp(dir, "tree-")
+	if err != nil {
+		return "", err
+	}
+	defer os.RemoveAll(root)
+	for _, part := range l {
+		if err := part.Write(root); err != nil {
+			return "", err
+		}
+	}
+	if err := pack(root, file+".new"); err != nil {
+		return "", err
+	}
+	return file, os.Rename(file+".new", file)
+}
+
+func (i Image) assemble(layers []v1.Layer) (v1.Image, error) {
+	img, err := mutate.AppendLayers(empty.Image, layers...)
 	if err != nil {
 		return nil, err
 	}
@@ -129,25 +169,26 @@ func (i Image) assemble(layer v1.Layer) (v1.Image, error) {
 	return mutate.ConfigFile(img, file)
 }
 
-// pack writes a file tree as a tar archive, sorted and without times, so that
-// equal trees give equal archives.
+// pack writes a file tree as a compressed archive, sorted and without times, so
+// that equal trees give equal archives.
 func pack(root, archive string) error {
-	if err := os.MkdirAll(filepath.Dir(archive), 0o755); err != nil {
-		return err
-	}
 	out, err := os.Create(archive)
 	if err != nil {
 		return err
 	}
 	defer out.Close()
-	w := tar.NewWriter(out)
+	compressed, err := gzip.NewWriterLevel(out, gzip.BestSpeed) // it stays on this machine
+	if err != nil {
+		return err
+	}
+	w := tar.NewWriter(compressed)
 	err = filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
 		if err != nil || path == root {
 			return err
 		}
 		return packEntry(w, root, path, entry)
 	})
-	return errors.Join(err, w.Close())
+	return errors.Join(err, w.Close(), compressed.Close())
 }
 
 func packEntry(w *tar.Writer, root, path string, entry fs.DirEntry) error {

@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 )
 
 // Packages unpacks Debian packages with all they depend on. Their scripts do
@@ -28,27 +29,13 @@ var never = []string{
 
 // Key implements Part: packages stand for themselves by name and version.
 func (p Packages) Key() (string, error) {
-	names, err := p.closure()
-	if err != nil {
-		return "", err
-	}
-	files, err := uris(names...)
-	if err != nil {
-		return "", err
-	}
-	var versions []string
-	for line := range strings.Lines(files) {
-		if fields := strings.Fields(line); len(fields) > 1 {
-			versions = append(versions, fields[1])
-		}
-	}
-	slices.Sort(versions)
-	return "packages " + strings.Join(versions, " "), nil
+	files, err := p.files()
+	return "packages " + strings.Join(files, " "), err
 }
 
 // Write implements Part.
 func (p Packages) Write(root string) error {
-	names, err := p.closure()
+	files, err := p.files()
 	if err != nil {
 		return err
 	}
@@ -56,13 +43,23 @@ func (p Packages) Write(root string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	for _, name := range names {
-		file, err := fetch(dir, name)
-		if err != nil {
+	missing := slices.DeleteFunc(slices.Clone(files), func(file string) bool {
+		_, err := os.Stat(filepath.Join(dir, file))
+		return err == nil
+	})
+	if len(missing) > 0 {
+		names := make([]string, 0, len(missing))
+		for _, file := range missing {
+			name, _, _ := strings.Cut(file, "_")
+			names = append(names, name)
+		}
+		if _, err := apt(dir, "apt-get", append([]string{"download", "-q"}, names...)...); err != nil {
 			return err
 		}
-		if out, err := exec.Command("dpkg-deb", "-x", file, root).CombinedOutput(); err != nil {
-			return fmt.Errorf("unpack %s: %w: %s", name, err, bytes.TrimSpace(out))
+	}
+	for _, file := range files {
+		if out, err := exec.Command("dpkg-deb", "-x", filepath.Join(dir, file), root).CombinedOutput(); err != nil {
+			return fmt.Errorf("unpack %s: %w: %s", file, err, bytes.TrimSpace(out))
 		}
 	}
 	for _, needless := range []string{"usr/share/doc", "usr/share/man", "usr/share/locale", "usr/share/lintian", "usr/share/bug"} {
@@ -73,8 +70,44 @@ func (p Packages) Write(root string) error {
 	return nil
 }
 
+// resolved keeps the files of package lists, which take apt a second to find.
+var resolved sync.Map // list of names → []string
+
+// files are the files of the packages and of all they depend on, by the names
+// under which apt downloads them.
+func (p Packages) files() ([]string, error) {
+	key := strings.Join(p.Names, " ") + " - " + strings.Join(p.Without, " ")
+	if files, ok := resolved.Load(key); ok {
+		return files.([]string), nil
+	}
+	names, err := p.closure()
+	if err != nil {
+		return nil, err
+	}
+	out, err := apt("", "apt-get", append([]string{"download", "-q", "--print-uris"}, names...)...)
+	if err != nil {
+		return nil, err
+	}
+	// Each line is 'URI' file size hash.
+	var files []string
+	for line := range strings.Lines(out) {
+		if fields := strings.Fields(line); len(fields) > 1 {
+			files = append(files, fields[1])
+		}
+	}
+	slices.Sort(files)
+	resolved.Store(key, files)
+	return files, nil
+}
+
 // closure lists the packages with their dependencies.
 func (p Packages) closure() ([]string, error) {
+	out, err := apt("", "apt-cache", append([]string{"depends", "--recurse", "--no-recommends", "--no-suggests", "--no-conflicts",
+		"--no-breaks", "--no-replaces", "--no-enhances"}, p.Names...)...)
+	if err != nil {
+		return nil, fmt.Errorf("dependencies of %s (apt-get update helps if a package is not known): %w", strings.Join(p.Names, " "), err)
+	}
+	graph := parseDepends(out)
 	without := append(slices.Clone(never), p.Without...)
 	var names []string
 	for todo := slices.Clone(p.Names); len(todo) > 0; {
@@ -83,21 +116,39 @@ func (p Packages) closure() ([]string, error) {
 		if slices.Contains(names, name) || slices.Contains(without, name) {
 			continue
 		}
-		depends, err := dependencies(name)
-		if err != nil {
-			return nil, err
-		}
 		names = append(names, name)
-		todo = append(todo, depends...)
+		todo = append(todo, graph[name]...)
 	}
 	slices.Sort(names)
 	return names, nil
 }
 
-// dependency matches a line of "apt-cache depends". A leading bar marks the
-// first of alternatives; angle brackets a virtual package, whose providers
-// follow indented deeper.
+// dependency matches a dependency in what "apt-cache depends" prints. A leading
+// bar marks one for which the next is an alternative; angle brackets a virtual
+// package, whose providers follow, indented deeper.
 var dependency = regexp.MustCompile(`^ ( |\|)(?:Pre)?Depends: ([^<\s]+)$`)
+
+// parseDepends reads what each package needs; of alternatives, the first.
+func parseDepends(out string) map[string][]string {
+	graph := make(map[string][]string)
+	name, alternative := "", false
+	for line := range strings.Lines(out) {
+		line = strings.TrimRight(line, "\n")
+		if !strings.HasPrefix(line, " ") {
+			name, alternative = line, false
+			continue
+		}
+		match := dependency.FindStringSubmatch(line)
+		if match == nil {
+			continue
+		}
+		if !alternative {
+			graph[name] = append(graph[name], strings.TrimSuffix(match[2], ":any"))
+		}
+		alternative = match[1] == "|"
+	}
+	return graph
+}
 
 // anew makes apt look at the distribution alone, not at what happens to be
 // installed on this machine.
@@ -114,54 +165,4 @@ func apt(dir, program string, args ...string) (string, error) {
 		return "", fmt.Errorf("%s %s: %w: %s", program, strings.Join(args, " "), err, bytes.TrimSpace(failure.Bytes()))
 	}
 	return string(out), nil
-}
-
-// dependencies are the packages one needs directly; of alternatives, the first.
-func dependencies(name string) ([]string, error) {
-	out, err := apt("", "apt-cache", "depends", "--no-recommends", "--no-suggests", "--no-conflicts",
-		"--no-breaks", "--no-replaces", "--no-enhances", name)
-	if err != nil {
-		return nil, fmt.Errorf("dependencies of package %s (apt-get update helps if it is not known): %w", name, err)
-	}
-	var names []string
-	alternative := false
-	for line := range strings.Lines(out) {
-		match := dependency.FindStringSubmatch(strings.TrimRight(line, "\n"))
-		if match == nil {
-			continue
-		}
-		if !alternative {
-			names = append(names, strings.TrimSuffix(match[2], ":any"))
-		}
-		alternative = match[1] == "|"
-	}
-	return names, nil
-}
-
-// uris are the lines "'URI' file size hash" of packages.
-func uris(names ...string) (string, error) {
-	return apt("", "apt-get", append([]string{"download", "-q", "--print-uris"}, names...)...)
-}
-
-// fetch downloads a package unless its current version is in dir already.
-func fetch(dir, name string) (file string, err error) {
-	uri, err := uris(name)
-	if err != nil {
-		return "", err
-	}
-	fields := strings.Fields(uri)
-	if len(fields) < 2 {
-		return "", fmt.Errorf("package %s cannot be downloaded", name)
-	}
-	file = filepath.Join(dir, fields[1])
-	if _, err := os.Stat(file); err == nil {
-		return file, nil
-	}
-	if _, err := apt(dir, "apt-get", "download", "-q", name); err != nil {
-		return "", err
-	}
-	if _, err := os.Stat(file); err != nil {
-		return "", fmt.Errorf("download package %s: %w", name, err)
-	}
-	return file, nil
 }

@@ -29,7 +29,7 @@ const politeness = 2 * time.Second
 func Clean(c Config) error {
 	var errs []error
 	errs = append(errs, endContainers(c), killContainerd(c), killShims(c))
-	errs = append(errs, unmountBelow(c.Dir), removeCgroups(c.CgroupRoot))
+	errs = append(errs, unmountBelow(c.Dir), RemoveCgroups(c.CgroupRoot))
 	errs = append(errs, removeLink(c.Bridge), os.RemoveAll(filepath.Join(c.Dir, "cni")), os.RemoveAll(filepath.Join(c.Dir, "run")))
 	removeMasquerade()
 	removeHostPortRules()
@@ -98,8 +98,9 @@ func cgroupDirs(root string) []string {
 	})
 }
 
-// removeCgroups removes an empty cgroup and all below it, deepest first.
-func removeCgroups(root string) error {
+// RemoveCgroups removes a cgroup without processes and all below it, deepest
+// first.
+func RemoveCgroups(root string) error {
 	var errs []error
 	for _, top := range cgroupDirs(root) {
 		var dirs []string

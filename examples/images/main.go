@@ -29,27 +29,25 @@ func main() {
 const path = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 func images(cache string) []image.Image {
-	node := append([]image.Part{image.Packages{Names: []string{"nodejs"}, Cache: cache}}, image.Accounts...)
-	redis := append([]image.Part{image.Packages{Names: []string{"redis-server", "dash"}, Cache: cache}, image.Folder{To: "data", Mode: 0o755}}, image.Accounts...)
-	with := func(base []image.Part, more ...image.Part) []image.Part {
-		return append(base[:len(base):len(base)], more...)
-	}
+	node := append(image.Layer{image.Packages{Names: []string{"nodejs"}, Cache: cache}}, image.Accounts...)
+	redis := append(image.Layer{image.Packages{Names: []string{"redis-server", "dash"}, Cache: cache}, image.Folder{To: "data", Mode: 0o755}}, image.Accounts...)
 	return []image.Image{
 		{
 			Reference: "localhost/skiff/examples/hello-node:v1",
-			Tree:      with(node, image.File{From: "examples/hello-node/server.js", To: "app/server.js", Mode: 0o644}),
+			Layers:    []image.Layer{node, {image.File{From: "examples/hello-node/server.js", To: "app/server.js", Mode: 0o644}}},
 			Config:    v1.Config{Entrypoint: []string{"node", "/app/server.js"}, Env: []string{path}},
 		},
 		{
 			Reference: "localhost/skiff/examples/guestbook-frontend:v1",
-			Tree: with(node,
+			Layers: []image.Layer{node, {
 				image.File{From: "examples/guestbook/frontend/server.js", To: "app/server.js", Mode: 0o644},
-				image.File{From: "examples/guestbook/frontend/index.html", To: "app/index.html", Mode: 0o644}),
+				image.File{From: "examples/guestbook/frontend/index.html", To: "app/index.html", Mode: 0o644},
+			}},
 			Config: v1.Config{Entrypoint: []string{"node", "/app/server.js"}, Env: []string{path}},
 		},
 		{
 			Reference: "localhost/skiff/examples/redis-master:v1",
-			Tree:      redis,
+			Layers:    []image.Layer{redis},
 			Config: v1.Config{
 				Entrypoint: []string{"redis-server", "--bind", "0.0.0.0", "--protected-mode", "no", "--save", ""},
 				Env:        []string{path}, WorkingDir: "/data",
@@ -57,7 +55,7 @@ func images(cache string) []image.Image {
 		},
 		{
 			Reference: "localhost/skiff/examples/redis-slave:v1",
-			Tree:      with(redis, image.File{From: "examples/guestbook/redis-slave.sh", To: "usr/local/bin/redis-slave"}),
+			Layers:    []image.Layer{redis, {image.File{From: "examples/guestbook/redis-slave.sh", To: "usr/local/bin/redis-slave"}}},
 			Config:    v1.Config{Entrypoint: []string{"redis-slave"}, Env: []string{path}, WorkingDir: "/data"},
 		},
 	}
