@@ -52,6 +52,9 @@ var table = []row{
 	{"daemonset", append(apps("daemonsets", "controllerrevisions"), core("pods", "nodes")...), func(m *Manager) (runner, error) {
 		return made(workloads.DaemonSet(m.workloads()))
 	}},
+	{"statefulset", append(apps("statefulsets", "controllerrevisions"), core("pods", "persistentvolumeclaims")...), func(m *Manager) (runner, error) {
+		return made(workloads.StatefulSet(m.workloads()))
+	}},
 	{"job", append(batch("jobs"), core("pods")...), func(m *Manager) (runner, error) {
 		return made(workloads.Job(m.workloads()))
 	}},
@@ -100,9 +103,9 @@ var table = []row{
 // shared lists the resources that controllers above watch in full, through the shared informers.
 func (m *Manager) shared() []schema.GroupVersionResource {
 	return slices.DeleteFunc(slices.Concat(
-		core("namespaces", "serviceaccounts", "pods", "nodes", "replicationcontrollers", "services", "endpoints"),
+		core("namespaces", "serviceaccounts", "pods", "nodes", "replicationcontrollers", "services", "endpoints", "persistentvolumeclaims"),
 		inDiscovery("endpointslices"),
-		apps("replicasets", "deployments", "daemonsets", "controllerrevisions"),
+		apps("replicasets", "deployments", "daemonsets", "statefulsets", "controllerrevisions"),
 		batch("jobs"),
 	), func(r schema.GroupVersionResource) bool { return !m.served[r] })
 }

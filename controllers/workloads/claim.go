@@ -5,11 +5,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
 )
 
 // claim sorts children by who they belong to: an owner adopts children that match its selector and have no
@@ -139,4 +141,9 @@ func patchOf(metadata map[string]any) []byte {
 		panic(err) // strings only
 	}
 	return data
+}
+
+// without returns references but those to the given owners. It changes nothing.
+func without(refs []metav1.OwnerReference, owners ...types.UID) []metav1.OwnerReference {
+	return slices.DeleteFunc(slices.Clone(refs), func(ref metav1.OwnerReference) bool { return slices.Contains(owners, ref.UID) })
 }
