@@ -275,9 +275,20 @@ func summary(pod *v1.Pod, problem string) string {
 	return string(text)
 }
 
-// forgetActuated drops containers the runtime no longer has.
-func (w *worker) forgetActuated(rt *runtime.Pod) {
-	maps.DeleteFunc(w.actuated, func(id string, _ v1.ResourceRequirements) bool {
-		return !slices.ContainsFunc(rt.Containers, func(c runtime.Container) bool { return c.ID == id })
-	})
+// forgetOld drops what is kept of containers the runtime no longer has; w.mu must be held.
+func (w *worker) forgetOld(rt *runtime.Pod) {
+	here := map[string]bool{}
+	for _, c := range rt.Containers {
+		here[c.ID] = true
+	}
+	if w.starting == nil { // else one may just have been made
+		keep(w.actuated, here)
+	}
+	keep(w.failed, here)
+	keep(w.grace, here)
+	keep(w.replace, here)
+}
+
+func keep[V any](m map[string]V, ids map[string]bool) {
+	maps.DeleteFunc(m, func(id string, _ V) bool { return !ids[id] })
 }

@@ -38,6 +38,7 @@ var startSteps = []step{
 	{"check the deadline", checkDeadline},
 	{"allocate resources", allocate},
 	{"plan", makePlan},
+	{"probe containers", probeContainers},
 	{"report", reportNow},
 	{"stop containers", killPlanned},
 	{"wait for the network", awaitNetwork},
@@ -46,7 +47,6 @@ var startSteps = []step{
 	{"make control groups", makeCgroups},
 	{"mount volumes", mountVolumes},
 	{"make the sandbox", makeSandbox},
-	{"probe containers", probeContainers},
 	{"start containers", startContainers},
 	{"collect old containers", collect},
 }

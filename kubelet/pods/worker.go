@@ -249,7 +249,7 @@ func (w *worker) pass(rt *runtime.Pod) *pass {
 	if w.allocated != nil {
 		pod = sized(pod, w.allocated)
 	}
-	w.forgetActuated(rt)
+	w.forgetOld(rt)
 	return &pass{w: w, m: w.m, pod: pod, gone: w.gone, rt: rt, again: lookEvery}
 }
 
