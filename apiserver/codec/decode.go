@@ -70,6 +70,9 @@ func DecodePatched(body []byte, kind schema.GroupVersionKind, into runtime.Objec
 	if err != nil {
 		return nil, err
 	}
+	if found.Kind != kind.Kind {
+		return nil, noConversion(found, kind)
+	}
 	return strict, isKind(found, kind, body)
 }
 
@@ -79,11 +82,14 @@ func isKind(kind *schema.GroupVersionKind, want schema.GroupVersionKind, body []
 	case *kind == want:
 		return nil
 	case kind.Kind != want.Kind:
-		return decodeError(fmt.Errorf("converting (%s.%s) to (%s.%s): unknown conversion",
-			kind.Version, kind.Kind, goPackage(want.Group), want.Kind), kind, want, body)
+		return decodeError(noConversion(kind, want), kind, want, body)
 	}
 	return apierrors.NewBadRequest(fmt.Sprintf("the API version in the data (%s) does not match the expected API version (%s)",
 		kind.GroupVersion(), want.GroupVersion()))
+}
+
+func noConversion(kind *schema.GroupVersionKind, want schema.GroupVersionKind) error {
+	return fmt.Errorf("converting (%s.%s) to (%s.%s): unknown conversion", kind.Version, kind.Kind, goPackage(want.Group), want.Kind)
 }
 
 func index(b bool) int {

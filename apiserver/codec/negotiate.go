@@ -133,7 +133,7 @@ func NegotiateInput(r *http.Request, protobuf bool) (Media, error) {
 			return Media(i), nil
 		}
 	}
-	return JSON, UnsupportedMedia(names(offer, ""))
+	return JSON, unsupportedMedia(names(offer, ""))
 }
 
 // Acceptable is a first look at the Accept header, before the verb is served:
@@ -175,8 +175,8 @@ func notAcceptable(offer Offer, suffix string) error {
 		"only the following media types are accepted: "+strings.Join(names(offer, suffix), ", "))
 }
 
-// UnsupportedMedia is the 415 error for a body none of whose accepted types it is.
-func UnsupportedMedia(accepted []string) error {
+// unsupportedMedia is the 415 error for a body none of whose accepted types it is.
+func unsupportedMedia(accepted []string) error {
 	return status(http.StatusUnsupportedMediaType, metav1.StatusReasonUnsupportedMediaType,
 		"the body of the request was in an unknown format - accepted media types include: "+strings.Join(accepted, ", "))
 }

@@ -73,6 +73,14 @@ func (m *Managers) Apply(r *resource.Resource, subresource string, live resource
 	return obj, nil
 }
 
+// Scale translates between the managed fields of an object, of version r, and
+// those of its Scale, in which spec.replicas is all there is.
+func Scale(r *resource.Resource, object []metav1.ManagedFieldsEntry) *upstream.ScaleHandler {
+	return upstream.NewScaleHandler(object, r.GroupVersion(), upstream.ResourcePathMappings{
+		r.GroupVersion().String(): fieldpath.MakePathOrDie("spec", "replicas"),
+	})
+}
+
 // Forget drops what is kept for r, when it is served no longer.
 func (m *Managers) Forget(r *resource.Resource) {
 	m.managers.Range(func(key, _ any) bool {
@@ -98,7 +106,7 @@ func (m *Managers) new(r *resource.Resource, subresource string) (*upstream.Fiel
 	if _, custom := runtime.Object(r.New()).(runtime.Unstructured); custom {
 		return upstream.NewDefaultCRDFieldManager(m.schema(r), o, o, o, r.GVK(), r.Stored.GroupVersion(), subresource, reset)
 	}
-	return upstream.NewDefaultFieldManager(builtinTypes(), o, o, o, r.GVK(), r.Stored.GroupVersion(), subresource, reset)
+	return upstream.NewDefaultFieldManager(typesOf(r), o, o, o, r.GVK(), r.Stored.GroupVersion(), subresource, reset)
 }
 
 func (m *Managers) schema(r *resource.Resource) upstream.TypeConverter {
@@ -108,6 +116,15 @@ func (m *Managers) schema(r *resource.Resource) upstream.TypeConverter {
 		}
 	}
 	return upstream.NewDeducedTypeConverter()
+}
+
+// typesOf are the types of the fields of a built-in kind. A few kinds (Scale)
+// have no schema, and no lists or maps that would need one.
+func typesOf(r *resource.Resource) upstream.TypeConverter {
+	if _, err := builtinTypes().ObjectToTyped(codec.As(r.New(), r.GVK())); err != nil {
+		return upstream.NewDeducedTypeConverter()
+	}
+	return builtinTypes()
 }
 
 // builtinTypes parses the schema of all built-in types, which takes a while.

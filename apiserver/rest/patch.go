@@ -94,6 +94,10 @@ type patch struct {
 	options *metav1.PatchOptions
 }
 
+// errPatchType does not say which types there are, as kube-apiserver's does not.
+var errPatchType = &apierrors.StatusError{ErrStatus: metav1.Status{Status: metav1.StatusFailure, Code: http.StatusUnsupportedMediaType,
+	Reason: metav1.StatusReasonUnsupportedMediaType, Message: "415: Unsupported Media Type", Details: &metav1.StatusDetails{}}}
+
 // updateOptions are those of the update that a patch is.
 func (p *patch) updateOptions() *metav1.UpdateOptions {
 	o := &metav1.UpdateOptions{DryRun: p.options.DryRun, FieldManager: p.options.FieldManager, FieldValidation: p.options.FieldValidation}
@@ -110,7 +114,7 @@ func (h *Handler) readPatch(r *http.Request, t *target) (*patch, error) {
 		known = slices.Delete(known, 2, 3)
 	}
 	if !slices.Contains(known, contentType) {
-		return nil, codec.UnsupportedMedia(known)
+		return nil, errPatchType
 	}
 	body, err := codec.ReadBody(r)
 	if err != nil {

@@ -2,17 +2,18 @@ package rest
 
 import (
 	"context"
+	"fmt"
 	"net/http"
 
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/skiff-k8s/skiff/apiserver/codec"
+	"github.com/skiff-k8s/skiff/apiserver/managedfields"
 	"github.com/skiff-k8s/skiff/apiserver/resource"
 )
 
@@ -91,7 +92,9 @@ func (h *Handler) updateScale(w http.ResponseWriter, r *http.Request, t *target)
 		return err
 	}
 	wr := newWrite(r, t, options, options.FieldManager, options.DryRun)
-	return h.rescale(ctx, w, r, wr, func(*autoscalingv1.Scale) (*autoscalingv1.Scale, error) { return scale.DeepCopy(), nil })
+	return h.rescale(ctx, w, r, wr, func(live *autoscalingv1.Scale) (resource.Object, error) {
+		return h.manageScale(wr, live, scale.DeepCopy())
+	})
 }
 
 func (h *Handler) patchScale(w http.ResponseWriter, r *http.Request, t *target) error {
@@ -102,41 +105,41 @@ func (h *Handler) patchScale(w http.ResponseWriter, r *http.Request, t *target) 
 		return err
 	}
 	wr := newWrite(r, t, p.updateOptions(), p.options.FieldManager, p.options.DryRun)
-	return h.rescale(ctx, w, r, wr, func(live *autoscalingv1.Scale) (*autoscalingv1.Scale, error) {
+	return h.rescale(ctx, w, r, wr, func(live *autoscalingv1.Scale) (resource.Object, error) {
 		if p.kind == types.ApplyYAMLPatchType {
-			return h.applyScale(ctx, p, live)
+			return h.applyScale(ctx, wr, p, live)
 		}
 		scale := &autoscalingv1.Scale{}
 		if err := p.apply(ctx, live, scale, scaleKind); err != nil {
 			return nil, err
 		}
-		return scale, named(scale, t.name)
+		return h.manageScale(wr, live, scale)
 	})
 }
 
-// applyScale takes the number of replicas from an applied Scale.
-func (h *Handler) applyScale(ctx context.Context, p *patch, live *autoscalingv1.Scale) (*autoscalingv1.Scale, error) {
+// manageScale records whose field the number of replicas is.
+func (h *Handler) manageScale(w *write, live, scale *autoscalingv1.Scale) (resource.Object, error) {
+	scale.SetGroupVersionKind(scaleKind)
+	return scale, h.Fields.Update(scaleResource, w.sub.Name, live, scale, w.manager)
+}
+
+// applyScale merges an applied Scale.
+func (h *Handler) applyScale(ctx context.Context, w *write, p *patch, live *autoscalingv1.Scale) (resource.Object, error) {
 	config, err := p.config()
 	if err != nil {
 		return nil, err
 	}
-	if kind := config.GroupVersionKind(); kind != scaleKind {
-		return nil, apierrors.NewBadRequest("Incorrect version specified in apply patch. Specified patch version: " +
-			kind.GroupVersion().String() + ", expected: " + scaleKind.GroupVersion().String())
-	}
-	replicas, found, err := unstructured.NestedInt64(config.Object, "spec", "replicas")
+	force := p.options.Force != nil && *p.options.Force
+	scale, err := h.Fields.Apply(scaleResource, w.sub.Name, live, config, p.options.FieldManager, force)
 	if err != nil {
-		return nil, apierrors.NewBadRequest(err.Error())
+		return nil, err
 	}
-	if found {
-		live.Spec.Replicas = int32(replicas)
-	}
-	return live, p.strictYAML(ctx)
+	return scale, p.strictYAML(ctx)
 }
 
 // rescale changes the replicas of an object as make says. Admission sees the
 // Scale, the store the object.
-func (h *Handler) rescale(ctx context.Context, rw http.ResponseWriter, r *http.Request, w *write, make func(live *autoscalingv1.Scale) (*autoscalingv1.Scale, error)) error {
+func (h *Handler) rescale(ctx context.Context, rw http.ResponseWriter, r *http.Request, w *write, make func(live *autoscalingv1.Scale) (resource.Object, error)) error {
 	s := w.sub.Scale
 	object := *w
 	object.trusted = true // admission sees the Scale instead
@@ -145,11 +148,22 @@ func (h *Handler) rescale(ctx context.Context, rw http.ResponseWriter, r *http.R
 	object.target = &parent
 	item, _, err := h.updateObject(ctx, &object, change{make: func(live resource.Object) (resource.Object, error) {
 		before := scaleOf(s, live)
-		scale, err := make(before.DeepCopy())
+		fields := managedfields.Scale(w.resource, live.GetManagedFields())
+		var err error
+		if before.ManagedFields, err = fields.ToSubresource(); err != nil {
+			return nil, err
+		}
+		made, err := make(before.DeepCopy())
 		if err != nil {
 			return nil, err
 		}
-		scale.SetGroupVersionKind(scaleKind)
+		scale, ok := made.(*autoscalingv1.Scale)
+		if !ok {
+			return nil, fmt.Errorf("scale %s/%s: got %T", w.namespace, w.name, made)
+		}
+		if err := named(scale, w.name); err != nil {
+			return nil, err
+		}
 		if err := h.admitScale(ctx, w, scale, before); err != nil {
 			return nil, err
 		}
@@ -159,7 +173,9 @@ func (h *Handler) rescale(ctx context.Context, rw http.ResponseWriter, r *http.R
 		obj := live.DeepCopyObject().(resource.Object)
 		obj.SetResourceVersion(scale.GetResourceVersion())
 		s.SetReplicas(obj, scale.Spec.Replicas)
-		return obj, h.Fields.Update(w.resource, w.sub.Name, live, obj, w.manager)
+		entries, err := fields.ToParent(scale.GetManagedFields())
+		obj.SetManagedFields(entries)
+		return obj, err
 	}})
 	if err != nil {
 		return err

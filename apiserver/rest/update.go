@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strconv"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -177,6 +178,9 @@ func sameVersion(r *resource.Resource, obj, old resource.Object) error {
 		obj.SetResourceVersion(old.GetResourceVersion())
 		return nil
 	case version != old.GetResourceVersion():
+		if _, err := strconv.ParseUint(version, 10, 64); err != nil {
+			return err // 500, oddly, but so it is
+		}
 		return apierrors.NewConflict(r.GR(), obj.GetName(), errChanged)
 	}
 	return nil
