@@ -29,6 +29,8 @@ type Source struct {
 	Allocatable v1.ResourceList // of the node; the limits of a container that declares none
 	Services    []*v1.Service   // of all namespaces; Make picks
 	Objects     Objects
+	// VolumePath is where a volume of the pod is on the node, "" if it is not.
+	VolumePath func(volume string) string
 }
 
 // Var is one environment variable.
@@ -130,6 +132,8 @@ func (r *resolver) value(ctx context.Context, e v1.EnvVar, lookup func(string) (
 		return r.configMapKey(ctx, from.ConfigMapKeyRef)
 	case from.SecretKeyRef != nil:
 		return r.secretKey(ctx, from.SecretKeyRef)
+	case from.FileKeyRef != nil:
+		return r.fileKey(from.FileKeyRef)
 	default:
 		return "", false, fmt.Errorf("environment variable %s has a source that this node does not support", e.Name)
 	}

@@ -37,6 +37,7 @@ func (m *Manager) containerConfig(ctx context.Context, s containerSpec) (*cri.Co
 		Allocatable: m.cfg.Node().Status.Allocatable,
 		Services:    m.cfg.Services(),
 		Objects:     m.cfg.Volumes,
+		VolumePath:  func(volume string) string { return m.cfg.Volumes.HostPath(s.pod, volume) },
 	})
 	if err != nil {
 		return nil, err
