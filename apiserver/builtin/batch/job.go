@@ -40,6 +40,7 @@ func jobs() *resource.Resource {
 			obj.Status = batchv1.JobStatus{}
 			if !*obj.Spec.ManualSelector {
 				generateSelector(obj)
+				labelLikePods(obj)
 			}
 		},
 		Validate: validateJob,
@@ -78,9 +79,7 @@ func defaultJob(j *batchv1.Job) {
 		setPtr(&s.BackoffLimit, math.MaxInt32)
 	}
 	setPtr(&s.BackoffLimit, 6)
-	if len(j.Labels) == 0 && s.Template.Labels != nil {
-		j.Labels = maps.Clone(s.Template.Labels)
-	}
+	labelLikePods(j)
 	setPtr(&s.CompletionMode, batchv1.NonIndexedCompletion)
 	setPtr(&s.Suspend, false)
 	if s.PodFailurePolicy != nil {
@@ -88,6 +87,13 @@ func defaultJob(j *batchv1.Job) {
 	}
 	setPtr(&s.PodReplacementPolicy, batchv1.TerminatingOrFailed)
 	setPtr(&s.ManualSelector, false)
+}
+
+// labelLikePods gives a job without labels those of its pods.
+func labelLikePods(j *batchv1.Job) {
+	if len(j.Labels) == 0 && j.Spec.Template.Labels != nil {
+		j.Labels = maps.Clone(j.Spec.Template.Labels)
+	}
 }
 
 // defaultJobSpec fills what a job template has in common with a job.

@@ -10,6 +10,8 @@ import (
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"github.com/skiff-k8s/skiff/apiserver/builtin/podspec"
 )
 
 // Limits of the policies of a job.
@@ -118,7 +120,7 @@ func validateConditionPatterns(patterns []batchv1.PodFailurePolicyOnPodCondition
 
 func validateSuccessPolicy(s *batchv1.JobSpec, path *field.Path) field.ErrorList {
 	if deref(s.CompletionMode) != batchv1.IndexedCompletion {
-		return field.ErrorList{field.Invalid(path, *s.SuccessPolicy, "requires indexed completion mode")}
+		return field.ErrorList{field.Invalid(path, podspec.Untagged(*s.SuccessPolicy), "requires indexed completion mode")}
 	}
 	var errs field.ErrorList
 	rules, at := s.SuccessPolicy.Rules, path.Child("rules")

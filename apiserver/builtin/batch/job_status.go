@@ -8,6 +8,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"github.com/skiff-k8s/skiff/apiserver/builtin/podspec"
 )
 
 // validateJobStatus holds whoever writes the status, the controller named by
@@ -195,7 +197,7 @@ var jobStatusRules = []jobStatusRule{
 			return finished(j) && u != nil && len(u.Failed)+len(u.Succeeded) > 0
 		},
 		func(j *batchv1.Job) *field.Error {
-			return field.Invalid(statusPath.Child("uncountedTerminatedPods"), j.Status.UncountedTerminatedPods, "must be empty for finished job")
+			return field.Invalid(statusPath.Child("uncountedTerminatedPods"), podspec.Untagged(j.Status.UncountedTerminatedPods), "must be empty for finished job")
 		}),
 	{completedChanged, func(j *batchv1.Job) field.ErrorList {
 		return validateIndexes(j, "completedIndexes", j.Status.CompletedIndexes, j.Status.CompletedIndexes)

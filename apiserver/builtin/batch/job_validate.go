@@ -217,10 +217,10 @@ func validateJobUpdate(obj, old *batchv1.Job, opts podspec.Options) field.ErrorL
 	errs = append(errs, apivalidation.ValidateImmutableField(s.Selector, before.Selector, specPath.Child("selector"))...)
 	errs = append(errs, validateTemplateUpdate(obj, old)...)
 	errs = append(errs, apivalidation.ValidateImmutableField(s.CompletionMode, before.CompletionMode, specPath.Child("completionMode"))...)
-	errs = append(errs, apivalidation.ValidateImmutableField(s.PodFailurePolicy, before.PodFailurePolicy, specPath.Child("podFailurePolicy"))...)
+	errs = append(errs, podspec.Immutable(s.PodFailurePolicy, before.PodFailurePolicy, specPath.Child("podFailurePolicy"))...)
 	errs = append(errs, apivalidation.ValidateImmutableField(s.BackoffLimitPerIndex, before.BackoffLimitPerIndex, specPath.Child("backoffLimitPerIndex"))...)
 	errs = append(errs, apivalidation.ValidateImmutableField(s.ManagedBy, before.ManagedBy, specPath.Child("managedBy"))...)
-	return append(errs, apivalidation.ValidateImmutableField(s.SuccessPolicy, before.SuccessPolicy, specPath.Child("successPolicy"))...)
+	return append(errs, podspec.Immutable(s.SuccessPolicy, before.SuccessPolicy, specPath.Child("successPolicy"))...)
 }
 
 // validateCompletionsUpdate lets only indexed jobs be scaled, completions and
@@ -244,7 +244,7 @@ func validateTemplateUpdate(obj, old *batchv1.Job) field.ErrorList {
 	suspended := deref(old.Spec.Suspend)
 	idle := suspended && old.Status.Active == 0 && (old.Status.StartTime == nil || hasCondition(old, batchv1.JobSuspended))
 	if !idle {
-		return apivalidation.ValidateImmutableField(template, before, path)
+		return podspec.Immutable(template, before, path)
 	}
 	allowed := before.DeepCopy()
 	allowed.Labels, allowed.Annotations = template.Labels, template.Annotations
@@ -253,7 +253,7 @@ func validateTemplateUpdate(obj, old *batchv1.Job) field.ErrorList {
 	allowed.Spec.Affinity = withNodeAffinity(allowed.Spec.Affinity, template.Spec.Affinity)
 	takeResources(allowed.Spec.Containers, template.Spec.Containers)
 	takeResources(allowed.Spec.InitContainers, template.Spec.InitContainers)
-	return apivalidation.ValidateImmutableField(template.Spec, allowed.Spec, specPath.Child("template.spec"))
+	return podspec.Immutable(template.Spec, allowed.Spec, specPath.Child("template.spec"))
 }
 
 // withNodeAffinity is a with the node affinity of wanted.

@@ -10,6 +10,8 @@ import (
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"github.com/skiff-k8s/skiff/apiserver/builtin/podspec"
 )
 
 // validatePodStatus checks what nodes, schedulers and claim controllers write.
@@ -245,7 +247,7 @@ func validateIPs(ips, before []string, value any, path *field.Path) field.ErrorL
 		}
 	}
 	if v4 == 0 || v6 == 0 || len(ips) > 2 {
-		errs = append(errs, field.Invalid(path, value, "may specify no more than one IP for each IP family"))
+		errs = append(errs, field.Invalid(path, podspec.Untagged(value), "may specify no more than one IP for each IP family"))
 	}
 	return errs
 }

@@ -199,6 +199,7 @@ func (v *validator) checkClaimNames(claims []v1.ResourceClaim, path *field.Path)
 		switch {
 		case c.Name == "":
 			v.required(at, "")
+			continue
 		case used[c.Name]:
 			v.add(field.Duplicate(at, c.Name))
 		default:

@@ -4,6 +4,14 @@ import (
 	"bytes"
 	"encoding/json"
 	"reflect"
+	"slices"
+	"strconv"
+	"strings"
+
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	apivalidation "k8s.io/apimachinery/pkg/api/validation"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 )
 
 // Untagged makes a value print in messages the way the API prints it: its own
@@ -44,32 +52,88 @@ func (u untagged) MarshalJSON() ([]byte, error) {
 	return json.Marshal(v.Interface())
 }
 
+// podSpecFields and podSecurityFields are the fields of a pod spec and of its
+// security context as the API's own types have them: in their order, and with
+// what is about namespaces in the security context.
+var (
+	podSpecFields = strings.Fields(`Volumes InitContainers Containers EphemeralContainers RestartPolicy TerminationGracePeriodSeconds
+		ActiveDeadlineSeconds DNSPolicy NodeSelector ServiceAccountName AutomountServiceAccountToken NodeName SecurityContext
+		ImagePullSecrets Hostname Subdomain SetHostnameAsFQDN Affinity SchedulerName Tolerations HostAliases PriorityClassName
+		Priority PreemptionPolicy DNSConfig ReadinessGates RuntimeClassName Overhead EnableServiceLinks TopologySpreadConstraints
+		OS SchedulingGates ResourceClaims Resources HostnameOverride SchedulingGroup`)
+	podSecurityFields = strings.Fields(`HostNetwork HostPID HostIPC ShareProcessNamespace HostUsers SELinuxOptions WindowsOptions
+		RunAsUser RunAsGroup RunAsNonRoot SupplementalGroups SupplementalGroupsPolicy FSGroup FSGroupChangePolicy Sysctls
+		SeccompProfile AppArmorProfile SELinuxChangePolicy`)
+)
+
 func (u untagged) fields() ([]byte, error) {
-	var buf bytes.Buffer
-	buf.WriteByte('{')
+	spec, ok := u.value.Interface().(v1.PodSpec)
+	if ok {
+		return object(podSpecFields, func(name string) json.Marshaler {
+			if name == "SecurityContext" {
+				return podSecurity{&spec}
+			}
+			return untagged{u.value.FieldByName(name)}
+		})
+	}
+	var names []string
 	t := u.value.Type()
 	for i := range t.NumField() {
-		if buf.Len() > 1 {
-			buf.WriteByte(',')
+		names = append(names, t.Field(i).Name)
+	}
+	return object(names, func(name string) json.Marshaler { return untagged{u.value.FieldByName(name)} }, anonymous(t)...)
+}
+
+// podSecurity is the security context of a pod spec.
+type podSecurity struct{ spec *v1.PodSpec }
+
+// MarshalJSON implements json.Marshaler.
+func (p podSecurity) MarshalJSON() ([]byte, error) {
+	if p.spec.SecurityContext == nil {
+		return []byte("null"), nil
+	}
+	spec, context := reflect.ValueOf(*p.spec), reflect.ValueOf(*p.spec.SecurityContext)
+	return object(podSecurityFields, func(name string) json.Marshaler {
+		if v := context.FieldByName(name); v.IsValid() {
+			return untagged{v}
 		}
-		value, err := untagged{u.value.Field(i)}.MarshalJSON()
+		return untagged{spec.FieldByName(name)}
+	})
+}
+
+// anonymous lists the embedded fields of a struct, which appear as its own.
+func anonymous(t reflect.Type) []string {
+	var names []string
+	for i := range t.NumField() {
+		if t.Field(i).Anonymous {
+			names = append(names, t.Field(i).Name)
+		}
+	}
+	return names
+}
+
+// object writes fields in order; those in inline without their own braces.
+func object(names []string, field func(name string) json.Marshaler, inline ...string) ([]byte, error) {
+	var buf bytes.Buffer
+	for _, name := range names {
+		value, err := field(name).MarshalJSON()
 		if err != nil {
 			return nil, err
 		}
-		if t.Field(i).Anonymous { // its fields appear as this struct's own
-			buf.Write(value[1 : len(value)-1])
+		if slices.Contains(inline, name) {
+			value = value[1 : len(value)-1]
+		} else {
+			value = append(strconv.AppendQuote(nil, name), append([]byte{':'}, value...)...)
+		}
+		if len(value) == 0 {
 			continue
 		}
-		name, err := json.Marshal(t.Field(i).Name)
-		if err != nil {
-			return nil, err
+		if buf.Len() > 0 {
+			buf.WriteByte(',')
 		}
-		buf.Write(name)
-		buf.WriteByte(':')
 		buf.Write(value)
 	}
-	buf.WriteByte('}')
-	return buf.Bytes(), nil
+	return append(append([]byte{'{'}, buf.Bytes()...), '}'), nil
 }
 
 // sharedType reports whether a type has JSON names in the server too: those of
@@ -80,4 +144,12 @@ func sharedType(t reflect.Type) bool {
 		return true
 	}
 	return false
+}
+
+// Immutable demands that a value has not changed, and prints it untagged.
+func Immutable(now, was any, path *field.Path) field.ErrorList {
+	if equality.Semantic.DeepEqual(now, was) {
+		return nil
+	}
+	return field.ErrorList{field.Invalid(path, Untagged(now), apivalidation.FieldImmutableErrorMsg)}
 }

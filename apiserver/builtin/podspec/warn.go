@@ -226,9 +226,7 @@ func (w *warner) container(c *v1.Container, path *field.Path) {
 	if key := v1.SeccompContainerAnnotationKeyPrefix + c.Name; (sc == nil || sc.SeccompProfile == nil) && hasKey(w.meta.Annotations, key) {
 		w.warn(w.annotation(key), useSeccomp)
 	}
-	if sc == nil || sc.AppArmorProfile == nil {
-		w.appArmor(c.Name)
-	}
+	w.appArmor(c)
 	for _, name := range []v1.ResourceName{v1.ResourceMemory, v1.ResourceEphemeralStorage} {
 		w.fraction(c.Resources.Limits, name, path.Child("resources", "limits"))
 		w.fraction(c.Resources.Requests, name, path.Child("resources", "requests"))
@@ -243,21 +241,22 @@ func (w *warner) container(c *v1.Container, path *field.Path) {
 	}
 }
 
-// appArmor warns of annotations that the fields do not say already. In pods the
-// annotation was copied to the field before, and the warning is about what
-// could not be.
-func (w *warner) appArmor(container string) {
-	annotation, ok := w.meta.Annotations[appArmor+container]
+// appArmor warns of an annotation that the fields do not say already. The
+// annotation of a pod was copied to the field before it came here.
+func (w *warner) appArmor(c *v1.Container) {
+	annotation, ok := w.meta.Annotations[appArmor+c.Name]
 	if !ok {
 		return
 	}
-	var ofPod *v1.AppArmorProfile
-	if w.spec.SecurityContext != nil {
-		ofPod = w.spec.SecurityContext.AppArmorProfile
+	profile := AppArmorProfile(annotation)
+	if sc := c.SecurityContext; sc != nil && sc.AppArmorProfile != nil {
+		if w.path != nil || !equality.Semantic.DeepEqual(sc.AppArmorProfile, profile) {
+			return
+		}
+	} else if sc := w.spec.SecurityContext; sc != nil && sc.AppArmorProfile != nil && equality.Semantic.DeepEqual(sc.AppArmorProfile, profile) {
+		return
 	}
-	if ofPod == nil || !equality.Semantic.DeepEqual(ofPod, AppArmorProfile(annotation)) {
-		w.warn(w.annotation(appArmor+container), `deprecated since v1.30; use the "appArmorProfile" field instead`)
-	}
+	w.warn(w.annotation(appArmor+c.Name), `deprecated since v1.30; use the "appArmorProfile" field instead`)
 }
 
 // AppArmorProfile is the profile an annotation asks for; nil if it says nothing
