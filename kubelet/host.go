@@ -73,19 +73,27 @@ func (k *Kubelet) Log(ctx context.Context, containerID string) (string, bool, er
 	return k.runtime.Log(ctx, containerID)
 }
 
-// runningLogs are the logs that grow.
+// runningLogs lists the logs that grow. It remembers their paths, as it is asked every few seconds.
 func (k *Kubelet) runningLogs(ctx context.Context) ([]logs.Log, error) {
 	ids, err := k.runtime.RunningContainers(ctx)
 	if err != nil {
 		return nil, err
 	}
+	paths := make(map[string]string, len(ids))
 	var all []logs.Log
 	for _, id := range ids {
-		path, running, err := k.runtime.Log(ctx, id)
-		if err == nil && running && path != "" {
+		path, found := k.logPaths[id]
+		if !found {
+			if path, _, err = k.runtime.Log(ctx, id); err != nil {
+				continue // it just ended
+			}
+		}
+		paths[id] = path
+		if path != "" {
 			all = append(all, logs.Log{ContainerID: id, Path: path})
 		}
 	}
+	k.logPaths = paths
 	return all, nil
 }
 

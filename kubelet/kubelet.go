@@ -49,6 +49,8 @@ type Kubelet struct {
 	pods     *pods.Manager
 	sources  *sources
 	server   *server.Server
+
+	logPaths map[string]string // of running containers by id; the Rotator's goroutine alone uses it
 }
 
 // New connects to the runtime and puts the kubelet together. Run must follow, which also closes what New

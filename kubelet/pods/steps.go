@@ -117,7 +117,7 @@ func checkDeadline(_ context.Context, p *pass) (outcome, error) {
 func makePlan(_ context.Context, p *pass) (outcome, error) {
 	w := p.w
 	w.mu.Lock()
-	facts := Facts{Failed: w.failed, Started: p.m.cfg.Probes.Started, Replace: w.replace}
+	facts := Facts{Failed: w.failed, Started: p.started, Replace: w.replace}
 	p.plan = MakePlan(p.pod, p.rt, facts)
 	w.mu.Unlock()
 	if p.plan.Finished && w.starting == nil {

@@ -278,8 +278,8 @@ func (w *worker) report(p *pass) {
 		Pod: p.pod, Old: w.status, Runtime: w.visible(p.rt),
 		ContainerID: w.m.cfg.Runtime.ContainerID,
 		Waiting:     w.waiting(),
-		Ready:       w.m.cfg.Probes.Ready,
-		Started:     w.m.cfg.Probes.Started,
+		Ready:       p.ready,
+		Started:     p.started,
 		Actuated:    w.given(p.pod, p.rt),
 		Resize:      w.resizeConditions(),
 		Over:        w.over,
@@ -290,6 +290,28 @@ func (w *worker) report(p *pass) {
 	})
 	w.status = s
 	w.m.status.Set(p.pod, s)
+}
+
+// specByID is the definition of a container by the id of one of its runs, or nil.
+func (p *pass) specByID(id string) *v1.Container {
+	for i := range p.rt.Containers {
+		if p.rt.Containers[i].ID == id {
+			return findContainer(&p.pod.Spec, p.rt.Containers[i].Name)
+		}
+	}
+	return nil
+}
+
+// started says that a running container passed its startup probe or has none.
+func (p *pass) started(id string) bool {
+	c := p.specByID(id)
+	return c != nil && c.StartupProbe == nil || p.m.cfg.Probes.Started(id)
+}
+
+// ready says that a started container passed its readiness probe or has none.
+func (p *pass) ready(id string) bool {
+	c := p.specByID(id)
+	return c != nil && c.ReadinessProbe == nil || p.m.cfg.Probes.Ready(id)
 }
 
 // visible leaves out containers whose start is still under way, as the pod's status shows a container
