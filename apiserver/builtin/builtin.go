@@ -14,10 +14,12 @@ import (
 	"github.com/skiff-k8s/skiff/apiserver/builtin/authorization"
 	"github.com/skiff-k8s/skiff/apiserver/builtin/autoscaling"
 	"github.com/skiff-k8s/skiff/apiserver/builtin/batch"
+	"github.com/skiff-k8s/skiff/apiserver/builtin/certificates"
 	"github.com/skiff-k8s/skiff/apiserver/builtin/coordination"
 	"github.com/skiff-k8s/skiff/apiserver/builtin/core"
 	"github.com/skiff-k8s/skiff/apiserver/builtin/discovery"
 	"github.com/skiff-k8s/skiff/apiserver/builtin/events"
+	"github.com/skiff-k8s/skiff/apiserver/builtin/flowcontrol"
 	"github.com/skiff-k8s/skiff/apiserver/builtin/networking"
 	"github.com/skiff-k8s/skiff/apiserver/builtin/node"
 	"github.com/skiff-k8s/skiff/apiserver/builtin/policy"
@@ -60,6 +62,7 @@ func Resources(d Deps) []*resource.Resource {
 	all = append(all,
 		autoscaling.Resources(),
 		batch.Resources(),
+		certificates.Resources(),
 		networking.Resources(),
 		policy.Resources(),
 		rbac.Resources(),
@@ -68,6 +71,7 @@ func Resources(d Deps) []*resource.Resource {
 		coordination.Resources(),
 		node.Resources(),
 		discovery.Resources(),
+		flowcontrol.Resources(),
 	)
 	return slices.Concat(all...)
 }

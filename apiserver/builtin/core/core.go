@@ -36,6 +36,8 @@ func Resources(c Config) []*resource.Resource {
 		limitRanges(),
 		namespaces(),
 		nodes(),
+		persistentVolumeClaims(),
+		persistentVolumes(),
 		pods(binding(), evictionSubresource()),
 		podTemplates(),
 		replicationControllers(),

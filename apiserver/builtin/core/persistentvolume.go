@@ -1,0 +1,324 @@
+package core
+
+import (
+	"fmt"
+	"path"
+	"reflect"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/api/validation"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/diff"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+	"k8s.io/utils/ptr"
+
+	"github.com/skiff-k8s/skiff/apiserver/builtin/check"
+	"github.com/skiff-k8s/skiff/apiserver/builtin/podspec"
+	"github.com/skiff-k8s/skiff/apiserver/builtin/table"
+	"github.com/skiff-k8s/skiff/apiserver/resource"
+)
+
+func persistentVolumes() *resource.Resource {
+	type volume = corev1.PersistentVolume
+	spec, status := corev1.PersistentVolumeSpec{}, corev1.PersistentVolumeStatus{}
+	return resource.Define[corev1.PersistentVolumeList](resource.Definition[volume]{
+		Version: "v1", Kind: "PersistentVolume", Plural: "persistentvolumes", ShortNames: []string{"pv"}, ClusterScoped: true,
+		Default:  defaultVolume,
+		Prepare:  prepareVolume,
+		Validate: validateVolume,
+		Fields:   map[string]func(*volume) string{"name": func(v *volume) string { return v.Name }},
+		Columns: []resource.Column[*volume]{
+			resource.NameColumn[*volume](),
+			table.Text("Capacity", table.Doc(spec, "capacity"), func(v *volume) string { return storageText(v.Spec.Capacity) }),
+			table.Text("Access Modes", table.Doc(spec, "accessModes"), func(v *volume) string { return accessModes(v.Spec.AccessModes) }),
+			table.Text("Reclaim Policy", table.Doc(spec, "persistentVolumeReclaimPolicy"), func(v *volume) string { return string(v.Spec.PersistentVolumeReclaimPolicy) }),
+			table.Text("Status", table.Doc(status, "phase"), func(v *volume) string { return phase(v.DeletionTimestamp, string(v.Status.Phase)) }),
+			table.Text("Claim", table.Doc(spec, "claimRef"), claimColumn),
+			table.Text("StorageClass", "StorageClass of the pv", func(v *volume) string {
+				return table.Or(v.Annotations[corev1.BetaStorageClassAnnotation], v.Spec.StorageClassName)
+			}),
+			table.Text("VolumeAttributesClass", "VolumeAttributesClass of the pv", func(v *volume) string { return ptr.Deref(v.Spec.VolumeAttributesClassName, "<unset>") }),
+			table.Text("Reason", table.Doc(status, "reason"), func(v *volume) string { return v.Status.Reason }),
+			resource.AgeColumn[*volume](),
+			table.Wide(table.Text("VolumeMode", table.Doc(spec, "volumeMode"), func(v *volume) string { return string(ptr.Deref(v.Spec.VolumeMode, "<unset>")) })),
+		},
+		Subresources: []resource.Subresource[volume]{{
+			Name: "status", View: true,
+			Prepare: prepareVolumeStatus,
+		}},
+	})
+}
+
+func defaultVolume(v *corev1.PersistentVolume) {
+	if v.Status.Phase == "" {
+		v.Status.Phase = corev1.VolumePending
+	}
+	if v.Spec.PersistentVolumeReclaimPolicy == "" {
+		v.Spec.PersistentVolumeReclaimPolicy = corev1.PersistentVolumeReclaimRetain
+	}
+	if v.Spec.VolumeMode == nil {
+		v.Spec.VolumeMode = ptr.To(corev1.PersistentVolumeFilesystem)
+	}
+	if h := v.Spec.HostPath; h != nil && h.Type == nil {
+		h.Type = ptr.To(corev1.HostPathUnset)
+	}
+	roundQuantities(v.Spec.Capacity)
+}
+
+func prepareVolume(v, old *corev1.PersistentVolume) {
+	if old != nil {
+		v.Status = *old.Status.DeepCopy()
+		return
+	}
+	v.Status = corev1.PersistentVolumeStatus{Phase: corev1.VolumePending, LastPhaseTransitionTime: ptr.To(metav1.Now())}
+}
+
+// prepareVolumeStatus notes when the phase changed, unless the client did.
+func prepareVolumeStatus(v, old *corev1.PersistentVolume) {
+	v.Spec = *old.Spec.DeepCopy()
+	if v.Status.Phase != old.Status.Phase && (v.Status.LastPhaseTransitionTime == nil || v.Status.LastPhaseTransitionTime.Equal(old.Status.LastPhaseTransitionTime)) {
+		v.Status.LastPhaseTransitionTime = ptr.To(metav1.Now())
+	}
+}
+
+func validateVolume(v, old *corev1.PersistentVolume) field.ErrorList {
+	at := field.NewPath("spec")
+	errs := validateAccessModes(v.Spec.AccessModes, at.Child("accessModes"))
+	errs = append(errs, validateVolumeCapacity(v.Spec.Capacity, at.Child("capacity"))...)
+	errs = append(errs, check.Supported(v.Spec.PersistentVolumeReclaimPolicy, at.Child("persistentVolumeReclaimPolicy"),
+		corev1.PersistentVolumeReclaimDelete, corev1.PersistentVolumeReclaimRecycle, corev1.PersistentVolumeReclaimRetain)...)
+	if a := v.Spec.NodeAffinity; a != nil {
+		if a.Required == nil {
+			errs = append(errs, field.Required(at.Child("nodeAffinity", "required"), "must specify required node constraints"))
+		} else {
+			errs = append(errs, podspec.ValidateNodeSelector(a.Required, old != nil, at.Child("nodeAffinity", "required"))...)
+		}
+	}
+	errs = append(errs, validateVolumeSource(&v.Spec, at)...)
+	if v.Spec.StorageClassName != "" {
+		errs = append(errs, check.Subdomain(v.Spec.StorageClassName, at.Child("storageClassName"))...)
+	}
+	if m := v.Spec.VolumeMode; m != nil {
+		errs = append(errs, check.Supported(*m, at.Child("volumeMode"), corev1.PersistentVolumeBlock, corev1.PersistentVolumeFilesystem)...)
+	}
+	if class := v.Spec.VolumeAttributesClassName; class != nil {
+		errs = append(errs, validateAttributesClassName(*class, v.Spec.CSI != nil, at)...)
+	}
+	if old != nil {
+		errs = append(errs, validateVolumeUpdate(v, old)...)
+	}
+	return errs
+}
+
+func validateAttributesClassName(class string, csi bool, at *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	name := at.Child("volumeAttributesClassName")
+	if class == "" {
+		errs = append(errs, field.Required(name, "an empty string is disallowed"))
+	} else {
+		errs = append(errs, check.Subdomain(class, name)...)
+	}
+	if !csi {
+		errs = append(errs, field.Required(at.Child("csi"), "has to be specified when using volumeAttributesClassName"))
+	}
+	return errs
+}
+
+func validateAccessModes(modes []corev1.PersistentVolumeAccessMode, at *field.Path) field.ErrorList {
+	if len(modes) == 0 {
+		return field.ErrorList{field.Required(at, "")}
+	}
+	var errs field.ErrorList
+	for _, m := range modes {
+		errs = append(errs, check.Supported(m, at, corev1.ReadOnlyMany, corev1.ReadWriteMany, corev1.ReadWriteOnce, corev1.ReadWriteOncePod)...)
+	}
+	alone := slices.Contains(modes, corev1.ReadWriteOncePod)
+	shared := slices.ContainsFunc(modes, func(m corev1.PersistentVolumeAccessMode) bool {
+		return m == corev1.ReadOnlyMany || m == corev1.ReadWriteMany || m == corev1.ReadWriteOnce
+	})
+	if alone && shared {
+		errs = append(errs, field.Forbidden(at, "may not use ReadWriteOncePod with other access modes"))
+	}
+	return errs
+}
+
+func validateVolumeCapacity(c corev1.ResourceList, at *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	if len(c) == 0 {
+		errs = append(errs, field.Required(at, ""))
+	}
+	if _, ok := c[corev1.ResourceStorage]; !ok || len(c) > 1 {
+		errs = append(errs, field.NotSupported(at, c, []corev1.ResourceName{corev1.ResourceStorage}))
+	}
+	for name, q := range c {
+		if q.Sign() <= 0 {
+			errs = append(errs, field.Invalid(at.Key(string(name)), q.String(), "must be greater than zero"))
+		}
+	}
+	return errs
+}
+
+// validateVolumeSource wants one source. Those that are drivers of their own
+// (all but the ones checked here) are checked by who uses them.
+func validateVolumeSource(s *corev1.PersistentVolumeSpec, at *field.Path) field.ErrorList {
+	names := volumeSources(&s.PersistentVolumeSource)
+	if len(names) == 0 {
+		return field.ErrorList{field.Required(at, "must specify a volume type")}
+	}
+	var errs field.ErrorList
+	for _, name := range names[1:] {
+		errs = append(errs, field.Forbidden(at.Child(name), "may not specify more than 1 volume type"))
+	}
+	switch {
+	case s.HostPath != nil:
+		errs = append(errs, validateVolumePath(s.HostPath.Path, at.Child("hostPath", "path"))...)
+		if path.Clean(s.HostPath.Path) == "/" && s.PersistentVolumeReclaimPolicy == corev1.PersistentVolumeReclaimRecycle {
+			errs = append(errs, field.Forbidden(at.Child("persistentVolumeReclaimPolicy"), "may not be 'recycle' for a hostPath mount of '/'"))
+		}
+	case s.NFS != nil:
+		errs = append(errs, validateNFS(s.NFS, at.Child("nfs"))...)
+	case s.Local != nil:
+		errs = append(errs, validateVolumePath(s.Local.Path, at.Child("local", "path"))...)
+		if s.NodeAffinity == nil {
+			errs = append(errs, field.Required(at.Child("nodeAffinity"), "Local volume requires node affinity"))
+		}
+	case s.CSI != nil:
+		errs = append(errs, validateCSIVolume(s.CSI, at.Child("csi"))...)
+	}
+	return errs
+}
+
+// volumeSources are the JSON names of the sources that are set, in the order of
+// the type.
+func volumeSources(s *corev1.PersistentVolumeSource) []string {
+	var names []string
+	value := reflect.ValueOf(*s)
+	for i := range value.NumField() {
+		if !value.Field(i).IsNil() {
+			name, _, _ := strings.Cut(value.Type().Field(i).Tag.Get("json"), ",")
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+func validateVolumePath(p string, at *field.Path) field.ErrorList {
+	if p == "" {
+		return field.ErrorList{field.Required(at, "")}
+	}
+	if slices.Contains(strings.Split(p, "/"), "..") {
+		return field.ErrorList{field.Invalid(at, p, "must not contain '..'")}
+	}
+	return nil
+}
+
+func validateNFS(n *corev1.NFSVolumeSource, at *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	if n.Server == "" {
+		errs = append(errs, field.Required(at.Child("server"), ""))
+	}
+	if n.Path == "" {
+		errs = append(errs, field.Required(at.Child("path"), ""))
+	}
+	if !path.IsAbs(n.Path) {
+		errs = append(errs, field.Invalid(at.Child("path"), n.Path, "must be an absolute path"))
+	}
+	return errs
+}
+
+func validateCSIVolume(c *corev1.CSIPersistentVolumeSource, at *field.Path) field.ErrorList {
+	const longest = 63
+	var errs field.ErrorList
+	switch {
+	case c.Driver == "":
+		errs = append(errs, field.Required(at.Child("driver"), ""))
+	case len(c.Driver) > longest:
+		errs = append(errs, field.TooLong(at.Child("driver"), "", longest))
+	default:
+		errs = append(errs, check.Subdomain(lower(c.Driver), at.Child("driver"))...)
+	}
+	if c.VolumeHandle == "" {
+		errs = append(errs, field.Required(at.Child("volumeHandle"), ""))
+	}
+	for _, r := range []struct {
+		name string
+		ref  *corev1.SecretReference
+	}{
+		{"controllerPublishSecretRef", c.ControllerPublishSecretRef}, {"controllerExpandSecretRef", c.ControllerExpandSecretRef},
+		{"nodePublishSecretRef", c.NodePublishSecretRef}, {"nodeExpandSecretRef", c.NodeExpandSecretRef},
+	} {
+		if r.ref != nil {
+			errs = append(errs, validateSecretRef(r.ref, at.Child(r.name))...)
+		}
+	}
+	return errs
+}
+
+func validateSecretRef(r *corev1.SecretReference, at *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	if r.Name == "" {
+		errs = append(errs, field.Required(at.Child("name"), ""))
+	} else {
+		errs = append(errs, check.Subdomain(r.Name, at.Child("name"))...)
+	}
+	if r.Namespace == "" {
+		return append(errs, field.Required(at.Child("namespace"), ""))
+	}
+	return append(errs, check.Label(r.Namespace, at.Child("namespace"))...)
+}
+
+// validateVolumeUpdate keeps the source; a secret for growing may be added.
+func validateVolumeUpdate(v, old *corev1.PersistentVolume) field.ErrorList {
+	var errs field.ErrorList
+	is, was := v.Spec.PersistentVolumeSource.DeepCopy(), &old.Spec.PersistentVolumeSource
+	if was.CSI != nil && was.CSI.ControllerExpandSecretRef == nil && is.CSI != nil {
+		is.CSI.ControllerExpandSecretRef = nil
+	}
+	if !equality.Semantic.DeepEqual(is, was) {
+		errs = append(errs, field.Forbidden(field.NewPath("spec", "persistentvolumesource"), fmt.Sprintf("spec.persistentvolumesource is immutable after creation\n%v", diff.Diff(*was, *is))))
+	}
+	errs = append(errs, validation.ValidateImmutableField(v.Spec.VolumeMode, old.Spec.VolumeMode, field.NewPath("volumeMode"))...)
+	if a := old.Spec.NodeAffinity; a != nil && !equality.Semantic.DeepEqual(v.Spec.NodeAffinity, a) {
+		errs = append(errs, field.Invalid(field.NewPath("nodeAffinity"), v.Spec.NodeAffinity, "field is immutable, except for updating from beta label to GA"))
+	}
+	if old.Spec.VolumeAttributesClassName != nil && v.Spec.VolumeAttributesClassName == nil {
+		errs = append(errs, field.Forbidden(field.NewPath("spec", "volumeAttributesClassName"), "update from non-nil value to nil is forbidden"))
+	}
+	return errs
+}
+
+func storageText(list corev1.ResourceList) string {
+	q := list[corev1.ResourceStorage]
+	return q.String()
+}
+
+func phase(deleted *metav1.Time, phase string) string {
+	if deleted != nil {
+		return "Terminating"
+	}
+	return phase
+}
+
+func claimColumn(v *corev1.PersistentVolume) string {
+	if v.Spec.ClaimRef == nil {
+		return ""
+	}
+	return v.Spec.ClaimRef.Namespace + "/" + v.Spec.ClaimRef.Name
+}
+
+// accessModes are the short names people know the modes by.
+func accessModes(modes []corev1.PersistentVolumeAccessMode) string {
+	var short []string
+	for _, m := range []struct {
+		mode corev1.PersistentVolumeAccessMode
+		name string
+	}{{corev1.ReadWriteOnce, "RWO"}, {corev1.ReadOnlyMany, "ROX"}, {corev1.ReadWriteMany, "RWX"}, {corev1.ReadWriteOncePod, "RWOP"}} {
+		if slices.Contains(modes, m.mode) {
+			short = append(short, m.name)
+		}
+	}
+	return strings.Join(short, ",")
+}
