@@ -15,7 +15,7 @@ const module = "github.com/skiff-k8s/skiff/"
 // itself. The longest matching folder applies. Components never import each
 // other: cluster and cmd join them.
 var mayImport = map[string][]string{
-	"apiserver":          {},
+	"apiserver":          {"quota"},
 	"apiserver/resource": nil,
 	"apiserver/backend":  nil,
 	"apiserver/store":    {"apiserver/backend", "apiserver/resource"},
@@ -23,7 +23,8 @@ var mayImport = map[string][]string{
 		"apiserver/admission", "apiserver/codec", "apiserver/managedfields", "apiserver/request", "apiserver/resource", "apiserver/store", "apiserver/connect",
 	},
 	"apiserver/builtin": {"apiserver/alloc", "apiserver/authn", "apiserver/authz", "apiserver/resource", "apiserver/request"},
-	"controllers":       {},
+	"controllers":       {"quota"},
+	"quota":             nil,
 	"scheduler":         {},
 	"kubelet":           {},
 	"proxy":             {},

@@ -39,5 +39,6 @@ func Standard(rights Rights) Chain {
 		// Roles are checked last in the mutating phase: what is granted must be
 		// what will be stored.
 		roleEscalation(rights),
+		resourceQuota(),
 	}
 }
