@@ -1,0 +1,152 @@
+// Command images makes the container images that the official conformance
+// suite uses, under their upstream names, from packages of the distribution and
+// from Go modules. They stand in for upstream's: where a test could see the
+// difference, the image says so in its differs field, and the results do too.
+package main
+
+import (
+	"flag"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+
+	"github.com/skiff-k8s/skiff/cluster/image"
+)
+
+func main() {
+	out := flag.String("out", "bin/images", "folder for the archives")
+	tools := flag.String("tools", "bin/tools", "folder with agnhost and the other programs that make test-tools builds")
+	module := flag.String("kubernetes", "", "folder of the module k8s.io/kubernetes")
+	differences := flag.Bool("differences", false, "only say in what the images differ from upstream's")
+	flag.Parse()
+	for _, i := range images(*out, *tools, *module) {
+		if *differences {
+			if i.differs != "" {
+				fmt.Printf("%s: %s\n", i.Reference, i.differs)
+			}
+			continue
+		}
+		archive, err := i.Ensure(*out)
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		fmt.Println(archive)
+	}
+}
+
+type standIn struct {
+	image.Image
+	differs string
+}
+
+const (
+	path = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+	e2e  = "registry.k8s.io/e2e-test-images/"
+)
+
+// images are those that the 446 tests use, in the order of
+// the suite's own list.
+func images(cache, tools, module string) []standIn {
+	base := network(cache)
+	agnhost := image.Layer{
+		image.File{From: filepath.Join(tools, "agnhost"), To: "agnhost"},
+		image.Link{To: "agnhost-2", Target: "agnhost"},
+		image.File{From: filepath.Join(module, "test/images/agnhost/porter/localhost.crt"), To: "localhost.crt", Mode: 0o644},
+		image.File{From: filepath.Join(module, "test/images/agnhost/porter/localhost.key"), To: "localhost.key", Mode: 0o644},
+		image.Folder{To: "uploads", Mode: 0o755},
+	}
+	run := func(version string) v1.Config {
+		return v1.Config{
+			Entrypoint: []string{"/agnhost"}, Cmd: []string{"pause"}, Env: []string{path}, WorkingDir: "/",
+			Labels: map[string]string{"version": version}, // tells two images of the same contents apart
+		}
+	}
+	page := func(animal string) []image.Layer {
+		return []image.Layer{base, agnhost, {image.Text{To: "data.json", Content: fmt.Sprintf("{\"image\": %q}\n", animal+".jpg")}}}
+	}
+	return []standIn{
+		{Image: image.Image{Reference: e2e + "agnhost:2.63.0", Layers: []image.Layer{base, agnhost}, Config: run("2.63.0")}},
+		{
+			Image:   image.Image{Reference: e2e + "agnhost:2.55", Layers: []image.Layer{base, agnhost}, Config: run("2.55")},
+			differs: "the program is that of 2.63.0",
+		},
+		{
+			Image: image.Image{
+				Reference: e2e + "busybox:1.37.0-1", Layers: []image.Layer{busybox(cache)},
+				Config: v1.Config{Cmd: []string{"sh"}, Env: []string{path}, WorkingDir: "/"},
+			},
+			differs: "busybox is the distribution's",
+		},
+		{
+			Image: image.Image{
+				Reference: e2e + "nginx:1.15-4", Layers: []image.Layer{web(cache)},
+				Config: v1.Config{Cmd: []string{"nginx", "-g", "daemon off;"}, Env: []string{path}, StopSignal: "SIGQUIT"},
+			},
+			differs: "nginx is the distribution's",
+		},
+		{Image: image.Image{
+			Reference: e2e + "nautilus:1.8", Layers: page("nautilus"),
+			Config: v1.Config{Entrypoint: []string{"/agnhost"}, Cmd: []string{"test-webserver"}, Env: []string{path}, WorkingDir: "/"},
+		}},
+		{
+			Image: image.Image{
+				Reference: e2e + "kitten:1.8",
+				Layers:    append(page("kitten"), image.Layer{image.Text{To: "etc/os-release", Content: "NAME=\"Alpine Linux\"\nID=alpine\n"}}),
+				Config:    v1.Config{Entrypoint: []string{"/agnhost"}, Cmd: []string{"test-webserver"}, Env: []string{path}, WorkingDir: "/"},
+			},
+			differs: "a Debian tree whose etc/os-release says Alpine Linux, which one test looks for",
+		},
+		{Image: image.Image{
+			Reference: e2e + "nonewprivs:1.4",
+			Layers:    []image.Layer{{image.File{From: filepath.Join(tools, "nonewprivs"), To: "usr/local/bin/nnp", Mode: 0o755 | fs.ModeSetuid | fs.ModeSetgid}}},
+			Config:    v1.Config{Cmd: []string{"nnp"}, Env: []string{path}},
+		}},
+		{Image: image.Image{
+			Reference: e2e + "glibc-dns-testing:2.0.0", Layers: []image.Layer{base},
+			Config: v1.Config{Cmd: []string{"bash"}, Env: []string{path}},
+		}},
+	}
+}
+
+// network is a tree with the tools that tests run to look at networks and names.
+func network(cache string) image.Layer {
+	return append(image.Layer{
+		image.Packages{
+			Names: []string{
+				"bash", "bind9-dnsutils", "bind9-host", "coreutils", "curl", "dash", "debianutils", "findutils", "grep", "hostname", "iperf",
+				"iproute2", "iputils-ping", "libc-bin", "mount", "netcat-openbsd", "procps", "sed", "util-linux",
+			},
+			Cache: cache,
+		},
+		image.Link{To: "usr/bin/nc", Target: "/bin/nc.openbsd"},
+		image.Link{To: "usr/local/bin/iperf", Target: "/usr/bin/iperf"},
+		image.Text{To: "etc/nsswitch.conf", Content: "passwd: files\ngroup: files\nhosts: files dns\n"},
+	}, image.Accounts...)
+}
+
+func busybox(cache string) image.Layer {
+	return append(image.Layer{
+		image.Packages{Names: []string{"busybox-static"}, Cache: cache},
+		image.Applets{Program: "bin/busybox"},
+		image.Folder{To: "var", Mode: 0o755},
+		image.Folder{To: "home", Mode: 0o755},
+	}, image.Accounts...)
+}
+
+func web(cache string) image.Layer {
+	return append(image.Layer{
+		image.Packages{Names: []string{"nginx-light", "dash"}, Without: []string{"iproute2"}, Cache: cache},
+		image.Folder{To: "var/lib/nginx", Mode: 0o755},
+		image.Folder{To: "var/log/nginx", Mode: 0o755},
+		image.Folder{To: "run", Mode: 0o755},
+		image.Folder{To: "var/www/html", Mode: 0o755},
+		image.Text{To: "etc/nginx/nginx.conf", Content: "worker_processes 1;\npid /run/nginx.pid;\nerror_log /dev/stderr;\n" +
+			"events {}\nhttp {\n  access_log /dev/stdout;\n  server {\n    listen 80;\n    root /var/www/html;\n  }\n}\n"},
+		image.Text{To: "var/www/html/index.html", Content: "<h1>Welcome to nginx!</h1>\n"},
+	}, append(image.Accounts, image.Text{To: "etc/passwd", Content: "root:x:0:0:root:/root:/bin/sh\nwww-data:x:33:33::/var/www:/usr/sbin/nologin\nnobody:x:65534:65534:nobody:/:/usr/sbin/nologin\n"},
+		image.Text{To: "etc/group", Content: "root:x:0:\nwww-data:x:33:\nnogroup:x:65534:\n"})...)
+}

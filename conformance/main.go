@@ -1,0 +1,183 @@
+// Command conformance runs the official conformance suite of Kubernetes
+// against a cluster it starts, and writes down what passed and what failed. A
+// test counts as passed only if it ran and passed in this run.
+package main
+
+import (
+	"cmp"
+	"context"
+	_ "embed"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/skiff-k8s/skiff/cluster"
+)
+
+// testList has a line for each of the 446 tests: its name, whether it must run
+// alone, what it needs (tier) and which capability it is about (group).
+//
+//go:embed tests.tsv
+var testList string
+
+type settings struct {
+	tier, focus            string
+	procs                  int
+	keep                   bool
+	dir, tools, images, to string
+	isolated               bool
+}
+
+func main() {
+	var s settings
+	flag.StringVar(&s.tier, "tier", "", "only the tests of these tiers (api, api+controllers, node, network, multinode, webhook, aggregation, storage, dra), separated by commas")
+	flag.StringVar(&s.focus, "focus", "", "only the tests whose names match this regular expression")
+	flag.IntVar(&s.procs, "procs", 4, "how many tests to run at once")
+	flag.BoolVar(&s.keep, "keep", false, "leave the cluster running afterwards, until interrupted")
+	flag.StringVar(&s.dir, "dir", "/tmp/skiff-conformance", "folder for the cluster and the reports")
+	flag.StringVar(&s.tools, "tools", "bin/tools", "folder with e2e.test, ginkgo, kubectl and what nodes need")
+	flag.StringVar(&s.images, "images", "bin/images", "folder with the archives that make conformance-images makes")
+	flag.StringVar(&s.to, "results", "conformance/results.md", "where to write the results; empty: to the standard output alone")
+	flag.BoolVar(&s.isolated, "isolated", true, "leave the host's own network as it is")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx, s); err != nil {
+		fmt.Fprintln(os.Stderr, "conformance:", err)
+		os.Exit(1)
+	}
+}
+
+// run starts the cluster, runs the tests on it, and writes the results. Failing
+// tests are no error: they are a result.
+func run(ctx context.Context, s settings) error {
+	tests, err := choose(s)
+	if err != nil {
+		return err
+	}
+	if s.tools, err = filepath.Abs(s.tools); err != nil {
+		return err
+	}
+	if err := os.RemoveAll(filepath.Join(s.dir, "reports")); err != nil {
+		return err
+	}
+	clusterCtx, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	up, ended := make(chan struct{}), make(chan error, 1)
+	config := s.cluster(tests)
+	go func() { ended <- cluster.Up(clusterCtx, config, func() { close(up) }) }()
+	select {
+	case err := <-ended:
+		return fmt.Errorf("start the cluster: %w", err)
+	case <-up:
+	}
+	begin := time.Now()
+	err = s.test(ctx, config, tests)
+	if err == nil {
+		err = s.report(tests, begin)
+	}
+	if s.keep && ctx.Err() == nil {
+		fmt.Printf("the cluster is still up: KUBECONFIG=%s; Ctrl-C ends it\n", s.kubeconfig())
+		<-ctx.Done()
+	}
+	stop()
+	return errors.Join(err, <-ended)
+}
+
+// cluster is the cluster the tests need: two nodes, or none if no test runs a
+// pod.
+func (s settings) cluster(tests []test) cluster.Config {
+	c := cluster.Config{
+		DataDir:  filepath.Join(s.dir, "cluster"),
+		Storage:  "file://" + filepath.Join(s.dir, "cluster", "store.db"),
+		Listen:   netip.MustParseAddrPort("0.0.0.0:16443"),
+		Isolated: s.isolated,
+		Tools:    s.tools,
+		MaxPods:  60,
+	}
+	if s.isolated {
+		c.PodCIDR = netip.MustParsePrefix("10.245.0.0/16")
+		c.NodeCIDR = netip.MustParsePrefix("172.30.1.0/24")
+	}
+	if needsNodes(tests) {
+		c.Nodes = 2
+	}
+	return c
+}
+
+func (s settings) kubeconfig() string { return filepath.Join(s.dir, "cluster", "admin.kubeconfig") }
+
+// test runs the suite: what may run side by side first, then the rest alone.
+// Ginkgo does that by itself, by the tests' own marks.
+func (s settings) test(ctx context.Context, config cluster.Config, tests []test) error {
+	args := []string{"--procs=" + strconv.Itoa(s.procs), "--timeout=24h", "--no-color", "--keep-going"}
+	names := make([]string, 0, len(tests))
+	for _, t := range tests {
+		names = append(names, regexp.QuoteMeta(t.name))
+	}
+	suite := []string{
+		"--provider=skeleton", "--disable-log-dump",
+		"--kubeconfig=" + s.kubeconfig(),
+		"--kubectl-path=" + filepath.Join(s.tools, "kubectl"),
+		"--report-dir=" + filepath.Join(s.dir, "reports"),
+	}
+	if config.Nodes > 0 {
+		if err := s.loadImages(ctx, config); err != nil {
+			return err
+		}
+	} else {
+		suite = append(suite, "--allowed-not-ready-nodes=-1", "--num-nodes=1")
+	}
+	args = append(args, "--focus="+strings.Join(names, "|"), filepath.Join(s.tools, "e2e.test"), "--")
+	log, err := os.Create(filepath.Join(s.dir, "e2e.log"))
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	fmt.Printf("running %d tests, %d at once; the log is %s\n", len(tests), s.procs, log.Name())
+	cmd := exec.CommandContext(ctx, filepath.Join(s.tools, "ginkgo"), append(args, suite...)...)
+	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGINT) }
+	cmd.Stdout, cmd.Stderr = io.MultiWriter(log, &dots{}), log
+	cmd.Dir = s.dir
+	cmd.Env = append(os.Environ(), "PATH="+s.tools+":"+os.Getenv("PATH"), "HOME="+s.dir)
+	var failed *exec.ExitError
+	if err := cmd.Run(); err != nil && !errors.As(err, &failed) {
+		return err
+	}
+	fmt.Println()
+	return ctx.Err()
+}
+
+func (s settings) loadImages(ctx context.Context, config cluster.Config) error {
+	archives, err := filepath.Glob(filepath.Join(s.images, "registry.k8s.io_*.tar"))
+	if err != nil {
+		return err
+	}
+	if len(archives) == 0 {
+		return fmt.Errorf("no images in %s: make conformance-images", s.images)
+	}
+	return cluster.ImportImages(ctx, config, archives, io.Discard)
+}
+
+// dots passes on ginkgo's marks of tests that ended, and nothing else.
+type dots struct{ failed int }
+
+var ended = regexp.MustCompile(`•( \[(FAILED|PANICKED|TIMEDOUT)\])?`)
+
+func (d *dots) Write(p []byte) (int, error) {
+	for _, match := range ended.FindAllString(string(p), -1) {
+		fmt.Print(cmp.Or(map[bool]string{true: "F"}[strings.Contains(match, "[")], "."))
+	}
+	return len(p), nil
+}
