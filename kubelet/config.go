@@ -15,9 +15,13 @@ import (
 	"net"
 	"net/netip"
 	"path/filepath"
+	"time"
 
 	v1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
+	kubeletconfig "k8s.io/kubelet/config/v1beta1"
+	"k8s.io/utils/ptr"
 )
 
 // Config is all settings of a kubelet. Fields without a default named here are required.
@@ -90,4 +94,42 @@ func (c Config) ips() []string {
 		all = append(all, ip.String())
 	}
 	return all
+}
+
+// published is the configuration as /configz shows it, in the terms of the upstream kubelet.
+func (c Config) published() kubeletconfig.KubeletConfiguration {
+	second := func(n int) metav1.Duration { return metav1.Duration{Duration: time.Duration(n) * time.Second} }
+	return kubeletconfig.KubeletConfiguration{
+		TypeMeta:                     metav1.TypeMeta{APIVersion: "kubelet.config.k8s.io/v1beta1", Kind: "KubeletConfiguration"},
+		Address:                      c.NodeIP.String(),
+		Port:                         listenPort(c.Listener),
+		ClusterDNS:                   c.ClusterDNS,
+		ClusterDomain:                c.Domain,
+		ResolverConfig:               &c.ResolvConf,
+		ContainerRuntimeEndpoint:     c.RuntimeEndpoint,
+		CgroupRoot:                   c.CgroupRoot,
+		CgroupDriver:                 "cgroupfs",
+		CPUManagerPolicy:             "none",
+		MemoryManagerPolicy:          "None",
+		TopologyManagerPolicy:        "none",
+		MaxPods:                      int32(c.MaxPods),
+		NodeStatusUpdateFrequency:    second(10),
+		NodeStatusReportFrequency:    second(300),
+		NodeLeaseDurationSeconds:     40,
+		SyncFrequency:                second(60),
+		SerializeImagePulls:          ptr.To(false),
+		ImageGCHighThresholdPercent:  ptr.To(int32(cmp.Or(c.ImageHigh, 85))),
+		ImageGCLowThresholdPercent:   ptr.To(int32(cmp.Or(c.ImageLow, 80))),
+		ContainerLogMaxFiles:         ptr.To(int32(cmp.Or(c.LogMaxFiles, 5))),
+		EvictionHard:                 map[string]string{"memory.available": "100Mi", "nodefs.available": "10%", "nodefs.inodesFree": "5%"},
+		EnableDebuggingHandlers:      ptr.To(true),
+		EnableControllerAttachDetach: ptr.To(true),
+		FailSwapOn:                   ptr.To(false),
+		EnforceNodeAllocatable:       []string{},
+		PodLogsDir:                   c.LogDir,
+		MakeIPTablesUtilChains:       ptr.To(false),
+		ProtectKernelDefaults:        false,
+		VolumeStatsAggPeriod:         second(60),
+		RegisterNode:                 ptr.To(true),
+	}
 }

@@ -137,7 +137,7 @@ func (k *Kubelet) assemble(ctx context.Context) {
 	k.server = server.New(server.Config{
 		NodeName: cfg.NodeName, Listener: cfg.Listener, TLS: cfg.TLS, ClientCA: cfg.ClientCA, Client: cfg.Client,
 		Host: k, Runtime: k.runtime, Stats: k.stats, Metrics: prometheus.DefaultGatherer,
-		Healthy: k.healthy, LogDir: cfg.LogDir,
+		Healthy: k.node.Healthy, LogDir: cfg.LogDir, Configz: cfg.published(),
 	})
 }
 
@@ -182,9 +182,6 @@ func (k *Kubelet) Run(ctx context.Context) error {
 func (k *Kubelet) containerEvent(pod *v1.Pod, container, eventType, reason, message string) {
 	k.recorder.Event(pods.Reference(pod, container), eventType, reason, message)
 }
-
-// healthy is nil while the runtime answers.
-func (k *Kubelet) healthy() error { return k.node.Healthy() }
 
 func listenPort(l net.Listener) int32 {
 	if a, ok := l.Addr().(*net.TCPAddr); ok {

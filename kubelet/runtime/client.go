@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
@@ -21,6 +22,12 @@ import (
 
 // callTimeout bounds a call that has no time limit of its own, as the runtime can hang.
 const callTimeout = 2 * time.Minute
+
+// startTimeout is how long a runtime may take to come up.
+const startTimeout = 30 * time.Second
+
+// reconnect is how often a runtime that went away is looked for.
+var reconnect = backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 3 * time.Second}
 
 // maxMessage is the largest answer taken from the runtime; ListContainers of a full node passes grpc's 4 MiB.
 const maxMessage = 16 << 20
@@ -35,7 +42,8 @@ type Client struct {
 	name, version string
 }
 
-// Dial connects to the runtime's socket (a path or a unix:// URL) and asks its name and version.
+// Dial connects to the runtime's socket (a path or a unix:// URL) and asks its name and version. A
+// runtime that is still starting is waited for.
 func Dial(ctx context.Context, endpoint string) (*Client, error) {
 	if strings.HasPrefix(endpoint, "/") {
 		endpoint = "unix://" + endpoint
@@ -43,12 +51,15 @@ func Dial(ctx context.Context, endpoint string) (*Client, error) {
 	conn, err := grpc.NewClient(endpoint,
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithAuthority("localhost"),
+		grpc.WithConnectParams(grpc.ConnectParams{Backoff: reconnect, MinConnectTimeout: time.Second}),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage)))
 	if err != nil {
 		return nil, fmt.Errorf("connect to the container runtime at %s: %w", endpoint, err)
 	}
 	c := &Client{conn: conn, cri: cri.NewRuntimeServiceClient(conn), images: cri.NewImageServiceClient(conn)}
-	v, err := c.Version(ctx)
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	v, err := c.cri.Version(ctx, &cri.VersionRequest{Version: "v1"}, grpc.WaitForReady(true))
 	if err != nil {
 		conn.Close()
 		return nil, fmt.Errorf("ask the container runtime at %s for its version: %w", endpoint, err)
@@ -86,13 +97,6 @@ func Message(err error) string {
 		return s.Message()
 	}
 	return err.Error()
-}
-
-// Version asks the runtime for its name and version.
-func (c *Client) Version(ctx context.Context) (*cri.VersionResponse, error) {
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
-	defer cancel()
-	return c.cri.Version(ctx, &cri.VersionRequest{Version: "v1"})
 }
 
 // Status asks for the runtime's conditions RuntimeReady and NetworkReady and its handlers.
