@@ -97,7 +97,10 @@ func (w *write) prepare(obj, old resource.Object) {
 	}
 	switch {
 	case old != nil:
-		if r.HasGeneration && r.Generation(obj, old) {
+		// A status is what was observed, never what is desired, even where it
+		// brings annotations along.
+		status := w.sub != nil && w.sub.Name == "status"
+		if r.HasGeneration && !status && r.Generation(obj, old) {
 			obj.SetGeneration(old.GetGeneration() + 1)
 		}
 		carry(obj, old)
