@@ -15,8 +15,7 @@ import (
 )
 
 // Framer encodes watch events for one kind of client. JSON frames end with a
-// newline; protobuf frames begin with their length in four bytes, big-endian;
-// YAML frames are documents.
+// newline; protobuf frames begin with their length in four bytes, big-endian.
 type Framer struct {
 	Output
 	Resource *resource.Resource
@@ -104,12 +103,8 @@ func (f *Framer) whole(t watch.EventType, obj runtime.Object) ([]byte, error) {
 
 // frame puts data, JSON or a protobuf message of a kind, into an event.
 func (f *Framer) frame(t watch.EventType, kind schema.GroupVersionKind, data []byte) ([]byte, error) {
-	switch f.Media {
-	case Protobuf:
+	if f.Media == Protobuf {
 		return protobufFrame(t, kind, data), nil
-	case YAML:
-		y, err := jsonToYAML(jsonFrame(t, data))
-		return append([]byte("---\n"), y...), err
 	}
 	return jsonFrame(t, data), nil
 }

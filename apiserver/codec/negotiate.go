@@ -62,8 +62,10 @@ func Negotiate(r *http.Request, offer Offer) (Output, error) {
 
 // NegotiateWatch is Negotiate for watches.
 func NegotiateWatch(r *http.Request, offer Offer) (Output, error) {
-	return negotiate(r, offer, ";stream=watch")
+	return negotiate(r, offer, streamSuffix)
 }
+
+const streamSuffix = ";stream=watch"
 
 func negotiate(r *http.Request, offer Offer, suffix string) (Output, error) {
 	accept := r.Header.Get("Accept")
@@ -77,7 +79,7 @@ func negotiate(r *http.Request, offer Offer, suffix string) (Output, error) {
 			break
 		}
 	}
-	if !ok {
+	if !ok || suffix != "" && out.Media == YAML {
 		return Output{}, notAcceptable(offer, suffix)
 	}
 	out.Pretty = out.Media == JSON && (out.Pretty || wantsPretty(r))
@@ -152,11 +154,7 @@ func Acceptable(r *http.Request, offer Offer, streams bool) error {
 		}
 	}
 	if streams {
-		for _, m := range known {
-			if m != YAML.String() {
-				known = append(known, m+";stream=watch")
-			}
-		}
+		known = append(known, names(offer, streamSuffix)...)
 	}
 	return &apierrors.StatusError{ErrStatus: metav1.Status{Status: metav1.StatusFailure, Code: http.StatusNotAcceptable, Reason: metav1.StatusReasonNotAcceptable,
 		Details: &metav1.StatusDetails{}, Message: "406: Not Acceptable\n\nAvailable representations: " + strings.Join(known, ", ")}}
@@ -165,7 +163,9 @@ func Acceptable(r *http.Request, offer Offer, streams bool) error {
 func names(offer Offer, suffix string) []string {
 	var out []string
 	for _, m := range offer.media(schema.GroupVersionKind{}) {
-		out = append(out, m.String()+suffix)
+		if suffix == "" || m != YAML { // YAML does not stream
+			out = append(out, m.String()+suffix)
+		}
 	}
 	return out
 }

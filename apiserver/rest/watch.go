@@ -47,7 +47,8 @@ func (h *Handler) watch(w http.ResponseWriter, r *http.Request, t *target) error
 		handler: h, resource: t.resource, match: selected, start: from, bookmarks: options.AllowWatchBookmarks,
 		framer: codec.Framer{Output: out, Resource: t.resource, Table: table},
 	}
-	if err := s.prepare(ctx); err != nil {
+	err = s.prepare(ctx)
+	if s.failed = err; err != nil && !errors.Is(err, store.ErrFuture) {
 		return fromStore(err, t.resource, "")
 	}
 	if isWebSocket(r) {
@@ -71,13 +72,20 @@ func (h *Handler) watchTime(options *internalversion.ListOptions) time.Duration 
 
 // start is where a watch begins.
 type start struct {
-	initial bool  // with an ADDED event for every object there is
-	newest  bool  // at the newest revision of the backend
-	after   int64 // else: after this revision; with initial, at least at it
+	initial bool // with an ADDED event for every object there is
+	// announced: a bookmark says when the initial events are over.
+	announced bool
+	newest    bool  // at the newest revision of the backend
+	after     int64 // else: after this revision; with initial, at least at it
 }
 
 func parseStart(o *internalversion.ListOptions) (start, error) {
-	s := start{initial: o.SendInitialEvents != nil && *o.SendInitialEvents, newest: o.ResourceVersion == ""}
+	s := start{newest: o.ResourceVersion == ""}
+	if o.SendInitialEvents != nil {
+		s.initial, s.announced = *o.SendInitialEvents, *o.SendInitialEvents
+	} else {
+		s.initial = o.ResourceVersion == "" || o.ResourceVersion == "0"
+	}
 	if s.newest {
 		return s, nil
 	}
@@ -98,6 +106,7 @@ type stream struct {
 	bookmarks bool
 	framer    codec.Framer
 	items     []*store.Item // the initial events
+	failed    error         // why the watch cannot begin, told in an event
 }
 
 // prepare finds the revision the watch goes on from, and the initial events.
@@ -128,6 +137,9 @@ type sink interface {
 // run sends everything until ctx or the watch ends. Its error is the client's
 // leaving.
 func (s *stream) run(ctx context.Context, out sink) error {
+	if s.failed != nil {
+		return s.sendError(out, s.failed)
+	}
 	if err := s.sendInitial(out); err != nil {
 		return err
 	}
@@ -178,7 +190,7 @@ func (s *stream) sendInitial(out sink) error {
 		}
 	}
 	s.items = nil
-	if s.start.initial && s.bookmarks {
+	if s.start.announced && s.bookmarks {
 		frame, err := s.framer.Bookmark(s.start.after, true)
 		if err != nil {
 			return s.sendError(out, err)
