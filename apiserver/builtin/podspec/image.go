@@ -14,12 +14,15 @@ var imageReference = regexp.MustCompile(`^(?:[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z
 	`(?::([A-Za-z0-9_][A-Za-z0-9_.-]{0,127}))?` +
 	`(@[A-Za-z][A-Za-z0-9]*(?:[-_+.][A-Za-z][A-Za-z0-9]*)*:[0-9a-fA-F]{32,})?$`)
 
+// imageID is the bare identifier of an image, which is not taken for a name.
+var imageID = regexp.MustCompile(`^[a-f0-9]{64}$`)
+
 // pullPolicy is the default pull policy of an image: Always where the reference
 // can move (the tag latest, or neither tag nor digest), else IfNotPresent. What
 // is not a reference at all gets IfNotPresent as well.
 func pullPolicy(image string) v1.PullPolicy {
 	m := imageReference.FindStringSubmatch(image)
-	if m == nil {
+	if m == nil || imageID.MatchString(image) {
 		return v1.PullIfNotPresent
 	}
 	tag, digest := m[1], m[2]
