@@ -6,6 +6,7 @@
 package bootstrap
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -33,6 +34,8 @@ type Config struct {
 	// names front proxies may have; empty ones are not published.
 	ClientCA, FrontProxyCA []byte
 	FrontProxyNames        []string
+	// Every is how often Run looks; 0 means every ten seconds.
+	Every time.Duration
 }
 
 // object is one that must exist. repair, if given, makes an object that is
@@ -50,18 +53,17 @@ func Ensure(ctx context.Context, c Config) error {
 	objects := namespaces()
 	objects = append(objects, rbacObjects()...)
 	objects = append(objects, priorityClasses()...)
+	objects = append(objects, fairness()...)
 	objects = append(objects, c.endpointObjects()...)
 	objects = append(objects, c.trust()...)
 	return ensure(ctx, c.Cluster, objects)
 }
 
-const keepEvery = 10 * time.Second
-
 // Run keeps what must not be missing while the server runs: namespaces, the
 // kubernetes Service and its endpoints, and what extension servers trust. It
 // runs until ctx ends. It only writes when something is missing or changed.
 func Run(ctx context.Context, c Config) error {
-	ticker := time.NewTicker(keepEvery)
+	ticker := time.NewTicker(cmp.Or(c.Every, 10*time.Second))
 	defer ticker.Stop()
 	for {
 		select {
