@@ -125,7 +125,7 @@ func (k *Kubelet) assemble(ctx context.Context) {
 		MaxSize: cfg.LogMaxSize, MaxFiles: cfg.LogMaxFiles,
 	}
 	k.stats = stats.New(stats.Config{
-		NodeName: cfg.NodeName, RootDir: cfg.RootDir, Cgroup: cfg.CgroupRoot,
+		NodeName: cfg.NodeName, RootDir: cfg.RootDir, LogDir: cfg.LogDir, Cgroup: cfg.CgroupRoot,
 		Pods: k.pods.Pods, Volume: k.volumes.HostPath,
 		Runtime: k.runtime.Service(), Images: k.runtime.ImageService(),
 	})
