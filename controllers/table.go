@@ -8,7 +8,9 @@ import (
 	"github.com/skiff-k8s/skiff/controllers/garbage"
 	"github.com/skiff-k8s/skiff/controllers/namespaces"
 	"github.com/skiff-k8s/skiff/controllers/nodes"
+	"github.com/skiff-k8s/skiff/controllers/policy"
 	"github.com/skiff-k8s/skiff/controllers/services"
+	"github.com/skiff-k8s/skiff/controllers/storage"
 	"github.com/skiff-k8s/skiff/controllers/workloads"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -16,6 +18,8 @@ import (
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	policyv1 "k8s.io/api/policy/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
 )
 
 // row describes a controller: it is made if the server serves what it needs. A nil runner means that the
@@ -64,6 +68,21 @@ var table = []row{
 	{"ttl-after-finished", batch("jobs"), func(m *Manager) (runner, error) {
 		return workloads.TTLAfterFinished(m.workloads()), nil
 	}},
+	{"cronjob", batch("cronjobs", "jobs"), func(m *Manager) (runner, error) {
+		return made(workloads.CronJob(m.workloads()))
+	}},
+	{"disruption", slices.Concat(in(policyv1.SchemeGroupVersion, "poddisruptionbudgets"), core("pods", "replicationcontrollers"), apps("replicasets", "deployments", "statefulsets")), func(m *Manager) (runner, error) {
+		return policy.Disruption(m.policy()), nil
+	}},
+	{"clusterrole-aggregation", in(rbacv1.SchemeGroupVersion, "clusterroles"), func(m *Manager) (runner, error) {
+		return policy.ClusterRole(m.policy()), nil
+	}},
+	{"pvc-protection", core("persistentvolumeclaims", "pods"), func(m *Manager) (runner, error) {
+		return storage.ClaimProtection(m.storage()), nil
+	}},
+	{"pv-protection", core("persistentvolumes"), func(m *Manager) (runner, error) {
+		return storage.VolumeProtection(m.storage()), nil
+	}},
 	{"endpoints", core("services", "endpoints", "pods"), func(m *Manager) (runner, error) {
 		return services.Endpoints(m.services()), nil
 	}},
@@ -103,10 +122,12 @@ var table = []row{
 // shared lists the resources that controllers above watch in full, through the shared informers.
 func (m *Manager) shared() []schema.GroupVersionResource {
 	return slices.DeleteFunc(slices.Concat(
-		core("namespaces", "serviceaccounts", "pods", "nodes", "replicationcontrollers", "services", "endpoints", "persistentvolumeclaims"),
+		core("namespaces", "serviceaccounts", "pods", "nodes", "replicationcontrollers", "services", "endpoints", "persistentvolumeclaims", "persistentvolumes"),
 		inDiscovery("endpointslices"),
 		apps("replicasets", "deployments", "daemonsets", "statefulsets", "controllerrevisions"),
-		batch("jobs"),
+		batch("jobs", "cronjobs"),
+		in(policyv1.SchemeGroupVersion, "poddisruptionbudgets"),
+		in(rbacv1.SchemeGroupVersion, "clusterroles"),
 	), func(r schema.GroupVersionResource) bool { return !m.served[r] })
 }
 
@@ -152,6 +173,14 @@ func (m *Manager) nodes() nodes.Deps {
 
 func (m *Manager) services() services.Deps {
 	return services.Deps{Client: m.config.Client, Informers: m.config.Informers, Recorder: m.recorder, Workers: m.config.Concurrency}
+}
+
+func (m *Manager) policy() policy.Deps {
+	return policy.Deps{Client: m.config.Client, Informers: m.config.Informers, Recorder: m.recorder, Workers: m.config.Concurrency}
+}
+
+func (m *Manager) storage() storage.Deps {
+	return storage.Deps{Client: m.config.Client, Informers: m.config.Informers, Workers: m.config.Concurrency}
 }
 
 func (m *Manager) workloads() workloads.Deps {

@@ -96,10 +96,10 @@ func (c Controller) next(ctx context.Context, queue workqueue.TypedRateLimitingI
 	return true
 }
 
-// log reports a failed sync. A conflict only says that the cache lagged, which is everyday.
+// log reports a failed sync. Conflicts only say that the cache lagged, which is everyday.
 func (c Controller) log(ctx context.Context, key Key, err error) {
 	level := slog.LevelWarn
-	if apierrors.IsConflict(err) {
+	if apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) {
 		level = slog.LevelDebug
 	}
 	slog.Log(ctx, level, "sync failed, will retry", "controller", c.Name, "key", key.String(), "err", err)

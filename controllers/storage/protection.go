@@ -1,0 +1,149 @@
+// Package storage holds the controllers of claims and volumes.
+package storage
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
+
+	"github.com/skiff-k8s/skiff/controllers/reconcile"
+)
+
+// The finalizers that keep what is in use from being deleted.
+const (
+	claimFinalizer  = "kubernetes.io/pvc-protection"
+	volumeFinalizer = "kubernetes.io/pv-protection"
+)
+
+// Deps is what the controllers of this package are made of.
+type Deps struct {
+	Client    kubernetes.Interface
+	Informers informers.SharedInformerFactory
+	Workers   int
+}
+
+// ClaimProtection lets a claim that is being deleted go only when no pod uses it. It is woken by the claim, and by
+// the end of a pod.
+func ClaimProtection(d Deps) reconcile.Controller {
+	claims := d.Informers.Core().V1().PersistentVolumeClaims()
+	pods := d.Informers.Core().V1().Pods()
+	return reconcile.Controller{
+		Name:    "ClaimProtection",
+		Workers: d.Workers,
+		Watch: []reconcile.Source{
+			reconcile.Self(claims.Informer()),
+			reconcile.On(pods.Informer(), func(old, pod *corev1.Pod) []reconcile.Key {
+				if old == nil || pod != nil && (finished(old) || !finished(pod)) {
+					return nil
+				}
+				var keys []reconcile.Key
+				for _, name := range claimsOf(old) {
+					keys = append(keys, reconcile.Key{Namespace: old.Namespace, Name: name})
+				}
+				return keys
+			}),
+		},
+		Sync: func(ctx context.Context, key reconcile.Key) (time.Duration, error) {
+			claim, err := claims.Lister().PersistentVolumeClaims(key.Namespace).Get(key.Name)
+			if err != nil {
+				return 0, ignoreNotFound(err)
+			}
+			finalizers, changed, err := protect(claim, claimFinalizer, func() (bool, error) { return claimUsed(ctx, d.Client, claim) })
+			if err != nil || !changed {
+				return 0, err
+			}
+			updated := claim.DeepCopy()
+			updated.Finalizers = finalizers
+			_, err = d.Client.CoreV1().PersistentVolumeClaims(key.Namespace).Update(ctx, updated, metav1.UpdateOptions{})
+			return 0, ignoreNotFound(err)
+		},
+	}
+}
+
+// VolumeProtection lets a volume that is being deleted go only when no claim is bound to it. It is woken by the
+// volume.
+func VolumeProtection(d Deps) reconcile.Controller {
+	volumes := d.Informers.Core().V1().PersistentVolumes()
+	return reconcile.Controller{
+		Name:    "VolumeProtection",
+		Workers: d.Workers,
+		Watch:   []reconcile.Source{reconcile.Self(volumes.Informer())},
+		Sync: func(ctx context.Context, key reconcile.Key) (time.Duration, error) {
+			volume, err := volumes.Lister().Get(key.Name)
+			if err != nil {
+				return 0, ignoreNotFound(err)
+			}
+			finalizers, changed, err := protect(volume, volumeFinalizer, func() (bool, error) { return volume.Status.Phase == corev1.VolumeBound, nil })
+			if err != nil || !changed {
+				return 0, err
+			}
+			updated := volume.DeepCopy()
+			updated.Finalizers = finalizers
+			_, err = d.Client.CoreV1().PersistentVolumes().Update(ctx, updated, metav1.UpdateOptions{})
+			return 0, ignoreNotFound(err)
+		},
+	}
+}
+
+// protect returns the finalizers an object should have: with ours while it lives, without when it is being deleted
+// and not in use. It tells whether that differs from those it has.
+func protect(obj metav1.Object, finalizer string, used func() (bool, error)) (finalizers []string, changed bool, err error) {
+	has := obj.GetFinalizers()
+	protected := slices.Contains(has, finalizer)
+	if obj.GetDeletionTimestamp() == nil {
+		if protected {
+			return nil, false, nil
+		}
+		return append(slices.Clone(has), finalizer), true, nil
+	}
+	if !protected {
+		return nil, false, nil
+	}
+	if inUse, err := used(); inUse || err != nil {
+		return nil, false, err
+	}
+	return slices.DeleteFunc(slices.Clone(has), func(f string) bool { return f == finalizer }), true, nil
+}
+
+// claimUsed asks the server which pods there are: one that the cache does not know yet may just be starting.
+func claimUsed(ctx context.Context, client kubernetes.Interface, claim *corev1.PersistentVolumeClaim) (bool, error) {
+	pods, err := client.CoreV1().Pods(claim.Namespace).List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return false, fmt.Errorf("list pods that may use claim %s: %w", claim.Name, err)
+	}
+	return slices.ContainsFunc(pods.Items, func(pod corev1.Pod) bool {
+		return pod.Spec.NodeName != "" && !finished(&pod) && slices.Contains(claimsOf(&pod), claim.Name)
+	}), nil
+}
+
+// claimsOf lists the claims that a pod names, also those made for it alone.
+func claimsOf(pod *corev1.Pod) []string {
+	var names []string
+	for _, volume := range pod.Spec.Volumes {
+		switch {
+		case volume.PersistentVolumeClaim != nil:
+			names = append(names, volume.PersistentVolumeClaim.ClaimName)
+		case volume.Ephemeral != nil:
+			names = append(names, pod.Name+"-"+volume.Name)
+		}
+	}
+	return names
+}
+
+func finished(pod *corev1.Pod) bool {
+	return pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed
+}
+
+func ignoreNotFound(err error) error {
+	if apierrors.IsNotFound(err) {
+		return nil
+	}
+	return err
+}
