@@ -154,7 +154,6 @@ func (w *worker) reapKills() error {
 // killPlanned stops the containers the plan wants stopped while the pod goes on.
 func killPlanned(ctx context.Context, p *pass) (outcome, error) {
 	w := p.w
-	err := w.reapKills()
 	for _, k := range p.plan.Kill {
 		id := k.Container.ID
 		if k.Replace {
@@ -172,7 +171,7 @@ func killPlanned(ctx context.Context, p *pass) (outcome, error) {
 	if p.plan.Sandbox {
 		return killAll(ctx, p, false)
 	}
-	return proceed, err
+	return proceed, nil
 }
 
 // probeGrace is the grace for a container whose probe failed: the probe's own, else the pod's.
@@ -217,9 +216,6 @@ func (w *worker) podGrace(p *pass, c *runtime.Container) time.Duration {
 // shorter meanwhile counts from then on.
 func killAll(ctx context.Context, p *pass, final bool) (outcome, error) {
 	w := p.w
-	if err := w.reapKills(); err != nil {
-		return wait, err
-	}
 	live := p.rt.Live()
 	if len(live) == 0 && len(w.killing) == 0 {
 		w.order = nil

@@ -107,9 +107,6 @@ func (w *worker) attemptOf(name string) *attempt {
 // that have to wait; it looks again when the first of them may.
 func startContainers(ctx context.Context, p *pass) (outcome, error) {
 	w := p.w
-	if w.starting != nil && w.starting.finished() {
-		w.starting = nil
-	}
 	if w.starting != nil {
 		return proceed, nil // its end wakes the worker
 	}

@@ -176,7 +176,7 @@ func mountVolumes(ctx context.Context, p *pass) (outcome, error) {
 
 // makeSandbox replaces a sandbox that is no good. Its containers are down by now.
 func makeSandbox(ctx context.Context, p *pass) (outcome, error) {
-	if !p.plan.Sandbox || p.w.starting != nil && !p.w.starting.finished() {
+	if !p.plan.Sandbox || p.w.starting != nil {
 		return proceed, nil
 	}
 	if len(p.rt.Sandboxes) > 0 {

@@ -188,6 +188,14 @@ func (w *worker) abandon() {
 // look is one pass through the steps. It returns when to look again at the latest, and whether there is
 // nothing left of the pod.
 func (w *worker) look(ctx context.Context) (time.Duration, bool) {
+	// What ended beside the worker must be noted before the runtime is read: a state from before its end
+	// would have it done twice.
+	if w.starting != nil && w.starting.finished() {
+		w.starting = nil
+	}
+	if err := w.reapKills(); err != nil {
+		return w.trouble(ctx, "stop containers", err), false
+	}
 	rt, err := w.m.cfg.Runtime.Pod(ctx, w.uid)
 	if err != nil {
 		return w.trouble(ctx, "read the runtime's state", err), false
