@@ -44,6 +44,20 @@ lint: staticcheck ## Check format, vet and staticcheck
 	go vet ./...
 	$(TOOLS)/staticcheck ./...
 
+.PHONY: images
+images: image-packages ## Make the images of the examples, from packages of the distribution, into bin/images
+	go run ./examples/images -out bin/images -cache $(CACHE)
+
+.PHONY: conformance
+conformance: packages build tools conformance-tools conformance-images ## Run the official suite: TIER=api FOCUS='Pods' PROCS=4 KEEP=1
+	go run ./conformance -tools $(TOOLS) -images $(CACHE)/images $(if $(TIER),-tier $(TIER)) $(if $(FOCUS),-focus '$(FOCUS)') \
+	  $(if $(PROCS),-procs $(PROCS)) $(if $(KEEP),-keep) $(if $(TIER)$(FOCUS),-results '')
+
+.PHONY: conformance-images
+conformance-images: image-packages agnhost nonewprivs pause
+	go run ./conformance/images -out $(CACHE)/images -tools $(TOOLS) \
+	  -kubernetes "$$(cd third_party/kubernetes && go list -m -f '{{.Dir}}' k8s.io/kubernetes)"
+
 .PHONY: bench
 bench: ## Run the benchmarks
 	go test -run '^$$' -bench . -benchmem ./apiserver/...
@@ -62,22 +76,30 @@ packages:
 	@missing=; for n in $(NEEDS); do command -v $${n%%:*} >/dev/null || missing="$$missing $${n##*:}"; done; \
 	[ -z "$$missing" ] || { echo "installing$$missing"; apt-get update -qq && apt-get install -y -qq --no-install-recommends $$missing; }
 
+# What making images needs besides: apt itself, and its lists of packages.
+.PHONY: image-packages
+image-packages:
+	@command -v dpkg-deb >/dev/null && command -v apt-get >/dev/null || { echo "images are made from Debian packages: this needs a Debian"; exit 1; }
+	@ls /var/lib/apt/lists/*_Packages* >/dev/null 2>&1 || apt-get update -qq
+
 # ------------------------------------------------------- pinned upstream programs
 # Each is built from its Go module, at the versions of third_party/*/go.mod, and
 # kept outside the tree. .<name> beside it holds the hash of what it was built
 # from, so that a fresh clone builds nothing again.
 
-.PHONY: tools test-tools
+.PHONY: tools test-tools conformance-tools
 tools: containerd cni coredns kubectl pause ## Build what a cluster runs: containerd, CNI plugins, CoreDNS, kubectl, pause
 test-tools: etcd kube-apiserver staticcheck ## Build what the tests need besides: kube-apiserver, etcd, staticcheck
 
-# $(call tool,name,sources,folder,go build arguments)
+conformance-tools: e2e.test ginkgo kubectl ## Build the official conformance suite and its runner
+
+# $(call tool,name,sources,folder,go build arguments[,command instead of go build])
 define tool
 .PHONY: $(1)
 $(1):
 	@mkdir -p $$(TOOLS)/cni; hash=$$$$(cat $(2) | sha256sum | cut -c1-16); \
 	[ "$$$$(cat $$(TOOLS)/.$(1) 2>/dev/null)" = "$$$$hash" ] || { echo "building $(1)"; \
-	(cd $(3) && CGO_ENABLED=0 go build -trimpath $(4)) && echo "$$$$hash" > $$(TOOLS)/.$(1); }
+	(cd $(3) && CGO_ENABLED=0 $(or $(5),go build) -trimpath $(4)) && echo "$$$$hash" > $$(TOOLS)/.$(1); }
 endef
 
 MODULE = third_party/$(1)/go.mod third_party/$(1)/go.sum
@@ -90,4 +112,8 @@ $(eval $(call tool,kubectl,$(call MODULE,kubernetes),third_party/kubernetes,-o $
 $(eval $(call tool,kube-apiserver,$(call MODULE,kubernetes),third_party/kubernetes,-o $(TOOLS)/ -ldflags "$(K8S_LD)" k8s.io/kubernetes/cmd/kube-apiserver))
 $(eval $(call tool,etcd,$(call MODULE,etcd),third_party/etcd,-o $(TOOLS)/etcd -ldflags "-s -w" go.etcd.io/etcd/server/v3))
 $(eval $(call tool,staticcheck,$(call MODULE,staticcheck),third_party/staticcheck,-o $(TOOLS)/ honnef.co/go/tools/cmd/staticcheck))
+$(eval $(call tool,e2e.test,$(call MODULE,kubernetes),third_party/kubernetes,-o $(TOOLS)/e2e.test -ldflags "$(K8S_LD)" k8s.io/kubernetes/test/e2e,go test -c))
+$(eval $(call tool,ginkgo,$(call MODULE,kubernetes),third_party/kubernetes,-o $(TOOLS)/ github.com/onsi/ginkgo/v2/ginkgo))
+$(eval $(call tool,agnhost,$(call MODULE,kubernetes),third_party/kubernetes,-o $(TOOLS)/ -ldflags "-s -w -X main.Version=2.63.0" k8s.io/kubernetes/test/images/agnhost))
+$(eval $(call tool,nonewprivs,$(call MODULE,kubernetes),third_party/kubernetes,-o $(TOOLS)/ -ldflags "-s -w" k8s.io/kubernetes/test/images/nonewprivs))
 $(eval $(call tool,pause,cmd/pause/main.go,.,-o $(TOOLS)/pause -ldflags "-s -w" ./cmd/pause))
