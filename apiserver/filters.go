@@ -76,7 +76,8 @@ func (s *Server) parse(next http.Handler) http.Handler {
 func (s *Server) log(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		began, out := time.Now(), &response{ResponseWriter: w}
-		next.ServeHTTP(out, r)
+		ctx, failure := request.WithFailure(r.Context())
+		next.ServeHTTP(out, r.WithContext(ctx))
 		level := slog.LevelDebug
 		if out.code >= http.StatusInternalServerError && out.code != http.StatusGatewayTimeout {
 			level = slog.LevelWarn
@@ -86,7 +87,7 @@ func (s *Server) log(next http.Handler) http.Handler {
 		}
 		info := request.From(r.Context())
 		s.config.Log.Log(r.Context(), level, "request", "verb", info.Verb, "path", r.URL.RequestURI(), "code", out.code, "took", time.Since(began),
-			"agent", r.UserAgent(), "from", r.RemoteAddr, "audit-id", request.AuditID(r.Context()))
+			"agent", r.UserAgent(), "from", r.RemoteAddr, "audit-id", request.AuditID(r.Context()), "err", *failure)
 	})
 }
 

@@ -86,6 +86,9 @@ func (a *answer) WriteHeader(code int) {
 
 func (a *answer) Write(p []byte) (int, error) {
 	a.WriteHeader(http.StatusOK)
+	if a.request.Method == http.MethodHead {
+		return len(p), nil
+	}
 	return a.body.Write(p)
 }
 

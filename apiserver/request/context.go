@@ -13,6 +13,7 @@ type (
 	userKey    struct{}
 	auditIDKey struct{}
 	notesKey   struct{}
+	failureKey struct{}
 )
 
 // With returns a context that carries info.
@@ -47,6 +48,20 @@ func WithAuditID(ctx context.Context, id string) context.Context {
 func AuditID(ctx context.Context) string {
 	id, _ := ctx.Value(auditIDKey{}).(string)
 	return id
+}
+
+// WithFailure returns a context in which Fail leaves the error a request was
+// answered with.
+func WithFailure(ctx context.Context) (context.Context, *error) {
+	err := new(error)
+	return context.WithValue(ctx, failureKey{}, err), err
+}
+
+// Fail notes the error a request is answered with, for the log.
+func Fail(ctx context.Context, err error) {
+	if place, ok := ctx.Value(failureKey{}).(*error); ok {
+		*place = err
+	}
 }
 
 // Notes are what is collected while a request is served. They may be written

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net/http"
 	"strconv"
 
@@ -12,6 +11,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/skiff-k8s/skiff/apiserver/codec"
+	"github.com/skiff-k8s/skiff/apiserver/request"
 	"github.com/skiff-k8s/skiff/apiserver/resource"
 	"github.com/skiff-k8s/skiff/apiserver/store"
 )
@@ -89,11 +89,9 @@ var statusKind = metav1.TypeMeta{Kind: "Status", APIVersion: "v1"}
 // WriteError answers with err as a Status in the negotiated encoding.
 func WriteError(w http.ResponseWriter, r *http.Request, err error) {
 	status := ToStatus(err)
+	request.Fail(r.Context(), err)
 	if errors.Is(r.Context().Err(), context.Canceled) {
 		return // nobody is there to read it
-	}
-	if status.Code == http.StatusInternalServerError {
-		slog.ErrorContext(r.Context(), "request failed", "method", r.Method, "path", r.URL.Path, "err", err)
 	}
 	out, negotiateErr := codec.Negotiate(r, codec.Offer{Protobuf: true})
 	if negotiateErr != nil {

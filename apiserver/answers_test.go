@@ -1,0 +1,144 @@
+package apiserver_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"io"
+	"net/http"
+	"os"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/skiff-k8s/skiff/apiserver/apiservertest"
+)
+
+// TestAnswers sends the requests of testdata/answers.txt, in order, and wants
+// the answers kube-apiserver 1.36.3 gave to them. What differs from run to run
+// is replaced on both sides (UID, RV, TIME, RANDOM), and causes that
+// kube-apiserver lists twice are listed once.
+func TestAnswers(t *testing.T) {
+	transport := apiservertest.Config(apiservertest.Start(t, nil), "admin").Transport
+	data, err := os.ReadFile("testdata/answers.txt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for text := range strings.SplitSeq(strings.TrimSpace(string(data)), "\n\n") {
+		c := parseCase(t, strings.TrimLeft(text, "\n"))
+		t.Run(c.request.Method+" "+c.request.URL.String(), func(t *testing.T) {
+			resp, err := transport.RoundTrip(c.request.WithContext(t.Context()))
+			if err != nil {
+				t.Fatal(err)
+			}
+			body, err := io.ReadAll(resp.Body)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if resp.StatusCode != c.code || resp.Header.Get("Content-Type") != c.contentType {
+				t.Errorf("answer is %d %s, want %d %s", resp.StatusCode, resp.Header.Get("Content-Type"), c.code, c.contentType)
+			}
+			if got := strings.Join(resp.Header.Values("Warning"), ", "); got != c.warning {
+				t.Errorf("warning is\n%s\nwant\n%s", got, c.warning)
+			}
+			if got := normal(string(body)); got != c.answer {
+				t.Errorf("request %s\ngot  %s\nwant %s", c.body, got, c.answer)
+			}
+		})
+	}
+}
+
+type answerCase struct {
+	request     *http.Request
+	body        string
+	code        int
+	contentType string
+	warning     string
+	answer      string
+}
+
+// parseCase reads the request after ">" with its headers, and the answer after
+// "<" with its own.
+func parseCase(t *testing.T, text string) answerCase {
+	t.Helper()
+	var c answerCase
+	request, answer, ok := strings.Cut(text, "\n< ")
+	if !ok {
+		t.Fatalf("case without an answer: %s", text)
+	}
+	lines := strings.Split(request, "\n")
+	method, path, _ := strings.Cut(strings.TrimPrefix(lines[0], "> "), " ")
+	header := http.Header{"Accept": {"application/json"}, "User-Agent": {"difftool"}}
+	for _, line := range lines[1:] {
+		key, value, _ := strings.Cut(line, ": ")
+		if key != "Body" {
+			header.Set(key, value)
+			continue
+		}
+		if err := json.Unmarshal([]byte(value), &c.body); err != nil {
+			t.Fatal(err)
+		}
+		if header.Get("Content-Type") == "" {
+			header.Set("Content-Type", "application/json")
+		}
+	}
+	r, err := http.NewRequest(method, "https://in-process"+path, strings.NewReader(c.body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Header, c.request = header, r
+
+	status, rest, _ := strings.Cut(answer, "\n")
+	code, contentType, _ := strings.Cut(status, " ")
+	if err := json.Unmarshal([]byte(code), &c.code); err != nil {
+		t.Fatal(err)
+	}
+	c.contentType = contentType
+	if warning, after, ok := strings.Cut(rest, "\n"); ok && strings.HasPrefix(warning, "Warning: ") {
+		c.warning, rest = strings.TrimPrefix(warning, "Warning: "), after
+	}
+	c.answer = rest
+	return c
+}
+
+var replacements = []struct {
+	pattern *regexp.Regexp
+	by      string
+}{
+	{regexp.MustCompile(`[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}`), "UID"},
+	{regexp.MustCompile(`(resourceVersion\\?"?: ?\\?")\d+(\\?")`), "${1}RV${2}"},
+	{regexp.MustCompile(`(resourceVersion\\\\\\":\\\\\\")\d+`), "${1}RV"},
+	{regexp.MustCompile(`\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z`), "TIME"},
+	{regexp.MustCompile(`in record \(\d+\)`), "in record (RV)"},
+	{regexp.MustCompile(`(a_|dry)[a-z0-9]{5}\b`), "${1}RANDOM"},
+}
+
+// normal replaces what differs from run to run.
+func normal(answer string) string {
+	for _, r := range replacements {
+		answer = r.pattern.ReplaceAllString(answer, r.by)
+	}
+	return dedupeCauses(strings.TrimRight(answer, "\n"))
+}
+
+func dedupeCauses(answer string) string {
+	const list = `"causes":[`
+	start := strings.Index(answer, list)
+	if start < 0 {
+		return answer
+	}
+	var causes []json.RawMessage
+	decoder := json.NewDecoder(strings.NewReader(answer[start+len(list)-1:]))
+	if decoder.Decode(&causes) != nil {
+		return answer
+	}
+	var kept [][]byte
+	seen := make(map[string]bool)
+	for _, c := range causes {
+		if !seen[string(c)] {
+			seen[string(c)] = true
+			kept = append(kept, c)
+		}
+	}
+	end := start + len(list) - 1 + int(decoder.InputOffset())
+	return answer[:start+len(list)] + string(bytes.Join(kept, []byte(","))) + "]" + answer[end:]
+}
