@@ -48,17 +48,13 @@ var standards = sync.OnceValues(func() (policy.Evaluator, error) {
 	return policy.NewEvaluator(policy.DefaultChecks(), nil)
 })
 
-// evaluate returns what of a pod is against a standard; "" if nothing is.
-func evaluate(lv api.LevelVersion, meta *metav1.ObjectMeta, spec *corev1.PodSpec) (string, error) {
+// evaluate holds a pod against a standard.
+func evaluate(lv api.LevelVersion, meta *metav1.ObjectMeta, spec *corev1.PodSpec) (policy.AggregateCheckResult, error) {
 	checks, err := standards()
 	if err != nil {
-		return "", apierrors.NewInternalError(fmt.Errorf("prepare pod security checks: %w", err))
+		return policy.AggregateCheckResult{}, apierrors.NewInternalError(fmt.Errorf("prepare pod security checks: %w", err))
 	}
-	result := policy.AggregateCheckResults(checks.EvaluatePod(lv, meta, spec))
-	if result.Allowed {
-		return "", nil
-	}
-	return result.ForbiddenDetail(), nil
+	return policy.AggregateCheckResults(checks.EvaluatePod(lv, meta, spec)), nil
 }
 
 // podSubresources are those that can change what a pod may do.
@@ -80,12 +76,12 @@ func securityOfPod(ctx context.Context, a *Attributes) error {
 		return nil
 	}
 	a.audit("pod-security.kubernetes.io/"+api.EnforcedPolicyAnnotationKey, p.Enforce.String())
-	problem, err := evaluate(p.Enforce, &pod.ObjectMeta, &pod.Spec)
+	result, err := evaluate(p.Enforce, &pod.ObjectMeta, &pod.Spec)
 	if err != nil {
 		return err
 	}
-	if problem != "" {
-		return a.forbid("violates PodSecurity %q: %s", p.Enforce.String(), problem)
+	if !result.Allowed {
+		return a.forbid("violates PodSecurity %q: %s", p.Enforce.String(), result.ForbiddenDetail())
 	}
 	return tell(a, p, &pod.ObjectMeta, &pod.Spec)
 }
@@ -134,12 +130,12 @@ func tell(a *Attributes, p api.Policy, meta *metav1.ObjectMeta, spec *corev1.Pod
 		{p.Audit, func(text string) { a.audit("pod-security.kubernetes.io/"+api.AuditViolationsAnnotationKey, text) }},
 		{p.Warn, func(text string) { a.warn("%s", text) }},
 	} {
-		problem, err := evaluate(mode.lv, meta, spec)
+		result, err := evaluate(mode.lv, meta, spec)
 		if err != nil {
 			return err
 		}
-		if problem != "" {
-			mode.note(fmt.Sprintf("would violate PodSecurity %q: %s", mode.lv.String(), problem))
+		if !result.Allowed {
+			mode.note(fmt.Sprintf("would violate PodSecurity %q: %s", mode.lv.String(), result.ForbiddenDetail()))
 		}
 	}
 	return nil
@@ -221,11 +217,12 @@ func warnOfPods(ctx context.Context, a *Attributes, lv api.LevelVersion) error {
 			break
 		}
 		checked++
-		problem, err := evaluate(lv, &pod.ObjectMeta, &pod.Spec)
+		result, err := evaluate(lv, &pod.ObjectMeta, &pod.Spec)
 		if err != nil {
 			return err
 		}
-		if problem != "" {
+		if !result.Allowed {
+			problem := result.ForbiddenReason()
 			names[problem] = append(names[problem], pod.Name)
 		}
 	}
