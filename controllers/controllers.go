@@ -25,6 +25,8 @@ import (
 	"k8s.io/client-go/tools/record"
 
 	corev1 "k8s.io/api/core/v1"
+
+	"github.com/skiff-k8s/skiff/controllers/garbage"
 )
 
 // Config says what the controllers work with. A zero value means the default that stands at the field; Client,
@@ -85,6 +87,7 @@ type Manager struct {
 	config      Config
 	served      map[schema.GroupVersionResource]bool
 	broadcaster record.EventBroadcaster
+	collector   *garbage.Collector
 	loops       []loop
 }
 
@@ -110,6 +113,10 @@ func New(config Config) (*Manager, error) {
 		return nil, err
 	}
 	m := &Manager{config: config, served: served, broadcaster: record.NewBroadcaster()}
+	if m.collector, err = m.newCollector(); err != nil {
+		m.broadcaster.Shutdown()
+		return nil, fmt.Errorf("garbage collector: %w", err)
+	}
 	for _, row := range table {
 		if missing := slices.IndexFunc(row.needs, func(r schema.GroupVersionResource) bool { return !served[r] }); missing >= 0 {
 			slog.Debug("controller not started: resource not served", "controller", row.name, "resource", row.needs[missing].String())

@@ -108,21 +108,29 @@ var table = []row{
 		return nodes.CIDR(m.nodes(), m.config.PodCIDR, m.config.NodeCIDRBits), nil
 	}},
 	{"garbage-collector", nil, func(m *Manager) (runner, error) {
-		return made(garbage.New(garbage.Config{
-			Discovery: m.config.Client.Discovery(),
-			Metadata:  m.config.Metadata,
-			Informers: m.config.Informers,
-			Shared:    m.shared(),
-			Events:    m.recorder("garbage-collector-controller"),
-			Workers:   4 * m.config.Concurrency,
-		}))
+		return m.collector, nil
 	}},
+	{"resourcequota", core("resourcequotas", "pods", "services", "persistentvolumeclaims"), func(m *Manager) (runner, error) {
+		return policy.Quota(m.policy(), m.collector), nil
+	}},
+}
+
+// newCollector makes the garbage collector, which also counts objects for quotas.
+func (m *Manager) newCollector() (*garbage.Collector, error) {
+	return garbage.New(garbage.Config{
+		Discovery: m.config.Client.Discovery(),
+		Metadata:  m.config.Metadata,
+		Informers: m.config.Informers,
+		Shared:    m.shared(),
+		Events:    m.recorder("garbage-collector-controller"),
+		Workers:   4 * m.config.Concurrency,
+	})
 }
 
 // shared lists the resources that controllers above watch in full, through the shared informers.
 func (m *Manager) shared() []schema.GroupVersionResource {
 	return slices.DeleteFunc(slices.Concat(
-		core("namespaces", "serviceaccounts", "pods", "nodes", "replicationcontrollers", "services", "endpoints", "persistentvolumeclaims", "persistentvolumes"),
+		core("namespaces", "serviceaccounts", "pods", "nodes", "replicationcontrollers", "resourcequotas", "services", "endpoints", "persistentvolumeclaims", "persistentvolumes"),
 		inDiscovery("endpointslices"),
 		apps("replicasets", "deployments", "daemonsets", "statefulsets", "controllerrevisions"),
 		batch("jobs", "cronjobs"),

@@ -47,6 +47,7 @@ var extending = map[schema.GroupResource]bool{
 type monitors struct {
 	config  Config
 	graph   *graph
+	counter *counter
 	changed chan struct{} // has a token when discovery may have changed
 	first   chan struct{} // closed when the monitors of the first discovery are running
 
@@ -70,7 +71,7 @@ type monitor struct {
 
 func newMonitors(config Config, graph *graph) *monitors {
 	return &monitors{
-		config: config, graph: graph,
+		config: config, graph: graph, counter: &counter{numbers: map[counted]int{}},
 		changed: make(chan struct{}, 1),
 		first:   make(chan struct{}),
 		all:     map[schema.GroupVersionResource]*monitor{},
@@ -140,6 +141,27 @@ func (m *monitors) noteChange() {
 	case m.changed <- struct{}{}:
 	default:
 	}
+}
+
+// started tells whether the monitors of the first discovery are running.
+func (m *monitors) started() bool {
+	select {
+	case <-m.first:
+		return true
+	default:
+		return false
+	}
+}
+
+func (m *monitors) watches(resource schema.GroupResource) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for watched := range m.all {
+		if watched.GroupResource() == resource {
+			return true
+		}
+	}
+	return false
 }
 
 func (m *monitors) count() int {
@@ -315,10 +337,14 @@ func (m *monitors) handler(s served) cache.ResourceEventHandler {
 			phase:    phaseOf(object),
 		})
 	}
-	extends := extending[s.resource.GroupResource()]
+	resource := s.resource.GroupResource()
+	extends := extending[resource]
 	return cache.ResourceEventHandlerFuncs{
 		AddFunc: func(obj any) {
 			put(obj)
+			if object, err := meta.Accessor(obj); err == nil {
+				m.counter.add(resource, object.GetNamespace(), 1)
+			}
 			if extends {
 				m.noteChange()
 			}
@@ -340,6 +366,7 @@ func (m *monitors) handler(s served) cache.ResourceEventHandler {
 			}
 			if object, err := meta.Accessor(obj); err == nil {
 				m.graph.remove(object.GetUID())
+				m.counter.add(resource, object.GetNamespace(), -1)
 			}
 			if extends {
 				m.noteChange()
