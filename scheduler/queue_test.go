@@ -1,0 +1,57 @@
+package scheduler
+
+import (
+	"testing"
+	"time"
+)
+
+func TestQueueOrder(t *testing.T) {
+	q, now := newQueue(), time.Now()
+	q.add(testPod("old", "1"), now)
+	q.add(testPod("young", "1"), now.Add(time.Second))
+	q.add(testPod("urgent", "1", priority(10)), now.Add(2*time.Second))
+	for _, want := range []string{"urgent", "old", "young"} {
+		pod, _, _ := q.take(now.Add(3 * time.Second))
+		if pod == nil || pod.Name != want {
+			t.Fatalf("got %v, want %s", pod, want)
+		}
+	}
+}
+
+func TestQueueSleepsUntilSomethingChanges(t *testing.T) {
+	q, now := newQueue(), time.Now()
+	q.add(testPod("p", "1"), now)
+	pod, moved, _ := q.take(now)
+	q.failed(pod.UID, moved, true, now)
+	if pod, _, _ := q.take(now.Add(time.Minute)); pod != nil {
+		t.Error("an unplaceable pod is tried again though nothing changed")
+	}
+	q.stir(now.Add(time.Minute))
+	if pod, _, _ := q.take(now.Add(time.Minute)); pod == nil {
+		t.Error("a change of the cluster did not wake the pod")
+	}
+}
+
+func TestQueueDoesNotMissAChangeDuringAnAttempt(t *testing.T) {
+	q, now := newQueue(), time.Now()
+	q.add(testPod("p", "1"), now)
+	pod, moved, _ := q.take(now)
+	q.stir(now) // while the attempt is under way
+	q.failed(pod.UID, moved, true, now)
+	if pod, _, _ := q.take(now.Add(firstBackoff)); pod == nil {
+		t.Error("the pod sleeps through a change that came during its attempt")
+	}
+}
+
+func TestQueueBacksOff(t *testing.T) {
+	q, now := newQueue(), time.Now()
+	q.add(testPod("p", "1"), now)
+	pod, moved, _ := q.take(now)
+	q.failed(pod.UID, moved, false, now)
+	if pod, _, wait := q.take(now); pod != nil || wait != firstBackoff {
+		t.Errorf("got %v after %v, want nothing for %v", pod, wait, firstBackoff)
+	}
+	if got := backoff(20); got != mostBackoff {
+		t.Errorf("back-off after 20 attempts: got %v, want %v", got, mostBackoff)
+	}
+}
