@@ -132,7 +132,7 @@ func (m *Manager) volumeMount(s containerSpec, index int, vm v1.VolumeMount, loo
 	if err != nil {
 		return nil, err
 	}
-	mount := &cri.Mount{ContainerPath: absolute(vm.MountPath), Readonly: vm.ReadOnly}
+	mount := &cri.Mount{ContainerPath: absolute(vm.MountPath), Readonly: vm.ReadOnly || m.cfg.Volumes.ReadOnly(volume)}
 	if volume.Image != nil {
 		mount.Image = &cri.ImageSpec{Image: s.volumes[vm.Name], UserSpecifiedImage: volume.Image.Reference}
 		mount.ImageSubPath = subPath

@@ -188,7 +188,6 @@ func criNetwork(n *cri.NetworkUsage) *statsapi.NetworkStats {
 	stats := &statsapi.NetworkStats{Time: nanos(n.Timestamp)}
 	if n.DefaultInterface != nil {
 		stats.InterfaceStats = criInterface(n.DefaultInterface)
-		stats.Interfaces = append(stats.Interfaces, stats.InterfaceStats)
 	}
 	for _, i := range n.Interfaces {
 		stats.Interfaces = append(stats.Interfaces, criInterface(i))

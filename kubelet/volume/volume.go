@@ -152,6 +152,13 @@ func (m *Manager) HostPath(pod *v1.Pod, volume string) string {
 	return ""
 }
 
+// ReadOnly says that containers must not write to volumes of this type, whatever their mount says: what
+// the kubelet writes there would come and go under them.
+func (m *Manager) ReadOnly(v *v1.Volume) bool {
+	_, ours := kindOf(v).(contents)
+	return ours
+}
+
 // ConfigMap returns a ConfigMap that the pod refers to, from the shared watch; for env too. A missing
 // object is an apierrors.IsNotFound error.
 func (m *Manager) ConfigMap(ctx context.Context, pod *v1.Pod, name string) (*v1.ConfigMap, error) {
