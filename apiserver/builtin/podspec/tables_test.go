@@ -28,7 +28,12 @@ func TestTables(t *testing.T) {
 	for _, c := range casesOf(archive) {
 		t.Run(c.name, func(t *testing.T) {
 			object := merged(t, []byte(smallest[kindOf(t, c.object)]), c.object)
-			got := ourTable(t, object, c)
+			var got string
+			if *served {
+				got = theirTable(t, object, c)
+			} else {
+				got = ourTable(t, object, c)
+			}
 			if *update {
 				c.want = theirTable(t, object, c)
 			}
