@@ -15,7 +15,7 @@ import (
 
 // TestAnswers sends the requests of testdata/answers.txt, in order, and wants
 // the answers kube-apiserver 1.36.3 gave to them. What differs from run to run
-// is replaced on both sides (UID, RV, TIME, RANDOM), and causes that
+// is replaced on both sides (UID, RV, TIME, AGE, RANDOM), and causes that
 // kube-apiserver lists twice are listed once.
 func TestAnswers(t *testing.T) {
 	transport := apiservertest.Config(apiservertest.Start(t, nil), "admin").Transport
@@ -108,6 +108,7 @@ var replacements = []struct {
 	{regexp.MustCompile(`(resourceVersion\\?"?: ?\\?")\d+(\\?")`), "${1}RV${2}"},
 	{regexp.MustCompile(`(resourceVersion\\\\\\":\\\\\\")\d+`), "${1}RV"},
 	{regexp.MustCompile(`\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z`), "TIME"},
+	{regexp.MustCompile(`,"\d+s",`), `,"AGE",`},
 	{regexp.MustCompile(`in record \(\d+\)`), "in record (RV)"},
 	{regexp.MustCompile(`(a_|dry)[a-z0-9]{5}\b`), "${1}RANDOM"},
 }

@@ -6,6 +6,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
@@ -72,3 +73,5 @@ func TestTypedClient(t *testing.T) {
 		})
 	}
 }
+
+var adminToken = map[string]user.Info{"admin-token": &user.DefaultInfo{Name: "admin", Groups: []string{user.SystemPrivilegedGroup}}}

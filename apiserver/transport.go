@@ -3,6 +3,7 @@ package apiserver
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"io"
@@ -75,7 +76,11 @@ var (
 func (a *answer) Header() http.Header { return a.header }
 
 func (a *answer) WriteHeader(code int) {
-	if code >= 100 && code < 200 && code != http.StatusSwitchingProtocols {
+	switch {
+	case code == http.StatusSwitchingProtocols: // Hijack follows
+		a.code, a.sent = code, a.header.Clone()
+		return
+	case code < 200:
 		return // an interim answer, which no client here waits for
 	}
 	a.once.Do(func() {
@@ -114,17 +119,23 @@ func (a *answer) end() {
 		a.body.closeWith(io.ErrUnexpectedEOF)
 	}
 	a.WriteHeader(http.StatusOK)
-	a.body.closeWith(io.EOF)
+	a.body.closeWith(cmp.Or(a.request.Context().Err(), io.EOF))
 }
 
 // result is the answer as far as it goes when its header is there.
 func (a *answer) result() (*http.Response, error) {
-	if a.conn == nil {
-		return &http.Response{
-			Status: http.StatusText(a.code), StatusCode: a.code, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
-			Header: a.sent, Body: a.body, ContentLength: -1, Request: a.request,
-		}, nil
+	resp := &http.Response{
+		Status: http.StatusText(a.code), StatusCode: a.code, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
+		Header: a.sent, Body: a.body, ContentLength: -1, Request: a.request,
 	}
+	switch {
+	case a.conn == nil:
+		return resp, nil
+	case a.code == http.StatusSwitchingProtocols:
+		resp.Body = a.conn
+		return resp, nil
+	}
+	// The handler writes the answer itself.
 	in := bufio.NewReader(a.conn)
 	resp, err := http.ReadResponse(in, a.request)
 	if err != nil {
@@ -183,7 +194,7 @@ func (p *pipe) Read(data []byte) (int, error) {
 	for p.buffer.Len() == 0 && p.err == nil {
 		p.change.Wait()
 	}
-	if p.buffer.Len() == 0 {
+	if p.buffer.Len() == 0 || p.err != nil && p.err != io.EOF {
 		return 0, p.err
 	}
 	p.change.Broadcast()
