@@ -25,6 +25,7 @@ import (
 
 // Errors of taking a value. Their texts are part of the API.
 var (
+	ErrForeign      = errors.New("the provided network does not match the current range")
 	ErrFull         = errors.New("range is full")
 	ErrAddressTaken = errors.New("provided IP is already allocated")
 	ErrPortTaken    = errors.New("provided port is already allocated")

@@ -115,12 +115,11 @@ func (w *Write) NextAddress(ctx context.Context) (netip.Addr, error) {
 	return w.services.address(value), err
 }
 
-// Address claims a given address: ErrAddressTaken, or an error that names the
-// range.
+// Address claims a given address: ErrAddressTaken or ErrForeign.
 func (w *Write) Address(ctx context.Context, a netip.Addr) error {
 	value, ok := w.services.offset(a)
 	if !ok {
-		return fmt.Errorf("the provided network does not match the current range. The range of valid IPs is %s", w.services.cidr)
+		return ErrForeign
 	}
 	return w.take(ctx, &w.services.ipPool, value, ErrAddressTaken)
 }

@@ -27,6 +27,7 @@ func Define[L any, T any, P interface {
 		ShortNames: d.ShortNames, Categories: d.Categories,
 		ClusterScoped: d.ClusterScoped,
 		Verbs:         d.Verbs,
+		Deprecated:    d.Deprecated,
 
 		New:     func() Object { return P(new(T)) },
 		NewList: func() runtime.Object { return PL(new(L)) },

@@ -33,6 +33,8 @@ type Definition[T any] struct {
 	ClusterScoped        bool
 	// Verbs are the verbs served; nil means all of AllVerbs.
 	Verbs []string
+	// Deprecated is told as a warning to every request for the kind.
+	Deprecated string
 
 	// Default fills the fields a client left out. It runs after every decode,
 	// of requests and of stored bytes alike.
@@ -189,6 +191,7 @@ type Resource struct {
 	ShortNames, Categories                 []string
 	ClusterScoped                          bool
 	Verbs                                  []string
+	Deprecated                             string
 
 	New      func() Object
 	NewList  func() runtime.Object // nil for custom resources: unstructured lists

@@ -92,6 +92,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	t, serve, err := h.route(info, r)
 	if err == nil && (t.sub == nil || !t.sub.Connect) {
+		request.Warn(r.Context(), t.resource.Deprecated)
 		err = codec.Acceptable(r, t.offer(), info.Verb == "list" || info.Verb == "watch")
 	}
 	if err == nil {

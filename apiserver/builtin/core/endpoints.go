@@ -19,6 +19,7 @@ import (
 func endpoints() *resource.Resource {
 	return resource.Define[corev1.EndpointsList](resource.Definition[corev1.Endpoints]{
 		Version: "v1", Kind: "Endpoints", Plural: "endpoints", ShortNames: []string{"ep"},
+		Deprecated:     "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice",
 		Default:        defaultEndpoints,
 		Validate:       validateEndpoints,
 		Warn:           warnEndpoints,
@@ -113,8 +114,7 @@ func validateEndpointPort(p *corev1.EndpointPort, named bool, path *field.Path) 
 }
 
 func warnEndpoints(e, _ *corev1.Endpoints) []string {
-	// The kind was deprecated in 1.33 in favour of EndpointSlice.
-	warnings := []string{"v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice"}
+	var warnings []string
 	for i, subset := range e.Subsets {
 		path := field.NewPath("subsets").Index(i)
 		for j, a := range subset.Addresses {

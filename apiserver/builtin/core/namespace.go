@@ -5,9 +5,9 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/validation"
-	utilvalidation "k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
+	"github.com/skiff-k8s/skiff/apiserver/builtin/check"
 	"github.com/skiff-k8s/skiff/apiserver/builtin/table"
 	"github.com/skiff-k8s/skiff/apiserver/resource"
 )
@@ -88,12 +88,10 @@ func prepareNamespaceStatus(n, old *corev1.Namespace) {
 
 func validateNamespace(n, _ *corev1.Namespace) field.ErrorList {
 	var errs field.ErrorList
-	for i, name := range n.Spec.Finalizers {
-		path := field.NewPath("spec", "finalizers").Index(i)
-		for _, msg := range utilvalidation.IsQualifiedName(string(name)) {
-			errs = append(errs, field.Invalid(path, name, msg))
-		}
-		if len(errs) == 0 && name != corev1.FinalizerKubernetes && !hasSlash(string(name)) {
+	path := field.NewPath("spec", "finalizers")
+	for _, name := range n.Spec.Finalizers {
+		errs = append(errs, check.Qualified(string(name), path)...)
+		if name != corev1.FinalizerKubernetes && !hasSlash(string(name)) {
 			errs = append(errs, field.Invalid(path, name, "name is neither a standard finalizer name nor is it fully qualified"))
 		}
 	}

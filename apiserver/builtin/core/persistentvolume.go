@@ -278,7 +278,7 @@ func validateVolumeUpdate(v, old *corev1.PersistentVolume) field.ErrorList {
 		is.CSI.ControllerExpandSecretRef = nil
 	}
 	if !equality.Semantic.DeepEqual(is, was) {
-		errs = append(errs, field.Forbidden(field.NewPath("spec", "persistentvolumesource"), fmt.Sprintf("spec.persistentvolumesource is immutable after creation\n%v", diff.Diff(*was, *is))))
+		errs = append(errs, field.Forbidden(field.NewPath("spec", "persistentvolumesource"), fmt.Sprintf("spec.persistentvolumesource is immutable after creation\n%v", diff.Diff(podspec.Untagged(was), podspec.Untagged(is)))))
 	}
 	errs = append(errs, validation.ValidateImmutableField(v.Spec.VolumeMode, old.Spec.VolumeMode, field.NewPath("volumeMode"))...)
 	if a := old.Spec.NodeAffinity; a != nil && !equality.Semantic.DeepEqual(v.Spec.NodeAffinity, a) {

@@ -231,6 +231,9 @@ func warnService(s, _ *corev1.Service) []string {
 	if hasClusterIP(s) && s.Spec.ExternalName != "" {
 		warnings = append(warnings, `spec.externalName is ignored when spec.type is not "ExternalName"`)
 	}
+	if t := s.Spec.TrafficDistribution; t != nil && *t == corev1.ServiceTrafficDistributionPreferClose {
+		warnings = append(warnings, `spec.trafficDistribution: "PreferClose" is deprecated; use "PreferSameZone"`)
+	}
 	return warnings
 }
 

@@ -282,40 +282,55 @@ func reservePorts(ctx context.Context, w *alloc.Write, s, old *corev1.Service) e
 	return nil
 }
 
+// reserveNodePorts gives every port its node port; mine are those the Service
+// has already.
 func reserveNodePorts(ctx context.Context, w *alloc.Write, s *corev1.Service, mine map[int32]bool) error {
+	isNew := len(mine) == 0
 	// The same port number with another protocol gets the same node port, as
 	// DNS on TCP and UDP wants it.
-	chosen := make(map[int32]int32)
+	chosen, usedBy := make(map[int32]int32), make(map[int32]int32)
 	for _, p := range s.Spec.Ports {
 		if p.NodePort != 0 && chosen[p.Port] == 0 {
 			chosen[p.Port] = p.NodePort
 		}
 	}
-	protocols := make(map[corev1.ServicePort]bool)
 	for i := range s.Spec.Ports {
 		p := &s.Spec.Ports[i]
-		if p.NodePort == 0 {
-			if !wantsNodePorts(s) {
-				continue
-			}
-			p.NodePort = chosen[p.Port]
+		if p.NodePort == 0 && !wantsNodePorts(s) {
+			continue
 		}
-		if used := (corev1.ServicePort{Protocol: p.Protocol, NodePort: p.NodePort}); p.NodePort == 0 || protocols[used] && !mine[p.NodePort] {
+		if p.NodePort == 0 {
+			p.NodePort = free(chosen[p.Port], p, s.Spec.Ports[:i])
+		}
+		if p.NodePort == 0 {
 			port, err := w.NextPort(ctx)
 			if err != nil {
 				return apierrors.NewInternalError(fmt.Errorf("failed to allocate a nodePort: %w", err))
 			}
 			p.NodePort, chosen[p.Port], mine[port] = port, port, true
 		}
+		var err error
 		if !mine[p.NodePort] {
-			if err := w.Port(ctx, p.NodePort); err != nil {
-				return invalidService(s, field.ErrorList{field.Invalid(field.NewPath("spec", "ports").Index(i).Child("nodePort"), p.NodePort, err.Error())})
-			}
-			mine[p.NodePort] = true
+			err = w.Port(ctx, p.NodePort)
+		} else if by, ok := usedBy[p.NodePort]; ok && by != p.Port && isNew {
+			err = alloc.ErrPortTaken
 		}
-		protocols[corev1.ServicePort{Protocol: p.Protocol, NodePort: p.NodePort}] = true
+		if err != nil {
+			return invalidService(s, field.ErrorList{field.Invalid(field.NewPath("spec", "ports").Index(i).Child("nodePort"), p.NodePort, err.Error())})
+		}
+		mine[p.NodePort], usedBy[p.NodePort] = true, p.Port
 	}
 	return nil
+}
+
+// free is port, or 0 if one of the ports before p has it for the same protocol.
+func free(port int32, p *corev1.ServicePort, before []corev1.ServicePort) int32 {
+	for _, b := range before {
+		if b.NodePort == port && b.Protocol == p.Protocol {
+			return 0
+		}
+	}
+	return port
 }
 
 // wantsNodePorts reports whether ports without a node port are given one.

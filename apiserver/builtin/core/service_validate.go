@@ -12,6 +12,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	"github.com/skiff-k8s/skiff/apiserver/builtin/check"
+	"github.com/skiff-k8s/skiff/apiserver/builtin/podspec"
 )
 
 var specPath = field.NewPath("spec")
@@ -252,7 +253,7 @@ func validatePortNumbers(s *corev1.Service) field.ErrorList {
 		}
 		service := corev1.ServicePort{Protocol: p.Protocol, Port: p.Port}
 		if onService[service] {
-			duplicates = append(duplicates, field.Duplicate(path, service))
+			duplicates = append(duplicates, field.Duplicate(path, podspec.Untagged(service)))
 		}
 		onNode[node], onService[service] = true, true
 	}
@@ -341,7 +342,7 @@ func validateTrafficPolicies(s *corev1.Service) field.ErrorList {
 	}
 	if t := s.Spec.TrafficDistribution; t != nil {
 		errs = append(errs, check.Supported(*t, specPath.Child("trafficDistribution"),
-			corev1.ServiceTrafficDistributionPreferClose, corev1.ServiceTrafficDistributionPreferSameNode, corev1.ServiceTrafficDistributionPreferSameZone)...)
+			corev1.ServiceTrafficDistributionPreferClose, corev1.ServiceTrafficDistributionPreferSameZone, corev1.ServiceTrafficDistributionPreferSameNode)...)
 	}
 	return errs
 }

@@ -27,8 +27,19 @@ func csiDrivers() *resource.Resource {
 		ClusterScoped: true,
 		NeedsVersion:  true,
 		Default:       defaultDriver,
-		Validate:      validateDriver,
-		Generation:    func(d, old *driver) bool { return !equality.Semantic.DeepEqual(d.Spec, old.Spec) },
+		// Drivers begin without a generation and get one with their first change.
+		Prepare: func(d, old *driver) {
+			if old != nil && !equality.Semantic.DeepEqual(d.Spec, old.Spec) {
+				d.Generation = old.Generation + 1
+			}
+		},
+		Validate: validateDriver,
+		Warn: func(d, old *driver) []string {
+			if old != nil || len(d.Spec.TokenRequests) == 0 || d.Spec.ServiceAccountTokenInSecrets != nil {
+				return nil
+			}
+			return []string{"spec.serviceAccountTokenInSecrets is unset; if supported by this CSI driver, set to true to prevent possible logging of tokens in volume attributes"}
+		},
 		Columns: []resource.Column[*driver]{
 			resource.NameColumn[*driver](),
 			table.Bool("AttachRequired", table.Doc(spec, "attachRequired"), func(d *driver) bool { return ptr.Deref(d.Spec.AttachRequired, true) }),
