@@ -19,6 +19,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/record"
 
+	"github.com/skiff-k8s/skiff/kubelet/env"
 	"github.com/skiff-k8s/skiff/kubelet/hooks"
 	"github.com/skiff-k8s/skiff/kubelet/images"
 	"github.com/skiff-k8s/skiff/kubelet/probe"
@@ -33,9 +34,9 @@ type Config struct {
 	Client   kubernetes.Interface // deletes pods, reads runtime classes and pull secrets
 	Recorder record.EventRecorder
 	Runtime  *runtime.Client
-	Volumes  *volume.Manager
-	Probes   *probe.Manager
-	Cgroups  *resources.Cgroups
+	Volumes  Volumes
+	Probes   Probes
+	Cgroups  Cgroups
 	Images   *images.Puller
 	Hooks    *hooks.Runner
 
@@ -55,6 +56,42 @@ type Config struct {
 	AppArmor          bool // whether the node's kernel has it
 	RecursiveReadOnly bool // whether the runtime can do it
 }
+
+// Volumes makes pods' volumes; volume.Manager does it.
+type Volumes interface {
+	env.Objects
+	Mount(ctx context.Context, pod *v1.Pod) error
+	Unmount(ctx context.Context, uid types.UID) error
+	HostPath(pod *v1.Pod, volume string) string
+	ReadOnly(v *v1.Volume) bool
+	SubPath(pod *v1.Pod, container string, index int, mount v1.VolumeMount, subPath string) (string, error)
+	Pods() ([]types.UID, error)
+}
+
+// Probes probes containers; probe.Manager does it.
+type Probes interface {
+	Start(pod *v1.Pod, container *v1.Container, containerID, podIP string, startedAt time.Time)
+	Stop(containerID string)
+	StopPod(uid types.UID)
+	Terminating(uid types.UID)
+	Started(containerID string) bool
+	Ready(containerID string) bool
+	Changes() <-chan probe.Change
+}
+
+// Cgroups makes pods' control groups; resources.Cgroups does it.
+type Cgroups interface {
+	EnsurePod(pod *v1.Pod) error
+	RemovePod(uid types.UID) error
+	PodParent(pod *v1.Pod) string
+	Pods() ([]types.UID, error)
+}
+
+var (
+	_ Volumes = (*volume.Manager)(nil)
+	_ Probes  = (*probe.Manager)(nil)
+	_ Cgroups = (*resources.Cgroups)(nil)
+)
 
 // Manager runs the pods it is told of. It is safe for concurrent use.
 type Manager struct {
