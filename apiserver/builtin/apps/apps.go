@@ -3,12 +3,9 @@
 package apps
 
 import (
-	"fmt"
-
 	"k8s.io/apimachinery/pkg/api/equality"
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/skiff-k8s/skiff/apiserver/resource"
@@ -78,22 +75,6 @@ func selectorString(s *metav1.LabelSelector) string {
 		return ""
 	}
 	return selector.String()
-}
-
-// warnName tells that a name which is no DNS label makes odd host names of pods.
-func warnName(name string) []string {
-	msgs := validation.IsDNS1123Label(name)
-	if len(msgs) == 0 {
-		return nil
-	}
-	return []string{fmt.Sprintf("metadata.name: this is used in Pod names and hostnames, which can result in surprising behavior; a DNS label is recommended: %v", msgs)}
-}
-
-// setPtr gives an absent field its default.
-func setPtr[T any](field **T, value T) {
-	if *field == nil {
-		*field = &value
-	}
 }
 
 // deref is the value of an optional count, 0 if it is absent.

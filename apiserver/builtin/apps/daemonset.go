@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
+	"github.com/skiff-k8s/skiff/apiserver/builtin/check"
 	"github.com/skiff-k8s/skiff/apiserver/builtin/podspec"
 	"github.com/skiff-k8s/skiff/apiserver/builtin/table"
 	"github.com/skiff-k8s/skiff/apiserver/resource"
@@ -54,11 +55,11 @@ func defaultDaemonSet(ds *appsv1.DaemonSet) {
 		strategy.Type = appsv1.RollingUpdateDaemonSetStrategyType
 	}
 	if strategy.Type == appsv1.RollingUpdateDaemonSetStrategyType {
-		setPtr(&strategy.RollingUpdate, appsv1.RollingUpdateDaemonSet{})
-		setPtr(&strategy.RollingUpdate.MaxUnavailable, intstr.FromInt32(1))
-		setPtr(&strategy.RollingUpdate.MaxSurge, intstr.FromInt32(0))
+		podspec.SetDefault(&strategy.RollingUpdate, appsv1.RollingUpdateDaemonSet{})
+		podspec.SetDefault(&strategy.RollingUpdate.MaxUnavailable, intstr.FromInt32(1))
+		podspec.SetDefault(&strategy.RollingUpdate.MaxSurge, intstr.FromInt32(0))
 	}
-	setPtr(&ds.Spec.RevisionHistoryLimit, 10)
+	podspec.SetDefault(&ds.Spec.RevisionHistoryLimit, 10)
 }
 
 // prepareDaemonSet also keeps the template generation, which counts the changes
@@ -126,10 +127,10 @@ func validateDaemonSetStrategy(s *appsv1.DaemonSetUpdateStrategy, path *field.Pa
 		return field.ErrorList{field.NotSupported(path, podspec.Untagged(s), []string{string(appsv1.RollingUpdateDaemonSetStrategyType), string(appsv1.OnDeleteDaemonSetStrategyType)})}
 	}
 	r, unavailable, surge := s.RollingUpdate, path.Child("rollingUpdate", "maxUnavailable"), path.Child("rollingUpdate", "maxSurge")
-	errs := intOrPercent(*r.MaxUnavailable, unavailable)
-	errs = append(errs, intOrPercent(*r.MaxSurge, surge)...)
-	errs = append(errs, atMostAll(*r.MaxUnavailable, unavailable)...)
-	errs = append(errs, atMostAll(*r.MaxSurge, surge)...)
+	errs := check.CountOrPercent(*r.MaxUnavailable, unavailable)
+	errs = append(errs, check.CountOrPercent(*r.MaxSurge, surge)...)
+	errs = append(errs, check.AtMostAll(*r.MaxUnavailable, unavailable)...)
+	errs = append(errs, check.AtMostAll(*r.MaxSurge, surge)...)
 	hasUnavailable, hasSurge := amount(*r.MaxUnavailable) != 0, amount(*r.MaxSurge) != 0
 	switch {
 	case hasUnavailable && hasSurge:

@@ -2,14 +2,16 @@ package apps
 
 import (
 	"fmt"
+	"strconv"
+	"strings"
 
 	appsv1 "k8s.io/api/apps/v1"
 	v1 "k8s.io/api/core/v1"
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
 	"k8s.io/apimachinery/pkg/util/intstr"
-	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
+	"github.com/skiff-k8s/skiff/apiserver/builtin/check"
 	"github.com/skiff-k8s/skiff/apiserver/builtin/podspec"
 	"github.com/skiff-k8s/skiff/apiserver/builtin/table"
 	"github.com/skiff-k8s/skiff/apiserver/resource"
@@ -30,7 +32,7 @@ func deployments() *resource.Resource {
 		Validate: validateDeployment,
 		Warn: func(obj, old *appsv1.Deployment) []string {
 			if old == nil {
-				return append(warnName(obj.Name), podspec.WarnTemplate(&obj.Spec.Template, nil, tmplPath)...)
+				return append(podspec.WarnName(obj.Name), podspec.WarnTemplate(&obj.Spec.Template, nil, tmplPath)...)
 			}
 			if !deploymentChanged(obj, old) {
 				return nil
@@ -65,18 +67,18 @@ func deploymentChanged(obj, old *appsv1.Deployment) bool {
 
 func defaultDeployment(d *appsv1.Deployment) {
 	podspec.DefaultTemplate(&d.Spec.Template)
-	setPtr(&d.Spec.Replicas, 1)
+	podspec.SetDefault(&d.Spec.Replicas, 1)
 	strategy := &d.Spec.Strategy
 	if strategy.Type == "" {
 		strategy.Type = appsv1.RollingUpdateDeploymentStrategyType
 	}
 	if strategy.Type == appsv1.RollingUpdateDeploymentStrategyType {
-		setPtr(&strategy.RollingUpdate, appsv1.RollingUpdateDeployment{})
-		setPtr(&strategy.RollingUpdate.MaxUnavailable, intstr.FromString("25%"))
-		setPtr(&strategy.RollingUpdate.MaxSurge, intstr.FromString("25%"))
+		podspec.SetDefault(&strategy.RollingUpdate, appsv1.RollingUpdateDeployment{})
+		podspec.SetDefault(&strategy.RollingUpdate.MaxUnavailable, intstr.FromString("25%"))
+		podspec.SetDefault(&strategy.RollingUpdate.MaxSurge, intstr.FromString("25%"))
 	}
-	setPtr(&d.Spec.RevisionHistoryLimit, 10)
-	setPtr(&d.Spec.ProgressDeadlineSeconds, 600)
+	podspec.SetDefault(&d.Spec.RevisionHistoryLimit, 10)
+	podspec.SetDefault(&d.Spec.ProgressDeadlineSeconds, 600)
 }
 
 func validateDeployment(obj, old *appsv1.Deployment) field.ErrorList {
@@ -115,12 +117,12 @@ func validateDeploymentStrategy(s *appsv1.DeploymentStrategy, path *field.Path) 
 }
 
 func validateRollingUpdate(r *appsv1.RollingUpdateDeployment, path *field.Path) field.ErrorList {
-	errs := intOrPercent(*r.MaxUnavailable, path.Child("maxUnavailable"))
-	errs = append(errs, intOrPercent(*r.MaxSurge, path.Child("maxSurge"))...)
+	errs := check.CountOrPercent(*r.MaxUnavailable, path.Child("maxUnavailable"))
+	errs = append(errs, check.CountOrPercent(*r.MaxSurge, path.Child("maxSurge"))...)
 	if amount(*r.MaxUnavailable) == 0 && amount(*r.MaxSurge) == 0 {
 		errs = append(errs, field.Invalid(path.Child("maxUnavailable"), r.MaxUnavailable, "may not be 0 when `maxSurge` is 0"))
 	}
-	return append(errs, atMostAll(*r.MaxUnavailable, path.Child("maxUnavailable"))...)
+	return append(errs, check.AtMostAll(*r.MaxUnavailable, path.Child("maxUnavailable"))...)
 }
 
 func validateDeploymentStatus(obj, old *appsv1.Deployment) field.ErrorList {
@@ -167,40 +169,12 @@ func textNumber[P any](name, doc string, value func(P) int64) resource.Column[P]
 	return c
 }
 
-// intOrPercent demands a number of at least 0 or a percentage.
-func intOrPercent(v intstr.IntOrString, path *field.Path) field.ErrorList {
-	if v.Type == intstr.Int {
-		return apivalidation.ValidateNonnegativeField(int64(v.IntValue()), path)
-	}
-	var errs field.ErrorList
-	for _, msg := range validation.IsValidPercent(v.StrVal) {
-		errs = append(errs, field.Invalid(path, v, msg))
-	}
-	return errs
-}
-
-// percent is the number before the percent sign; ok is false for anything that
-// is not a percentage.
-func percent(v intstr.IntOrString) (value int, ok bool) {
-	if v.Type != intstr.String || len(validation.IsValidPercent(v.StrVal)) > 0 {
-		return 0, false
-	}
-	_, err := fmt.Sscanf(v.StrVal, "%d%%", &value)
-	return value, err == nil
-}
-
 // amount is the number or the percentage, whichever v is.
 func amount(v intstr.IntOrString) int {
-	if value, ok := percent(v); ok {
-		return value
+	if digits, ok := strings.CutSuffix(v.StrVal, "%"); ok && v.Type == intstr.String {
+		if n, err := strconv.Atoi(digits); err == nil {
+			return n
+		}
 	}
 	return v.IntValue()
-}
-
-// atMostAll demands a percentage of at most 100.
-func atMostAll(v intstr.IntOrString, path *field.Path) field.ErrorList {
-	if value, ok := percent(v); ok && value > 100 {
-		return field.ErrorList{field.Invalid(path, v, "must not be greater than 100%")}
-	}
-	return nil
 }

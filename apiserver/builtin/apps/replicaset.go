@@ -25,7 +25,7 @@ func replicaSets() *resource.Resource {
 		ShortNames: []string{"rs"}, Categories: []string{"all"},
 		Default: func(rs *appsv1.ReplicaSet) {
 			podspec.DefaultTemplate(&rs.Spec.Template)
-			setPtr(&rs.Spec.Replicas, 1)
+			podspec.SetDefault(&rs.Spec.Replicas, 1)
 		},
 		Prepare: func(obj, old *appsv1.ReplicaSet) {
 			podspec.DropDisabled(&obj.Spec.Template.Spec)
@@ -37,7 +37,7 @@ func replicaSets() *resource.Resource {
 		Validate: validateReplicaSet,
 		Warn: func(obj, old *appsv1.ReplicaSet) []string {
 			if old == nil {
-				return append(warnName(obj.Name), podspec.WarnTemplate(&obj.Spec.Template, nil, tmplPath)...)
+				return append(podspec.WarnName(obj.Name), podspec.WarnTemplate(&obj.Spec.Template, nil, tmplPath)...)
 			}
 			if !changed(obj.Spec, old.Spec) {
 				return nil

@@ -11,6 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
+	"github.com/skiff-k8s/skiff/apiserver/builtin/check"
 	"github.com/skiff-k8s/skiff/apiserver/builtin/podspec"
 	"github.com/skiff-k8s/skiff/apiserver/builtin/table"
 	"github.com/skiff-k8s/skiff/apiserver/resource"
@@ -65,20 +66,20 @@ func defaultStatefulSet(set *appsv1.StatefulSet) {
 	strategy := &spec.UpdateStrategy
 	if strategy.Type == "" {
 		strategy.Type = appsv1.RollingUpdateStatefulSetStrategyType
-		setPtr(&strategy.RollingUpdate, appsv1.RollingUpdateStatefulSetStrategy{})
+		podspec.SetDefault(&strategy.RollingUpdate, appsv1.RollingUpdateStatefulSetStrategy{})
 	}
 	if strategy.Type == appsv1.RollingUpdateStatefulSetStrategyType && strategy.RollingUpdate != nil {
-		setPtr(&strategy.RollingUpdate.Partition, 0)
+		podspec.SetDefault(&strategy.RollingUpdate.Partition, 0)
 	}
-	setPtr(&spec.PersistentVolumeClaimRetentionPolicy, appsv1.StatefulSetPersistentVolumeClaimRetentionPolicy{})
+	podspec.SetDefault(&spec.PersistentVolumeClaimRetentionPolicy, appsv1.StatefulSetPersistentVolumeClaimRetentionPolicy{})
 	for _, p := range []*appsv1.PersistentVolumeClaimRetentionPolicyType{
 		&spec.PersistentVolumeClaimRetentionPolicy.WhenDeleted, &spec.PersistentVolumeClaimRetentionPolicy.WhenScaled} {
 		if *p == "" {
 			*p = appsv1.RetainPersistentVolumeClaimRetentionPolicyType
 		}
 	}
-	setPtr(&spec.Replicas, 1)
-	setPtr(&spec.RevisionHistoryLimit, 10)
+	podspec.SetDefault(&spec.Replicas, 1)
+	podspec.SetDefault(&spec.RevisionHistoryLimit, 10)
 	for i := range spec.VolumeClaimTemplates {
 		claim := &spec.VolumeClaimTemplates[i]
 		claim.APIVersion, claim.Kind = "v1", "PersistentVolumeClaim"
@@ -196,11 +197,11 @@ func validateStatefulSetStrategy(s *appsv1.StatefulSetUpdateStrategy, path *fiel
 	if most == nil {
 		return errs
 	}
-	errs = append(errs, intOrPercent(*most, path)...)
+	errs = append(errs, check.CountOrPercent(*most, path)...)
 	if amount(*most) == 0 {
 		errs = append(errs, field.Invalid(path, *most, "cannot be 0"))
 	}
-	return append(errs, atMostAll(*most, path)...)
+	return append(errs, check.AtMostAll(*most, path)...)
 }
 
 func validateRetention(p *appsv1.StatefulSetPersistentVolumeClaimRetentionPolicy, path *field.Path) field.ErrorList {

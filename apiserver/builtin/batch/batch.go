@@ -3,11 +3,8 @@
 package batch
 
 import (
-	"fmt"
-
 	"k8s.io/apimachinery/pkg/api/equality"
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
-	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/skiff-k8s/skiff/apiserver/resource"
@@ -32,22 +29,6 @@ func notNegative[N int32 | int64](n *N, path *field.Path) field.ErrorList {
 		return nil
 	}
 	return apivalidation.ValidateNonnegativeField(int64(*n), path)
-}
-
-// warnName tells that a name which is no DNS label makes odd host names of pods.
-func warnName(name string) []string {
-	msgs := validation.IsDNS1123Label(name)
-	if len(msgs) == 0 {
-		return nil
-	}
-	return []string{fmt.Sprintf("metadata.name: this is used in Pod names and hostnames, which can result in surprising behavior; a DNS label is recommended: %v", msgs)}
-}
-
-// setPtr gives an absent field its default.
-func setPtr[T any](field **T, value T) {
-	if *field == nil {
-		*field = &value
-	}
 }
 
 // deref is the value of an optional field, the zero value if it is absent.

@@ -36,7 +36,7 @@ func cronJobs() *resource.Resource {
 		Validate: validateCronJob,
 		Warn: func(obj, old *batchv1.CronJob) []string {
 			if old == nil {
-				return append(warnName(obj.Name), warnJobSpec(&obj.Spec.JobTemplate.Spec, nil, path)...)
+				return append(podspec.WarnName(obj.Name), warnJobSpec(&obj.Spec.JobTemplate.Spec, nil, path)...)
 			}
 			var warnings []string
 			if changed(obj.Spec, old.Spec) {
@@ -60,9 +60,9 @@ func defaultCronJob(c *batchv1.CronJob) {
 	if c.Spec.ConcurrencyPolicy == "" {
 		c.Spec.ConcurrencyPolicy = batchv1.AllowConcurrent
 	}
-	setPtr(&c.Spec.Suspend, false)
-	setPtr(&c.Spec.SuccessfulJobsHistoryLimit, 3)
-	setPtr(&c.Spec.FailedJobsHistoryLimit, 1)
+	podspec.SetDefault(&c.Spec.Suspend, false)
+	podspec.SetDefault(&c.Spec.SuccessfulJobsHistoryLimit, 3)
+	podspec.SetDefault(&c.Spec.FailedJobsHistoryLimit, 1)
 }
 
 func validateCronJob(obj, old *batchv1.CronJob) field.ErrorList {

@@ -46,7 +46,7 @@ func jobs() *resource.Resource {
 		Validate: validateJob,
 		Warn: func(obj, old *batchv1.Job) []string {
 			if old == nil {
-				return append(warnName(obj.Name), warnJobSpec(&obj.Spec, nil, specPath)...)
+				return append(podspec.WarnName(obj.Name), warnJobSpec(&obj.Spec, nil, specPath)...)
 			}
 			if !changed(obj.Spec, old.Spec) {
 				return nil
@@ -72,21 +72,21 @@ func defaultJob(j *batchv1.Job) {
 	defaultJobSpec(&j.Spec)
 	s := &j.Spec
 	if s.Completions == nil && s.Parallelism == nil {
-		setPtr(&s.Completions, 1)
+		podspec.SetDefault(&s.Completions, 1)
 	}
-	setPtr(&s.Parallelism, 1)
+	podspec.SetDefault(&s.Parallelism, 1)
 	if s.BackoffLimitPerIndex != nil {
-		setPtr(&s.BackoffLimit, math.MaxInt32)
+		podspec.SetDefault(&s.BackoffLimit, math.MaxInt32)
 	}
-	setPtr(&s.BackoffLimit, 6)
+	podspec.SetDefault(&s.BackoffLimit, 6)
 	labelLikePods(j)
-	setPtr(&s.CompletionMode, batchv1.NonIndexedCompletion)
-	setPtr(&s.Suspend, false)
+	podspec.SetDefault(&s.CompletionMode, batchv1.NonIndexedCompletion)
+	podspec.SetDefault(&s.Suspend, false)
 	if s.PodFailurePolicy != nil {
-		setPtr(&s.PodReplacementPolicy, batchv1.Failed)
+		podspec.SetDefault(&s.PodReplacementPolicy, batchv1.Failed)
 	}
-	setPtr(&s.PodReplacementPolicy, batchv1.TerminatingOrFailed)
-	setPtr(&s.ManualSelector, false)
+	podspec.SetDefault(&s.PodReplacementPolicy, batchv1.TerminatingOrFailed)
+	podspec.SetDefault(&s.ManualSelector, false)
 }
 
 // labelLikePods gives a job without labels those of its pods.
@@ -124,7 +124,7 @@ func generateSelector(j *batchv1.Job) {
 		{legacyJobNameLabel, name}, {jobNameLabel, name}, {legacyControllerUIDLabel, uid}, {controllerUIDLabel, uid}} {
 		addLabel(j.Spec.Template.Labels, l.key, l.value)
 	}
-	setPtr(&j.Spec.Selector, metav1.LabelSelector{})
+	podspec.SetDefault(&j.Spec.Selector, metav1.LabelSelector{})
 	if j.Spec.Selector.MatchLabels == nil {
 		j.Spec.Selector.MatchLabels = make(map[string]string, 1)
 	}

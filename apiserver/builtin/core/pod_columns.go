@@ -7,6 +7,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/skiff-k8s/skiff/apiserver/builtin/podspec"
 	"github.com/skiff-k8s/skiff/apiserver/builtin/table"
 	"github.com/skiff-k8s/skiff/apiserver/resource"
 )
@@ -69,7 +70,7 @@ func summarize(p *corev1.Pod) summary {
 	}
 	sidecars := make(map[string]bool)
 	for i := range p.Spec.InitContainers {
-		if isSidecar(&p.Spec.InitContainers[i]) {
+		if podspec.IsSidecar(&p.Spec.InitContainers[i]) {
 			sidecars[p.Spec.InitContainers[i].Name] = true
 			s.total++
 		}
@@ -159,11 +160,6 @@ func terminatedReason(t *corev1.ContainerStateTerminated) string {
 		return fmt.Sprintf("Signal:%d", t.Signal)
 	}
 	return fmt.Sprintf("ExitCode:%d", t.ExitCode)
-}
-
-// isSidecar reports whether an init container runs as long as the pod.
-func isSidecar(c *corev1.Container) bool {
-	return c.RestartPolicy != nil && *c.RestartPolicy == corev1.ContainerRestartPolicyAlways
 }
 
 func hasCondition(p *corev1.Pod, kind corev1.PodConditionType) bool {

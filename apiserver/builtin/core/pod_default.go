@@ -1,8 +1,6 @@
 package core
 
 import (
-	"strings"
-
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/component-helpers/resource"
 
@@ -65,7 +63,7 @@ func defaultPodResources(p *corev1.Pod) {
 	}
 	addMissing(limits, resource.AggregateContainerLimits(p, resource.PodResourcesOptions{}), func(name corev1.ResourceName) bool {
 		_, requested := requests[name]
-		return isHugePages(name) && !requested
+		return podspec.IsHugePages(name) && !requested
 	})
 	if len(limits) > 0 {
 		r.Limits = limits
@@ -77,7 +75,7 @@ func defaultPodResources(p *corev1.Pod) {
 		requests = corev1.ResourceList{}
 	}
 	addMissing(requests, resource.AggregateContainerRequests(p, resource.PodResourcesOptions{}), func(name corev1.ResourceName) bool {
-		return resource.IsSupportedPodLevelResource(name) && !isHugePages(name)
+		return resource.IsSupportedPodLevelResource(name) && !podspec.IsHugePages(name)
 	})
 	addMissing(requests, r.Limits, resource.IsSupportedPodLevelResource)
 	if len(requests) > 0 {
@@ -92,10 +90,6 @@ func addMissing(list, from corev1.ResourceList, wanted func(corev1.ResourceName)
 			list[name] = q.DeepCopy()
 		}
 	}
-}
-
-func isHugePages(name corev1.ResourceName) bool {
-	return strings.HasPrefix(string(name), corev1.ResourceHugePagesPrefix)
 }
 
 // syncPodIPs keeps podIP the first of podIPs. Where they differ podIP is right:

@@ -4,6 +4,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"github.com/skiff-k8s/skiff/apiserver/builtin/podspec"
 )
 
 // validateResize lets cpu and memory of containers and pods change, and nothing
@@ -155,7 +157,7 @@ func onlyCompute(rest, was *corev1.PodSpec) field.ErrorList {
 		if !equality.Semantic.DeepEqual(*c, was.InitContainers[i]) {
 			errs = append(errs, field.Forbidden(path, "only cpu and memory resources for init or sidecar containers are mutable"))
 		}
-		if !touched || isSidecar(c) {
+		if !touched || podspec.IsSidecar(c) {
 			continue
 		}
 		for _, p := range c.ResizePolicy {

@@ -1,7 +1,6 @@
 package core
 
 import (
-	"fmt"
 	"maps"
 	"strconv"
 
@@ -10,7 +9,6 @@ import (
 	"k8s.io/apimachinery/pkg/api/equality"
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
 	"k8s.io/apimachinery/pkg/labels"
-	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/skiff-k8s/skiff/apiserver/builtin/podspec"
@@ -140,11 +138,7 @@ func warnReplicationController(obj, old *corev1.ReplicationController) []string 
 	}
 	path := field.NewPath("spec", "template")
 	if old == nil {
-		var warnings []string
-		if msgs := validation.IsDNS1123Label(obj.Name); len(msgs) > 0 {
-			warnings = append(warnings, fmt.Sprintf("metadata.name: this is used in Pod names and hostnames, which can result in surprising behavior; a DNS label is recommended: %v", msgs))
-		}
-		return append(warnings, podspec.WarnTemplate(obj.Spec.Template, nil, path)...)
+		return append(podspec.WarnName(obj.Name), podspec.WarnTemplate(obj.Spec.Template, nil, path)...)
 	}
 	if equality.Semantic.DeepEqual(obj.Spec, old.Spec) {
 		return nil

@@ -51,7 +51,7 @@ func (v *validator) checkInitContainers(path *field.Path) {
 			names[c.Name] = true
 		}
 		v.checkHostPorts(path, *c)
-		if isSidecar(c) {
+		if IsSidecar(c) {
 			v.checkLifecycle(c.Lifecycle, at.Child("lifecycle"))
 			v.checkProbes(c, at)
 			continue
@@ -60,8 +60,8 @@ func (v *validator) checkInitContainers(path *field.Path) {
 	}
 }
 
-// isSidecar reports whether an init container runs as long as the pod.
-func isSidecar(c *v1.Container) bool {
+// IsSidecar reports whether an init container runs as long as the pod.
+func IsSidecar(c *v1.Container) bool {
 	return c.RestartPolicy != nil && *c.RestartPolicy == v1.ContainerRestartPolicyAlways
 }
 

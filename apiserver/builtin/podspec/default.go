@@ -20,8 +20,8 @@ func DefaultSpec(s *v1.PodSpec) {
 	set(&s.DNSPolicy, v1.DNSClusterFirst)
 	set(&s.RestartPolicy, v1.RestartPolicyAlways)
 	set(&s.SchedulerName, v1.DefaultSchedulerName)
-	setPtr(&s.SecurityContext, v1.PodSecurityContext{})
-	setPtr(&s.TerminationGracePeriodSeconds, int64(v1.DefaultTerminationGracePeriodSeconds))
+	SetDefault(&s.SecurityContext, v1.PodSecurityContext{})
+	SetDefault(&s.TerminationGracePeriodSeconds, int64(v1.DefaultTerminationGracePeriodSeconds))
 	s.ServiceAccountName = cmp.Or(s.ServiceAccountName, s.DeprecatedServiceAccount)
 	s.DeprecatedServiceAccount = s.ServiceAccountName
 	for i := range s.Volumes {
@@ -46,7 +46,7 @@ func defaultContainer(c *v1.Container) {
 		if from := c.Env[i].ValueFrom; from != nil {
 			defaultFieldRef(from.FieldRef)
 			if from.FileKeyRef != nil {
-				setPtr(&from.FileKeyRef.Optional, false)
+				SetDefault(&from.FileKeyRef.Optional, false)
 			}
 		}
 	}
@@ -74,7 +74,7 @@ func defaultProbe(p *v1.Probe) {
 	set(&p.FailureThreshold, 3)
 	defaultHTTPGet(p.HTTPGet)
 	if p.GRPC != nil {
-		setPtr(&p.GRPC.Service, "")
+		SetDefault(&p.GRPC.Service, "")
 	}
 }
 
@@ -98,16 +98,16 @@ func defaultVolume(v *v1.Volume) {
 		s.EmptyDir = &v1.EmptyDirVolumeSource{}
 	}
 	if s.HostPath != nil {
-		setPtr(&s.HostPath.Type, v1.HostPathUnset)
+		SetDefault(&s.HostPath.Type, v1.HostPathUnset)
 	}
 	if s.Secret != nil {
-		setPtr(&s.Secret.DefaultMode, v1.SecretVolumeSourceDefaultMode)
+		SetDefault(&s.Secret.DefaultMode, v1.SecretVolumeSourceDefaultMode)
 	}
 	if s.ConfigMap != nil {
-		setPtr(&s.ConfigMap.DefaultMode, v1.ConfigMapVolumeSourceDefaultMode)
+		SetDefault(&s.ConfigMap.DefaultMode, v1.ConfigMapVolumeSourceDefaultMode)
 	}
 	if s.DownwardAPI != nil {
-		setPtr(&s.DownwardAPI.DefaultMode, v1.DownwardAPIVolumeSourceDefaultMode)
+		SetDefault(&s.DownwardAPI.DefaultMode, v1.DownwardAPIVolumeSourceDefaultMode)
 		for i := range s.DownwardAPI.Items {
 			defaultFieldRef(s.DownwardAPI.Items[i].FieldRef)
 		}
@@ -125,7 +125,7 @@ func defaultVolume(v *v1.Volume) {
 }
 
 func defaultProjected(p *v1.ProjectedVolumeSource) {
-	setPtr(&p.DefaultMode, v1.ProjectedVolumeSourceDefaultMode)
+	SetDefault(&p.DefaultMode, v1.ProjectedVolumeSourceDefaultMode)
 	for i := range p.Sources {
 		src := &p.Sources[i]
 		if src.DownwardAPI != nil {
@@ -134,7 +134,7 @@ func defaultProjected(p *v1.ProjectedVolumeSource) {
 			}
 		}
 		if src.ServiceAccountToken != nil {
-			setPtr(&src.ServiceAccountToken.ExpirationSeconds, 3600)
+			SetDefault(&src.ServiceAccountToken.ExpirationSeconds, 3600)
 		}
 	}
 }
@@ -151,10 +151,10 @@ func defaultLegacyVolume(s *v1.VolumeSource) {
 		set(&v.Keyring, "/etc/ceph/keyring")
 	}
 	if v := s.AzureDisk; v != nil {
-		setPtr(&v.CachingMode, v1.AzureDataDiskCachingReadWrite)
-		setPtr(&v.FSType, "ext4")
-		setPtr(&v.ReadOnly, false)
-		setPtr(&v.Kind, v1.AzureSharedBlobDisk)
+		SetDefault(&v.CachingMode, v1.AzureDataDiskCachingReadWrite)
+		SetDefault(&v.FSType, "ext4")
+		SetDefault(&v.ReadOnly, false)
+		SetDefault(&v.Kind, v1.AzureSharedBlobDisk)
 	}
 	if v := s.ScaleIO; v != nil {
 		set(&v.StorageMode, "ThinProvisioned")
@@ -165,7 +165,7 @@ func defaultLegacyVolume(s *v1.VolumeSource) {
 // DefaultClaimSpec fills what a client left out of a persistent volume claim or
 // of a template of one.
 func DefaultClaimSpec(s *v1.PersistentVolumeClaimSpec) {
-	setPtr(&s.VolumeMode, v1.PersistentVolumeFilesystem)
+	SetDefault(&s.VolumeMode, v1.PersistentVolumeFilesystem)
 	roundUp(s.Resources.Limits)
 	roundUp(s.Resources.Requests)
 }
@@ -188,8 +188,8 @@ func set[T comparable](field *T, value T) {
 	}
 }
 
-// setPtr gives an absent field its default.
-func setPtr[T any](field **T, value T) {
+// SetDefault gives an absent field its default.
+func SetDefault[T any](field **T, value T) {
 	if *field == nil {
 		*field = &value
 	}

@@ -43,13 +43,13 @@ func optionsFor(s *v1.PodSpec, annotations map[string]string) Options {
 	}
 	for i := range s.InitContainers {
 		for _, p := range s.InitContainers[i].ResizePolicy {
-			opts.InitRestartContainer = opts.InitRestartContainer || !isSidecar(&s.InitContainers[i]) && p.RestartPolicy == v1.RestartContainer
+			opts.InitRestartContainer = opts.InitRestartContainer || !IsSidecar(&s.InitContainers[i]) && p.RestartPolicy == v1.RestartContainer
 		}
 	}
 	containers(s, func(c *v1.Container) {
 		for _, list := range []v1.ResourceList{c.Resources.Limits, c.Resources.Requests} {
 			for name, q := range list {
-				opts.BadHugePages = opts.BadHugePages || isHugePages(name) && !pagesFit(name, q)
+				opts.BadHugePages = opts.BadHugePages || IsHugePages(name) && !pagesFit(name, q)
 			}
 		}
 	})

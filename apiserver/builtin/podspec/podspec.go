@@ -54,7 +54,7 @@ func containers(spec *v1.PodSpec, visit func(c *v1.Container)) {
 	}
 }
 
-// isHugePages reports whether a resource counts huge pages of some size.
-func isHugePages(name v1.ResourceName) bool {
+// IsHugePages reports whether a resource counts huge pages of some size.
+func IsHugePages(name v1.ResourceName) bool {
 	return strings.HasPrefix(string(name), v1.ResourceHugePagesPrefix)
 }

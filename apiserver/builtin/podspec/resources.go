@@ -45,7 +45,7 @@ func IsExtended(name v1.ResourceName) bool {
 }
 
 // overcommits reports whether containers may request less than their limit.
-func overcommits(name v1.ResourceName) bool { return IsNative(name) && !isHugePages(name) }
+func overcommits(name v1.ResourceName) bool { return IsNative(name) && !IsHugePages(name) }
 
 // ValidateQuantity demands an amount of a resource that is not negative, and a
 // whole number where the resource is counted.
@@ -69,7 +69,7 @@ func resourceName(name v1.ResourceName, path *field.Path) field.ErrorList {
 	if len(errs) > 0 || strings.Contains(string(name), "/") {
 		return errs
 	}
-	if slices.Contains(standardResources, name) || isHugePages(name) || strings.HasPrefix(string(name), v1.ResourceRequestsHugePagesPrefix) {
+	if slices.Contains(standardResources, name) || IsHugePages(name) || strings.HasPrefix(string(name), v1.ResourceRequestsHugePagesPrefix) {
 		return nil
 	}
 	return field.ErrorList{field.Invalid(path, name, "must be a standard resource type or fully qualified")}
@@ -79,7 +79,7 @@ func resourceName(name v1.ResourceName, path *field.Path) field.ErrorList {
 func containerResource(name v1.ResourceName, path *field.Path) field.ErrorList {
 	errs := resourceName(name, path)
 	switch qualified := strings.Contains(string(name), "/"); {
-	case !qualified && name != v1.ResourceCPU && name != v1.ResourceMemory && name != v1.ResourceEphemeralStorage && !isHugePages(name):
+	case !qualified && name != v1.ResourceCPU && name != v1.ResourceMemory && name != v1.ResourceEphemeralStorage && !IsHugePages(name):
 		errs = append(errs, field.Invalid(path, name, "must be a standard resource for containers"))
 	case qualified && !IsNative(name) && !IsExtended(name):
 		errs = append(errs, field.Invalid(path, name, "doesn't follow extended resource name standard"))
@@ -103,7 +103,7 @@ func (v *validator) checkRequirements(r *v1.ResourceRequirements, nameOK func(v1
 	limits, requests := path.Child("limits"), path.Child("requests")
 	compute, hugePages := false, false
 	amount := func(name v1.ResourceName, q resource.Quantity, at *field.Path) {
-		if isHugePages(name) {
+		if IsHugePages(name) {
 			hugePages = true
 			if !v.opts.BadHugePages && !pagesFit(name, q) {
 				v.invalid(at, q.String(), fmt.Sprintf("%s is not positive integer multiple of %s", q.String(), name))
@@ -248,7 +248,7 @@ func (v *validator) checkPodResources(path *field.Path) {
 	v.checkAggregate(r.Requests, resourcehelper.AggregateContainerRequests(pod, resourcehelper.PodResourcesOptions{}),
 		path.Child("requests"), "requests", func(v1.ResourceName) bool { return true })
 	v.checkAggregate(r.Limits, resourcehelper.AggregateContainerLimits(pod, resourcehelper.PodResourcesOptions{}),
-		path.Child("limits"), "limits", isHugePages)
+		path.Child("limits"), "limits", IsHugePages)
 	for i := range v.spec.Containers {
 		c := &v.spec.Containers[i]
 		for _, name := range slices.Sorted(maps.Keys(c.Resources.Limits)) {

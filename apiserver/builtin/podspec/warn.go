@@ -26,6 +26,16 @@ func WarnPod(p *v1.Pod) []string {
 	return w.all()
 }
 
+// WarnName tells that the name of a workload which is no DNS label makes odd
+// host names of its pods.
+func WarnName(name string) []string {
+	msgs := validation.IsDNS1123Label(name)
+	if len(msgs) == 0 {
+		return nil
+	}
+	return []string{fmt.Sprintf("metadata.name: this is used in Pod names and hostnames, which can result in surprising behavior; a DNS label is recommended: %v", msgs)}
+}
+
 // DeprecatedNodeLabels are labels of nodes that should not be selected by any
 // more, with what to say about them.
 var DeprecatedNodeLabels = map[string]string{
