@@ -48,8 +48,8 @@ func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	}()
 	select {
 	case <-a.begun:
-	case <-ctx.Done():
-		return nil, context.Cause(r.Context())
+	case <-r.Context().Done():
+		return nil, r.Context().Err()
 	}
 	return a.result()
 }
