@@ -9,11 +9,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-const (
-	unreachableType = unix.RTN_UNREACHABLE
-	errNoRoute      = unix.ESRCH
-)
-
 // ensureLink returns the link of the wanted name, making it if need be.
 func ensureLink(want netlink.Link) (netlink.Link, error) {
 	if err := netlink.LinkAdd(want); err != nil && !errors.Is(err, unix.EEXIST) {

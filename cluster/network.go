@@ -10,6 +10,7 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
 )
 
 // network joins the nodes that live in network namespaces of their own with the
@@ -165,12 +166,12 @@ func route(pods netip.Prefix, via netip.Addr) error {
 // unreachable makes the kernel refuse packets of a range that no more special
 // route takes, instead of sending them out by the default route.
 func unreachable(prefix netip.Prefix) error {
-	return netlink.RouteReplace(&netlink.Route{Dst: ipNet(prefix), Type: unreachableType})
+	return netlink.RouteReplace(&netlink.Route{Dst: ipNet(prefix), Type: unix.RTN_UNREACHABLE})
 }
 
 func removeUnreachable(prefix netip.Prefix) error {
-	err := netlink.RouteDel(&netlink.Route{Dst: ipNet(prefix), Type: unreachableType})
-	if errors.Is(err, errNoRoute) {
+	err := netlink.RouteDel(&netlink.Route{Dst: ipNet(prefix), Type: unix.RTN_UNREACHABLE})
+	if errors.Is(err, unix.ESRCH) { // there was none
 		return nil
 	}
 	return err
