@@ -15,7 +15,8 @@ import (
 func namespaces() *resource.Resource {
 	return resource.Define[corev1.NamespaceList](resource.Definition[corev1.Namespace]{
 		Version: "v1", Kind: "Namespace", Plural: "namespaces", ShortNames: []string{"ns"},
-		ClusterScoped: true,
+		AnswersDeleted: true,
+		ClusterScoped:  true,
 		// A namespace takes everything in it along, so there is no
 		// deletecollection.
 		Verbs: []string{"create", "delete", "get", "list", "patch", "update", "watch"},

@@ -26,10 +26,11 @@ func persistentVolumes() *resource.Resource {
 	spec, status := corev1.PersistentVolumeSpec{}, corev1.PersistentVolumeStatus{}
 	return resource.Define[corev1.PersistentVolumeList](resource.Definition[volume]{
 		Version: "v1", Kind: "PersistentVolume", Plural: "persistentvolumes", ShortNames: []string{"pv"}, ClusterScoped: true,
-		Default:  defaultVolume,
-		Prepare:  prepareVolume,
-		Validate: validateVolume,
-		Fields:   map[string]func(*volume) string{"name": func(v *volume) string { return v.Name }},
+		AnswersDeleted: true,
+		Default:        defaultVolume,
+		Prepare:        prepareVolume,
+		Validate:       validateVolume,
+		Fields:         map[string]func(*volume) string{"name": func(v *volume) string { return v.Name }},
 		Columns: []resource.Column[*volume]{
 			resource.NameColumn[*volume](),
 			table.Text("Capacity", table.Doc(spec, "capacity"), func(v *volume) string { return storageText(v.Spec.Capacity) }),

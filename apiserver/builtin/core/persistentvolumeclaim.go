@@ -20,6 +20,7 @@ func persistentVolumeClaims() *resource.Resource {
 	spec, status := corev1.PersistentVolumeClaimSpec{}, corev1.PersistentVolumeClaimStatus{}
 	return resource.Define[corev1.PersistentVolumeClaimList](resource.Definition[claim]{
 		Version: "v1", Kind: "PersistentVolumeClaim", Plural: "persistentvolumeclaims", ShortNames: []string{"pvc"},
+		AnswersDeleted: true,
 		Default: func(c *claim) {
 			if c.Status.Phase == "" {
 				c.Status.Phase = corev1.ClaimPending

@@ -18,6 +18,7 @@ func resourceQuotas() *resource.Resource {
 	type quota = corev1.ResourceQuota
 	return resource.Define[corev1.ResourceQuotaList](resource.Definition[quota]{
 		Version: "v1", Kind: "ResourceQuota", Plural: "resourcequotas", ShortNames: []string{"quota"},
+		AnswersDeleted: true,
 		Default: func(q *quota) {
 			roundQuantities(q.Spec.Hard)
 			roundQuantities(q.Status.Hard)

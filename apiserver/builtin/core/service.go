@@ -20,12 +20,13 @@ func services(a *alloc.Services) *resource.Resource {
 	spec := corev1.ServiceSpec{}
 	return resource.Define[corev1.ServiceList](resource.Definition[corev1.Service]{
 		Version: "v1", Kind: "Service", Plural: "services", ShortNames: []string{"svc"}, Categories: []string{"all"},
-		Default:  defaultService,
-		Reserve:  reserveService(a),
-		Prepare:  prepareService,
-		Validate: validateService,
-		Warn:     warnService,
-		Name:     validation.NameIsDNSLabel,
+		AnswersDeleted: true,
+		Default:        defaultService,
+		Reserve:        reserveService(a),
+		Prepare:        prepareService,
+		Validate:       validateService,
+		Warn:           warnService,
+		Name:           validation.NameIsDNSLabel,
 		Fields: map[string]func(*corev1.Service) string{
 			"spec.clusterIP": func(s *corev1.Service) string { return s.Spec.ClusterIP },
 			"spec.type":      func(s *corev1.Service) string { return string(s.Spec.Type) },

@@ -11,8 +11,9 @@ import (
 func serviceAccounts(token ...resource.Subresource[corev1.ServiceAccount]) *resource.Resource {
 	return resource.Define[corev1.ServiceAccountList](resource.Definition[corev1.ServiceAccount]{
 		Version: "v1", Kind: "ServiceAccount", Plural: "serviceaccounts", ShortNames: []string{"sa"},
-		Prepare: prepareServiceAccount,
-		Warn:    warnServiceAccount,
+		AnswersDeleted: true,
+		Prepare:        prepareServiceAccount,
+		Warn:           warnServiceAccount,
 		Columns: []resource.Column[*corev1.ServiceAccount]{
 			resource.NameColumn[*corev1.ServiceAccount](),
 			resource.AgeColumn[*corev1.ServiceAccount](),

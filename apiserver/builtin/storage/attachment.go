@@ -22,8 +22,9 @@ func volumeAttachments() *resource.Resource {
 	attacher.Format = "name"
 	return resource.Define[storagev1.VolumeAttachmentList](resource.Definition[attachment]{
 		Group: group, Version: "v1", Kind: "VolumeAttachment", Plural: "volumeattachments",
-		ClusterScoped: true,
-		NeedsVersion:  true,
+		AnswersDeleted: true,
+		ClusterScoped:  true,
+		NeedsVersion:   true,
 		Prepare: func(a, old *attachment) {
 			a.Status = storagev1.VolumeAttachmentStatus{}
 			if old != nil {

@@ -34,7 +34,8 @@ func storageClasses() *resource.Resource {
 	}
 	return resource.Define[storagev1.StorageClassList](resource.Definition[class]{
 		Group: group, Version: "v1", Kind: "StorageClass", Plural: "storageclasses", ShortNames: []string{"sc"},
-		ClusterScoped: true,
+		AnswersDeleted: true,
+		ClusterScoped:  true,
 		Default: func(c *class) {
 			if c.ReclaimPolicy == nil {
 				c.ReclaimPolicy = ptr.To(corev1.PersistentVolumeReclaimDelete)
@@ -170,8 +171,9 @@ func volumeAttributesClasses() *resource.Resource {
 	name := resource.NameColumn[*class]()
 	return resource.Define[storagev1.VolumeAttributesClassList](resource.Definition[class]{
 		Group: group, Version: "v1", Kind: "VolumeAttributesClass", Plural: "volumeattributesclasses", ShortNames: []string{"vac"},
-		ClusterScoped: true,
-		Validate:      validateAttributesClass,
+		AnswersDeleted: true,
+		ClusterScoped:  true,
+		Validate:       validateAttributesClass,
 		Columns: []resource.Column[*class]{
 			name,
 			table.Text("DriverName", table.Doc(class{}, "driverName"), func(c *class) string { return c.DriverName }),

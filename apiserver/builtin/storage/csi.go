@@ -24,9 +24,10 @@ func csiDrivers() *resource.Resource {
 	spec := storagev1.CSIDriverSpec{}
 	return resource.Define[storagev1.CSIDriverList](resource.Definition[driver]{
 		Group: group, Version: "v1", Kind: "CSIDriver", Plural: "csidrivers",
-		ClusterScoped: true,
-		NeedsVersion:  true,
-		Default:       defaultDriver,
+		AnswersDeleted: true,
+		ClusterScoped:  true,
+		NeedsVersion:   true,
+		Default:        defaultDriver,
 		// Drivers begin without a generation and get one with their first change.
 		Prepare: func(d, old *driver) {
 			if old != nil && !equality.Semantic.DeepEqual(d.Spec, old.Spec) {
@@ -139,9 +140,10 @@ func csiNodes() *resource.Resource {
 	type node = storagev1.CSINode
 	return resource.Define[storagev1.CSINodeList](resource.Definition[node]{
 		Group: group, Version: "v1", Kind: "CSINode", Plural: "csinodes",
-		ClusterScoped: true,
-		NeedsVersion:  true,
-		Validate:      validateNode,
+		AnswersDeleted: true,
+		ClusterScoped:  true,
+		NeedsVersion:   true,
+		Validate:       validateNode,
 		Columns: []resource.Column[*node]{
 			resource.NameColumn[*node](),
 			table.Number("Drivers", "Drivers indicates the number of CSI drivers registered on the node", func(n *node) int64 { return int64(len(n.Spec.Drivers)) }),
