@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"log/slog"
 	"maps"
 	"slices"
 	"strings"
@@ -31,6 +32,9 @@ import (
 
 // evictionTimeout is how long an evicted pod may take until its deletion is seen; after that it was not evicted.
 const evictionTimeout = 2 * time.Minute
+
+// failRetry is after which time figures that could not be had are asked for again.
+const failRetry = 10 * time.Second
 
 // Disruption keeps the status of PodDisruptionBudgets: how many of the pods are healthy, how many have to be, and
 // so how many the eviction API may take. It is woken by the budget, by a pod it selects, and by what owns such
@@ -106,7 +110,8 @@ func (c *disruptions) sync(ctx context.Context, key reconcile.Key) (time.Duratio
 	if err == nil || apierrors.IsConflict(err) {
 		return again, err
 	}
-	return 0, c.failSafe(ctx, budget, err)
+	slog.Debug("disruption budget fails safe", "budget", key.String(), "err", err)
+	return failRetry, c.failSafe(ctx, budget, err)
 }
 
 // measure computes the status and writes it.
@@ -315,7 +320,7 @@ func (c *disruptions) report(ctx context.Context, budget *policyv1.PodDisruption
 	return ignoreNotFound(err)
 }
 
-// failSafe allows no disruption while the figures cannot be had, and returns the error so that they are tried again.
+// failSafe allows no disruption while the figures cannot be had.
 func (c *disruptions) failSafe(ctx context.Context, budget *policyv1.PodDisruptionBudget, cause error) error {
 	updated := budget.DeepCopy()
 	updated.Status.DisruptionsAllowed = 0
@@ -324,10 +329,8 @@ func (c *disruptions) failSafe(ctx context.Context, budget *policyv1.PodDisrupti
 		Message: cause.Error(), ObservedGeneration: budget.Status.ObservedGeneration,
 	})
 	if equality.Semantic.DeepEqual(budget.Status, updated.Status) {
-		return cause
+		return nil
 	}
-	if _, err := c.client.PolicyV1().PodDisruptionBudgets(budget.Namespace).UpdateStatus(ctx, updated, metav1.UpdateOptions{}); err != nil {
-		return ignoreNotFound(err)
-	}
-	return cause
+	_, err := c.client.PolicyV1().PodDisruptionBudgets(budget.Namespace).UpdateStatus(ctx, updated, metav1.UpdateOptions{})
+	return ignoreNotFound(err)
 }
