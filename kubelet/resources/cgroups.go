@@ -32,7 +32,8 @@ type Cgroups struct {
 	mounts []hierarchy
 	v2     bool
 
-	mu sync.Mutex
+	mu        sync.Mutex
+	burstable map[types.UID]int64 // CPU requests of Burstable pods, in thousandths
 }
 
 // OpenCgroups finds the mounted hierarchies and makes root and its quality of service groups there.
@@ -42,7 +43,7 @@ func OpenCgroups(root string) (*Cgroups, error) {
 	if err != nil {
 		return nil, fmt.Errorf("find the control group hierarchies: %w", err)
 	}
-	c := &Cgroups{root: path.Join("/", root), mounts: mounts, v2: isV2(mounts)}
+	c := &Cgroups{root: path.Join("/", root), mounts: mounts, v2: isV2(mounts), burstable: map[types.UID]int64{}}
 	for _, class := range []v1.PodQOSClass{v1.PodQOSGuaranteed, v1.PodQOSBurstable, v1.PodQOSBestEffort} {
 		if err := c.make(c.classGroup(class)); err != nil {
 			return nil, err
@@ -69,15 +70,39 @@ func (c *Cgroups) EnsurePod(pod *v1.Pod) error {
 	if err := c.make(group); err != nil {
 		return err
 	}
-	return c.apply(group, ForPod(pod))
+	if err := c.apply(group, ForPod(pod)); err != nil {
+		return err
+	}
+	if QOS(pod) != v1.PodQOSBurstable {
+		return nil
+	}
+	return c.balance(pod.UID, cpuRequests(pod))
 }
 
-// Balance sets what depends on all pods: the limits of the group of all pods and the share of the
-// Burstable ones. Call it when pods came or went.
-func (c *Cgroups) Balance(allocatable v1.ResourceList, pods []*v1.Pod) error {
-	return errors.Join(
-		c.apply(c.classGroup(v1.PodQOSGuaranteed), ForAll(allocatable)),
-		c.apply(c.classGroup(v1.PodQOSBurstable), ForBurstable(pods)))
+// Limit sets what all pods together may use: what the node has to give.
+func (c *Cgroups) Limit(allocatable v1.ResourceList) error {
+	return c.apply(c.classGroup(v1.PodQOSGuaranteed), ForAll(allocatable))
+}
+
+// balance gives the group of all Burstable pods a share of the CPU that is the sum of theirs, after one of
+// them came, changed or, with a request below zero, went.
+func (c *Cgroups) balance(uid types.UID, milli int64) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	was, known := c.burstable[uid]
+	switch {
+	case known && was == milli, !known && milli < 0:
+		return nil
+	case milli < 0:
+		delete(c.burstable, uid)
+	default:
+		c.burstable[uid] = milli
+	}
+	var sum int64
+	for _, m := range c.burstable {
+		sum += m
+	}
+	return c.apply(c.classGroup(v1.PodQOSBurstable), Limits{Shares: Shares(sum)})
 }
 
 // Pods lists the pods that have groups, also from an earlier run.
@@ -95,7 +120,7 @@ func (c *Cgroups) RemovePod(uid types.UID) error {
 	if uid == "" || strings.ContainsAny(string(uid), "/*?[\\") {
 		return fmt.Errorf("remove the control groups of pod %q: not a pod UID", uid)
 	}
-	var errs []error
+	errs := []error{c.balance(uid, -1)}
 	for _, dir := range c.podDirs(string(uid)) {
 		errs = append(errs, remove(dir))
 	}

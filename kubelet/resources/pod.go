@@ -53,18 +53,10 @@ func ForPod(pod *v1.Pod) Limits {
 	return l
 }
 
-// ForBurstable are the limits of the group of all Burstable pods: its share of the CPU is the sum of theirs.
-func ForBurstable(pods []*v1.Pod) Limits {
-	var milli int64
-	for _, pod := range pods {
-		finished := pod.Status.Phase == v1.PodSucceeded || pod.Status.Phase == v1.PodFailed
-		if finished || QOS(pod) != v1.PodQOSBurstable {
-			continue
-		}
-		requests := podresources.PodRequests(pod, podresources.PodResourcesOptions{})
-		milli += requests.Cpu().MilliValue()
-	}
-	return Limits{Shares: Shares(milli)}
+// cpuRequests is what the whole pod requests of the CPU, in thousandths.
+func cpuRequests(pod *v1.Pod) int64 {
+	requests := podresources.PodRequests(pod, podresources.PodResourcesOptions{})
+	return requests.Cpu().MilliValue()
 }
 
 // ForAll are the limits of the group of all pods, from what the node has to give.

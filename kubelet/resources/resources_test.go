@@ -207,7 +207,7 @@ func TestCgroups(t *testing.T) {
 	if err := c.EnsurePod(pod); err != nil {
 		t.Fatal(err)
 	}
-	if err := c.Balance(demand("cpu=2,memory=4Gi"), []*v1.Pod{pod}); err != nil {
+	if err := c.Limit(demand("cpu=2,memory=4Gi")); err != nil {
 		t.Fatal(err)
 	}
 	if got, want := c.PodParent(pod), "/skiff-resources-test/kubepods/burstable/pod3f2a"; got != want {
@@ -220,6 +220,14 @@ func TestCgroups(t *testing.T) {
 	for file, want := range wants {
 		if got := readControl(t, c, c.PodParent(pod), file); got != want {
 			t.Errorf("%s: got %s, want %s", file, got, want)
+		}
+	}
+	if !c.V2() {
+		if got, want := readControl(t, c, c.classGroup(v1.PodQOSBurstable), "cpu.shares"), "512"; got != want {
+			t.Errorf("share of all Burstable pods: got %s, want %s", got, want)
+		}
+		if got, want := readControl(t, c, c.classGroup(v1.PodQOSGuaranteed), "memory.limit_in_bytes"), "4294967296"; got != want {
+			t.Errorf("memory of all pods: got %s, want %s", got, want)
 		}
 	}
 
