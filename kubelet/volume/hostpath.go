@@ -16,10 +16,12 @@ type hostPath struct{}
 func (hostPath) hostPath(v *volume) string              { return v.HostPath.Path }
 func (hostPath) refresh(context.Context, *volume) error { return nil }
 
-func (hostPath) setUp(_ context.Context, v *volume) error {
-	path, want := v.HostPath.Path, v1.HostPathUnset
-	if v.HostPath.Type != nil {
-		want = *v.HostPath.Type
+func (hostPath) setUp(_ context.Context, v *volume) error { return setUpHostPath(v.HostPath) }
+
+func setUpHostPath(s *v1.HostPathVolumeSource) error {
+	path, want := s.Path, v1.HostPathUnset
+	if s.Type != nil {
+		want = *s.Type
 	}
 	switch want {
 	case v1.HostPathUnset:

@@ -47,6 +47,8 @@ func kindOf(v *v1.Volume) kind {
 		return contents{kind: "projected", collect: projectedFiles, inMemory: true}
 	case s.DownwardAPI != nil:
 		return contents{kind: "downward-api", collect: downwardFiles, inMemory: true}
+	case s.PersistentVolumeClaim != nil || s.Ephemeral != nil:
+		return claim{}
 	case s.Image != nil:
 		return image{}
 	}
@@ -67,12 +69,12 @@ func (unsupported) hostPath(*volume) string                { return "" }
 func (unsupported) refresh(context.Context, *volume) error { return nil }
 
 func (unsupported) setUp(_ context.Context, v *volume) error {
-	return fmt.Errorf("no volume plugin matched: this node has none for volumes of type %q", typeName(v.Volume))
+	return fmt.Errorf("no volume plugin matched: this node has none for volumes of type %q", typeName(v.VolumeSource))
 }
 
-// typeName is the name of the volume's type in the API, such as "nfs".
-func typeName(v *v1.Volume) string {
-	raw, err := json.Marshal(v.VolumeSource)
+// typeName is the name of the type in the API, such as "nfs", of a volume's or PersistentVolume's source.
+func typeName(source any) string {
+	raw, err := json.Marshal(source)
 	if err != nil {
 		return "unknown"
 	}

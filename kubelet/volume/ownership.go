@@ -74,3 +74,10 @@ func give(path string, info fs.FileInfo, group int64, may access) error {
 	}
 	return os.Chmod(path, mode)
 }
+
+// belongsTo says that a directory is as give would make it.
+func belongsTo(info fs.FileInfo, group int64, may access) bool {
+	stat, ok := info.Sys().(*syscall.Stat_t)
+	want := fs.FileMode(may) | fs.ModeSetgid | 0o110
+	return ok && int64(stat.Gid) == group && info.Mode()&want == want
+}

@@ -152,11 +152,11 @@ func (m *Manager) HostPath(pod *v1.Pod, volume string) string {
 	return ""
 }
 
-// ReadOnly says that containers must not write to volumes of this type, whatever their mount says: what
-// the kubelet writes there would come and go under them.
+// ReadOnly says that containers must not write to the volume, whatever their mount says: the pod says so
+// of its claim, or the volume's contents come from the API and are replaced as a whole.
 func (m *Manager) ReadOnly(v *v1.Volume) bool {
 	_, ours := kindOf(v).(contents)
-	return ours
+	return ours || v.PersistentVolumeClaim != nil && v.PersistentVolumeClaim.ReadOnly
 }
 
 // ConfigMap returns a ConfigMap that the pod refers to, from the shared watch; for env too. A missing

@@ -1,0 +1,128 @@
+package volume
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+
+	"golang.org/x/sys/unix"
+	v1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// claim is a volume from a PersistentVolumeClaim, named by the pod or made for it (ephemeral). Of
+// PersistentVolumes those can be used that are directories of the node: hostPath and local. The directory
+// is bound into the pod's own, so that the pod's volume is found without the API.
+type claim struct{}
+
+func (claim) hostPath(v *volume) string              { return v.dir("local-volume") }
+func (claim) refresh(context.Context, *volume) error { return nil }
+
+func (claim) setUp(ctx context.Context, v *volume) error {
+	pv, err := v.persistentVolume(ctx)
+	if err != nil {
+		return err
+	}
+	source, err := directoryOf(pv)
+	if err != nil {
+		return err
+	}
+	dir := v.dir("local-volume")
+	if err := makeDir(dir, 0o750); err != nil {
+		return err
+	}
+	mounted, err := isMount(dir)
+	if err != nil || mounted {
+		return err
+	}
+	if pv.Spec.Local != nil { // a hostPath belongs to the node and keeps its modes
+		if err := v.giveClaim(source); err != nil {
+			return err
+		}
+	}
+	if err := unix.Mount(source, dir, "", unix.MS_BIND|unix.MS_REC, ""); err != nil {
+		return fmt.Errorf("mount %s at %s: %w", source, dir, err)
+	}
+	return nil
+}
+
+// persistentVolume is the volume the pod's claim is bound to.
+func (v *volume) persistentVolume(ctx context.Context) (*v1.PersistentVolume, error) {
+	name := v.pod.Name + "-" + v.Name // of a claim made for the pod
+	if v.PersistentVolumeClaim != nil {
+		name = v.PersistentVolumeClaim.ClaimName
+	}
+	client := v.m.cfg.Client.CoreV1()
+	pvc, err := client.PersistentVolumeClaims(v.pod.Namespace).Get(ctx, name, metav1.GetOptions{})
+	if err != nil {
+		return nil, fmt.Errorf("failed to fetch PVC from API server: %w", err)
+	}
+	switch {
+	case v.Ephemeral != nil && !metav1.IsControlledBy(pvc, v.pod):
+		return nil, fmt.Errorf("PVC %s/%s was not created for pod %s/%s (pod is not owner)", pvc.Namespace, pvc.Name, v.pod.Namespace, v.pod.Name)
+	case pvc.DeletionTimestamp != nil && pvc.Status.Phase != v1.ClaimBound:
+		return nil, errors.New("PVC is being deleted")
+	case pvc.Status.Phase != v1.ClaimBound || pvc.Spec.VolumeName == "":
+		return nil, fmt.Errorf("PVC %s/%s is not bound", pvc.Namespace, pvc.Name)
+	}
+	pv, err := client.PersistentVolumes().Get(ctx, pvc.Spec.VolumeName, metav1.GetOptions{})
+	if err != nil {
+		return nil, fmt.Errorf("failed to get PV %s from API server: %w", pvc.Spec.VolumeName, err)
+	}
+	if pv.Spec.ClaimRef == nil || pv.Spec.ClaimRef.UID != pvc.UID {
+		return nil, fmt.Errorf("failed to get PV %s from API server: it is bound to another claim than %s", pv.Name, pvc.UID)
+	}
+	return pv, nil
+}
+
+// directoryOf is the directory on the node that a PersistentVolume is.
+func directoryOf(pv *v1.PersistentVolume) (string, error) {
+	if mode := pv.Spec.VolumeMode; mode != nil && *mode == v1.PersistentVolumeBlock {
+		return "", fmt.Errorf("PersistentVolume %s is a block device, which this node has no volume plugin for", pv.Name)
+	}
+	var path string
+	switch s := pv.Spec.PersistentVolumeSource; {
+	case s.Local != nil:
+		path = s.Local.Path
+	case s.HostPath != nil:
+		path = s.HostPath.Path
+		if err := setUpHostPath(s.HostPath); err != nil {
+			return "", err
+		}
+		if s.HostPath.Type == nil || *s.HostPath.Type == v1.HostPathUnset {
+			if err := os.MkdirAll(path, 0o755); err != nil {
+				return "", err
+			}
+		}
+	default:
+		return "", fmt.Errorf("no volume plugin matched: this node has none for PersistentVolumes of type %q", typeName(s))
+	}
+	info, err := os.Stat(path)
+	if err != nil {
+		return "", fmt.Errorf("path %q of PersistentVolume %s: %w", path, pv.Name, err)
+	}
+	if !info.IsDir() {
+		return "", fmt.Errorf("path %q of PersistentVolume %s is not a directory", path, pv.Name)
+	}
+	return path, nil
+}
+
+// giveClaim gives a volume with whatever an earlier pod wrote there to the pod's group.
+func (v *volume) giveClaim(dir string) error {
+	group := v.fsGroup()
+	if group == nil {
+		return nil
+	}
+	policy := v.pod.Spec.SecurityContext.FSGroupChangePolicy
+	if policy != nil && *policy == v1.FSGroupChangeOnRootMismatch {
+		info, err := os.Stat(dir)
+		if err != nil {
+			return err
+		}
+		if belongsTo(info, *group, writable) {
+			return nil
+		}
+	}
+	return giveToGroup(dir, group, writable)
+}

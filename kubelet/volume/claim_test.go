@@ -1,0 +1,107 @@
+package volume
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	v1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/ptr"
+)
+
+func TestClaim(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "kept"), []byte("x"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	local := v1.PersistentVolumeSource{Local: &v1.LocalVolumeSource{Path: dir}}
+	for _, test := range []struct {
+		name   string
+		phase  v1.PersistentVolumeClaimPhase
+		source v1.PersistentVolumeSource
+		mode   v1.PersistentVolumeMode
+		owner  v1.ObjectReference
+		err    string
+	}{
+		{name: "local", phase: v1.ClaimBound, source: local, owner: v1.ObjectReference{UID: "claim"}},
+		{name: "hostPath", phase: v1.ClaimBound, source: v1.PersistentVolumeSource{HostPath: &v1.HostPathVolumeSource{Path: dir}}, owner: v1.ObjectReference{UID: "claim"}},
+		{name: "not bound", phase: v1.ClaimPending, source: local, err: "PVC ns/data is not bound"},
+		{name: "bound to another", phase: v1.ClaimBound, source: local, owner: v1.ObjectReference{UID: "other"}, err: "bound to another claim"},
+		{name: "block device", phase: v1.ClaimBound, source: local, mode: v1.PersistentVolumeBlock, owner: v1.ObjectReference{UID: "claim"}, err: "is a block device"},
+		{name: "csi", phase: v1.ClaimBound, source: v1.PersistentVolumeSource{CSI: &v1.CSIPersistentVolumeSource{Driver: "d"}}, owner: v1.ObjectReference{UID: "claim"}, err: `no volume plugin matched: this node has none for PersistentVolumes of type "csi"`},
+		{name: "no directory", phase: v1.ClaimBound, source: v1.PersistentVolumeSource{Local: &v1.LocalVolumeSource{Path: dir + "/none"}}, owner: v1.ObjectReference{UID: "claim"}, err: "no such file or directory"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			pvc := &v1.PersistentVolumeClaim{
+				ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "data", UID: "claim"},
+				Spec:       v1.PersistentVolumeClaimSpec{VolumeName: "pv"},
+				Status:     v1.PersistentVolumeClaimStatus{Phase: test.phase},
+			}
+			pv := &v1.PersistentVolume{
+				ObjectMeta: metav1.ObjectMeta{Name: "pv"},
+				Spec:       v1.PersistentVolumeSpec{PersistentVolumeSource: test.source, ClaimRef: &test.owner},
+			}
+			if test.mode != "" {
+				pv.Spec.VolumeMode = &test.mode
+			}
+			m, _ := newManager(t, pvc, pv)
+			pod := podWith(v1.Volume{Name: "v", VolumeSource: v1.VolumeSource{PersistentVolumeClaim: &v1.PersistentVolumeClaimVolumeSource{ClaimName: "data"}}})
+			err := m.Mount(t.Context(), pod)
+			if test.err != "" {
+				if err == nil || !strings.Contains(err.Error(), test.err) {
+					t.Errorf("got %v, want an error with %q", err, test.err)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := os.Stat(filepath.Join(m.HostPath(pod, "v"), "kept")); err != nil {
+				t.Error(err)
+			}
+			if err := m.Unmount(t.Context(), pod.UID); err != nil {
+				t.Error(err)
+			}
+			if _, err := os.Stat(filepath.Join(dir, "kept")); err != nil {
+				t.Errorf("after the pod: %v, want what is in the volume untouched", err)
+			}
+		})
+	}
+}
+
+func TestClaimMadeForThePod(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "old"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	pvc := &v1.PersistentVolumeClaim{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "p-v", UID: "claim"},
+		Spec:       v1.PersistentVolumeClaimSpec{VolumeName: "pv"},
+		Status:     v1.PersistentVolumeClaimStatus{Phase: v1.ClaimBound},
+	}
+	pv := &v1.PersistentVolume{ObjectMeta: metav1.ObjectMeta{Name: "pv"}, Spec: v1.PersistentVolumeSpec{
+		PersistentVolumeSource: v1.PersistentVolumeSource{Local: &v1.LocalVolumeSource{Path: dir}},
+		ClaimRef:               &v1.ObjectReference{UID: "claim"},
+	}}
+	pod := podWith(v1.Volume{Name: "v", VolumeSource: v1.VolumeSource{Ephemeral: &v1.EphemeralVolumeSource{}}})
+	pod.Spec.SecurityContext = &v1.PodSecurityContext{FSGroup: ptr.To[int64](1234)}
+	m, client := newManager(t, pvc, pv)
+	if err := m.Mount(t.Context(), pod); err == nil || !strings.Contains(err.Error(), "was not created for pod") {
+		t.Errorf("somebody else's claim: got %v, want it refused", err)
+	}
+	pvc.OwnerReferences = []metav1.OwnerReference{{UID: pod.UID, Controller: ptr.To(true)}}
+	if _, err := client.CoreV1().PersistentVolumeClaims("ns").Update(t.Context(), pvc, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	mustMount(t, m, pod)
+	info, err := os.Stat(filepath.Join(dir, "old"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if gid := info.Sys().(*syscall.Stat_t).Gid; gid != 1234 || info.Mode().Perm() != 0o660 {
+		t.Errorf("a file from before: got %v of group %d, want 0660 of group 1234", info.Mode(), gid)
+	}
+}
