@@ -126,7 +126,7 @@ func (r *resolver) value(ctx context.Context, e v1.EnvVar, lookup func(string) (
 		value, err = Field(r.Pod, from.FieldRef.FieldPath, r.PodIPs, r.HostIPs)
 		return value, err == nil, err
 	case from.ResourceFieldRef != nil:
-		value, err = r.resource(from.ResourceFieldRef)
+		value, err = Resource(r.Pod, r.Container, from.ResourceFieldRef, r.Allocatable)
 		return value, err == nil, err
 	case from.ConfigMapKeyRef != nil:
 		return r.configMapKey(ctx, from.ConfigMapKeyRef)

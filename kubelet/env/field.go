@@ -60,20 +60,21 @@ func first(list []string) string {
 	return list[0]
 }
 
-// resource is the value of a resourceFieldRef, in units of its divisor and rounded up.
-func (r *resolver) resource(ref *v1.ResourceFieldSelector) (string, error) {
-	container := r.Container
+// Resource is the value of a resourceFieldRef, in units of its divisor and rounded up. It is about the
+// container that it names, else about container. What a container has no limit for is limited by its pod,
+// else by what is allocatable on the node.
+func Resource(pod *v1.Pod, container *v1.Container, ref *v1.ResourceFieldSelector, allocatable v1.ResourceList) (string, error) {
 	if ref.ContainerName != "" {
-		container = findContainer(&r.Pod.Spec, ref.ContainerName)
-		if container == nil {
-			return "", fmt.Errorf("container %s not found", ref.ContainerName)
-		}
+		container = findContainer(&pod.Spec, ref.ContainerName)
+	}
+	if container == nil {
+		return "", fmt.Errorf("container %s not found", ref.ContainerName)
 	}
 	kind, name, _ := strings.Cut(ref.Resource, ".")
 	var quantity resource.Quantity
 	switch kind {
 	case "limits":
-		quantity = r.limit(container, v1.ResourceName(name))
+		quantity = limit(pod, container, v1.ResourceName(name), allocatable)
 	case "requests":
 		quantity = container.Resources.Requests[v1.ResourceName(name)]
 	default:
@@ -90,17 +91,16 @@ func (r *resolver) resource(ref *v1.ResourceFieldSelector) (string, error) {
 	return strconv.FormatInt(ceil(quantity.Value(), divisor.Value()), 10), nil
 }
 
-// limit is the container's own limit, else its pod's, else all the node has.
-func (r *resolver) limit(c *v1.Container, name v1.ResourceName) resource.Quantity {
+func limit(pod *v1.Pod, c *v1.Container, name v1.ResourceName, allocatable v1.ResourceList) resource.Quantity {
 	if q, found := c.Resources.Limits[name]; found && !q.IsZero() {
 		return q
 	}
-	if pod := r.Pod.Spec.Resources; pod != nil {
-		if q, found := pod.Limits[name]; found {
+	if pod.Spec.Resources != nil {
+		if q, found := pod.Spec.Resources.Limits[name]; found {
 			return q
 		}
 	}
-	return r.Allocatable[name]
+	return allocatable[name]
 }
 
 func ceil(value, divisor int64) int64 {
