@@ -28,6 +28,7 @@ import (
 	"github.com/skiff-k8s/skiff/apiserver/connect"
 	"github.com/skiff-k8s/skiff/apiserver/discovery"
 	"github.com/skiff-k8s/skiff/apiserver/health"
+	"github.com/skiff-k8s/skiff/apiserver/openapi"
 	"github.com/skiff-k8s/skiff/apiserver/rest"
 )
 
@@ -111,6 +112,11 @@ func Standard(ctx context.Context, o Options) (*Server, error) {
 	documents.Publish(s.Resources())
 	for _, path := range []string{"/api", "/api/", "/apis", "/apis/"} {
 		mux.Handle(path, documents)
+	}
+	descriptions := openapi.New(openapi.Config{})
+	descriptions.Publish(s.Resources())
+	for _, path := range []string{openapi.PathV2, openapi.PathV3, openapi.PathV3 + "/"} {
+		mux.Handle(path, descriptions)
 	}
 	mux.Handle(authn.OpenIDConfigurationPath, tokens.OpenIDConfiguration(o.Advertise.String()))
 	mux.Handle(authn.KeysPath, tokens.Keys())

@@ -1,0 +1,150 @@
+// Package openapi describes what a server serves in OpenAPI 2 and 3: the
+// documents below /openapi/v2 and /openapi/v3 (KEP-2896). Nothing in them is
+// generated ahead: structure is read from the Go types by reflection,
+// descriptions from their SwaggerDoc, list and map types from the schema of
+// client-go's apply configurations, and paths from the rows of package
+// resource. What none of these tell is in facts.txt.
+//
+// A document is made when it is first asked for, and kept compressed.
+package openapi
+
+import (
+	"cmp"
+	"maps"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/kube-openapi/pkg/validation/spec"
+
+	"github.com/skiff-k8s/skiff/apiserver/resource"
+)
+
+// Paths of the documents.
+const (
+	PathV2 = "/openapi/v2"
+	PathV3 = "/openapi/v3"
+)
+
+// Config of New. The zero value serves.
+type Config struct {
+	// Schema is the OpenAPI 3 schema of a custom resource; nil for one whose
+	// schema is its Go type. It is called when a document is made. The result
+	// is not changed. apiVersion, kind and metadata need not be in it.
+	Schema func(*resource.Resource) *spec.Schema
+}
+
+// Handler serves the documents of the resources published last. Its methods
+// may be called concurrently.
+type Handler struct {
+	config    Config
+	publish   sync.Mutex
+	published atomic.Pointer[documents]
+}
+
+// New makes a Handler that has no resources yet.
+func New(c Config) *Handler {
+	if c.Schema == nil {
+		c.Schema = func(*resource.Resource) *spec.Schema { return nil }
+	}
+	h := &Handler{config: c}
+	h.published.Store(&documents{})
+	return h
+}
+
+// documents are those of one set of resources.
+type documents struct {
+	v2    *document
+	index *document
+	v3    map[string]*document // by path below /openapi/v3/
+	rows  map[string][]*resource.Resource
+}
+
+// Publish replaces the resources. Documents of group versions whose rows are
+// the same as before stay; a changed custom resource must be a new row.
+func (h *Handler) Publish(resources []*resource.Resource) {
+	h.publish.Lock()
+	defer h.publish.Unlock()
+	old := h.published.Load()
+	d := &documents{v3: make(map[string]*document), rows: groupVersions(resources)}
+	add := func(path string, build func() ([]byte, error)) {
+		if kept := old.v3[path]; kept != nil && slices.Equal(old.rows[path], d.rows[path]) {
+			d.v3[path] = kept
+			return
+		}
+		d.v3[path] = &document{build: build, toProtobuf: protobufV3}
+	}
+	addAbout := func(path string, a about) {
+		add(path, func() ([]byte, error) {
+			s := newSchemas(&schema.GroupVersion{})
+			return renderV3(s, []endpoint{a.endpoint(s)})
+		})
+	}
+	for path, a := range common {
+		addAbout(path, a)
+	}
+	for path, rows := range d.rows {
+		add(path, func() ([]byte, error) {
+			gv := rows[0].GroupVersion()
+			s := newSchemas(&gv)
+			return renderV3(s, h.endpoints(s, rows))
+		})
+		if group := rows[0].Group; group != "" {
+			addAbout("apis/"+group, aboutGroup(group))
+		}
+	}
+	d.index = &document{build: func() ([]byte, error) { return renderIndex(d.v3) }}
+	d.v2 = &document{build: func() ([]byte, error) { return h.renderAllV2(d.rows) }, toProtobuf: protobufV2}
+	h.published.Store(d)
+}
+
+func (h *Handler) renderAllV2(rows map[string][]*resource.Resource) ([]byte, error) {
+	s := newSchemas(nil)
+	s.v2 = true
+	var all []endpoint
+	for _, path := range slices.Sorted(maps.Keys(common)) {
+		all = append(all, common[path].endpoint(s))
+	}
+	groups := make(map[string]bool)
+	for _, path := range slices.Sorted(maps.Keys(rows)) {
+		all = append(all, h.endpoints(s, rows[path])...)
+		if group := rows[path][0].Group; group != "" && !groups[group] {
+			groups[group] = true
+			all = append(all, aboutGroup(group).endpoint(s))
+		}
+	}
+	return renderV2(s, all)
+}
+
+// groupVersions sorts resources by the path of their document.
+func groupVersions(resources []*resource.Resource) map[string][]*resource.Resource {
+	rows := make(map[string][]*resource.Resource)
+	for _, r := range resources {
+		path := strings.TrimPrefix(root(r), "/")
+		rows[path] = append(rows[path], r)
+	}
+	for _, list := range rows {
+		slices.SortFunc(list, func(a, b *resource.Resource) int { return cmp.Compare(a.Plural, b.Plural) })
+	}
+	return rows
+}
+
+// ServeHTTP answers /openapi/v2, /openapi/v3 and what is below the latter.
+func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	d := h.published.Load()
+	switch path := r.URL.Path; {
+	case path == PathV2 && d.v2 != nil:
+		d.v2.serve(w, r, typesV2)
+	case path == PathV3 && d.index != nil:
+		d.index.serve(w, r, typesIndex)
+	case d.v3[strings.TrimPrefix(path, PathV3+"/")] != nil:
+		d.v3[strings.TrimPrefix(path, PathV3+"/")].serve(w, r, typesV3)
+	case strings.HasPrefix(path, PathV3+"/"):
+		w.WriteHeader(http.StatusNotFound)
+	default:
+		http.NotFound(w, r)
+	}
+}
