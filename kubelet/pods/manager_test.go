@@ -97,6 +97,7 @@ type node struct {
 	root    string
 	stop    func()
 	m       *Manager
+	told    sync.WaitGroup // what the API is still about to tell the Manager
 }
 
 func newNode(t *testing.T, script func(*cri.ContainerConfig) runtimetest.Script) *node {
@@ -105,11 +106,12 @@ func newNode(t *testing.T, script func(*cri.ContainerConfig) runtimetest.Script)
 	n.host = &host{root: n.root, changes: make(chan probe.Change), groups: map[types.UID]bool{}, mounted: map[types.UID]bool{}}
 	// The API tells the Manager what the Manager wrote, as a watch does.
 	n.client.PrependReactor("patch", "pods", func(a clienttesting.Action) (bool, kuberuntime.Object, error) {
-		go func() {
+		m := n.m
+		n.told.Go(func() {
 			if pod := n.pod(a.(clienttesting.PatchAction).GetName()); pod != nil {
-				n.m.Sync(t.Context(), pod)
+				m.Sync(t.Context(), pod)
 			}
-		}()
+		})
 		return false, nil, nil
 	})
 	n.start()
@@ -139,6 +141,7 @@ func (n *node) start() {
 	n.stop = func() {
 		cancel()
 		group.Wait()
+		n.told.Wait()
 		client.Close()
 	}
 }

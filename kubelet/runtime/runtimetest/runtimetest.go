@@ -127,9 +127,10 @@ func (r *Runtime) id(prefix string) string {
 
 // tell sends an event about a sandbox; r.mu is held.
 func (r *Runtime) tell(s *cri.PodSandboxStatus) {
+	event := &cri.ContainerEventResponse{PodSandboxStatus: &cri.PodSandboxStatus{Id: s.Id, Metadata: s.Metadata, State: s.State}}
 	for w := range r.watchers {
 		select {
-		case w <- &cri.ContainerEventResponse{PodSandboxStatus: s}:
+		case w <- event:
 		default: // relisting finds it
 		}
 	}
