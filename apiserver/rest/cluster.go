@@ -68,20 +68,13 @@ func (c cluster) Create(ctx context.Context, r *resource.Resource, obj resource.
 	return item.Object(), nil
 }
 
-// Update is not bound by what a view puts back: the server may set status and
-// the rest in one write. Validation applies.
+// Update stores what change makes as it is: the server may set status and the
+// rest in one write, and owns no fields by it (a bound pod's node name is
+// nobody's).
 func (c cluster) Update(ctx context.Context, r *resource.Resource, namespace, name string, dryRun bool, change func(resource.Object) error) (resource.Object, error) {
-	w := c.write(ctx, r, namespace, name, dryRun)
-	item, err := c.h.Store.Update(ctx, w.stored(), namespace, name, dryRun, func(current *store.Item) (resource.Object, error) {
-		old := current.Object()
-		obj := old.DeepCopyObject().(resource.Object)
-		if err := change(obj); err != nil {
-			return nil, err
-		}
-		if err := c.h.Fields.Update(w.resource, "", old, obj, w.manager); err != nil {
-			return nil, err
-		}
-		return obj, nil
+	item, err := c.h.Store.Update(ctx, r.Stored, namespace, name, dryRun, func(current *store.Item) (resource.Object, error) {
+		obj := current.Object().DeepCopyObject().(resource.Object)
+		return obj, change(obj)
 	})
 	if err != nil {
 		return nil, fromStore(err, r, name)

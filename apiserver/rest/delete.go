@@ -106,6 +106,9 @@ func (h *Handler) tryDelete(ctx context.Context, w *write, current *store.Item, 
 	}
 	if step == deleteNow {
 		item, err := h.remove(ctx, w, current)
+		if err == nil && r.Graceful {
+			item = loose{endedNow(itemObject(item))}
+		}
 		return item, true, err
 	}
 	item, err := h.Store.Update(ctx, r, w.objectNamespace(), w.name, w.dryRun, func(now *store.Item) (resource.Object, error) {
@@ -118,6 +121,18 @@ func (h *Handler) tryDelete(ctx context.Context, w *write, current *store.Item, 
 		return nil, false, err
 	}
 	return item, false, nil
+}
+
+// endedNow is a deleted object as the answer shows it for kinds that can have a
+// grace period: none was left.
+func endedNow(obj resource.Object) resource.Object {
+	obj = obj.DeepCopyObject().(resource.Object)
+	if none := int64(0); obj.GetDeletionGracePeriodSeconds() == nil || *obj.GetDeletionGracePeriodSeconds() > 0 {
+		now := metav1.Now()
+		obj.SetDeletionTimestamp(&now)
+		obj.SetDeletionGracePeriodSeconds(&none)
+	}
+	return obj
 }
 
 // remove deletes current and gives back what it had reserved.
@@ -186,7 +201,9 @@ func planDelete(r *resource.Resource, old resource.Object, options *metav1.Delet
 	if was := next.GetDeletionTimestamp(); was == nil || was.After(at.Time) {
 		next.SetDeletionTimestamp(&at)
 	}
-	next.SetDeletionGracePeriodSeconds(&grace)
+	if !r.Held(next) { // namespaces have no period, not even an empty one
+		next.SetDeletionGracePeriodSeconds(&grace)
+	}
 	r.Terminate(next)
 	return next, beginDelete
 }

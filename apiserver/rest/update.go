@@ -10,6 +10,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
@@ -172,7 +173,8 @@ func uidConflict(r *resource.Resource, w *write, want, have types.UID) error {
 func sameVersion(r *resource.Resource, obj, old resource.Object) error {
 	switch version := obj.GetResourceVersion(); {
 	case (version == "" || version == "0") && r.NeedsVersion:
-		return apierrors.NewInvalid(r.GVK().GroupKind(), obj.GetName(), field.ErrorList{
+		resource := schema.GroupKind{Group: r.Group, Kind: r.Plural} // as Kubernetes has it
+		return apierrors.NewInvalid(resource, obj.GetName(), field.ErrorList{
 			field.Invalid(metadata.Child("resourceVersion"), 0, "must be specified for an update")})
 	case version == "" || version == "0":
 		obj.SetResourceVersion(old.GetResourceVersion())

@@ -117,7 +117,7 @@ func (w *write) validate(obj, old resource.Object) error {
 	if w.sub != nil {
 		errs = append(errs, w.sub.Validate(obj, old)...)
 	} else {
-		errs = append(errs, w.stored().Validate(obj, old)...)
+		errs = append(errs, w.resource.Validate(obj, old)...) // versions may differ in what they accept
 	}
 	if len(errs) == 0 {
 		return nil
