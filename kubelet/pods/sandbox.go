@@ -62,13 +62,9 @@ func (m *Manager) sandboxConfig(pod *v1.Pod, attempt uint32) (*cri.PodSandboxCon
 	if pod.Spec.HostUsers != nil && !*pod.Spec.HostUsers {
 		return nil, fmt.Errorf("user namespaces (hostUsers: false) are not supported by this node")
 	}
-	security, err := sandboxSecurity(pod, m.seccompRoot())
-	if err != nil {
-		return nil, err
-	}
 	config.Linux = &cri.LinuxPodSandboxConfig{
 		CgroupParent:    m.cfg.Cgroups.PodParent(pod),
-		SecurityContext: security,
+		SecurityContext: sandboxSecurity(pod),
 		Sysctls:         sysctls(pod),
 		Resources:       resources.Sandbox(pod),
 	}

@@ -39,28 +39,22 @@ func namespaces(pod *v1.Pod) *cri.NamespaceOption {
 	return options
 }
 
-// sandboxSecurity is the security context of the pod's sandbox.
-func sandboxSecurity(pod *v1.Pod, seccompRoot string) (*cri.LinuxSandboxSecurityContext, error) {
+// sandboxSecurity is the security context of the pod's sandbox. Its seccomp profile is always the
+// runtime's: the pause process does no more than that allows, whatever the pod's own profile is.
+func sandboxSecurity(pod *v1.Pod) *cri.LinuxSandboxSecurityContext {
 	sc := &cri.LinuxSandboxSecurityContext{
 		NamespaceOptions: namespaces(pod),
 		Privileged:       hasPrivileged(pod),
+		Seccomp:          &cri.SecurityProfile{ProfileType: cri.SecurityProfile_RuntimeDefault},
 	}
-	var own *v1.SeccompProfile
 	if p := pod.Spec.SecurityContext; p != nil {
 		sc.RunAsUser = int64Value(p.RunAsUser)
 		sc.RunAsGroup = int64Value(p.RunAsGroup)
 		sc.SupplementalGroups = groups(p)
 		sc.SupplementalGroupsPolicy = groupsPolicy(p)
 		sc.SelinuxOptions = selinux(p.SELinuxOptions)
-		own = p.SeccompProfile
 	}
-	var err error
-	// The pause process does no more than any profile allows, so it gets the default one.
-	if own == nil {
-		own = &v1.SeccompProfile{Type: v1.SeccompProfileTypeRuntimeDefault}
-	}
-	sc.Seccomp, err = seccomp(own, seccompRoot)
-	return sc, err
+	return sc
 }
 
 func hasPrivileged(pod *v1.Pod) bool {
