@@ -17,6 +17,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
 	"time"
 )
 
@@ -29,10 +30,11 @@ const (
 
 // PKI is the cluster's certificate authority and the certificates it issued,
 // kept as PEM files in a folder so that a cluster keeps its identity across
-// starts.
+// starts. It may be used concurrently.
 type PKI struct {
 	dir string
 	ca  Pair
+	mu  sync.Mutex // held while files are looked at and written
 }
 
 // Pair is a certificate with its private key.
@@ -100,6 +102,8 @@ func (p *PKI) Server(name, commonName string, hosts ...string) (Pair, error) {
 // Key is a private key without a certificate, such as the one that signs
 // service account tokens.
 func (p *PKI) Key(name string) ([]byte, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	file := filepath.Join(p.dir, name+".key")
 	data, err := os.ReadFile(file)
 	if err == nil {
@@ -118,6 +122,8 @@ func (p *PKI) Key(name string) ([]byte, error) {
 // issue returns the certificate on disk if it still says what template says
 // and lasts, else a new one.
 func (p *PKI) issue(name string, template *x509.Certificate) (Pair, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	pair, err := p.load(name)
 	if err == nil && p.good(pair.cert, template) {
 		return pair, nil
