@@ -81,6 +81,13 @@ func (r *rig) set(command string, exit int) {
 	r.exit[command] = exit
 }
 
+// seen is what came of it until now.
+func (r *rig) seen() (tries, events []string, changes []Change) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Sorted(slices.Values(r.tries)), slices.Clone(r.events), slices.Clone(r.changes)
+}
+
 // at lets the fake clock run to this many seconds after begun.
 func at(begun time.Time, seconds float64) {
 	time.Sleep(time.Until(begun.Add(time.Duration(seconds * float64(time.Second)))))
@@ -120,14 +127,15 @@ func TestReadiness(t *testing.T) {
 		}
 		r.Stop("id")
 		at(begun, 100)
-		if want := []string{"ready@5", "ready@15", "ready@25"}; !slices.Equal(r.tries, want) {
-			t.Errorf("tries: got %v, want %v", r.tries, want)
+		tries, events, changes := r.seen()
+		if want := []string{"ready@15", "ready@25", "ready@5"}; !slices.Equal(tries, want) {
+			t.Errorf("tries: got %v, want %v", tries, want)
 		}
-		if want := []string{"c Warning Unhealthy Readiness probe failed: said ready", "c Warning Unhealthy Readiness probe failed: said ready"}; !slices.Equal(r.events, want) {
-			t.Errorf("events: got %q, want %q", r.events, want)
+		if want := []string{"c Warning Unhealthy Readiness probe failed: said ready", "c Warning Unhealthy Readiness probe failed: said ready"}; !slices.Equal(events, want) {
+			t.Errorf("events: got %q, want %q", events, want)
 		}
-		if len(r.changes) != 2 || !r.changes[0].Success || r.changes[1].Success {
-			t.Errorf("changes: got %+v, want to ready and back", r.changes)
+		if len(changes) != 2 || !changes[0].Success || changes[1].Success {
+			t.Errorf("changes: got %+v, want to ready and back", changes)
 		}
 	})
 }
@@ -151,9 +159,9 @@ func TestStartupHoldsTheOthersBack(t *testing.T) {
 		if !r.Started("id") || !r.Ready("id") {
 			t.Errorf("when started: got started %v, ready %v", r.Started("id"), r.Ready("id"))
 		}
-		slices.Sort(r.tries)
-		if want := []string{"live@15", "ready@15", "start@0", "start@10", "start@15", "start@5"}; !slices.Equal(r.tries, want) {
-			t.Errorf("tries: got %v, want %v", r.tries, want)
+		tries, _, _ := r.seen()
+		if want := []string{"live@15", "ready@15", "start@0", "start@10", "start@15", "start@5"}; !slices.Equal(tries, want) {
+			t.Errorf("tries: got %v, want %v", tries, want)
 		}
 	})
 }
@@ -166,13 +174,14 @@ func TestLivenessFailure(t *testing.T) {
 		r.set("live", 1)
 		r.Start(pod, &v1.Container{Name: "c", LivenessProbe: probe}, "id", "", begun)
 		at(begun, 1.5)
-		if len(r.changes) != 0 {
-			t.Errorf("below the threshold: got %+v", r.changes)
+		if _, _, changes := r.seen(); len(changes) != 0 {
+			t.Errorf("below the threshold: got %+v", changes)
 		}
 		at(begun, 60)
 		want := Change{PodUID: "uid", Container: "c", ContainerID: "id", Kind: Liveness, Message: "Liveness probe failed: said live", Grace: ptr.To[int64](7)}
-		if len(r.changes) != 1 || r.changes[0].Message != want.Message || *r.changes[0].Grace != 7 || r.changes[0].Success {
-			t.Errorf("got %+v, want once %+v", r.changes, want)
+		_, _, changes := r.seen()
+		if len(changes) != 1 || changes[0].Message != want.Message || *changes[0].Grace != 7 || changes[0].Success {
+			t.Errorf("got %+v, want once %+v", changes, want)
 		}
 	})
 }
@@ -189,9 +198,9 @@ func TestTerminatingEndsLivenessOnly(t *testing.T) {
 		if r.Ready("id") {
 			t.Error("readiness did not go on")
 		}
-		slices.Sort(r.tries)
-		if want := []string{"live@0", "ready@0", "ready@5"}; !slices.Equal(r.tries, want) {
-			t.Errorf("tries: got %v, want %v", r.tries, want)
+		tries, _, _ := r.seen()
+		if want := []string{"live@0", "ready@0", "ready@5"}; !slices.Equal(tries, want) {
+			t.Errorf("tries: got %v, want %v", tries, want)
 		}
 		r.StopPod("uid")
 		if r.Started("id") {

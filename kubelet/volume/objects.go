@@ -2,6 +2,7 @@ package volume
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -98,19 +99,20 @@ func (o *objects[T]) release(uid types.UID) {
 	}
 }
 
-// get returns an object as the watch last saw it, and waits for the first answer.
+// get returns an object as the watch last saw it, and waits for the first answer as long as ctx lets it.
 func (o *objects[T]) get(ctx context.Context, pod *v1.Pod, name string) (T, error) {
 	var none T
 	held := o.refer(pod, name)
-	wait := time.NewTimer(syncTimeout)
-	defer wait.Stop()
+	ctx, cancel := context.WithTimeout(ctx, syncTimeout)
+	defer cancel()
 	select {
 	case <-held.known:
-	case <-ctx.Done():
-		return none, ctx.Err()
 	case <-o.ctx.Done():
 		return none, o.ctx.Err()
-	case <-wait.C:
+	case <-ctx.Done():
+		if errors.Is(ctx.Err(), context.Canceled) {
+			return none, ctx.Err()
+		}
 		o.mu.Lock()
 		defer o.mu.Unlock()
 		if held.err != nil {

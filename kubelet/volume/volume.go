@@ -34,6 +34,8 @@ type Config struct {
 const (
 	// refreshPeriod bounds the age of contents that no watch announces: tokens, and what a failed write left.
 	refreshPeriod = time.Minute
+	// mountTimeout bounds one Mount, which asks the API server for many objects at once.
+	mountTimeout = 15 * time.Second
 	// parallelRefreshes bounds the pods refreshed at once.
 	parallelRefreshes = 4
 )
@@ -105,6 +107,8 @@ func (m *Manager) Mount(ctx context.Context, pod *v1.Pod) error {
 	p := m.state(pod)
 	m.Update(pod)
 	m.refer(pod) // all watches start now, to be waited for one by one below
+	ctx, cancel := context.WithTimeout(ctx, mountTimeout)
+	defer cancel()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 
