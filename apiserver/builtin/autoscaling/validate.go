@@ -33,7 +33,7 @@ func validateAutoscaler(a, old *autoscalingv2.HorizontalPodAutoscaler) field.Err
 	if low != nil && high < *low {
 		errs = append(errs, field.Invalid(at.Child("maxReplicas"), high, "must be greater than or equal to `minReplicas`"))
 	}
-	errs = append(errs, validateRef(a.Spec.ScaleTargetRef, at.Child("scaleTargetRef"))...)
+	errs = append(errs, validateScaled(a, old, at.Child("scaleTargetRef"))...)
 	external := false
 	for i := range a.Spec.Metrics {
 		m := &a.Spec.Metrics[i]
@@ -60,6 +60,23 @@ func validateRef(ref autoscalingv2.CrossVersionObjectReference, at *field.Path) 
 	return errs
 }
 
+// validateScaled is stricter about the version: only one kind without a group
+// can be scaled. What was stored before this rule may stay.
+func validateScaled(a, old *autoscalingv2.HorizontalPodAutoscaler, at *field.Path) field.ErrorList {
+	ref := a.Spec.ScaleTargetRef
+	same := old != nil && old.Spec.ScaleTargetRef.Kind == ref.Kind && old.Spec.ScaleTargetRef.APIVersion == ref.APIVersion
+	if same {
+		ref.APIVersion = ""
+		return validateRef(ref, at)
+	}
+	errs := validateRef(ref, at)
+	version, err := schema.ParseGroupVersion(ref.APIVersion)
+	if err == nil && version.Group == "" && ref.Kind != "ReplicationController" {
+		errs = append(errs, field.Invalid(at.Child("apiVersion"), ref.APIVersion, "apiVersion must specify API group"))
+	}
+	return errs
+}
+
 func segment(s string, at *field.Path, missing string) field.ErrorList {
 	if s == "" {
 		return field.ErrorList{field.Required(at, missing)}
@@ -73,9 +90,11 @@ func validateMetric(m *autoscalingv2.MetricSpec, at *field.Path) field.ErrorList
 	if m.Type == "" {
 		errs = append(errs, field.Required(at.Child("type"), "must specify a metric source type"))
 	}
-	errs = append(errs, check.Supported(m.Type, at.Child("type"),
+	unknown := check.Supported(m.Type, at.Child("type"),
 		autoscalingv2.ContainerResourceMetricSourceType, autoscalingv2.ExternalMetricSourceType, autoscalingv2.ObjectMetricSourceType,
-		autoscalingv2.PodsMetricSourceType, autoscalingv2.ResourceMetricSourceType)...)
+		autoscalingv2.PodsMetricSourceType, autoscalingv2.ResourceMetricSourceType)
+	// Kubernetes says it twice.
+	errs = append(append(errs, unknown...), unknown...)
 	sources := []struct {
 		kind     autoscalingv2.MetricSourceType
 		name     string

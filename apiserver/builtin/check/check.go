@@ -7,10 +7,13 @@ import (
 	"strconv"
 	"strings"
 
+	"k8s.io/apimachinery/pkg/api/equality"
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"github.com/skiff-k8s/skiff/apiserver/builtin/podspec"
 )
 
 // OneOf requires value to be set and to be one of values, which are in the
@@ -91,4 +94,12 @@ func AtMostAll(n intstr.IntOrString, path *field.Path) field.ErrorList {
 		return field.ErrorList{field.Invalid(path, n, "must not be greater than 100%")}
 	}
 	return nil
+}
+
+// Unchanged requires value to be what it was, whatever its type.
+func Unchanged(value, old any, path *field.Path) field.ErrorList {
+	if equality.Semantic.DeepEqual(value, old) {
+		return nil
+	}
+	return field.ErrorList{field.Invalid(path, podspec.Untagged(value), "field is immutable")}
 }

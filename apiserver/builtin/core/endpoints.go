@@ -10,6 +10,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+	netutils "k8s.io/utils/net"
 
 	"github.com/skiff-k8s/skiff/apiserver/builtin/check"
 	"github.com/skiff-k8s/skiff/apiserver/builtin/table"
@@ -68,8 +69,10 @@ func validateEndpoints(e, old *corev1.Endpoints) field.ErrorList {
 func validateEndpointAddress(a *corev1.EndpointAddress, path *field.Path) field.ErrorList {
 	ip := path.Child("ip")
 	errs := validation.IsValidIPForLegacyField(ip, a.IP, true, nil)
-	if len(errs) == 0 {
-		errs = validateEndpointIP(a.IP, ip)
+	if netutils.ParseIPSloppy(a.IP) == nil {
+		errs = append(errs, field.Invalid(ip, a.IP, "must be a valid IP address"))
+	} else {
+		errs = append(errs, validateEndpointIP(a.IP, ip)...)
 	}
 	if a.Hostname != "" {
 		errs = append(errs, check.Label(a.Hostname, path.Child("hostname"))...)
@@ -85,7 +88,7 @@ func validateEndpointAddress(a *corev1.EndpointAddress, path *field.Path) field.
 // validateEndpointIP refuses addresses that would reach the node itself or its
 // neighbours instead of a pod.
 func validateEndpointIP(text string, path *field.Path) field.ErrorList {
-	ip := net.ParseIP(text)
+	ip := netutils.ParseIPSloppy(text)
 	var errs field.ErrorList
 	refuse := func(when bool, message string) {
 		if when {

@@ -110,18 +110,10 @@ func validateLimits(item *corev1.LimitRangeItem, path *field.Path) field.ErrorLi
 }
 
 func validateLimitName(t corev1.LimitType, name corev1.ResourceName, path *field.Path) field.ErrorList {
-	errs := validateResourceName(name, path)
-	if t != corev1.LimitTypePod && t != corev1.LimitTypeContainer || len(errs) > 0 || hasSlash(string(name)) {
-		return errs
+	if t == corev1.LimitTypePod || t == corev1.LimitTypeContainer {
+		return check.ContainerResource(name, path)
 	}
-	switch name {
-	case corev1.ResourceCPU, corev1.ResourceMemory, corev1.ResourceEphemeralStorage:
-		return nil
-	}
-	if strings.HasPrefix(string(name), corev1.ResourceHugePagesPrefix) {
-		return nil
-	}
-	return field.ErrorList{field.Invalid(path, name, "must be a standard resource for containers")}
+	return check.Resource(name, path)
 }
 
 // compareLimits checks the order min ≤ default request ≤ default ≤ max of one

@@ -36,7 +36,7 @@ func namespaces() *resource.Resource {
 		},
 		Subresources: []resource.Subresource[corev1.Namespace]{
 			{Name: "finalize", View: true, Verbs: []string{"update"},
-				Prepare: prepareNamespaceFinalize, Validate: validateNamespace},
+				Prepare: prepareNamespaceFinalize, Validate: validateFinalize},
 			{Name: "status", View: true,
 				Prepare: prepareNamespaceStatus, Validate: validateNamespaceStatus},
 		},
@@ -89,12 +89,24 @@ func prepareNamespaceStatus(n, old *corev1.Namespace) {
 
 func validateNamespace(n, _ *corev1.Namespace) field.ErrorList {
 	var errs field.ErrorList
-	path := field.NewPath("spec", "finalizers")
 	for _, name := range n.Spec.Finalizers {
-		errs = append(errs, check.Qualified(string(name), path)...)
-		if name != corev1.FinalizerKubernetes && !hasSlash(string(name)) {
-			errs = append(errs, field.Invalid(path, name, "name is neither a standard finalizer name nor is it fully qualified"))
-		}
+		errs = append(errs, validateFinalizer(name, field.NewPath("spec", "finalizers"))...)
+	}
+	return errs
+}
+
+func validateFinalize(n, _ *corev1.Namespace) field.ErrorList {
+	var errs field.ErrorList
+	for i, name := range n.Spec.Finalizers {
+		errs = append(errs, validateFinalizer(name, field.NewPath("spec", "finalizers").Index(i))...)
+	}
+	return errs
+}
+
+func validateFinalizer(name corev1.FinalizerName, path *field.Path) field.ErrorList {
+	errs := check.Qualified(string(name), path)
+	if name != corev1.FinalizerKubernetes && !hasSlash(string(name)) {
+		errs = append(errs, field.Invalid(path, name, "name is neither a standard finalizer name nor is it fully qualified"))
 	}
 	return errs
 }

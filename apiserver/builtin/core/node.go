@@ -35,7 +35,7 @@ func nodes() *row.Resource {
 			table.Wide(table.Text("Internal-IP", table.Doc(status, "addresses"), nodeAddress(corev1.NodeInternalIP))),
 			table.Wide(table.Text("External-IP", table.Doc(status, "addresses"), nodeAddress(corev1.NodeExternalIP))),
 			table.Wide(table.Text("OS-Image", table.Doc(info, "osImage"), func(n *corev1.Node) string { return table.Or(n.Status.NodeInfo.OSImage, "<unknown>") })),
-			table.Wide(table.Text("Kernel-Version", table.Doc(info, "kernelVersion"), func(n *corev1.Node) string { return table.Or(n.Status.NodeInfo.KernelVersion, "<unknown>") })),
+			table.Wide(table.Text("Kernel-Version", table.Doc(info, "kernelVersion"), kernelColumn)),
 			table.Wide(table.Text("Container-Runtime", table.Doc(info, "containerRuntimeVersion"), func(n *corev1.Node) string {
 				return table.Or(n.Status.NodeInfo.ContainerRuntimeVersion, "<unknown>")
 			})),
@@ -123,6 +123,14 @@ func nodeStatusColumn(n *corev1.Node) string {
 		status += ",SchedulingDisabled"
 	}
 	return status
+}
+
+func kernelColumn(n *corev1.Node) string {
+	info := n.Status.NodeInfo
+	if info.KernelVersion != "" && info.Architecture != "" {
+		return info.KernelVersion + " (" + info.Architecture + ")"
+	}
+	return table.Or(info.KernelVersion, "<unknown>")
 }
 
 // nodeRoles reads both ways in which labels name roles.

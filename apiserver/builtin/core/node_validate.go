@@ -12,6 +12,7 @@ import (
 	netutils "k8s.io/utils/net"
 
 	"github.com/skiff-k8s/skiff/apiserver/builtin/check"
+	"github.com/skiff-k8s/skiff/apiserver/builtin/podspec"
 )
 
 func validateNode(n, old *corev1.Node) field.ErrorList {
@@ -65,7 +66,7 @@ func validateTaints(taints []corev1.Taint) field.ErrorList {
 		}
 		errs = append(errs, check.OneOf(t.Effect, path.Child("effect"), corev1.TaintEffectNoSchedule, corev1.TaintEffectPreferNoSchedule, corev1.TaintEffectNoExecute)...)
 		if k := (key{t.Key, t.Effect}); seen[k] {
-			duplicate := field.Duplicate(path, t)
+			duplicate := field.Duplicate(path, podspec.Untagged(t))
 			duplicate.Detail = "taints must be unique by key and effect pair"
 			errs = append(errs, duplicate)
 		} else {
@@ -113,7 +114,7 @@ func validateNodeUpdate(n, old *corev1.Node) field.ErrorList {
 	seen := make(map[corev1.NodeAddress]bool)
 	for i, a := range n.Status.Addresses {
 		if seen[a] {
-			errs = append(errs, field.Duplicate(field.NewPath("status", "addresses").Index(i), a))
+			errs = append(errs, field.Duplicate(field.NewPath("status", "addresses").Index(i), podspec.Untagged(a)))
 		}
 		seen[a] = true
 	}
@@ -126,5 +127,5 @@ func validateNodeUpdate(n, old *corev1.Node) field.ErrorList {
 	if n.Spec.DoNotUseExternalID != old.Spec.DoNotUseExternalID {
 		errs = append(errs, field.Forbidden(field.NewPath("spec", "externalID"), "may not be updated"))
 	}
-	return errs
+	return append(errs, validateTaints(n.Spec.Taints)...)
 }

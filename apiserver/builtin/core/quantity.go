@@ -8,12 +8,14 @@ import (
 	"k8s.io/apimachinery/pkg/api/validation"
 	utilvalidation "k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"github.com/skiff-k8s/skiff/apiserver/builtin/check"
 )
 
 // validateQuantity checks an amount of a resource: not negative, and whole
 // where the resource cannot be divided.
 func validateQuantity(name corev1.ResourceName, quantity resource.Quantity, path *field.Path) field.ErrorList {
-	errs := validateResourceName(name, path)
+	errs := check.Resource(name, path)
 	if quantity.Cmp(resource.Quantity{}) < 0 {
 		errs = append(errs, field.Invalid(path, quantity.String(), validation.IsNegativeErrorMsg))
 	}
@@ -21,32 +23,6 @@ func validateQuantity(name corev1.ResourceName, quantity resource.Quantity, path
 		errs = append(errs, field.Invalid(path, quantity, "must be an integer"))
 	}
 	return errs
-}
-
-func validateResourceName(name corev1.ResourceName, path *field.Path) field.ErrorList {
-	var errs field.ErrorList
-	for _, msg := range utilvalidation.IsQualifiedName(string(name)) {
-		errs = append(errs, field.Invalid(path, name, msg))
-	}
-	if len(errs) == 0 && !strings.Contains(string(name), "/") && !standardResource(name) {
-		errs = append(errs, field.Invalid(path, name, "must be a standard resource type or fully qualified"))
-	}
-	return errs
-}
-
-// standardResource reports whether a name without a domain means something:
-// what containers use, and what quotas count.
-func standardResource(name corev1.ResourceName) bool {
-	switch name {
-	case corev1.ResourceCPU, corev1.ResourceMemory, corev1.ResourceEphemeralStorage, corev1.ResourceStorage,
-		corev1.ResourceRequestsCPU, corev1.ResourceRequestsMemory, corev1.ResourceRequestsEphemeralStorage, corev1.ResourceRequestsStorage,
-		corev1.ResourceLimitsCPU, corev1.ResourceLimitsMemory, corev1.ResourceLimitsEphemeralStorage,
-		corev1.ResourcePods, corev1.ResourceQuotas, corev1.ResourceServices, corev1.ResourceReplicationControllers,
-		corev1.ResourceSecrets, corev1.ResourceConfigMaps, corev1.ResourcePersistentVolumeClaims,
-		corev1.ResourceServicesNodePorts, corev1.ResourceServicesLoadBalancers:
-		return true
-	}
-	return strings.HasPrefix(string(name), corev1.ResourceHugePagesPrefix) || strings.HasPrefix(string(name), corev1.ResourceRequestsHugePagesPrefix)
 }
 
 // indivisible reports whether a resource is counted in whole pieces: objects,

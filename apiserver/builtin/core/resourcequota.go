@@ -10,6 +10,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
+	"github.com/skiff-k8s/skiff/apiserver/builtin/check"
 	"github.com/skiff-k8s/skiff/apiserver/builtin/table"
 	"github.com/skiff-k8s/skiff/apiserver/resource"
 )
@@ -78,7 +79,7 @@ func validateQuotaList(list corev1.ResourceList, path *field.Path) field.ErrorLi
 
 // countedByQuota reports whether a name without a domain is one quotas know.
 func countedByQuota(name corev1.ResourceName) bool {
-	return standardResource(name) && name != corev1.ResourceStorage
+	return check.StandardResource(name) && name != corev1.ResourceStorage
 }
 
 // What can be counted of pods by each kind of scope.

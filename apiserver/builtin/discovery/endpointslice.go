@@ -80,7 +80,10 @@ func validateEndpointSlice(s, old *discoveryv1.EndpointSlice) field.ErrorList {
 	errs := check.OneOf(s.AddressType, field.NewPath("addressType"), discoveryv1.AddressTypeFQDN, discoveryv1.AddressTypeIPv4, discoveryv1.AddressTypeIPv6)
 	var before []string
 	if old != nil {
-		errs = append(errs, check.Immutable(s.AddressType, old.AddressType, field.NewPath("addressType"))...)
+		// Addresses of another type would all be wrong, too.
+		if changed := check.Immutable(s.AddressType, old.AddressType, field.NewPath("addressType")); len(changed) > 0 {
+			return changed
+		}
 		for _, e := range old.Endpoints {
 			before = append(before, e.Addresses...)
 		}
@@ -104,7 +107,7 @@ func validateEndpoint(e *discoveryv1.Endpoint, addressType discoveryv1.AddressTy
 		errs = append(errs, field.TooMany(addresses, len(e.Addresses), maxAddresses))
 	}
 	for i, a := range e.Addresses {
-		errs = append(errs, validateAddress(a, addressType, before, addresses.Index(i))...)
+		errs = append(errs, validateAddress(a, addressType, before, addresses, i)...)
 	}
 	if e.NodeName != nil {
 		errs = append(errs, check.Subdomain(*e.NodeName, path.Child("nodeName"))...)
@@ -116,7 +119,9 @@ func validateEndpoint(e *discoveryv1.Endpoint, addressType discoveryv1.AddressTy
 	return append(errs, validateHints(e.Hints, path.Child("hints"))...)
 }
 
-func validateAddress(a string, addressType discoveryv1.AddressType, before []string, path *field.Path) field.ErrorList {
+// validateAddress checks address a, which is number i of the list at path.
+func validateAddress(a string, addressType discoveryv1.AddressType, before []string, list *field.Path, i int) field.ErrorList {
+	path := list.Index(i)
 	if addressType == discoveryv1.AddressTypeFQDN {
 		return validation.IsFullyQualifiedDomainName(path, a)
 	}
@@ -127,9 +132,9 @@ func validateAddress(a string, addressType discoveryv1.AddressType, before []str
 	}
 	switch {
 	case addressType == discoveryv1.AddressTypeIPv4 && !ip.Is4():
-		errs = append(errs, field.Invalid(path, a, "must be an IPv4 address"))
+		errs = append(errs, field.Invalid(list, a, "must be an IPv4 address"))
 	case addressType == discoveryv1.AddressTypeIPv6 && ip.Is4():
-		errs = append(errs, field.Invalid(path, a, "must be an IPv6 address"))
+		errs = append(errs, field.Invalid(list, a, "must be an IPv6 address"))
 	}
 	refuse := func(when bool, message string) {
 		if when {
@@ -200,9 +205,6 @@ func validatePorts(ports []discoveryv1.EndpointPort, path *field.Path) field.Err
 			errs = append(errs, field.Duplicate(path.Child("name"), name))
 		}
 		seen[name] = true
-		if p.Port != nil {
-			errs = append(errs, check.Port(*p.Port, path.Child("port"))...)
-		}
 		errs = append(errs, check.OneOf(ptr.Deref(p.Protocol, ""), path.Child("protocol"), corev1.ProtocolSCTP, corev1.ProtocolTCP, corev1.ProtocolUDP)...)
 		if p.AppProtocol != nil {
 			errs = append(errs, check.Qualified(*p.AppProtocol, path.Child("appProtocol"))...)
@@ -216,7 +218,7 @@ func warnEndpointSlice(s, old *discoveryv1.EndpointSlice) []string {
 		if old != nil {
 			return nil
 		}
-		return []string{"addressType: FQDN endpoints are deprecated"}
+		return []string{"spec.addressType: FQDN endpoints are deprecated"}
 	}
 	var warnings []string
 	for i, e := range s.Endpoints {

@@ -4,7 +4,6 @@ package events
 
 import (
 	"strings"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	eventsv1 "k8s.io/api/events/v1"
@@ -160,13 +159,16 @@ func validateUpdate(e, old *corev1.Event) field.ErrorList {
 		{"lastTimestamp", e.LastTimestamp, old.LastTimestamp},
 		{"count", e.Count, old.Count},
 		{"type", e.Type, old.Type},
-		{"eventTime", e.EventTime.Truncate(time.Microsecond).UTC(), old.EventTime.Truncate(time.Microsecond).UTC()},
 		{"action", e.Action, old.Action},
 		{"related", e.Related, old.Related},
 		{"reportingController", e.ReportingController, old.ReportingController},
 		{"reportingInstance", e.ReportingInstance, old.ReportingInstance},
 	} {
 		errs = append(errs, validation.ValidateImmutableField(f.value, f.was, field.NewPath(f.name))...)
+	}
+	// JSON keeps microseconds of a time; protobuf keeps more.
+	if e.EventTime.UnixMicro() != old.EventTime.UnixMicro() {
+		errs = append(errs, field.Invalid(field.NewPath("eventTime"), e.EventTime, "field is immutable"))
 	}
 	return errs
 }

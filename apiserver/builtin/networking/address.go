@@ -4,7 +4,6 @@ import (
 	"strings"
 
 	networkingv1 "k8s.io/api/networking/v1"
-	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/validation/path"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/validation"
@@ -12,6 +11,7 @@ import (
 	netutils "k8s.io/utils/net"
 
 	"github.com/skiff-k8s/skiff/apiserver/builtin/check"
+	"github.com/skiff-k8s/skiff/apiserver/builtin/podspec"
 	"github.com/skiff-k8s/skiff/apiserver/builtin/table"
 	"github.com/skiff-k8s/skiff/apiserver/resource"
 )
@@ -49,8 +49,8 @@ func validateAddress(a, old *networkingv1.IPAddress) field.ErrorList {
 	} else {
 		errs = append(errs, validateParent(ref, at)...)
 	}
-	if old != nil && !equality.Semantic.DeepEqual(ref, old.Spec.ParentRef) {
-		errs = append(errs, field.Invalid(at, ref, "field is immutable"))
+	if old != nil {
+		errs = append(errs, check.Unchanged(ref, old.Spec.ParentRef, at)...)
 	}
 	return errs
 }
@@ -142,7 +142,7 @@ func validateCIDRs(cidrs []string, at *field.Path) field.ErrorList {
 		return field.ErrorList{field.Required(at, "at least one CIDR required")}
 	}
 	if len(cidrs) > 2 {
-		return field.ErrorList{field.Invalid(at, networkingv1.ServiceCIDRSpec{CIDRs: cidrs}, "may only hold up to 2 values")}
+		return field.ErrorList{field.Invalid(at, podspec.Untagged(networkingv1.ServiceCIDRSpec{CIDRs: cidrs}), "may only hold up to 2 values")}
 	}
 	var errs field.ErrorList
 	for i, c := range cidrs {

@@ -20,17 +20,7 @@ func runtimeClasses() *resource.Resource {
 	type class = nodev1.RuntimeClass
 	return resource.Define[nodev1.RuntimeClassList](resource.Definition[class]{
 		Group: "node.k8s.io", Version: "v1", Kind: "RuntimeClass", Plural: "runtimeclasses",
-		ClusterScoped: true,
-		Default: func(c *class) {
-			if c.Scheduling == nil {
-				return
-			}
-			for i := range c.Scheduling.Tolerations {
-				if t := &c.Scheduling.Tolerations[i]; t.Operator == "" && t.Key != "" && t.Value != "" {
-					t.Operator = corev1.TolerationOpEqual
-				}
-			}
-		},
+		ClusterScoped:  true,
 		Validate:       validateRuntimeClass,
 		CreateOnUpdate: true,
 		NeedsVersion:   true,
@@ -52,7 +42,9 @@ func validateRuntimeClass(c, old *nodev1.RuntimeClass) field.ErrorList {
 	}
 	if c.Overhead != nil {
 		for name, quantity := range c.Overhead.PodFixed {
-			errs = append(errs, podspec.ValidateQuantity(name, quantity, field.NewPath("overhead", "limits").Key(string(name)))...)
+			at := field.NewPath("overhead", "limits").Key(string(name))
+			errs = append(errs, check.ContainerResource(name, at)...)
+			errs = append(errs, podspec.ValidateQuantity(name, quantity, at)...)
 		}
 	}
 	if s := c.Scheduling; s != nil {
@@ -71,7 +63,7 @@ func validateTolerations(list []corev1.Toleration, at *field.Path) field.ErrorLi
 	for i, t := range list {
 		key := corev1.Toleration{Key: t.Key, Operator: t.Operator, Value: t.Value, Effect: t.Effect}
 		if seen[key] {
-			errs = append(errs, field.Duplicate(at.Index(i), t))
+			errs = append(errs, field.Duplicate(at.Index(i), podspec.Untagged(t)))
 		}
 		seen[key] = true
 	}

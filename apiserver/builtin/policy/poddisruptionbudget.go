@@ -10,6 +10,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/skiff-k8s/skiff/apiserver/builtin/check"
+	"github.com/skiff-k8s/skiff/apiserver/builtin/podspec"
 	"github.com/skiff-k8s/skiff/apiserver/builtin/table"
 	"github.com/skiff-k8s/skiff/apiserver/resource"
 )
@@ -49,7 +50,7 @@ func validateBudget(b, old *policyv1.PodDisruptionBudget) field.ErrorList {
 	var errs field.ErrorList
 	path := field.NewPath("spec")
 	if b.Spec.MinAvailable != nil && b.Spec.MaxUnavailable != nil {
-		errs = append(errs, field.Invalid(path, b.Spec, "minAvailable and maxUnavailable cannot be both set"))
+		errs = append(errs, field.Invalid(path, podspec.Untagged(b.Spec), "minAvailable and maxUnavailable cannot be both set"))
 	}
 	errs = append(errs, validateAmount(b.Spec.MinAvailable, path.Child("minAvailable"))...)
 	errs = append(errs, validateAmount(b.Spec.MaxUnavailable, path.Child("maxUnavailable"))...)

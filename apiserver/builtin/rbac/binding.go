@@ -5,11 +5,13 @@ import (
 	"strings"
 
 	rbacv1 "k8s.io/api/rbac/v1"
+	rbacv1beta1 "k8s.io/api/rbac/v1beta1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/skiff-k8s/skiff/apiserver/builtin/check"
+	"github.com/skiff-k8s/skiff/apiserver/builtin/podspec"
 	"github.com/skiff-k8s/skiff/apiserver/builtin/table"
 	"github.com/skiff-k8s/skiff/apiserver/resource"
 )
@@ -29,7 +31,7 @@ func roleBindings() *resource.Resource {
 			}
 			return errs
 		},
-		Columns: bindingColumns("roleBinding", table.Doc(binding{}, "roleRef"), func(b *binding) (rbacv1.RoleRef, []rbacv1.Subject) { return b.RoleRef, b.Subjects }),
+		Columns: bindingColumns("roleBinding", table.Doc(rbacv1beta1.RoleBinding{}, "roleRef"), func(b *binding) (rbacv1.RoleRef, []rbacv1.Subject) { return b.RoleRef, b.Subjects }),
 	})
 }
 
@@ -48,7 +50,7 @@ func clusterRoleBindings() *resource.Resource {
 			}
 			return errs
 		},
-		Columns: bindingColumns("clusterRoleBinding", table.Doc(binding{}, "roleRef"), func(b *binding) (rbacv1.RoleRef, []rbacv1.Subject) { return b.RoleRef, b.Subjects }),
+		Columns: bindingColumns("clusterRoleBinding", table.Doc(rbacv1beta1.ClusterRoleBinding{}, "roleRef"), func(b *binding) (rbacv1.RoleRef, []rbacv1.Subject) { return b.RoleRef, b.Subjects }),
 	})
 }
 
@@ -78,7 +80,7 @@ func validateSameRef(ref, old rbacv1.RoleRef) field.ErrorList {
 	if ref == old {
 		return nil
 	}
-	return field.ErrorList{field.Invalid(field.NewPath("roleRef"), ref, "cannot change roleRef")}
+	return field.ErrorList{field.Invalid(field.NewPath("roleRef"), podspec.Untagged(ref), "cannot change roleRef")}
 }
 
 func validateSubjects(subjects []rbacv1.Subject, namespaced bool) field.ErrorList {
@@ -109,7 +111,7 @@ func validateSubjects(subjects []rbacv1.Subject, namespaced bool) field.ErrorLis
 func sameSubjects(a, b []rbacv1.Subject) bool { return equality.Semantic.DeepEqual(a, b) }
 
 // bindingColumns are the columns of both kinds of binding; of takes out what
-// they share.
+// they share. The description of the role is that of the beta API.
 func bindingColumns[P resource.Object](name, roleDoc string, of func(P) (rbacv1.RoleRef, []rbacv1.Subject)) []resource.Column[P] {
 	subjects := func(kind string) func(P) string {
 		return func(b P) string {

@@ -4,7 +4,6 @@ import (
 	"math"
 
 	storagev1 "k8s.io/api/storage/v1"
-	"k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	utilvalidation "k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -72,7 +71,7 @@ func validateAttachment(a, old *storagev1.VolumeAttachment) field.ErrorList {
 	errs = append(errs, validateVolumeError(a.Status.AttachError, field.NewPath("status", "attachError"))...)
 	errs = append(errs, validateVolumeError(a.Status.DetachError, field.NewPath("status", "detachError"))...)
 	if old != nil {
-		errs = append(errs, validation.ValidateImmutableField(a.Spec, old.Spec, at)...)
+		errs = append(errs, check.Unchanged(a.Spec, old.Spec, at)...)
 	}
 	return errs
 }

@@ -172,7 +172,7 @@ func validateNode(n, old *storagev1.CSINode) field.ErrorList {
 			if is.Name == was.Name {
 				// How many volumes fit is found anew as disks come and go.
 				is.Allocatable, was.Allocatable = nil, nil
-				errs = append(errs, validation.ValidateImmutableField(is, was, at)...)
+				errs = append(errs, check.Unchanged(is, was, at)...)
 			}
 		}
 	}
