@@ -125,6 +125,7 @@ func Standard(ctx context.Context, o Options) (*Server, error) {
 		return err
 	}}}
 	health.Register(mux, health.Config{Live: checks, Ready: checks, Metrics: registry, Paths: documents.Paths})
+	s.follow(ctx, "service claims", services.Run)
 	return s, s.begin(ctx, rights, o.objects(s, services))
 }
 

@@ -61,8 +61,9 @@ type pool struct {
 // a range half full, one in a thousand requests lists.
 const tries = 10
 
-// next takes any free value for owner. With dryRun it only finds one.
-func (p *pool) next(ctx context.Context, owner Owner, dryRun bool) (int, error) {
+// next takes any free value for owner. With dryRun it only finds one that is
+// not among found.
+func (p *pool) next(ctx context.Context, owner Owner, dryRun bool, found map[int]bool) (int, error) {
 	if !dryRun {
 		for range tries {
 			value := p.low + rand.IntN(p.size-p.low)
@@ -80,7 +81,7 @@ func (p *pool) next(ctx context.Context, owner Owner, dryRun bool) (int, error) 
 		return 0, fmt.Errorf("list claims: %w", err)
 	}
 	for value := range p.search() {
-		if _, ok := taken[value]; ok {
+		if _, ok := taken[value]; ok || found[value] {
 			continue
 		}
 		if dryRun {

@@ -101,6 +101,8 @@ type Write struct {
 	dryRun   bool
 	// taken is given back if the write fails, freed if it succeeds.
 	taken, freed []func(context.Context) error
+	// found are the values a dry run would have taken.
+	found map[*pool]map[int]bool
 }
 
 // Begin starts a write on behalf of owner. With dryRun nothing is claimed.
@@ -155,7 +157,7 @@ func (w *Write) FreePort(port int32) {
 }
 
 func (w *Write) next(ctx context.Context, p *pool) (int, error) {
-	value, err := p.next(ctx, w.owner, w.dryRun)
+	value, err := p.next(ctx, w.owner, w.dryRun, w.found[p])
 	if err == nil {
 		w.remember(p, value)
 	}
@@ -174,6 +176,16 @@ func (w *Write) take(ctx context.Context, p *pool, value int, taken error) error
 }
 
 func (w *Write) remember(p *pool, value int) {
+	if w.dryRun {
+		if w.found == nil {
+			w.found = map[*pool]map[int]bool{}
+		}
+		if w.found[p] == nil {
+			w.found[p] = make(map[int]bool)
+		}
+		w.found[p][value] = true
+		return
+	}
 	w.taken = append(w.taken, func(ctx context.Context) error { return p.claims.Free(ctx, value, w.owner) })
 }
 

@@ -1,0 +1,278 @@
+package alloc
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"sync"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/skiff-k8s/skiff/apiserver/backend"
+	"github.com/skiff-k8s/skiff/apiserver/backend/memory"
+	"github.com/skiff-k8s/skiff/apiserver/resource"
+)
+
+// objects keeps IPAddresses and Services.
+type objects struct {
+	resource.Cluster
+	mu  sync.Mutex
+	all map[string]resource.Object
+}
+
+func (o *objects) Resource(group, plural string) *resource.Resource {
+	return &resource.Resource{Group: group, Plural: plural}
+}
+
+func (o *objects) Get(_ context.Context, r *resource.Resource, namespace, name string) (resource.Object, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	obj, ok := o.all[r.Plural+"/"+namespace+"/"+name]
+	if !ok {
+		return nil, apierrors.NewNotFound(r.GR(), name)
+	}
+	return obj, nil
+}
+
+func (o *objects) List(_ context.Context, r *resource.Resource, _ string) ([]resource.Object, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	var list []resource.Object
+	for _, obj := range o.all {
+		_, isAddress := obj.(*networkingv1.IPAddress)
+		if isAddress == (r.Plural == "ipaddresses") {
+			list = append(list, obj)
+		}
+	}
+	return list, nil
+}
+
+func (o *objects) Create(_ context.Context, r *resource.Resource, obj resource.Object) (resource.Object, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	key := r.Plural + "/" + obj.GetNamespace() + "/" + obj.GetName()
+	if _, ok := o.all[key]; ok {
+		return nil, apierrors.NewAlreadyExists(r.GR(), obj.GetName())
+	}
+	o.all[key] = obj
+	return obj, nil
+}
+
+func (o *objects) Delete(_ context.Context, r *resource.Resource, namespace, name string, _ *metav1.DeleteOptions) (resource.Object, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	delete(o.all, r.Plural+"/"+namespace+"/"+name)
+	return nil, nil
+}
+
+func start(t *testing.T, b backend.Backend, o *objects, cidr string, ports PortRange) *Services {
+	t.Helper()
+	s, err := New(Config{Backend: b, CIDR: netip.MustParsePrefix(cidr), Ports: ports})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Use(o)
+	return s
+}
+
+// TestConcurrent empties ranges through two servers at once.
+func TestConcurrent(t *testing.T) {
+	b, o := memory.New(), &objects{all: make(map[string]resource.Object)}
+	defer b.Close()
+	servers := []*Services{start(t, b, o, "10.9.0.0/24", PortRange{31000, 31099}), start(t, b, o, "10.9.0.0/24", PortRange{31000, 31099})}
+	var (
+		mu    sync.Mutex
+		given = make(map[string]int)
+		full  int
+		work  sync.WaitGroup
+	)
+	for i := range 300 {
+		work.Go(func() {
+			w := servers[i%2].Begin(Owner{"ns", fmt.Sprint("s", i)}, false)
+			a, err := w.NextAddress(t.Context())
+			p, portErr := w.NextPort(t.Context())
+			mu.Lock()
+			defer mu.Unlock()
+			if err == nil {
+				given[a.String()]++
+			}
+			if portErr == nil {
+				given[fmt.Sprint(p)]++
+			}
+			if errors.Is(err, ErrFull) {
+				full++
+			}
+			w.End(true)
+		})
+	}
+	work.Wait()
+	for value, n := range given {
+		if n != 1 {
+			t.Errorf("%s was given out %d times", value, n)
+		}
+	}
+	if len(given) != 254+100 || full != 300-254 {
+		t.Errorf("got %d values and %d times full, want %d and %d", len(given), full, 354, 46)
+	}
+}
+
+func TestWrite(t *testing.T) {
+	b, o := memory.New(), &objects{all: make(map[string]resource.Object)}
+	defer b.Close()
+	s := start(t, b, o, "10.9.0.0/24", PortRange{31000, 31099})
+	ctx, me, you := t.Context(), Owner{"ns", "me"}, Owner{"ns", "you"}
+	address := netip.MustParseAddr("10.9.0.7")
+
+	failed := s.Begin(me, false)
+	if err := errors.Join(failed.Address(ctx, address), failed.Port(ctx, 31007)); err != nil {
+		t.Fatal(err)
+	}
+	taken := s.Begin(you, false)
+	if err := taken.Address(ctx, address); !errors.Is(err, ErrAddressTaken) {
+		t.Errorf("address of another: got %v, want %v", err, ErrAddressTaken)
+	}
+	if err := taken.Port(ctx, 31007); !errors.Is(err, ErrPortTaken) {
+		t.Errorf("port of another: got %v, want %v", err, ErrPortTaken)
+	}
+	failed.End(false)
+
+	w := s.Begin(you, false)
+	if err := errors.Join(w.Address(ctx, address), w.Port(ctx, 31007)); err != nil {
+		t.Errorf("values of a write that failed: %v", err)
+	}
+	w.End(true)
+	again := start(t, b, o, "10.9.0.0/24", PortRange{31000, 31099}).Begin(me, false)
+	if err := again.Address(ctx, address); !errors.Is(err, ErrAddressTaken) {
+		t.Errorf("after a restart: got %v, want %v", err, ErrAddressTaken)
+	}
+	// Only the owner can give a value back.
+	thief := s.Begin(me, false)
+	thief.FreeAddress(address)
+	thief.End(true)
+	if err := again.Address(ctx, address); !errors.Is(err, ErrAddressTaken) {
+		t.Errorf("freed by another: got %v, want %v", err, ErrAddressTaken)
+	}
+	w = s.Begin(you, false)
+	w.FreeAddress(address)
+	w.FreePort(31007)
+	w.End(true)
+	if err := errors.Join(again.Address(ctx, address), again.Port(ctx, 31007)); err != nil {
+		t.Errorf("freed by its owner: %v", err)
+	}
+
+	for _, wrong := range []string{"10.9.0.0", "10.9.0.255", "10.10.0.1", "fd00::1"} {
+		if err := w.Address(ctx, netip.MustParseAddr(wrong)); !errors.Is(err, ErrForeign) {
+			t.Errorf("%s: got %v, want %v", wrong, err, ErrForeign)
+		}
+	}
+	if err, want := w.Port(ctx, 80), "provided port is not in the valid range. The range of valid ports is 31000-31099"; err == nil || err.Error() != want {
+		t.Errorf("port 80: got %v, want %s", err, want)
+	}
+}
+
+func TestDryRun(t *testing.T) {
+	b, o := memory.New(), &objects{all: make(map[string]resource.Object)}
+	defer b.Close()
+	s := start(t, b, o, "10.9.0.0/24", PortRange{31000, 31003})
+	w := s.Begin(Owner{"ns", "s"}, true)
+	seen := make(map[int32]bool)
+	for range 4 {
+		port, err := w.NextPort(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		seen[port] = true
+	}
+	if len(seen) != 4 {
+		t.Errorf("four ports of one write: got %v", seen)
+	}
+	w.End(true)
+	if claims, err := s.keys.All(t.Context()); err != nil || len(claims) != 0 {
+		t.Errorf("claims after a dry run: %v, %v", claims, err)
+	}
+}
+
+// TestBand: values nobody chose come from the upper part while there are any.
+func TestBand(t *testing.T) {
+	for _, c := range []struct {
+		name                        string
+		size, fraction, least, most int
+		want                        int
+	}{
+		{"/16 of addresses", 65536, 16, 16, 256, 256},
+		{"/24 of addresses", 256, 16, 16, 256, 16},
+		{"too small", 8, 16, 16, 256, 0},
+		{"node ports", 2768, 32, 16, 128, 86},
+	} {
+		if got := band(c.size, c.fraction, c.least, c.most); got != c.want {
+			t.Errorf("%s: got %d, want %d", c.name, got, c.want)
+		}
+	}
+	b, o := memory.New(), &objects{all: make(map[string]resource.Object)}
+	defer b.Close()
+	s := start(t, b, o, "10.9.0.0/24", PortRange{31000, 31099})
+	for i := range 254 {
+		a, err := s.Begin(Owner{"ns", fmt.Sprint(i)}, false).NextAddress(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if low := a.As4()[3] < 16; low != (i >= 239) {
+			t.Fatalf("address %d of 254 is %s", i+1, a)
+		}
+	}
+}
+
+func TestRepair(t *testing.T) {
+	b, o := memory.New(), &objects{all: make(map[string]resource.Object)}
+	defer b.Close()
+	s := start(t, b, o, "10.9.0.0/24", PortRange{31000, 31099})
+	ctx := t.Context()
+	gone := s.Begin(Owner{"ns", "gone"}, false)
+	if err := errors.Join(gone.Address(ctx, netip.MustParseAddr("10.9.0.9")), gone.Port(ctx, 31009)); err != nil {
+		t.Fatal(err)
+	}
+	_, _ = o.Create(ctx, o.Resource("", "services"), &corev1.Service{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "old"},
+		Spec:       corev1.ServiceSpec{ClusterIPs: []string{"10.9.0.8"}, Ports: []corev1.ServicePort{{NodePort: 31008}}},
+	})
+	_, _ = o.Create(ctx, o.Resource("networking.k8s.io", "ipaddresses"), &networkingv1.IPAddress{
+		ObjectMeta: metav1.ObjectMeta{Name: "10.9.0.10"},
+		Spec:       networkingv1.IPAddressSpec{ParentRef: &networkingv1.ParentReference{Group: "example.com", Resource: "things", Name: "x"}},
+	})
+	check := func(when string, addresses, ports []int) {
+		t.Helper()
+		for i, want := range [][]int{addresses, ports} {
+			all, err := []*pool{&s.ipPool, &s.portPool}[i].claims.All(ctx)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := make(map[int]bool)
+			for value := range all {
+				got[value] = true
+			}
+			for _, value := range want {
+				if !got[value] {
+					t.Errorf("%s: %d is not claimed", when, value)
+				}
+				delete(got, value)
+			}
+			if len(got) > 0 {
+				t.Errorf("%s: %v are claimed", when, got)
+			}
+		}
+	}
+	suspects, err := s.repair(ctx, [2]map[int]Owner{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	check("first look", []int{8, 9, 10}, []int{8, 9})
+	if _, err := s.repair(ctx, suspects); err != nil {
+		t.Fatal(err)
+	}
+	check("second look", []int{8, 10}, []int{8})
+}
