@@ -97,8 +97,16 @@ func (a about) endpoint(s *schemas) endpoint {
 	}
 	return endpoint{a.url, []operation{{
 		method: "get", id: a.id, description: a.description, tag: a.tag,
-		results: answers(definition, 200), consumes: a.types, produces: a.types,
+		results: answers(definition, 200), consumes: a.consumes(), produces: a.types,
 	}}}
+}
+
+// consumes is as if the document were an object, if there is one.
+func (a about) consumes() []string {
+	if a.of == nil {
+		return nil
+	}
+	return a.types
 }
 
 // common are the documents that do not depend on what is served, by the path
@@ -157,9 +165,9 @@ func (h *Handler) kindOf(s *schemas, r *resource.Resource, tag string) *kind {
 		k.produces = customTypes
 		k.patchs = slices.DeleteFunc(slices.Clone(patchTypes), func(t string) bool { return strings.Contains(t, "strategic") })
 	} else {
-		k.object, k.list = s.refTo(r.New()), ""
+		k.object = s.refToKind(r.New(), r.GVK())
 		if k.has("list") {
-			k.list = s.refTo(r.NewList())
+			k.list = s.refToKind(r.NewList(), r.GroupVersion().WithKind(r.Kind+"List"))
 		}
 	}
 	if r.Namespaced() {
@@ -177,13 +185,13 @@ func (k *kind) id(verb string, rest ...string) string {
 	return verb + groupName(k.Group) + title(k.Version) + strings.Join(rest, "")
 }
 
-// operation is one about objects of k; the parameters of the path come first.
+// operation is one about objects of k; parameters are sorted by name.
 func (k *kind) operation(method, action, id, description string, path []parameter, query ...[]parameter) operation {
 	o := operation{
 		method: method, action: action, id: id, description: description, tag: k.tag, kind: k.GVK(),
 		consumes: anyType, produces: k.produces,
 	}
-	o.parameters = append(slices.Concat(query...), path...)
+	o.parameters = slices.Concat(append([][]parameter{path}, query...)...)
 	slices.SortStableFunc(o.parameters, func(a, b parameter) int { return cmp.Compare(a.name, b.name) })
 	o.parameters = slices.CompactFunc(o.parameters, func(a, b parameter) bool { return a == b })
 	return o

@@ -14,11 +14,11 @@ var factsText string
 // facts are what upstream's documents say but neither the Go types nor the
 // schema of the apply configurations do: there they are comments.
 type facts struct {
-	enums        map[string][]any  // by Go type: package path, dot, name
-	required     map[string]bool   // by definition.field, where it is not what omitempty says
-	listTypes    map[string]string // by definition.field; "": none
-	defaults     map[string]any    // by definition.field
-	descriptions map[string]string // by definition or definition.field
+	enums        map[string][]any          // by Go type: package path, dot, name
+	required     map[string]bool           // by definition.field, where it is not what omitempty says
+	extensions   map[string]map[string]any // by definition or definition.field
+	defaults     map[string]any            // by definition.field
+	descriptions map[string]string         // by definition or definition.field
 }
 
 func (f *facts) isRequired(key string, otherwise bool) bool {
@@ -32,7 +32,7 @@ func (f *facts) isRequired(key string, otherwise bool) bool {
 // line.
 var loadFacts = sync.OnceValue(func() *facts {
 	f := &facts{
-		enums: make(map[string][]any), required: make(map[string]bool), listTypes: make(map[string]string),
+		enums: make(map[string][]any), required: make(map[string]bool), extensions: make(map[string]map[string]any),
 		defaults: make(map[string]any), descriptions: make(map[string]string),
 	}
 	for line := range strings.Lines(factsText) {
@@ -52,13 +52,19 @@ var loadFacts = sync.OnceValue(func() *facts {
 func (f *facts) add(word, about, value string) error {
 	switch word {
 	case "enum":
-		for _, v := range strings.Fields(value) {
-			f.enums[about] = append(f.enums[about], v)
+		var v []any
+		if err := json.Unmarshal([]byte(value), &v); err != nil {
+			return err
 		}
+		f.enums[about] = v
 	case "required", "optional":
 		f.required[about] = word == "required"
-	case "list":
-		f.listTypes[about] = strings.TrimPrefix(value, "none")
+	case "extend":
+		var v map[string]any
+		if err := json.Unmarshal([]byte(value), &v); err != nil {
+			return err
+		}
+		f.extensions[about] = v
 	case "default":
 		var v any
 		if err := json.Unmarshal([]byte(value), &v); err != nil {

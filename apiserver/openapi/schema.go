@@ -46,6 +46,16 @@ func newSchemas(gv *schema.GroupVersion) *schemas {
 // refers to.
 func (s *schemas) refTo(v any) string { return s.ref(reflect.Indirect(reflect.ValueOf(v)).Type()) }
 
+// refToKind is refTo of a kind, which the definition then names even if the
+// scheme does not know it.
+func (s *schemas) refToKind(v any, gvk schema.GroupVersionKind) string {
+	name := s.refTo(v)
+	if d := s.all[name]; d.Extensions[strings.ToLower(extensionGVK)] == nil {
+		addKinds(d, gvk)
+	}
+	return name
+}
+
 func (s *schemas) ref(t reflect.Type) string {
 	name := modelName(t)
 	if s.all[name] != nil {
@@ -93,8 +103,11 @@ func (s *schemas) definition(t reflect.Type, name string) spec.Schema {
 	if !writesItself(t) {
 		s.addFields(&d, t, name)
 	}
-	s.addStructure(&d, name)
-	s.addKinds(&d, zero, t)
+	addStructure(&d, name)
+	for name, value := range s.facts.extensions[name] {
+		d.AddExtension(name, value)
+	}
+	s.addKinds(&d, t)
 	return d
 }
 
@@ -142,7 +155,10 @@ func (s *schemas) addFields(d *spec.Schema, t reflect.Type, owner string) {
 			p.Default = value
 		}
 		addPatch(&p, f.Tag)
-		s.addRelation(&p, owner, f.name)
+		addRelation(&p, owner, f.name)
+		for name, value := range s.facts.extensions[key] {
+			p.AddExtension(name, value)
+		}
 		if d.Properties == nil {
 			d.Properties = make(map[string]spec.Schema)
 		}
@@ -181,6 +197,8 @@ func (s *schemas) property(t reflect.Type, field bool) spec.Schema {
 	case reflect.Map:
 		values := wrapRef(s.property(t.Elem(), false))
 		p.Type, p.AdditionalProperties = []string{"object"}, &spec.SchemaOrBool{Allows: true, Schema: &values}
+	case reflect.Interface:
+		p.Type = []string{"object"}
 	default:
 		p.Ref = refTo(s.ref(t))
 		if t.Kind() == reflect.Struct && !writesItself(t) {
@@ -254,7 +272,7 @@ func withEnum(text string, values []any) string {
 
 // addKinds names the kinds written as this definition. A type that is a kind
 // of many groups (DeleteOptions) is listed as that of the document's.
-func (s *schemas) addKinds(d *spec.Schema, zero any, t reflect.Type) {
+func (s *schemas) addKinds(d *spec.Schema, t reflect.Type) {
 	obj, ok := reflect.New(t).Interface().(runtime.Object)
 	if !ok {
 		return

@@ -32,7 +32,7 @@ func structureOf(name string) *smd.Map {
 
 // addStructure tells whether the objects of a definition are merged, and which
 // of their fields exclude each other.
-func (s *schemas) addStructure(d *spec.Schema, name string) {
+func addStructure(d *spec.Schema, name string) {
 	m := structureOf(name)
 	if m == nil || len(d.Properties) == 0 {
 		return
@@ -59,14 +59,7 @@ func (s *schemas) addStructure(d *spec.Schema, name string) {
 
 // addRelation tells how the items of a list or the entries of a map in the
 // field owner.name are merged.
-func (s *schemas) addRelation(p *spec.Schema, owner, name string) {
-	key := owner + "." + name
-	if kind, ok := s.facts.listTypes[key]; ok {
-		if kind != "" {
-			p.AddExtension(extensionListType, kind)
-		}
-		return
-	}
+func addRelation(p *spec.Schema, owner, name string) {
 	m := structureOf(owner)
 	if m == nil {
 		return
@@ -91,8 +84,11 @@ func (s *schemas) addRelation(p *spec.Schema, owner, name string) {
 	switch {
 	case f.Type.ElementRelationship != nil && *f.Type.ElementRelationship == smd.Separable:
 		p.AddExtension(extensionMapType, "granular")
-	case f.Type.Inlined.Map != nil && f.Type.Inlined.Map.ElementRelationship == smd.Atomic:
+	case f.Type.Inlined.Map == nil:
+	case f.Type.Inlined.Map.ElementRelationship == smd.Atomic:
 		p.AddExtension(extensionMapType, "atomic")
+	case f.Type.Inlined.Map.ElementRelationship == smd.Separable:
+		p.AddExtension(extensionMapType, "granular")
 	}
 }
 

@@ -19,7 +19,7 @@ func (k *kind) collection() []endpoint {
 		ops = append(ops, k.listOperation(k.id("list", k.scope, k.Kind), path))
 	}
 	if k.has("create") {
-		o := k.operation("post", "post", k.id("create", k.scope, k.Kind), "create "+article(k.Kind)+" "+k.Kind, path, options(metav1.CreateOptions{}))
+		o := k.operation("post", "post", k.id("create", k.scope, k.Kind), "create "+one(k.Kind), path, options(metav1.CreateOptions{}))
 		o.body = &body{k.object, true, anyType}
 		o.results = answers(k.object, 200, 201, 202)
 		ops = append(ops, o)
@@ -70,7 +70,7 @@ func (k *kind) item() []endpoint {
 		if k.AnswersDeleted {
 			answer = k.object
 		}
-		o := k.operation("delete", "delete", k.id("delete", k.scope, k.Kind), "delete "+article(k.Kind)+" "+k.Kind, k.named(k.Kind), deleteOptions())
+		o := k.operation("delete", "delete", k.id("delete", k.scope, k.Kind), "delete "+one(k.Kind), k.named(k.Kind), deleteOptions())
 		o.body = k.deleteBody()
 		o.results = answers(answer, 200, 202)
 		ops = append(ops, o)
@@ -132,7 +132,7 @@ func (k *kind) subresource(sub resource.Sub) []endpoint {
 	}
 	ops := k.views(sub.Verbs, gvk.Kind, sub.Name, definition)
 	if slices.Contains(sub.Verbs, "create") {
-		o := k.operation("post", "post", k.id("create", k.scope, k.Kind, title(sub.Name)), "create "+sub.Name+" of "+article(k.Kind)+" "+k.Kind,
+		o := k.operation("post", "post", k.id("create", k.scope, k.Kind, title(sub.Name)), "create "+sub.Name+" of "+one(k.Kind),
 			k.named(gvk.Kind), options(metav1.CreateOptions{}))
 		o.body = &body{definition, true, anyType}
 		o.results = answers(definition, 200, 201, 202)
@@ -205,9 +205,13 @@ func (k *kind) watches() []endpoint {
 		"watch changes to an object of kind "+k.Kind+deprecated+", filtered to a single item with the 'fieldSelector' parameter.", k.named(k.Kind)))
 }
 
-func article(noun string) string {
-	if strings.ContainsAny(noun[:1], "AEIOU") {
-		return "an"
+// one is a noun with its article; plural nouns (Endpoints) have none.
+func one(noun string) string {
+	switch {
+	case strings.HasSuffix(noun, "s") && !strings.HasSuffix(noun, "ss"):
+		return noun
+	case strings.ContainsAny(noun[:1], "AEIOU"):
+		return "an " + noun
 	}
-	return "a"
+	return "a " + noun
 }
