@@ -4,10 +4,10 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	v1 "k8s.io/api/core/v1"
@@ -163,16 +163,17 @@ func (m *Manager) volumeMount(s containerSpec, index int, vm v1.VolumeMount, loo
 func expandSubPath(vm v1.VolumeMount, lookup func(string) (string, bool)) (string, error) {
 	subPath := vm.SubPath
 	if vm.SubPathExpr != "" {
-		var missing error
+		var missing []string // an empty value is none: it would mount the whole volume
 		subPath = env.Expand(vm.SubPathExpr, func(name string) (string, bool) {
 			value, found := lookup(name)
-			if !found {
-				missing = errors.Join(missing, fmt.Errorf("missing value for %q", name))
+			if value == "" {
+				missing = append(missing, name)
 			}
 			return value, found
 		})
-		if missing != nil {
-			return "", missing
+		if len(missing) > 0 {
+			slices.Sort(missing)
+			return "", fmt.Errorf("missing value for %s", strings.Join(slices.Compact(missing), ", "))
 		}
 	}
 	switch {
