@@ -125,7 +125,7 @@ func (p *PKI) issue(name string, template *x509.Certificate) (Pair, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	pair, err := p.load(name)
-	if err == nil && p.good(pair.cert, template) {
+	if err == nil && pair.matches() && p.good(pair.cert, template) {
 		return pair, nil
 	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -133,6 +133,13 @@ func (p *PKI) issue(name string, template *x509.Certificate) (Pair, error) {
 	}
 	template.NotAfter = time.Now().Add(certLifetime)
 	return p.create(name, template, &p.ca)
+}
+
+// matches reports whether the key is the certificate's. It is not when a start
+// was cut off after it had written a new key.
+func (p Pair) matches() bool {
+	public, ok := p.cert.PublicKey.(*ecdsa.PublicKey)
+	return ok && public.Equal(p.key.Public())
 }
 
 func (p *PKI) good(cert, want *x509.Certificate) bool {
@@ -169,7 +176,8 @@ func (p *PKI) create(name string, template *x509.Certificate, by *Pair) (Pair, e
 		return Pair{}, err
 	}
 	pair := Pair{pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), keyPEM, cert, key}
-	// The key goes first: a certificate on disk always has its key.
+	// A start that ends between the two leaves a pair that does not match, which
+	// the next start notices.
 	if err := writeFile(filepath.Join(p.dir, name+".key"), pair.KeyPEM, 0o600); err != nil {
 		return Pair{}, err
 	}
