@@ -136,7 +136,7 @@ func (k *Kubelet) assemble(ctx context.Context) {
 	})
 	k.server = server.New(server.Config{
 		NodeName: cfg.NodeName, Listener: cfg.Listener, TLS: cfg.TLS, ClientCA: cfg.ClientCA, Client: cfg.Client,
-		Host: k, Runtime: k.runtime, Stats: k.stats, Metrics: prometheus.DefaultGatherer,
+		Host: k, Runtime: k.runtime, Stats: k.stats, Metrics: prometheus.DefaultGatherer, Probes: k.probes.Metrics(),
 		Healthy: k.node.Healthy, LogDir: cfg.LogDir, Configz: cfg.published(),
 	})
 }

@@ -56,6 +56,7 @@ type Manager struct {
 	stop    context.CancelFunc
 	workers sync.WaitGroup
 	changes chan Change
+	metrics *metrics
 
 	mu      sync.Mutex
 	targets map[string]*target // by container ID
@@ -80,7 +81,7 @@ type target struct {
 // New returns a Manager; Close ends it.
 func New(cfg Config) *Manager {
 	ctx, stop := context.WithCancel(context.Background())
-	return &Manager{cfg: cfg, begun: time.Now(), ctx: ctx, stop: stop, changes: make(chan Change), targets: map[string]*target{}}
+	return &Manager{cfg: cfg, begun: time.Now(), ctx: ctx, stop: stop, changes: make(chan Change), metrics: newMetrics(), targets: map[string]*target{}}
 }
 
 // Start begins the probes of a running container; for a containerID it knows it only takes the newer

@@ -81,6 +81,26 @@ func (r *rig) set(command string, exit int) {
 	r.exit[command] = exit
 }
 
+// counts are the counted tries by result.
+func (r *rig) counts(t *testing.T) string {
+	t.Helper()
+	families, err := r.Metrics().Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all []string
+	for _, family := range families {
+		for _, metric := range family.Metric {
+			for _, label := range metric.Label {
+				if label.GetName() == "result" {
+					all = append(all, fmt.Sprintf("%s %.0f", label.GetValue(), metric.GetCounter().GetValue()))
+				}
+			}
+		}
+	}
+	return strings.Join(all, ", ")
+}
+
 // seen is what came of it until now.
 func (r *rig) seen() (tries, events []string, changes []Change) {
 	r.mu.Lock()
@@ -125,8 +145,14 @@ func TestReadiness(t *testing.T) {
 		if r.Ready("id") {
 			t.Error("after two failures: got ready")
 		}
+		if got, want := r.counts(t), "failed 2, successful 1"; got != want {
+			t.Errorf("counts: got %s, want %s", got, want)
+		}
 		r.Stop("id")
 		at(begun, 100)
+		if got := r.counts(t); got != "" {
+			t.Errorf("counts of a container that is gone: got %s", got)
+		}
 		tries, events, changes := r.seen()
 		if want := []string{"ready@15", "ready@25", "ready@5"}; !slices.Equal(tries, want) {
 			t.Errorf("tries: got %v, want %v", tries, want)

@@ -31,6 +31,7 @@ const (
 
 // run probes until ctx ends, or until there is nothing more to find out.
 func (w *worker) run(ctx context.Context) {
+	defer w.forget()
 	period := seconds(w.spec.PeriodSeconds, 10)
 	// After a restart of the kubelet the probes of all containers should not run at once.
 	if period > time.Since(w.m.begun) && w.target.startedAt.Before(w.m.begun) && !sleep(ctx, rand.N(period)) {
@@ -64,6 +65,7 @@ func (w *worker) probe(ctx context.Context) bool {
 	if ctx.Err() != nil {
 		return false // the container was stopped under the probe
 	}
+	w.count(result)
 	w.report(result, text)
 	if result == unknown {
 		return true

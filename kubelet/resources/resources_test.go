@@ -264,6 +264,46 @@ func TestCgroups(t *testing.T) {
 	}
 }
 
+// TestGroupsOnV2 makes and removes groups where cgroup v2 is mounted, be it beside v1.
+func TestGroupsOnV2(t *testing.T) {
+	mounts, err := hierarchies("/proc/self/mountinfo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	i := slices.IndexFunc(mounts, func(h hierarchy) bool { return h.v2 })
+	if i < 0 || os.Getuid() != 0 {
+		t.Skip("no cgroup v2 here, or not root")
+	}
+	c := &Cgroups{root: "/skiff-resources-test-v2", mounts: []hierarchy{{dir: mounts[i].dir, v2: true}}, v2: true}
+	group := c.PodParent(podOf(container("", "")))
+	if err := c.make(group); err != nil {
+		t.Fatal(err)
+	}
+	sleeper := exec.Command("sleep", "1000")
+	if err := sleeper.Start(); err != nil {
+		t.Fatal(err)
+	}
+	inner := filepath.Join(mounts[i].dir, group, "container")
+	if err := os.Mkdir(inner, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := write(filepath.Join(inner, "cgroup.procs"), strconv.Itoa(sleeper.Process.Pid)); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.RemovePod("3f2a"); err != nil {
+		t.Error(err)
+	}
+	if err := sleeper.Wait(); err == nil {
+		t.Error("the process in the removed group ended by itself, want it killed")
+	}
+	if err := c.Destroy(); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(filepath.Join(mounts[i].dir, c.root)); !os.IsNotExist(err) {
+		t.Errorf("root group: got %v, want it gone", err)
+	}
+}
+
 // readControl reads a control file of a group from whichever hierarchy has it.
 func readControl(t *testing.T, c *Cgroups, group, file string) string {
 	t.Helper()

@@ -59,7 +59,7 @@ func copyLog(ctx context.Context, path string, o logOptions, out io.Writer, flus
 	}
 	c := &logCopy{logOptions: o, out: out, flush: flush, left: o.limit}
 	reader := bufio.NewReaderSize(file, 64<<10)
-	wait := pollFirst
+	wait, look := pollFirst, true // a log of the past ends at once
 	for ended := false; ; {
 		more, err := c.drain(ctx, reader)
 		flush()
@@ -91,13 +91,17 @@ func copyLog(ctx context.Context, path string, o logOptions, out io.Writer, flus
 		if more {
 			wait = pollFirst
 		}
+		if look || wait == pollLast {
+			alive, err := running(ctx)
+			ended, look = err != nil || !alive, false
+		}
+		if ended {
+			continue // once more, for what it wrote last
+		}
 		if !pause(ctx, wait) {
 			return nil
 		}
-		if wait = min(2*wait, pollLast); wait == pollLast {
-			alive, err := running(ctx)
-			ended = err != nil || !alive // what it wrote last is read in one more round
-		}
+		wait = min(2*wait, pollLast)
 	}
 }
 

@@ -67,6 +67,7 @@ type Config struct {
 	Runtime  Runtime
 	Stats    Stats
 	Metrics  prometheus.Gatherer // for /metrics
+	Probes   prometheus.Gatherer // for /metrics/probes; nil serves none
 	Healthy  func() error        // for /healthz; nil is always
 	Configz  any                 // for /configz, under "kubeletconfig"
 	LogDir   string              // what /logs/ serves; "" serves nothing
@@ -120,6 +121,9 @@ func (s *Server) routes() http.Handler {
 		{"GET /logs/", s.logs},
 	} {
 		mux.HandleFunc(route.pattern, route.handler)
+	}
+	if s.cfg.Probes != nil {
+		mux.Handle("GET /metrics/probes", promhttp.HandlerFor(s.cfg.Probes, promhttp.HandlerOpts{}))
 	}
 	return mux
 }
