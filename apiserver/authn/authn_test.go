@@ -183,6 +183,39 @@ func TestToken(t *testing.T) {
 	}
 }
 
+// TestClaims checks the names others read.
+func TestClaims(t *testing.T) {
+	now := time.Unix(1700000000, 0)
+	token, err := tokens(t, TokensConfig{}).Issue(Binding{
+		Namespace: "ns", ServiceAccount: Reference{"robot", "1"}, Pod: &Reference{"p", "2"}, Node: &Reference{"n", "3"},
+	}, []string{"a"}, now, time.Hour, time.Minute)
+	if err != nil {
+		t.Fatal(err)
+	}
+	payload, err := base64.RawURLEncoding.DecodeString(strings.Split(token, ".")[1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	var claims map[string]any
+	if err := json.Unmarshal(payload, &claims); err != nil {
+		t.Fatal(err)
+	}
+	if id, _ := claims["jti"].(string); len(id) != 36 {
+		t.Errorf("got jti %q, want a UUID", id)
+	}
+	delete(claims, "jti")
+	got, err := json.Marshal(claims)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := `{"aud":["a"],"exp":1700003600,"iat":1700000000,"iss":"https://issuer.example",` +
+		`"kubernetes.io":{"namespace":"ns","node":{"name":"n","uid":"3"},"pod":{"name":"p","uid":"2"},"serviceaccount":{"name":"robot","uid":"1"},"warnafter":1700000060},` +
+		`"nbf":1700000000,"sub":"system:serviceaccount:ns:robot"}`
+	if string(got) != want {
+		t.Errorf("got claims\n%s\nwant\n%s", got, want)
+	}
+}
+
 func TestForeignTokens(t *testing.T) {
 	cluster := objects{"serviceaccounts/robot": &corev1.ServiceAccount{ObjectMeta: meta("robot", "sa-uid")}}
 	b := Binding{Namespace: "ns", ServiceAccount: Reference{"robot", "sa-uid"}}

@@ -109,7 +109,10 @@ var algorithms = []jose.SignatureAlgorithm{jose.RS256, jose.ES256, jose.ES384, j
 // the Kubernetes API: relying parties read them.
 type Claims struct {
 	jwt.Claims
-	Kubernetes Binding `json:"kubernetes.io"`
+	// Audience hides that of jwt.Claims, which writes a single one as a string:
+	// readers of Kubernetes tokens expect a list.
+	Audience   []string `json:"aud"`
+	Kubernetes Binding  `json:"kubernetes.io"`
 }
 
 // Binding names the service account of a token and the objects the token
@@ -140,12 +143,12 @@ func (t *Tokens) Issue(b Binding, audiences []string, now time.Time, lifetime, w
 		Claims: jwt.Claims{
 			Issuer:    t.issuer,
 			Subject:   serviceaccount.MakeUsername(b.Namespace, b.ServiceAccount.Name),
-			Audience:  audiences,
 			IssuedAt:  jwt.NewNumericDate(now),
 			NotBefore: jwt.NewNumericDate(now),
 			Expiry:    jwt.NewNumericDate(now.Add(lifetime)),
 			ID:        uuid.NewString(),
 		},
+		Audience:   audiences,
 		Kubernetes: b,
 	}).Serialize()
 	if err != nil {

@@ -95,7 +95,7 @@ func (c Config) service() *corev1.Service {
 			Labels: map[string]string{"component": "apiserver", "provider": "kubernetes"},
 		},
 		Spec: corev1.ServiceSpec{
-			ClusterIP: c.ServiceIP.String(), ClusterIPs: []string{c.ServiceIP.String()},
+			ClusterIP: c.ServiceIP.String(),
 			Ports: []corev1.ServicePort{{
 				Name: "https", Port: 443, Protocol: corev1.ProtocolTCP,
 				TargetPort: intstr.FromInt32(int32(c.Advertise.Port())),
