@@ -180,7 +180,7 @@ const (
 // store for beginDelete. options may be changed.
 func planDelete(r *resource.Resource, old resource.Object, options *metav1.DeleteOptions, now time.Time) (next resource.Object, step deleteStep) {
 	next = old.DeepCopyObject().(resource.Object)
-	grace, running := gracePeriod(r, next, options, now)
+	grace, end, running := gracePeriod(r, next, options, now)
 	if running {
 		return nil, alreadyDeleting
 	}
@@ -189,7 +189,7 @@ func planDelete(r *resource.Resource, old resource.Object, options *metav1.Delet
 	switch {
 	case grace > 0:
 	case held:
-		grace = 0
+		grace, end = 0, now
 	default:
 		return nil, deleteNow
 	}
@@ -197,7 +197,7 @@ func planDelete(r *resource.Resource, old resource.Object, options *metav1.Delet
 	if began && next.GetGeneration() > 0 {
 		next.SetGeneration(next.GetGeneration() + 1)
 	}
-	at := metav1.NewTime(now.Add(time.Duration(grace) * time.Second).Truncate(time.Second))
+	at := metav1.NewTime(end.Truncate(time.Second))
 	if was := next.GetDeletionTimestamp(); was == nil || was.After(at.Time) {
 		next.SetDeletionTimestamp(&at)
 	}
@@ -208,33 +208,36 @@ func planDelete(r *resource.Resource, old resource.Object, options *metav1.Delet
 	return next, beginDelete
 }
 
-// gracePeriod is how many seconds the object still has. running means that it
-// is being deleted already and does not have to go any sooner.
-func gracePeriod(r *resource.Resource, obj resource.Object, options *metav1.DeleteOptions, now time.Time) (seconds int64, running bool) {
+// gracePeriod is how many seconds the object has, and when they are over.
+// running means that it is being deleted already and does not have to go any
+// sooner.
+func gracePeriod(r *resource.Resource, obj resource.Object, options *metav1.DeleteOptions, now time.Time) (seconds int64, end time.Time, running bool) {
+	after := func(start time.Time, seconds int64) time.Time { return start.Add(time.Duration(seconds) * time.Second) }
 	if g := options.GracePeriodSeconds; g != nil && *g < 0 {
 		one := int64(1)
 		options.GracePeriodSeconds = &one
 	}
 	if !r.Graceful {
-		return 0, false
+		return 0, now, false
 	}
 	deletion, left := obj.GetDeletionTimestamp(), obj.GetDeletionGracePeriodSeconds()
 	if deletion == nil {
-		return r.Grace(obj, options), false
+		seconds = r.Grace(obj, options)
+		return seconds, after(now, seconds), false
 	}
 	if left == nil || *left == 0 {
-		return 0, false
+		return 0, now, false
 	}
 	if options.GracePeriodSeconds == nil || *options.GracePeriodSeconds >= *left {
-		return 0, true
+		return 0, now, true
 	}
 	// The period can only be made shorter, counted from when deletion began.
-	began := deletion.Add(-time.Duration(*left) * time.Second)
 	seconds = *options.GracePeriodSeconds
-	if end := began.Add(time.Duration(seconds) * time.Second); end.Before(now) && seconds > 0 {
-		seconds = 1 // who deletes it gracefully must still do the last step
+	end = after(after(deletion.Time, -*left), seconds)
+	if end.Before(now) {
+		return min(seconds, 1), now, false // who deletes it gracefully must still do the last step
 	}
-	return seconds, false
+	return seconds, end, false
 }
 
 // collectorFinalizers are the finalizers of obj with those by which the
