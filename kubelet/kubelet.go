@@ -9,7 +9,6 @@ import (
 	"os"
 	"sync"
 
-	"github.com/prometheus/client_golang/prometheus"
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/client-go/kubernetes/scheme"
@@ -136,7 +135,7 @@ func (k *Kubelet) assemble(ctx context.Context) {
 	})
 	k.server = server.New(server.Config{
 		NodeName: cfg.NodeName, Listener: cfg.Listener, TLS: cfg.TLS, ClientCA: cfg.ClientCA, Client: cfg.Client,
-		Host: k, Runtime: k.runtime, Stats: k.stats, Metrics: prometheus.DefaultGatherer, Probes: k.probes.Metrics(),
+		Host: k, Runtime: k.runtime, Stats: k.stats, Metrics: newMetrics(cfg.NodeName, k.pods.Pods), Probes: k.probes.Metrics(),
 		Healthy: k.node.Healthy, LogDir: cfg.LogDir, Configz: cfg.published(),
 	})
 }
