@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	storage "k8s.io/component-helpers/storage/volume"
 )
 
 // claim is a volume from a PersistentVolumeClaim, named by the pod or made for it (ephemeral). Of
@@ -22,6 +23,9 @@ func (claim) refresh(context.Context, *volume) error { return nil }
 func (claim) setUp(ctx context.Context, v *volume) error {
 	pv, err := v.persistentVolume(ctx)
 	if err != nil {
+		return err
+	}
+	if err := v.checkNode(ctx, pv); err != nil {
 		return err
 	}
 	source, err := directoryOf(pv)
@@ -74,6 +78,22 @@ func (v *volume) persistentVolume(ctx context.Context) (*v1.PersistentVolume, er
 		return nil, fmt.Errorf("failed to get PV %s from API server: it is bound to another claim than %s", pv.Name, pvc.UID)
 	}
 	return pv, nil
+}
+
+// checkNode refuses a volume that is on other nodes: a pod that was bound by hand finds no scheduler in
+// its way.
+func (v *volume) checkNode(ctx context.Context, pv *v1.PersistentVolume) error {
+	if pv.Spec.NodeAffinity == nil || pv.Spec.NodeAffinity.Required == nil {
+		return nil
+	}
+	node, err := v.m.cfg.Client.CoreV1().Nodes().Get(ctx, v.m.cfg.NodeName, metav1.GetOptions{})
+	if err != nil {
+		return fmt.Errorf("get the labels of node %s: %w", v.m.cfg.NodeName, err)
+	}
+	if err := storage.CheckNodeAffinity(pv, node.Labels); err != nil {
+		return fmt.Errorf("PersistentVolume %s is not for node %s: %w", pv.Name, node.Name, err)
+	}
+	return nil
 }
 
 // directoryOf is the directory on the node that a PersistentVolume is.

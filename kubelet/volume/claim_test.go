@@ -23,6 +23,7 @@ func TestClaim(t *testing.T) {
 		phase  v1.PersistentVolumeClaimPhase
 		source v1.PersistentVolumeSource
 		mode   v1.PersistentVolumeMode
+		nodes  string // whose label name a node must have for the volume
 		owner  v1.ObjectReference
 		err    string
 	}{
@@ -32,6 +33,8 @@ func TestClaim(t *testing.T) {
 		{name: "bound to another", phase: v1.ClaimBound, source: local, owner: v1.ObjectReference{UID: "other"}, err: "bound to another claim"},
 		{name: "block device", phase: v1.ClaimBound, source: local, mode: v1.PersistentVolumeBlock, owner: v1.ObjectReference{UID: "claim"}, err: "is a block device"},
 		{name: "csi", phase: v1.ClaimBound, source: v1.PersistentVolumeSource{CSI: &v1.CSIPersistentVolumeSource{Driver: "d"}}, owner: v1.ObjectReference{UID: "claim"}, err: `no volume plugin matched: this node has none for PersistentVolumes of type "csi"`},
+		{name: "on this node", phase: v1.ClaimBound, source: local, nodes: "n", owner: v1.ObjectReference{UID: "claim"}},
+		{name: "on another node", phase: v1.ClaimBound, source: local, nodes: "m", owner: v1.ObjectReference{UID: "claim"}, err: "PersistentVolume pv is not for node n: no matching NodeSelectorTerms"},
 		{name: "no directory", phase: v1.ClaimBound, source: v1.PersistentVolumeSource{Local: &v1.LocalVolumeSource{Path: dir + "/none"}}, owner: v1.ObjectReference{UID: "claim"}, err: "no such file or directory"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -47,7 +50,12 @@ func TestClaim(t *testing.T) {
 			if test.mode != "" {
 				pv.Spec.VolumeMode = &test.mode
 			}
-			m, _ := newManager(t, pvc, pv)
+			if test.nodes != "" {
+				pv.Spec.NodeAffinity = &v1.VolumeNodeAffinity{Required: &v1.NodeSelector{NodeSelectorTerms: []v1.NodeSelectorTerm{
+					{MatchExpressions: []v1.NodeSelectorRequirement{{Key: "name", Operator: v1.NodeSelectorOpIn, Values: []string{test.nodes}}}},
+				}}}
+			}
+			m, _ := newManager(t, pvc, pv, &v1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n", Labels: map[string]string{"name": "n"}}})
 			pod := podWith(v1.Volume{Name: "v", VolumeSource: v1.VolumeSource{PersistentVolumeClaim: &v1.PersistentVolumeClaimVolumeSource{ClaimName: "data"}}})
 			err := m.Mount(t.Context(), pod)
 			if test.err != "" {

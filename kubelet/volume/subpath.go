@@ -25,12 +25,12 @@ func (m *Manager) SubPath(pod *v1.Pod, container string, index int, mount v1.Vol
 	}
 	source, err := openSubPath(root, subPath)
 	if err != nil {
-		return "", fmt.Errorf("failed to prepare subPath for volumeMount %q of container %q: %w", mount.Name, container, err)
+		return "", err
 	}
 	defer source.Close()
 	target := filepath.Join(m.PodDir(pod.UID), "volume-subpaths", mount.Name, container, strconv.Itoa(index))
 	if err := bind(source, target); err != nil {
-		return "", fmt.Errorf("failed to prepare subPath for volumeMount %q of container %q: %w", mount.Name, container, err)
+		return "", err
 	}
 	return target, nil
 }
