@@ -1,0 +1,183 @@
+package openapi
+
+import (
+	"crypto/sha256"
+	_ "embed"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"io"
+	"maps"
+	"net/http"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// With -upstream, TestUpstream asks a Kubernetes server (by way of "kubectl
+// proxy") instead of its record, shows how documents differ from ours, and
+// writes the record anew.
+var upstream = flag.String("upstream", "", "URL of a Kubernetes API server to compare with and to record")
+
+const recordFile = "testdata/upstream.txt"
+
+//go:embed testdata/upstream.txt
+var record string
+
+// differs are the parts that differ from upstream's for a reason.
+var differs = map[string]string{
+	"v3 path /api/v1/namespaces/{name}": "deletion answers with the Namespace, as upstream's does, though its documents say Status",
+	"v2 path /api/v1/namespaces/{name}": "the same",
+}
+
+// TestUpstream compares all definitions and paths with those of Kubernetes
+// 1.36.3, descriptions apart: what is served here must be described alike.
+func TestUpstream(t *testing.T) {
+	h, _ := standard(t)
+	got := parts(func(path string, v any) {
+		if err := json.Unmarshal(content(t, get(t, h, path)), v); err != nil {
+			t.Fatalf("%s: %v", path, err)
+		}
+	})
+	want, live := readRecord(), map[string]any(nil)
+	if *upstream != "" {
+		live = parts(func(path string, v any) { fetch(t, *upstream+path, v) })
+		want = make(map[string]string)
+		for part, value := range live {
+			want[part] = digest(value)
+		}
+		writeRecord(t, want)
+	}
+	compared := 0
+	for _, part := range slices.Sorted(maps.Keys(got)) {
+		recorded, known := want[part]
+		switch {
+		case !known:
+			t.Errorf("%s: upstream has none", part)
+		case recorded != digest(got[part]) && differs[part] == "":
+			t.Errorf("%s differs from upstream's; got %s\n%s", part, text(t, got[part]), cmp.Diff(live[part], got[part]))
+		default:
+			compared++
+		}
+	}
+	if compared < 1000 {
+		t.Errorf("only %d definitions and paths compared, want more than 1000", compared)
+	}
+	t.Logf("%d definitions and paths of %d are upstream's; upstream has %d", compared, len(got), len(want))
+}
+
+func fetch(t *testing.T, url string, v any) {
+	t.Helper()
+	r, err := http.Get(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Body.Close()
+	data, err := io.ReadAll(r.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := json.Unmarshal(data, v); err != nil {
+		t.Fatalf("%s: %s: %v", url, r.Status, err)
+	}
+}
+
+// parts are all definitions and paths a server publishes, in both versions.
+func parts(read func(path string, v any)) map[string]any {
+	all := make(map[string]any)
+	add := func(version, what string, values any) {
+		for name, v := range values.(map[string]any) {
+			all[version+" "+what+" "+name] = normal(v, false)
+		}
+	}
+	var at index
+	read(PathV3, &at)
+	for path := range at.Paths {
+		var doc map[string]any
+		read(PathV3+"/"+path, &doc)
+		add("v3", "path", doc["paths"])
+		if schemas := doc["components"].(map[string]any)["schemas"]; schemas != nil {
+			add("v3", "definition", schemas)
+		}
+	}
+	var doc map[string]any
+	read(PathV2, &doc)
+	add("v2", "definition", doc["definitions"])
+	add("v2", "path", resolve(doc["paths"], doc["parameters"].(map[string]any)))
+	return all
+}
+
+// resolve puts shared parameters in the place of references to them.
+func resolve(v any, parameters map[string]any) any {
+	switch v := v.(type) {
+	case map[string]any:
+		ref, _ := v["$ref"].(string)
+		if name, ok := strings.CutPrefix(ref, "#/parameters/"); ok {
+			return parameters[name]
+		}
+		for key := range v {
+			v[key] = resolve(v[key], parameters)
+		}
+	case []any:
+		for i := range v {
+			v[i] = resolve(v[i], parameters)
+		}
+	}
+	return v
+}
+
+// normal drops what may differ: descriptions, and the list of groups of the
+// kinds that are in all of them.
+func normal(v any, names bool) any {
+	switch v := v.(type) {
+	case map[string]any:
+		for key, value := range v {
+			_, isText := value.(string)
+			kinds, isList := value.([]any)
+			if !names && (key == "description" && isText || key == extensionGVK && isList && len(kinds) > 1) {
+				delete(v, key)
+				continue
+			}
+			v[key] = normal(value, key == "properties" && !names)
+		}
+	case []any:
+		for i := range v {
+			v[i] = normal(v[i], false)
+		}
+	}
+	return v
+}
+
+func digest(v any) string {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return err.Error()
+	}
+	return fmt.Sprintf("%.6x", sha256.Sum256(b))
+}
+
+func readRecord() map[string]string {
+	all := make(map[string]string)
+	for line := range strings.Lines(record) {
+		if sum, part, ok := strings.Cut(strings.TrimSpace(line), " "); ok && sum != "#" {
+			all[part] = sum
+		}
+	}
+	return all
+}
+
+func writeRecord(t *testing.T, all map[string]string) {
+	t.Helper()
+	var b strings.Builder
+	b.WriteString("# Digests of what Kubernetes 1.36.3 publishes, without descriptions. Recorded by\n")
+	b.WriteString("# go test ./apiserver/openapi -run Upstream -upstream http://localhost:8001\n")
+	for _, part := range slices.Sorted(maps.Keys(all)) {
+		b.WriteString(all[part] + " " + part + "\n")
+	}
+	if err := os.WriteFile(recordFile, []byte(b.String()), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
