@@ -152,14 +152,14 @@ func (m *Manager) look(ctx context.Context) error {
 		return fmt.Errorf("measure the pods: %w", err)
 	}
 	usage := byUID(summary)
+	greedy := false
 	for _, pod := range pods {
 		if message := exceeds(pod, usage[pod.UID]); message != "" {
-			m.evict(pod, message)
-			return nil
+			greedy = m.evict(pod, message) || greedy
 		}
 	}
-	if len(short) == 0 {
-		return nil
+	if greedy || len(short) == 0 {
+		return nil // what they leave may be enough
 	}
 	worst := short[0]
 	if worst.signal != memory {
