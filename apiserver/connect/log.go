@@ -102,6 +102,7 @@ func copyFlushing(w http.ResponseWriter, body io.Reader) {
 func logQuery(pod string, asked url.Values) (url.Values, error) {
 	query := make(url.Values)
 	var errs field.ErrorList
+	var unreadable error
 	number := func(name string, least int64, message string) bool {
 		text := asked.Get(name)
 		if text == "" {
@@ -109,7 +110,7 @@ func logQuery(pod string, asked url.Values) (url.Values, error) {
 		}
 		n, err := strconv.ParseInt(text, 10, 64)
 		if err != nil {
-			errs = append(errs, field.Invalid(field.NewPath(name), text, "must be a number"))
+			unreadable = apierrors.NewBadRequest(err.Error())
 			return false
 		}
 		if n < least {
@@ -133,6 +134,9 @@ func logQuery(pod string, asked url.Values) (url.Values, error) {
 	}
 	if asked.Has("stream") {
 		errs = append(errs, field.Forbidden(field.NewPath("stream"), "may not be specified"))
+	}
+	if unreadable != nil {
+		return nil, unreadable
 	}
 	if len(errs) > 0 {
 		return nil, apierrors.NewInvalid(corev1.SchemeGroupVersion.WithKind("PodLogOptions").GroupKind(), pod, errs)

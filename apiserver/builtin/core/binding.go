@@ -71,14 +71,15 @@ func validateBinding(b *corev1.Binding) field.ErrorList {
 // assign puts pod on the node of b. Every refusal is a conflict, after which a
 // scheduler looks at the pod anew.
 func assign(pod *corev1.Pod, b *corev1.Binding) error {
-	refuse := func(format string, args ...any) error {
-		return apierrors.NewConflict(schema.GroupResource{Resource: "pods/binding"}, pod.Name, fmt.Errorf(format, args...))
+	conflict := func(resource, format string, args ...any) error {
+		return apierrors.NewConflict(schema.GroupResource{Resource: resource}, pod.Name, fmt.Errorf(format, args...))
 	}
+	refuse := func(format string, args ...any) error { return conflict("pods/binding", format, args...) }
 	switch {
 	case b.UID != "" && b.UID != pod.UID:
-		return refuse("Precondition failed: UID in precondition: %v, UID in object meta: %v", b.UID, pod.UID)
+		return conflict("pods", "Precondition failed: UID in precondition: %v, UID in object meta: %v", b.UID, pod.UID)
 	case b.ResourceVersion != "" && b.ResourceVersion != pod.ResourceVersion:
-		return refuse("Precondition failed: ResourceVersion in precondition: %v, ResourceVersion in object meta: %v", b.ResourceVersion, pod.ResourceVersion)
+		return conflict("pods", "Precondition failed: ResourceVersion in precondition: %v, ResourceVersion in object meta: %v", b.ResourceVersion, pod.ResourceVersion)
 	case pod.DeletionTimestamp != nil:
 		return refuse("pod %s is being deleted, cannot be assigned to a host", pod.Name)
 	case pod.Spec.NodeName != "":
