@@ -109,7 +109,7 @@ func (k *Kubelet) assemble(ctx context.Context) {
 		Pressure: func(pod *v1.Pod) *status.Failure { return k.evictor.Refuse(pod) },
 		RootDir:  cfg.RootDir, LogDir: cfg.LogDir, HostIPs: cfg.ips(),
 		DNS:       pods.DNS{Servers: cfg.ClusterDNS, Domain: cfg.Domain, ResolvConf: cfg.ResolvConf},
-		Resources: resources.Node{Memory: node.Memory(), V2: k.cgroups.V2()},
+		Resources: resources.Node{Memory: node.Memory(), PageSizes: resources.HugePageSizes(), V2: k.cgroups.V2()},
 		AppArmor:  node.HasAppArmor(), RecursiveReadOnly: k.recursiveReadOnly(ctx),
 	})
 	k.images = &images.Collector{
