@@ -30,6 +30,7 @@ import (
 
 	"github.com/skiff-k8s/skiff/apiserver"
 	"github.com/skiff-k8s/skiff/apiserver/apiservertest"
+	"github.com/skiff-k8s/skiff/apiserver/backend/engines"
 )
 
 var configMaps = corev1.SchemeGroupVersion.WithResource("configmaps")
@@ -314,6 +315,42 @@ func TestWatchEndsWithItsClient(t *testing.T) {
 			if e.Type == watch.Error {
 				t.Errorf("event %v, want the watch to end quietly", e)
 			}
+		}
+	})
+}
+
+// TestObjectsSurviveRestart stops a server and starts another on the same storage: what was
+// written is there, and revisions go on where they were.
+func TestObjectsSurviveRestart(t *testing.T) {
+	address := "file://" + t.TempDir() + "/skiff.db"
+	open := func(o *apiserver.Options) {
+		backend, err := engines.Open(address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		o.Backend = backend
+	}
+	var made *corev1.ConfigMap
+	t.Run("first", func(t *testing.T) {
+		api := client(t, apiservertest.Config(apiservertest.Start(t, open), "admin"), inProtobuf).CoreV1().ConfigMaps("default")
+		var err error
+		if made, err = api.Create(t.Context(), configMap("kept"), metav1.CreateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	})
+	t.Run("second", func(t *testing.T) {
+		api := client(t, apiservertest.Config(apiservertest.Start(t, open), "admin"), inProtobuf).CoreV1().ConfigMaps("default")
+		got, err := api.Get(t.Context(), "kept", metav1.GetOptions{})
+		if err != nil || !equality.Semantic.DeepEqual(got, made) {
+			t.Errorf("get = %v, %v; want %v", got, err, made)
+		}
+		next, err := api.Create(t.Context(), configMap("next"), metav1.CreateOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		before, _ := strconv.Atoi(made.ResourceVersion)
+		if after, _ := strconv.Atoi(next.ResourceVersion); after <= before {
+			t.Errorf("resourceVersion after the restart is %d, want more than %d", after, before)
 		}
 	})
 }
