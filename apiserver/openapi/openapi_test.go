@@ -12,16 +12,27 @@ import (
 	openapiv2 "github.com/google/gnostic-models/openapiv2"
 	openapiv3 "github.com/google/gnostic-models/openapiv3"
 	"google.golang.org/protobuf/proto"
+	"k8s.io/apiserver/pkg/authentication/authenticator"
 	"k8s.io/kube-openapi/pkg/validation/spec"
 
 	"github.com/skiff-k8s/skiff/apiserver/builtin"
+	"github.com/skiff-k8s/skiff/apiserver/builtin/authentication"
+	"github.com/skiff-k8s/skiff/apiserver/builtin/authorization"
 	"github.com/skiff-k8s/skiff/apiserver/resource"
 )
+
+// described are all built-in kinds. They are only described: none of what they
+// depend on is asked.
+func described() []*resource.Resource {
+	return builtin.Resources(builtin.Deps{
+		Tokens: authenticator.TokenFunc(nil), Issuer: struct{ authentication.Issuer }{}, Authorizer: struct{ authorization.Authorizer }{},
+	})
+}
 
 // standard serves the built-in kinds.
 func standard(t *testing.T) (*Handler, []*resource.Resource) {
 	t.Helper()
-	h, rows := New(Config{}), builtin.Resources(builtin.Deps{})
+	h, rows := New(Config{}), described()
 	h.Publish(rows)
 	return h, rows
 }
@@ -198,7 +209,7 @@ func TestNothingEarly(t *testing.T) {
 func TestCustomResources(t *testing.T) {
 	schemas := map[string]*spec.Schema{}
 	h := New(Config{Schema: func(r *resource.Resource) *spec.Schema { return schemas[r.Kind] }})
-	builtins := builtin.Resources(builtin.Deps{})
+	builtins := described()
 	h.Publish(builtins)
 	kept := get(t, h, PathV3+"/apis/apps/v1").Header.Get("ETag")
 
