@@ -10,6 +10,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"runtime/debug"
 	"sync"
 	"time"
 
@@ -81,7 +82,7 @@ func (c Controller) next(ctx context.Context, queue workqueue.TypedRateLimitingI
 	}
 	defer queue.Done(key)
 
-	again, err := c.Sync(ctx, key)
+	again, err := c.protected(ctx, key)
 	if err != nil {
 		if ctx.Err() == nil {
 			c.log(ctx, key, err)
@@ -94,6 +95,17 @@ func (c Controller) next(ctx context.Context, queue workqueue.TypedRateLimitingI
 		queue.AddAfter(key, again)
 	}
 	return true
+}
+
+// protected is Sync with a panic made into an error: one object that a loop cannot digest must not end all loops,
+// nor the API server that may share their process.
+func (c Controller) protected(ctx context.Context, key Key) (again time.Duration, err error) {
+	defer func() {
+		if cause := recover(); cause != nil {
+			err = fmt.Errorf("panic: %v\n%s", cause, debug.Stack())
+		}
+	}()
+	return c.Sync(ctx, key)
 }
 
 // log reports a failed sync. Conflicts only say that the cache lagged, which is everyday.

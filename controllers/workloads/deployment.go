@@ -183,8 +183,8 @@ func (c *deploymentLoop) step(ctx context.Context, r *rollout) error {
 
 // roll grows the new set if it may, else shrinks old ones if it may, else cleans up behind a finished rollout.
 func (c *deploymentLoop) roll(ctx context.Context, r *rollout) error {
-	if err := c.ensureNewSet(ctx, r); err != nil {
-		return err
+	if err := c.ensureNewSet(ctx, r); err != nil || r.current == nil {
+		return err // without an error and a set, the namespace is going
 	}
 	plan := r.planGrow()
 	if len(plan) == 0 {
@@ -208,7 +208,7 @@ func (c *deploymentLoop) recreate(ctx context.Context, r *rollout) error {
 	if err != nil || running {
 		return err
 	}
-	if err := c.ensureNewSet(ctx, r); err != nil {
+	if err := c.ensureNewSet(ctx, r); err != nil || r.current == nil {
 		return err
 	}
 	if plan := r.planGrow(); len(plan) > 0 {
