@@ -161,6 +161,7 @@ func (k *Kubelet) Run(ctx context.Context) error {
 	}
 	run("kubelet API", k.server.Run)
 	run("node", k.node.Run)
+	run("limits", k.limitPods)
 	run("volumes", k.volumes.Run)
 	run("pods", k.pods.Run)
 	run("images", k.images.Run)

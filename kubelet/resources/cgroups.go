@@ -55,9 +55,6 @@ func OpenCgroups(root string) (*Cgroups, error) {
 // V2 says that the host is on cgroup v2.
 func (c *Cgroups) V2() bool { return c.v2 }
 
-// Root is the path of the group above kubepods.
-func (c *Cgroups) Root() string { return c.root }
-
 // PodParent is the cgroup parent of the pod's sandbox, for PodSandboxConfig.Linux.CgroupParent.
 func (c *Cgroups) PodParent(pod *v1.Pod) string {
 	return path.Join(c.classGroup(QOS(pod)), podPrefix+string(pod.UID))
@@ -128,18 +125,6 @@ func (c *Cgroups) RemovePod(uid types.UID) error {
 		return fmt.Errorf("remove the control groups of pod %s: %w", uid, err)
 	}
 	return nil
-}
-
-// Destroy removes the root group with everything in it, killing what still runs there.
-func (c *Cgroups) Destroy() error {
-	if c.root == "/" {
-		c.root = "/" + podsGroup // never the host's own root
-	}
-	var errs []error
-	for _, h := range c.mounts {
-		errs = append(errs, remove(filepath.Join(h.dir, c.root)))
-	}
-	return errors.Join(errs...)
 }
 
 // classGroup is the group of a quality of service class. Guaranteed pods are directly below all pods'.

@@ -1,6 +1,7 @@
 package resources
 
 import (
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -199,7 +200,7 @@ func TestCgroups(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := c.Destroy(); err != nil {
+		if err := destroy(c); err != nil {
 			t.Error(err)
 		}
 	})
@@ -296,12 +297,21 @@ func TestGroupsOnV2(t *testing.T) {
 	if err := sleeper.Wait(); err == nil {
 		t.Error("the process in the removed group ended by itself, want it killed")
 	}
-	if err := c.Destroy(); err != nil {
+	if err := destroy(c); err != nil {
 		t.Error(err)
 	}
 	if _, err := os.Stat(filepath.Join(mounts[i].dir, c.root)); !os.IsNotExist(err) {
 		t.Errorf("root group: got %v, want it gone", err)
 	}
+}
+
+// destroy removes the root group with everything in it.
+func destroy(c *Cgroups) error {
+	var errs []error
+	for _, h := range c.mounts {
+		errs = append(errs, remove(filepath.Join(h.dir, c.root)))
+	}
+	return errors.Join(errs...)
 }
 
 // readControl reads a control file of a group from whichever hierarchy has it.
