@@ -4,6 +4,7 @@
 package main
 
 import (
+	"bufio"
 	"cmp"
 	"context"
 	_ "embed"
@@ -11,7 +12,6 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"net/netip"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -21,8 +21,6 @@ import (
 	"strings"
 	"syscall"
 	"time"
-
-	"github.com/skiff-k8s/skiff/cluster"
 )
 
 // testList has a line for each of the 446 tests: its name, whether it must run
@@ -36,6 +34,7 @@ type settings struct {
 	procs                  int
 	keep                   bool
 	dir, tools, images, to string
+	skiff                  string
 	isolated               bool
 }
 
@@ -45,6 +44,7 @@ func main() {
 	flag.StringVar(&s.focus, "focus", "", "only the tests whose names match this regular expression")
 	flag.IntVar(&s.procs, "procs", 4, "how many tests to run at once")
 	flag.BoolVar(&s.keep, "keep", false, "leave the cluster running afterwards, until interrupted")
+	flag.StringVar(&s.skiff, "skiff", "bin/skiff", "the program to test")
 	flag.StringVar(&s.dir, "dir", "/tmp/skiff-conformance", "folder for the cluster and the reports")
 	flag.StringVar(&s.tools, "tools", "bin/tools", "folder with e2e.test, ginkgo, kubectl and what nodes need")
 	flag.StringVar(&s.images, "images", "bin/images", "folder with the archives that make conformance-images makes")
@@ -66,24 +66,23 @@ func run(ctx context.Context, s settings) error {
 	if err != nil {
 		return err
 	}
-	if s.tools, err = filepath.Abs(s.tools); err != nil {
-		return err
+	for _, path := range []*string{&s.tools, &s.skiff, &s.dir} {
+		if *path, err = filepath.Abs(*path); err != nil {
+			return err
+		}
 	}
-	if err := os.RemoveAll(filepath.Join(s.dir, "reports")); err != nil {
-		return err
+	// Every run begins without objects; images already imported stay.
+	for _, old := range []string{"reports", "cluster/store", "cluster/store.db", "cluster/skiff.db"} {
+		if err := os.RemoveAll(filepath.Join(s.dir, old)); err != nil {
+			return err
+		}
 	}
-	clusterCtx, stop := context.WithCancel(context.WithoutCancel(ctx))
-	defer stop()
-	up, ended := make(chan struct{}), make(chan error, 1)
-	config := s.cluster(tests)
-	go func() { ended <- cluster.Up(clusterCtx, config, func() { close(up) }) }()
-	select {
-	case err := <-ended:
+	stop, err := s.up(ctx, needsNodes(tests))
+	if err != nil {
 		return fmt.Errorf("start the cluster: %w", err)
-	case <-up:
 	}
 	begin := time.Now()
-	err = s.test(ctx, config, tests)
+	err = s.test(ctx, tests)
 	if err == nil {
 		err = s.report(tests, begin)
 	}
@@ -91,36 +90,50 @@ func run(ctx context.Context, s settings) error {
 		fmt.Printf("the cluster is still up: KUBECONFIG=%s; Ctrl-C ends it\n", s.kubeconfig())
 		<-ctx.Done()
 	}
-	stop()
-	return errors.Join(err, <-ended)
+	return errors.Join(err, stop())
 }
 
-// cluster is the cluster the tests need: two nodes, or none if no test runs a
-// pod.
-func (s settings) cluster(tests []test) cluster.Config {
-	c := cluster.Config{
-		DataDir:  filepath.Join(s.dir, "cluster"),
-		Storage:  "file://" + filepath.Join(s.dir, "cluster", "store.db"),
-		Listen:   netip.MustParseAddrPort("0.0.0.0:16443"),
-		Isolated: s.isolated,
-		Tools:    s.tools,
-		MaxPods:  60,
+// up starts skiff as a user would, with two nodes, or none if no test runs a
+// pod, and returns when the cluster is complete.
+func (s settings) up(ctx context.Context, nodes bool) (stop func() error, err error) {
+	args := []string{"up", "--data-dir", s.data(), "--listen", "0.0.0.0:16443", "--tools", s.tools, "--max-pods", "60", "--nodes", "0"}
+	if nodes {
+		args[len(args)-1] = "2"
 	}
 	if s.isolated {
-		c.PodCIDR = netip.MustParsePrefix("10.245.0.0/16")
-		c.NodeCIDR = netip.MustParsePrefix("172.30.1.0/24")
+		args = append(args, "--isolated", "--pod-cidr", "10.245.0.0/16", "--node-cidr", "172.30.1.0/24")
 	}
-	if needsNodes(tests) {
-		c.Nodes = 2
+	cmd := exec.Command(s.skiff, args...)
+	cmd.Stderr = os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // Ctrl-C is for us
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return nil, err
 	}
-	return c
+	if err := cmd.Start(); err != nil {
+		return nil, err
+	}
+	stop = func() error {
+		_ = cmd.Process.Signal(os.Interrupt)
+		_, _ = io.Copy(io.Discard, out)
+		return cmd.Wait()
+	}
+	for lines := bufio.NewScanner(out); lines.Scan(); {
+		fmt.Println(lines.Text())
+		if strings.HasPrefix(lines.Text(), "The cluster is up") {
+			return stop, nil
+		}
+	}
+	return nil, fmt.Errorf("%s ended: %w", cmd, cmd.Wait())
 }
 
-func (s settings) kubeconfig() string { return filepath.Join(s.dir, "cluster", "admin.kubeconfig") }
+func (s settings) data() string { return filepath.Join(s.dir, "cluster") }
+
+func (s settings) kubeconfig() string { return filepath.Join(s.data(), "admin.kubeconfig") }
 
 // test runs the suite: what may run side by side first, then the rest alone.
 // Ginkgo does that by itself, by the tests' own marks.
-func (s settings) test(ctx context.Context, config cluster.Config, tests []test) error {
+func (s settings) test(ctx context.Context, tests []test) error {
 	args := []string{"--procs=" + strconv.Itoa(s.procs), "--timeout=24h", "--no-color", "--keep-going"}
 	names := make([]string, 0, len(tests))
 	for _, t := range tests {
@@ -132,8 +145,8 @@ func (s settings) test(ctx context.Context, config cluster.Config, tests []test)
 		"--kubectl-path=" + filepath.Join(s.tools, "kubectl"),
 		"--report-dir=" + filepath.Join(s.dir, "reports"),
 	}
-	if config.Nodes > 0 {
-		if err := s.loadImages(ctx, config); err != nil {
+	if needsNodes(tests) {
+		if err := s.loadImages(ctx); err != nil {
 			return err
 		}
 	} else {
@@ -159,7 +172,7 @@ func (s settings) test(ctx context.Context, config cluster.Config, tests []test)
 	return ctx.Err()
 }
 
-func (s settings) loadImages(ctx context.Context, config cluster.Config) error {
+func (s settings) loadImages(ctx context.Context) error {
 	archives, err := filepath.Glob(filepath.Join(s.images, "registry.k8s.io_*.tar"))
 	if err != nil {
 		return err
@@ -167,7 +180,11 @@ func (s settings) loadImages(ctx context.Context, config cluster.Config) error {
 	if len(archives) == 0 {
 		return fmt.Errorf("no images in %s: make conformance-images", s.images)
 	}
-	return cluster.ImportImages(ctx, config, archives, io.Discard)
+	args := append([]string{"image", "import", "--data-dir", s.data(), "--tools", s.tools}, archives...)
+	if out, err := exec.CommandContext(ctx, s.skiff, args...).CombinedOutput(); err != nil {
+		return fmt.Errorf("import images: %w: %s", err, out)
+	}
+	return nil
 }
 
 // dots passes on ginkgo's marks of tests that ended, and nothing else.

@@ -1,0 +1,162 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+
+	"k8s.io/client-go/kubernetes/scheme"
+	"sigs.k8s.io/yaml"
+)
+
+// decode makes a body comparable: JSON and YAML become values, a watch the list
+// of its events, protobuf the JSON of what it holds; all else stays text.
+func decode(contentType string, data []byte) any {
+	media, _, _ := strings.Cut(contentType, ";")
+	switch media {
+	case "application/json":
+		if list := documents(data); len(list) == 1 {
+			return list[0]
+		} else if len(list) > 1 {
+			return list
+		}
+	case "application/yaml":
+		var value any
+		if yaml.Unmarshal(data, &value) == nil {
+			return value
+		}
+	case "application/vnd.kubernetes.protobuf":
+		if object, _, err := scheme.Codecs.UniversalDeserializer().Decode(data, nil, nil); err == nil {
+			if asJSON, err := json.Marshal(object); err == nil {
+				return decode("application/json", asJSON)
+			}
+		}
+		return fmt.Sprintf("%d bytes of protobuf", len(data))
+	}
+	return string(data)
+}
+
+func documents(data []byte) []any {
+	var list []any
+	d := json.NewDecoder(bytes.NewReader(data))
+	d.UseNumber()
+	for {
+		var value any
+		if d.Decode(&value) != nil {
+			return list
+		}
+		list = append(list, value)
+	}
+}
+
+func clone(value any) any {
+	switch v := value.(type) {
+	case map[string]any:
+		out := make(map[string]any, len(v))
+		for key, inner := range v {
+			out[key] = clone(inner)
+		}
+		return out
+	case []any:
+		out := make([]any, len(v))
+		for i := range v {
+			out[i] = clone(v[i])
+		}
+		return out
+	}
+	return value
+}
+
+// replacements are for what servers make up, wherever it stands in a text.
+var replacements = []struct {
+	pattern *regexp.Regexp
+	by      string
+}{
+	{regexp.MustCompile(`[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}`), "<uid>"},
+	{regexp.MustCompile(`kube-api-access-[a-z0-9]{5}`), "kube-api-access-<random>"},
+	{regexp.MustCompile(`made-up-[a-z0-9]{5}\b`), "made-up-<random>"},
+	{regexp.MustCompile(`(resourceVersion|resource version|current|record|UID in record)(:? ?\(?"?)[1-9]\d*`), "$1$2<rv>"},
+	{regexp.MustCompile(`https://127\.0\.0\.1:\d+`), "https://<server>"},
+	{regexp.MustCompile(`192\.0\.2\.1:\d+`), "192.0.2.1:<port>"},
+}
+
+var (
+	address = regexp.MustCompile(`10\.96\.\d+\.\d+`)
+	ports   = regexp.MustCompile(`\b3[0-2]\d{3}\b`)
+	moment  = regexp.MustCompile(`\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)`)
+	age     = regexp.MustCompile(`^(\d+[smhdy])+$`)
+)
+
+// plain replaces what a server makes up by what it is. told is what clients
+// wrote so far, which stays. value is changed.
+func plain(value any, told string) any {
+	switch v := value.(type) {
+	case map[string]any:
+		for key, inner := range v {
+			switch s, isText := inner.(string); {
+			case key == "resourceVersion" && isText && s != "" && s != "0":
+				v[key] = "<rv>"
+			case key == "continue" && isText && s != "":
+				v[key] = "<token>"
+			case key == "image" || key == "request":
+			default:
+				v[key] = plain(inner, told)
+			}
+		}
+		plainCauses(v)
+		return v
+	case []any:
+		for i := range v {
+			v[i] = plain(v[i], told)
+		}
+		return v
+	case json.Number:
+		if ports.MatchString(v.String()) && len(v) == 5 && !strings.Contains(told, v.String()) {
+			return "<port>"
+		}
+	case string:
+		return plainText(v, told)
+	}
+	return value
+}
+
+func plainText(s, told string) string {
+	if age.MatchString(s) && !strings.Contains(told, `"`+s+`"`) {
+		return "<age>"
+	}
+	for _, r := range replacements {
+		s = r.pattern.ReplaceAllString(s, r.by)
+	}
+	keep := func(by string) func(string) string {
+		return func(found string) string {
+			if strings.Contains(told, found) || found == "10.96.0.0" {
+				return found
+			}
+			return by
+		}
+	}
+	s = moment.ReplaceAllStringFunc(s, keep("<time>"))
+	s = address.ReplaceAllStringFunc(s, keep("<address>"))
+	return ports.ReplaceAllStringFunc(s, keep("<port>"))
+}
+
+// plainCauses sorts the causes of a Status and takes out what is there twice:
+// kube-apiserver lists some in the order of a map, and what two validators find
+// twice. The message says the same again.
+func plainCauses(status map[string]any) {
+	details, _ := status["details"].(map[string]any)
+	causes, _ := details["causes"].([]any)
+	if len(causes) < 2 {
+		return
+	}
+	slices.SortFunc(causes, func(a, b any) int { return strings.Compare(text(a), text(b)) })
+	causes = slices.CompactFunc(causes, func(a, b any) bool { return text(a) == text(b) })
+	details["causes"] = causes
+	if message, ok := status["message"].(string); ok {
+		before, _, _ := strings.Cut(message, ": ")
+		status["message"] = before + ": (the causes)"
+	}
+}
