@@ -108,8 +108,10 @@ func TestEviction(t *testing.T) {
 	client, create := pods(t)
 	ctx := t.Context()
 	evict := func(name string, options *metav1.DeleteOptions) error {
-		return client.PolicyV1().Evictions("default").Evict(ctx, &policyv1.Eviction{
-			ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: "default"}, DeleteOptions: options})
+		eviction := &policyv1.Eviction{ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: "default"}, DeleteOptions: options}
+		// The typed client would wait and ask again.
+		return client.CoreV1().RESTClient().Post().Namespace("default").Resource("pods").Name(name).SubResource("eviction").
+			MaxRetries(0).Body(eviction).Do(ctx).Error()
 	}
 	expect(t, evict("zz", nil), http.StatusNotFound, `pods "zz" not found`)
 	create("pending", nil)
