@@ -4,6 +4,7 @@ package authentication
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
@@ -70,7 +71,7 @@ func reviewToken(ctx context.Context, tokens authenticator.Token, token string) 
 	answer, ok, err := tokens.AuthenticateToken(ctx, token)
 	switch {
 	case err != nil:
-		return authenticationv1.TokenReviewStatus{Error: err.Error()}
+		return authenticationv1.TokenReviewStatus{Error: fmt.Sprintf("[invalid bearer token, %v]", err)}
 	case !ok:
 		return authenticationv1.TokenReviewStatus{Error: "invalid bearer token"}
 	}
