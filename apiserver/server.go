@@ -39,17 +39,17 @@ type served struct {
 	list    []*resource.Resource
 	byGVR   map[schema.GroupVersionResource]*resource.Resource
 	storage map[schema.GroupResource]*resource.Resource
-	groups  map[schema.GroupVersion]bool
+	groups  map[string]bool
 }
 
 func newServed(list []*resource.Resource) *served {
 	s := &served{
 		list: list, byGVR: make(map[schema.GroupVersionResource]*resource.Resource),
-		storage: make(map[schema.GroupResource]*resource.Resource), groups: make(map[schema.GroupVersion]bool),
+		storage: make(map[schema.GroupResource]*resource.Resource), groups: make(map[string]bool),
 	}
 	for _, r := range list {
 		s.byGVR[r.GVR()] = r
-		s.groups[r.GroupVersion()] = true
+		s.groups[r.Group] = true
 		s.storage[r.GR()] = r.Stored
 	}
 	return s
@@ -73,7 +73,7 @@ func New(ctx context.Context, c Config) (*Server, error) {
 		Store:      st,
 		Lookup:     func(gvr schema.GroupVersionResource) *resource.Resource { return s.served.Load().byGVR[gvr] },
 		Storage:    func(gr schema.GroupResource) *resource.Resource { return s.served.Load().storage[gr] },
-		Serves:     func(gv schema.GroupVersion) bool { return s.served.Load().groups[gv] },
+		Serves:     func(group string) bool { return s.served.Load().groups[group] },
 		Admission:  c.Admission,
 		Fields:     &managedfields.Managers{Versions: s.version},
 		Authorizer: c.Authorizer,

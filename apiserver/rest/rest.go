@@ -28,9 +28,8 @@ type Handler struct {
 	Lookup func(schema.GroupVersionResource) *resource.Resource
 	// Storage finds the storage version of a resource that is served, or nil.
 	Storage func(schema.GroupResource) *resource.Resource
-	// Serves reports whether a group and version are served at all, with
-	// whatever resources.
-	Serves    func(schema.GroupVersion) bool
+	// Serves reports whether a group is served at all, in whatever version.
+	Serves    func(group string) bool
 	Admission admission.Chain
 	Fields    *managedfields.Managers
 	// Authorizer is asked again where one verb does the work of another (update
@@ -86,7 +85,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		h.notFound(w, r)
 		return
 	}
-	if !h.Serves(schema.GroupVersion{Group: info.Group, Version: info.Version}) {
+	if !h.Serves(info.Group) {
 		h.notFound(w, r)
 		return
 	}
@@ -150,7 +149,7 @@ func (h *Handler) route(info *request.Info, r *http.Request) (*target, verb, err
 		everywhere && info.Verb != "list" && info.Verb != "watch" && !(info.Verb == "create" && !slices.Contains(res.Verbs, "get")),
 		collection && (info.Verb == "update" || info.Verb == "patch"),
 		!collection && info.Verb == "create":
-		return nil, nil, errNoMethod
+		return nil, nil, ErrNoMethod
 	}
 	return t, serve, nil
 }
@@ -177,14 +176,14 @@ func (h *Handler) routeSub(t *target, info *request.Info) (*target, verb, error)
 		sub = stored
 	}
 	t.sub = sub
+	if len(info.Parts) > 3 && sub.Name != "proxy" {
+		return nil, nil, errNoResource
+	}
 	if sub.Connect {
 		return t, (*Handler).connect, nil
 	}
-	if len(info.Parts) > 3 {
-		return nil, nil, errNoResource
-	}
 	if !slices.Contains(sub.Verbs, info.Verb) {
-		return nil, nil, errNoMethod
+		return nil, nil, ErrNoMethod
 	}
 	switch {
 	case sub.Create != nil:
@@ -194,7 +193,7 @@ func (h *Handler) routeSub(t *target, info *request.Info) (*target, verb, error)
 	}
 	serve := viewVerbs[info.Verb]
 	if serve == nil {
-		return nil, nil, errNoMethod
+		return nil, nil, ErrNoMethod
 	}
 	return t, serve, nil
 }
@@ -213,5 +212,6 @@ func deadline(r *http.Request) (context.Context, context.CancelFunc) {
 
 var (
 	errNoResource = apierrors.NewGenericServerResponse(http.StatusNotFound, "", schema.GroupResource{}, "", "", 0, false)
-	errNoMethod   = apierrors.NewGenericServerResponse(http.StatusMethodNotAllowed, "", schema.GroupResource{}, "", "", 0, false)
+	// ErrNoMethod answers a method that a path does not have.
+	ErrNoMethod = apierrors.NewGenericServerResponse(http.StatusMethodNotAllowed, "", schema.GroupResource{}, "", "", 0, false)
 )

@@ -51,7 +51,8 @@ func match(t *target, label labels.Selector, field fields.Selector) (store.Match
 // knownField is the error for a field of r that cannot be selected by. Kinds
 // that have fields of their own say it in other words than the rest.
 func knownField(r *resource.Resource, name string) error {
-	if name == "metadata.name" || name == "metadata.namespace" && r.Namespaced() {
+	own := len(r.Fields) > 0 && r.Group != "apps"
+	if name == "metadata.name" || name == "metadata.namespace" && (r.Namespaced() || !own) {
 		return nil
 	}
 	if _, ok := r.Fields[name]; ok {
@@ -60,7 +61,10 @@ func knownField(r *resource.Resource, name string) error {
 	if _, stored := r.Stored.Fields[name]; stored && r.Fields == nil {
 		return nil
 	}
-	if len(r.Fields) > 0 {
+	switch {
+	case own && r.Group == "batch":
+		return apierrors.NewBadRequest(fmt.Sprintf("field label %q not supported for %s", name, r.Kind))
+	case own:
 		return apierrors.NewBadRequest("field label not supported: " + name)
 	}
 	return apierrors.NewBadRequest(fmt.Sprintf(`%q is not a known field selector: only "metadata.name", "metadata.namespace"`, name))

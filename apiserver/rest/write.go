@@ -106,8 +106,6 @@ func (w *write) prepare(obj, old resource.Object) {
 		carry(obj, old)
 	case r.HasGeneration:
 		obj.SetGeneration(1)
-	default:
-		obj.SetGeneration(0)
 	}
 }
 
