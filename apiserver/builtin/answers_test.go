@@ -126,7 +126,7 @@ type client struct {
 func newClient(t *testing.T, ours *apiserver.Server, kubeconfig string) *client {
 	t.Helper()
 	c := &client{base: "http://server", kinds: make(map[string]string), shown: make(map[string]bool)}
-	c.http.Transport = ours.Transport(&user.DefaultInfo{Name: "admin", Groups: []string{user.SystemPrivilegedGroup, user.AllAuthenticated}})
+	c.http.Transport = ours.Transport(&user.DefaultInfo{Name: "admin", UID: "admin", Groups: []string{user.SystemPrivilegedGroup, user.AllAuthenticated}})
 	if kubeconfig != "" {
 		config, err := clientcmd.BuildConfigFromFlags("", kubeconfig)
 		if err != nil {

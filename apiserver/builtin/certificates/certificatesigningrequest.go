@@ -8,6 +8,7 @@ import (
 	"time"
 
 	certificatesv1 "k8s.io/api/certificates/v1"
+	certificatesv1beta1 "k8s.io/api/certificates/v1beta1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/diff"
@@ -25,7 +26,8 @@ type signing = certificatesv1.CertificateSigningRequest
 func Resources() []*resource.Resource { return []*resource.Resource{signingRequests()} }
 
 func signingRequests() *resource.Resource {
-	spec, status := certificatesv1.CertificateSigningRequestSpec{}, certificatesv1.CertificateSigningRequestStatus{}
+	// The descriptions of the columns are those of the beta API.
+	spec, status := certificatesv1beta1.CertificateSigningRequestSpec{}, certificatesv1beta1.CertificateSigningRequestStatus{}
 	return resource.Define[certificatesv1.CertificateSigningRequestList](resource.Definition[signing]{
 		Group: "certificates.k8s.io", Version: "v1", Kind: "CertificateSigningRequest", Plural: "certificatesigningrequests", ShortNames: []string{"csr"},
 		ClusterScoped: true,
