@@ -30,12 +30,14 @@ func Standard(rights Rights) Chain {
 		defaultTolerationSeconds(),
 		defaultStorageClass(),
 		storageObjectInUseProtection(),
+		persistentVolumeClaimResize(),
 		runtimeClass(),
 		certificateApproval(rights),
 		certificateSigning(rights),
 		certificateSubjectRestriction(),
 		defaultIngressClass(),
 		podTopologyLabels(),
+		podResizeValidator(),
 		// Roles are checked last in the mutating phase: what is granted must be
 		// what will be stored.
 		roleEscalation(rights),

@@ -13,6 +13,7 @@ import (
 	utilrand "k8s.io/apimachinery/pkg/util/rand"
 	"k8s.io/utils/ptr"
 
+	"github.com/skiff-k8s/skiff/apiserver/authn"
 	"github.com/skiff-k8s/skiff/apiserver/authz"
 )
 
@@ -20,10 +21,6 @@ const (
 	defaultAccount    = "default"
 	tokenVolumePrefix = "kube-api-access-"
 	tokenMountPath    = "/var/run/secrets/kubernetes.io/serviceaccount"
-
-	// projectedTokenSeconds is what package builtin/authentication knows a
-	// token for a pod's own use of the API by.
-	projectedTokenSeconds = 60*60 + 7
 
 	enforceMountableSecrets = "kubernetes.io/enforce-mountable-secrets"
 )
@@ -142,7 +139,7 @@ func tokenSource() *corev1.ProjectedVolumeSource {
 		DefaultMode: ptr.To(corev1.ProjectedVolumeSourceDefaultMode),
 		Sources: []corev1.VolumeProjection{
 			{ServiceAccountToken: &corev1.ServiceAccountTokenProjection{
-				Path: "token", ExpirationSeconds: ptr.To(int64(projectedTokenSeconds)),
+				Path: "token", ExpirationSeconds: ptr.To(int64(authn.ProjectedTokenSeconds)),
 			}},
 			{ConfigMap: &corev1.ConfigMapProjection{
 				LocalObjectReference: corev1.LocalObjectReference{Name: "kube-root-ca.crt"},

@@ -22,6 +22,11 @@ import (
 	"github.com/skiff-k8s/skiff/apiserver/resource"
 )
 
+// ProjectedTokenSeconds is the lifetime of the tokens that are mounted in pods
+// for their use of this API: an odd number, by which requests for such tokens
+// are known.
+const ProjectedTokenSeconds = 60*60 + 7
+
 // TokensConfig says how service account tokens are made and checked.
 type TokensConfig struct {
 	// Issuer is the iss claim, an https URL.

@@ -29,12 +29,10 @@ const (
 	maxTokenSeconds     = 1 << 32
 	defaultTokenSeconds = 60 * 60
 
-	// Pods get tokens of ProjectedTokenSeconds, an odd number by which a request
-	// on their behalf is known. Such a token works for a year, so that programs
-	// that read it only once go on working; it carries the time after which its
-	// bearer should have read it again (KEP-1205).
-	ProjectedTokenSeconds = 60*60 + 7
-	extendedTokenSeconds  = 365 * 24 * 60 * 60
+	// Tokens of authn.ProjectedTokenSeconds for a pod's use of this API work for
+	// a year, so that programs that read theirs only once go on working; they
+	// carry the time after which it should have been read again (KEP-1205).
+	extendedTokenSeconds = 365 * 24 * 60 * 60
 )
 
 var tokenRequestKind = authenticationv1.SchemeGroupVersion.WithKind("TokenRequest")
@@ -129,7 +127,7 @@ func validate(req *authenticationv1.TokenRequest) field.ErrorList {
 // use of this API.
 func extended(req *authenticationv1.TokenRequest, b authn.Binding, audiences []string) bool {
 	foreign := func(audience string) bool { return !slices.Contains(audiences, audience) }
-	return b.Pod != nil && *req.Spec.ExpirationSeconds == ProjectedTokenSeconds && !slices.ContainsFunc(req.Spec.Audiences, foreign)
+	return b.Pod != nil && *req.Spec.ExpirationSeconds == authn.ProjectedTokenSeconds && !slices.ContainsFunc(req.Spec.Audiences, foreign)
 }
 
 // bind looks up the object a token is to be bound to.
