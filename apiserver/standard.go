@@ -38,6 +38,11 @@ type Options struct {
 	Backend backend.Backend
 	// ClientCA, in PEM, signs the certificates of users and of kubelets.
 	ClientCA []byte
+	// FrontProxyCA, in PEM, signs the certificates of proxies that may say on
+	// whose behalf they ask, FrontProxyNames are the common names they may have;
+	// none: there are no such proxies, or they may have any name.
+	FrontProxyCA    []byte
+	FrontProxyNames []string
 	// ServiceAccountKey, in PEM, signs service account tokens (RSA or ECDSA).
 	ServiceAccountKey []byte
 	// Issuer of service account tokens; empty means
@@ -153,7 +158,10 @@ func (s *Server) follow(ctx context.Context, part string, run func(context.Conte
 
 // objects are what must exist in a cluster of these options.
 func (o Options) objects(s *Server, services *alloc.Services) bootstrap.Config {
-	return bootstrap.Config{Cluster: s.Cluster(), Advertise: o.Advertise, ServiceCIDR: services.CIDR(), ServiceIP: services.First(), ClientCA: o.ClientCA}
+	return bootstrap.Config{
+		Cluster: s.Cluster(), Advertise: o.Advertise, ServiceCIDR: services.CIDR(), ServiceIP: services.First(),
+		ClientCA: o.ClientCA, FrontProxyCA: o.FrontProxyCA, FrontProxyNames: o.FrontProxyNames,
+	}
 }
 
 func (o Options) tokens() (*authn.Tokens, error) {
@@ -169,7 +177,14 @@ func (o Options) users(tokens *authn.Tokens) (authn.Config, error) {
 	if !pool.AppendCertsFromPEM(o.ClientCA) {
 		return authn.Config{}, errors.New("client CA: no certificate in PEM")
 	}
-	return authn.Config{ClientCAs: pool, StaticTokens: o.StaticTokens, ServiceAccounts: tokens}, nil
+	c := authn.Config{ClientCAs: pool, StaticTokens: o.StaticTokens, ServiceAccounts: tokens}
+	if len(o.FrontProxyCA) > 0 {
+		c.FrontProxy = &authn.FrontProxy{CAs: x509.NewCertPool(), AllowedNames: o.FrontProxyNames}
+		if !c.FrontProxy.CAs.AppendCertsFromPEM(o.FrontProxyCA) {
+			return authn.Config{}, errors.New("front proxy CA: no certificate in PEM")
+		}
+	}
+	return c, nil
 }
 
 func (o Options) connections(rights *authz.Authorizer) (*connect.Handler, error) {
