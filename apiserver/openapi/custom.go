@@ -33,7 +33,7 @@ func (s *schemas) addCustom(r *resource.Resource, own *spec.Schema) (object, lis
 	list = object + "List"
 	d := spec.Schema{SchemaProps: spec.SchemaProps{Type: []string{"object"}}}
 	if own != nil {
-		d = *own
+		d = s.complete(*own)
 	}
 	d.Properties, d.Extensions = maps.Clone(d.Properties), maps.Clone(d.Extensions)
 	s.addHead(&d, metadataText, metav1.ObjectMeta{})
@@ -64,4 +64,41 @@ func (s *schemas) addHead(d *spec.Schema, text string, metadata any) {
 		d.Properties[name] = spec.Schema{SchemaProps: spec.SchemaProps{Type: []string{"string"}, Description: docs[name]}}
 	}
 	d.Properties["metadata"] = wrapRef(spec.Schema{SchemaProps: spec.SchemaProps{Description: text, Ref: refTo(s.refTo(metadata))}})
+}
+
+// complete is a copy of a custom schema with what two of its extensions stand
+// for written out.
+func (s *schemas) complete(d spec.Schema) spec.Schema {
+	d = mapSchemas(d, s.complete)
+	if mixed, _ := d.Extensions.GetBool(extensionMixed); mixed && d.AnyOf == nil {
+		for _, t := range []string{"integer", "string"} {
+			d.AnyOf = append(d.AnyOf, spec.Schema{SchemaProps: spec.SchemaProps{Type: []string{t}}})
+		}
+	}
+	if embedded, _ := d.Extensions.GetBool(extensionEmbedded); embedded {
+		d.Properties = maps.Clone(d.Properties)
+		s.addHead(&d, metadataText, metav1.ObjectMeta{})
+		d.Required = slices.Compact(slices.Sorted(slices.Values(append([]string{"apiVersion", "kind"}, d.Required...))))
+	}
+	return d
+}
+
+// mapSchemas is a copy of d with f applied to the schemas of its properties,
+// items and values.
+func mapSchemas(d spec.Schema, f func(spec.Schema) spec.Schema) spec.Schema {
+	if d.Properties != nil {
+		d.Properties = maps.Clone(d.Properties)
+		for name, p := range d.Properties {
+			d.Properties[name] = f(p)
+		}
+	}
+	if d.Items != nil && d.Items.Schema != nil {
+		items := f(*d.Items.Schema)
+		d.Items = &spec.SchemaOrArray{Schema: &items}
+	}
+	if a := d.AdditionalProperties; a != nil && a.Schema != nil {
+		values := f(*a.Schema)
+		d.AdditionalProperties = &spec.SchemaOrBool{Allows: a.Allows, Schema: &values}
+	}
+	return d
 }

@@ -134,7 +134,10 @@ func aboutVersion(first *resource.Resource, tag string) about {
 func (h *Handler) endpoints(s *schemas, rows []*resource.Resource) []endpoint {
 	first := rows[0]
 	tag := groupTag(first.Group) + "_" + first.Version
-	all := []endpoint{aboutVersion(first, tag).endpoint(s)}
+	var all []endpoint
+	if !isCustom(first) {
+		all = append(all, aboutVersion(first, tag).endpoint(s))
+	}
 	for _, r := range rows {
 		k := h.kindOf(s, r, tag)
 		all = append(all, k.collection()...)
@@ -152,18 +155,22 @@ type kind struct {
 	*resource.Resource
 	schemas          *schemas
 	object, list     string // definitions
-	tag, scope       string
-	produces, patchs []string
-	path             string
+	tag, scope, path string
+	custom           bool
+	bodies, patches  []string // media types of bodies
+	produces         []string
 	inNamespace      []parameter
 }
 
 func (h *Handler) kindOf(s *schemas, r *resource.Resource, tag string) *kind {
-	k := &kind{Resource: r, schemas: s, tag: tag, produces: objectTypes, patchs: patchTypes, path: root(r) + "/" + r.Plural}
-	if custom := h.config.Schema(r); custom != nil || r.NewList == nil {
-		k.object, k.list = s.addCustom(r, custom)
-		k.produces = customTypes
-		k.patchs = slices.DeleteFunc(slices.Clone(patchTypes), func(t string) bool { return strings.Contains(t, "strategic") })
+	k := &kind{
+		Resource: r, schemas: s, tag: tag, custom: isCustom(r), path: root(r) + "/" + r.Plural,
+		bodies: anyType, patches: patchTypes, produces: objectTypes,
+	}
+	if k.custom {
+		k.object, k.list = s.addCustom(r, h.config.Schema(r))
+		k.bodies, k.produces = customTypes, customTypes
+		k.patches = slices.DeleteFunc(slices.Clone(patchTypes), func(t string) bool { return strings.Contains(t, "strategic") })
 	} else {
 		k.object = s.refToKind(r.New(), r.GVK())
 		if k.has("list") {
@@ -178,6 +185,9 @@ func (h *Handler) kindOf(s *schemas, r *resource.Resource, tag string) *kind {
 	return k
 }
 
+// isCustom reports whether r is a custom resource: objects without a Go type.
+func isCustom(r *resource.Resource) bool { return r.NewList == nil }
+
 func (k *kind) has(verb string) bool { return slices.Contains(k.Verbs, verb) }
 
 // id is an operation id: verb, group, version, and the rest.
@@ -189,7 +199,7 @@ func (k *kind) id(verb string, rest ...string) string {
 func (k *kind) operation(method, action, id, description string, path []parameter, query ...[]parameter) operation {
 	o := operation{
 		method: method, action: action, id: id, description: description, tag: k.tag, kind: k.GVK(),
-		consumes: anyType, produces: k.produces,
+		consumes: k.bodies, produces: k.produces,
 	}
 	o.parameters = slices.Concat(append([][]parameter{path}, query...)...)
 	slices.SortStableFunc(o.parameters, func(a, b parameter) int { return cmp.Compare(a.name, b.name) })

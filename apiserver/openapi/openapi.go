@@ -31,9 +31,10 @@ const (
 
 // Config of New. The zero value serves.
 type Config struct {
-	// Schema is the OpenAPI 3 schema of a custom resource; nil for one whose
-	// schema is its Go type. It is called when a document is made. The result
-	// is not changed. apiVersion, kind and metadata need not be in it.
+	// Schema is the OpenAPI 3 schema of a custom resource, which is a row
+	// without NewList; nil means it has none. It is called when a document is
+	// made, and its result is not changed. apiVersion, kind and metadata need
+	// not be in it.
 	Schema func(*resource.Resource) *spec.Schema
 }
 
@@ -92,7 +93,7 @@ func (h *Handler) Publish(resources []*resource.Resource) {
 			s := newSchemas(&gv)
 			return renderV3(s, h.endpoints(s, rows))
 		})
-		if group := rows[0].Group; group != "" {
+		if group := rows[0].Group; group != "" && !isCustom(rows[0]) {
 			addAbout("apis/"+group, aboutGroup(group))
 		}
 	}
@@ -111,7 +112,7 @@ func (h *Handler) renderAllV2(rows map[string][]*resource.Resource) ([]byte, err
 	groups := make(map[string]bool)
 	for _, path := range slices.Sorted(maps.Keys(rows)) {
 		all = append(all, h.endpoints(s, rows[path])...)
-		if group := rows[path][0].Group; group != "" && !groups[group] {
+		if group := rows[path][0].Group; group != "" && !groups[group] && !isCustom(rows[path][0]) {
 			groups[group] = true
 			all = append(all, aboutGroup(group).endpoint(s))
 		}

@@ -218,12 +218,17 @@ func TestCustomResources(t *testing.T) {
 			"cron":{"type":"string","default":"* * * * *"},
 			"limit":{"x-kubernetes-int-or-string":true,"anyOf":[{"type":"integer"},{"type":"string"}]},
 			"maybe":{"type":"object","nullable":true,"properties":{"a":{"type":"string"}}},
-			"any":{"type":"object","x-kubernetes-preserve-unknown-fields":true,"properties":{"a":{"type":"string"}}}}}}}`), decodeTo(schemas, "CronTab")); err != nil {
+			"any":{"type":"object","x-kubernetes-preserve-unknown-fields":true,"properties":{"a":{"type":"string"}}},
+			"pod":{"type":"object","x-kubernetes-embedded-resource":true}}}}}`), decodeTo(schemas, "CronTab")); err != nil {
 		t.Fatal(err)
 	}
-	h.Publish(append(slices.Clone(builtins), &resource.Resource{
-		Group: "stable.example.com", Version: "v1", Kind: "CronTab", Plural: "crontabs", Singular: "crontab", Verbs: resource.AllVerbs,
-	}))
+	if err := json.Unmarshal([]byte(`{"type":"object","description":"Anything.","x-kubernetes-preserve-unknown-fields":true}`), decodeTo(schemas, "Any")); err != nil {
+		t.Fatal(err)
+	}
+	custom := func(kind, plural string) *resource.Resource {
+		return &resource.Resource{Group: "stable.example.com", Version: "v1", Kind: kind, Plural: plural, Verbs: resource.AllVerbs}
+	}
+	h.Publish(append(slices.Clone(builtins), custom("CronTab", "crontabs"), custom("Any", "anys")))
 	type document struct {
 		Paths       map[string]map[string]json.RawMessage
 		Components  struct{ Schemas map[string]spec.Schema }
@@ -240,7 +245,11 @@ func TestCustomResources(t *testing.T) {
 		{"default in version 2", text(t, v2.Definitions[name].Properties["spec"].Properties["cron"]), `{"type":"string"}`},
 		{"int or string in version 2", text(t, v2.Definitions[name].Properties["spec"].Properties["limit"]), `{"x-kubernetes-int-or-string":true}`},
 		{"nullable in version 2", text(t, v2.Definitions[name].Properties["spec"].Properties["maybe"]), `{}`},
-		{"unknown fields in version 2", text(t, v2.Definitions[name].Properties["spec"].Properties["any"]), `{"type":"object","x-kubernetes-preserve-unknown-fields":true}`},
+		{"unknown fields in version 2", text(t, v2.Definitions[name].Properties["spec"].Properties["any"]), `{"x-kubernetes-preserve-unknown-fields":true}`},
+		{"what holds anything in version 2", text(t, v2.Definitions["com.example.stable.v1.Any"]),
+			`{"type":"object","x-kubernetes-group-version-kind":[{"group":"stable.example.com","kind":"Any","version":"v1"}]}`},
+		{"int or string in version 3", text(t, v3.Components.Schemas[name].Properties["spec"].Properties["limit"].AnyOf), `[{"type":"integer"},{"type":"string"}]`},
+		{"embedded object in version 3", text(t, v3.Components.Schemas[name].Properties["spec"].Properties["pod"].Required), `["apiVersion","kind"]`},
 		{"items of the list", text(t, v3.Components.Schemas[name+"List"].Properties["items"].Items), `{"$ref":"#/components/schemas/` + name + `"}`},
 	} {
 		if c.got != c.want {

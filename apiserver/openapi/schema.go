@@ -25,6 +25,9 @@ const (
 	extensionMergeKey = "x-kubernetes-patch-merge-key"
 	extensionStrategy = "x-kubernetes-patch-strategy"
 	extensionUnions   = "x-kubernetes-unions"
+	extensionMixed    = "x-kubernetes-int-or-string"
+	extensionEmbedded = "x-kubernetes-embedded-resource"
+	extensionUnknown  = "x-kubernetes-preserve-unknown-fields"
 )
 
 // schemaPrefix is where definitions are in OpenAPI 3.
@@ -50,7 +53,7 @@ func (s *schemas) refTo(v any) string { return s.ref(reflect.Indirect(reflect.Va
 // scheme does not know it.
 func (s *schemas) refToKind(v any, gvk schema.GroupVersionKind) string {
 	name := s.refTo(v)
-	if d := s.all[name]; d.Extensions[strings.ToLower(extensionGVK)] == nil {
+	if d := s.all[name]; d.Extensions[extensionGVK] == nil {
 		addKinds(d, gvk)
 	}
 	return name

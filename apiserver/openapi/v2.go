@@ -4,7 +4,6 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 
@@ -133,25 +132,20 @@ func toV2(s spec.Schema) spec.Schema {
 		s.Ref = spec.MustCreateRef(definitionPrefix + name)
 	}
 	s.Default, s.AllOf, s.OneOf, s.AnyOf, s.Not = nil, nil, nil, nil, nil
-	if keeps, _ := s.Extensions.GetBool("x-kubernetes-preserve-unknown-fields"); keeps || s.Nullable {
-		s.Properties, s.Items, s.Required, s.AdditionalProperties = nil, nil, nil, nil
-	}
-	if mixed, _ := s.Extensions.GetBool("x-kubernetes-int-or-string"); mixed || s.Nullable {
-		s.Type, s.Nullable = nil, false
-	}
-	if s.Properties != nil {
-		s.Properties = maps.Clone(s.Properties)
-		for name, p := range s.Properties {
-			s.Properties[name] = toV2(p)
+	keeps, _ := s.Extensions.GetBool(extensionUnknown)
+	mixed, _ := s.Extensions.GetBool(extensionMixed)
+	kinds := s.Extensions[extensionGVK]
+	switch {
+	case keeps && kinds != nil:
+		return spec.Schema{
+			SchemaProps:      spec.SchemaProps{Type: s.Type},
+			VendorExtensible: spec.VendorExtensible{Extensions: spec.Extensions{extensionGVK: kinds}},
 		}
+	case keeps, s.Nullable:
+		s.Properties, s.Items, s.Required, s.AdditionalProperties = nil, nil, nil, nil
+		s.Type, s.Nullable = nil, false
+	case mixed:
+		s.Type = nil
 	}
-	if s.Items != nil && s.Items.Schema != nil {
-		items := toV2(*s.Items.Schema)
-		s.Items = &spec.SchemaOrArray{Schema: &items}
-	}
-	if a := s.AdditionalProperties; a != nil && a.Schema != nil {
-		values := toV2(*a.Schema)
-		s.AdditionalProperties = &spec.SchemaOrBool{Allows: a.Allows, Schema: &values}
-	}
-	return s
+	return mapSchemas(s, toV2)
 }

@@ -20,7 +20,7 @@ func (k *kind) collection() []endpoint {
 	}
 	if k.has("create") {
 		o := k.operation("post", "post", k.id("create", k.scope, k.Kind), "create "+one(k.Kind), path, options(metav1.CreateOptions{}))
-		o.body = &body{k.object, true, anyType}
+		o.body = &body{k.object, true, k.bodies}
 		o.results = answers(k.object, 200, 201, 202)
 		ops = append(ops, o)
 	}
@@ -42,7 +42,7 @@ func (k *kind) collection() []endpoint {
 
 func (k *kind) listOperation(id string, path []parameter) operation {
 	description := "list or watch objects of kind " + k.Kind
-	if !k.has("watch") {
+	if !k.has("watch") || k.custom {
 		description = "list objects of kind " + k.Kind
 	}
 	o := k.operation("get", "list", id, description, path, listOptions())
@@ -53,6 +53,9 @@ func (k *kind) listOperation(id string, path []parameter) operation {
 
 // streaming are the media types of answers that may be a watch.
 func (k *kind) streaming() []string {
+	if k.custom {
+		return k.produces
+	}
 	types := slices.Clone(k.produces)
 	for _, t := range k.produces {
 		if t != "application/yaml" {
@@ -84,7 +87,7 @@ func (k *kind) named(kind string) []parameter {
 }
 
 func (k *kind) deleteBody() *body {
-	return &body{definition: k.schemas.refTo(metav1.DeleteOptions{}), types: anyType}
+	return &body{definition: k.schemas.refTo(metav1.DeleteOptions{}), types: k.bodies}
 }
 
 // views are get, put and patch of an object or of a subresource of it.
@@ -106,10 +109,15 @@ func (k *kind) views(verbs []string, kindName, sub, definition string) []operati
 		}
 		ops = append(ops, o)
 	}
-	add("get", "get", "read", "read", nil, nil, 200)
-	add("update", "put", "replace", "replace", options(metav1.UpdateOptions{}), &body{definition, true, anyType}, 200, 201)
+	var reading []parameter
+	patched := []int{200, 201}
+	if k.custom {
+		reading, patched = options(metav1.GetOptions{}), []int{200}
+	}
+	add("get", "get", "read", "read", reading, nil, 200)
+	add("update", "put", "replace", "replace", options(metav1.UpdateOptions{}), &body{definition, true, k.bodies}, 200, 201)
 	if slices.Contains(verbs, "patch") {
-		add("patch", "patch", "patch", "partially update", options(metav1.PatchOptions{}), &body{k.schemas.refTo(metav1.Patch{}), true, k.patchs}, 200, 201)
+		add("patch", "patch", "patch", "partially update", options(metav1.PatchOptions{}), &body{k.schemas.refTo(metav1.Patch{}), true, k.patches}, patched...)
 	}
 	return ops
 }
@@ -134,12 +142,14 @@ func (k *kind) subresource(sub resource.Sub) []endpoint {
 	if slices.Contains(sub.Verbs, "create") {
 		o := k.operation("post", "post", k.id("create", k.scope, k.Kind, title(sub.Name)), "create "+sub.Name+" of "+one(k.Kind),
 			k.named(gvk.Kind), options(metav1.CreateOptions{}))
-		o.body = &body{definition, true, anyType}
+		o.body = &body{definition, true, k.bodies}
 		o.results = answers(definition, 200, 201, 202)
 		ops = append(ops, o)
 	}
 	for i := range ops {
-		ops[i].kind = gvk
+		if !k.custom {
+			ops[i].kind = gvk
+		}
 	}
 	return []endpoint{{path, ops}}
 }
@@ -180,9 +190,10 @@ func (k *kind) connect(path string, sub resource.Sub) []endpoint {
 	return all
 }
 
-// watches are the deprecated paths below /watch.
+// watches are the deprecated paths below /watch, which are not advertised for
+// custom resources.
 func (k *kind) watches() []endpoint {
-	if !k.has("watch") {
+	if !k.has("watch") || k.custom {
 		return nil
 	}
 	const deprecated = ". deprecated: use the 'watch' parameter with a list operation instead"
