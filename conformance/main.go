@@ -188,7 +188,7 @@ func (s settings) loadImages(ctx context.Context) error {
 }
 
 // dots passes on ginkgo's marks of tests that ended, and nothing else.
-type dots struct{ failed int }
+type dots struct{}
 
 var ended = regexp.MustCompile(`•( \[(FAILED|PANICKED|TIMEDOUT)\])?`)
 

@@ -26,8 +26,7 @@ const (
 type request struct {
 	record   record
 	expected int64
-	compact  int64         // the revision to compact to; 0: a write
-	life     time.Duration // of the value
+	compact  int64 // the revision to compact to; 0: a write
 
 	revision int64 // the result
 	err      error
