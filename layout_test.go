@@ -30,7 +30,8 @@ var mayImport = map[string][]string{
 	"proxy":             {},
 	"cluster":           {"apiserver", "controllers", "scheduler", "kubelet", "proxy"},
 	"cmd":               {"cluster", "apiserver", "controllers", "scheduler", "kubelet", "proxy"},
-	"conformance":       {"cluster"},
+	"conformance":       {"cluster", "apiserver"},
+	"examples":          {"cluster/image"},
 }
 
 // mayNotImport are packages that code below a folder must stay clear of, with
