@@ -1,0 +1,235 @@
+// Package clustertest runs the product as a user does, for tests: the skiff
+// program with nodes in namespaces, beside whatever else runs on the machine.
+package clustertest
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// Cluster is a running skiff.
+type Cluster struct {
+	Program, DataDir string
+	// Port is that of the API on every address of this machine.
+	Port int
+
+	args []string
+	cmd  *exec.Cmd
+	out  lockedBuffer
+}
+
+// Tools is the folder with kubectl and what nodes need, as make test names it.
+// Without it the test fails: there is no cluster without them.
+func Tools(t testing.TB) string {
+	t.Helper()
+	dir := os.Getenv("SKIFF_TOOLS")
+	if dir == "" {
+		t.Fatal("SKIFF_TOOLS is not set: run the tests with make test")
+	}
+	return dir
+}
+
+var (
+	buildOnce sync.Once
+	program   string
+	buildErr  error
+)
+
+// Build builds the program once for all tests of a package.
+func Build(t testing.TB) string {
+	t.Helper()
+	buildOnce.Do(func() {
+		var dir string
+		if dir, buildErr = os.MkdirTemp("", "skiff-test-"); buildErr != nil {
+			return
+		}
+		program = filepath.Join(dir, "skiff")
+		out, err := exec.Command("go", "build", "-o", program, "github.com/skiff-k8s/skiff/cmd/skiff").CombinedOutput()
+		if err != nil {
+			buildErr = fmt.Errorf("build skiff: %w\n%s", err, out)
+		}
+	})
+	if buildErr != nil {
+		t.Fatal(buildErr)
+	}
+	return program
+}
+
+// New describes a cluster of isolated nodes with a data directory and ranges of
+// its own; Start starts it. What it leaves on the machine, should the test fail
+// to stop it, is cleared away in the end.
+func New(t testing.TB, nodes int) *Cluster {
+	t.Helper()
+	if os.Getuid() != 0 && nodes > 0 {
+		t.Fatal("nodes need root, as make test has")
+	}
+	c := &Cluster{Program: Build(t), Port: freePort(t)}
+	// Not t.TempDir: its path is too long for the sockets below it.
+	dir, err := os.MkdirTemp("", "skiff-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.DataDir = dir
+	subnet := 100 + os.Getpid()%100
+	c.args = []string{
+		"up", "--isolated", "--data-dir", dir, "--tools", Tools(t), "--nodes", fmt.Sprint(nodes),
+		"--listen", fmt.Sprintf("0.0.0.0:%d", c.Port),
+		"--pod-cidr", fmt.Sprintf("10.%d.0.0/16", subnet),
+		"--service-cidr", "10.97.0.0/16",
+		"--node-cidr", fmt.Sprintf("172.31.%d.0/24", subnet),
+	}
+	t.Cleanup(func() {
+		if c.cmd != nil {
+			c.Kill()
+		}
+		if out, err := exec.Command(c.Program, "down", "--data-dir", dir, "--pod-cidr", fmt.Sprintf("10.%d.0.0/16", subnet)).CombinedOutput(); err != nil {
+			t.Errorf("skiff down: %v\n%s", err, out)
+		}
+		if t.Failed() {
+			c.tell(t)
+		}
+		if err := os.RemoveAll(dir); err != nil {
+			t.Errorf("something is still mounted or used: %v", err)
+		}
+	})
+	return c
+}
+
+// Start starts the program and returns when the cluster is complete.
+func (c *Cluster) Start(t testing.TB) {
+	t.Helper()
+	cmd := exec.Command(c.Program, c.args...)
+	cmd.Stderr = &c.out
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	c.cmd = cmd
+	up := make(chan bool, 1)
+	go func() {
+		for lines := bufio.NewScanner(io.TeeReader(out, &c.out)); lines.Scan(); {
+			if strings.HasPrefix(lines.Text(), "The cluster is up") {
+				up <- true
+			}
+		}
+		up <- false
+	}()
+	if !<-up {
+		_ = cmd.Wait()
+		c.cmd = nil
+		t.Fatalf("skiff %s ended:\n%s", strings.Join(c.args, " "), c.out.String())
+	}
+}
+
+// Stop ends the cluster as Ctrl-C does.
+func (c *Cluster) Stop(t testing.TB) {
+	t.Helper()
+	_ = c.cmd.Process.Signal(os.Interrupt)
+	err := c.cmd.Wait()
+	c.cmd = nil
+	if err != nil {
+		t.Errorf("skiff up: %v\n%s", err, c.out.String())
+	}
+}
+
+// Kill ends the program with SIGKILL; its containers run on.
+func (c *Cluster) Kill() {
+	_ = c.cmd.Process.Kill()
+	_ = c.cmd.Wait()
+	c.cmd = nil
+}
+
+// PID is that of the program.
+func (c *Cluster) PID() int { return c.cmd.Process.Pid }
+
+// Kubeconfig is the administrator's.
+func (c *Cluster) Kubeconfig() string { return filepath.Join(c.DataDir, "admin.kubeconfig") }
+
+// Kubectl runs stock kubectl as the administrator and returns what it prints.
+func (c *Cluster) Kubectl(t testing.TB, args ...string) (string, error) {
+	t.Helper()
+	cmd := exec.Command(filepath.Join(Tools(t), "kubectl"), args...)
+	cmd.Env = append(os.Environ(), "KUBECONFIG="+c.Kubeconfig(), "HOME="+c.DataDir)
+	out, err := cmd.CombinedOutput()
+	return string(out), err
+}
+
+// Until runs kubectl until what it prints satisfies done, for at most a minute
+// and a half, and returns that.
+func (c *Cluster) Until(t testing.TB, done func(out string) bool, args ...string) string {
+	t.Helper()
+	var last string
+	for deadline := time.Now().Add(90 * time.Second); time.Now().Before(deadline); time.Sleep(200 * time.Millisecond) {
+		out, err := c.Kubectl(t, args...)
+		if last = out; err == nil && done(out) {
+			return out
+		}
+	}
+	t.Fatalf("kubectl %s: not what was waited for:\n%s", strings.Join(args, " "), last)
+	return ""
+}
+
+// Import loads image archives into every node.
+func (c *Cluster) Import(t testing.TB, archives ...string) {
+	t.Helper()
+	args := append([]string{"image", "import", "--data-dir", c.DataDir, "--tools", Tools(t)}, archives...)
+	if out, err := exec.Command(c.Program, args...).CombinedOutput(); err != nil {
+		t.Fatalf("skiff image import: %v\n%s", err, out)
+	}
+}
+
+// tell writes down what helps to understand a failure.
+func (c *Cluster) tell(t testing.TB) {
+	t.Logf("the program said:\n%s", c.out.String())
+	logs, _ := filepath.Glob(filepath.Join(c.DataDir, "nodes", "*", "node.log"))
+	for _, file := range append(logs, filepath.Join(c.DataDir, "skiff.log")) {
+		data, err := os.ReadFile(file)
+		if err != nil {
+			continue
+		}
+		lines := strings.Split(strings.TrimSpace(string(data)), "\n")
+		t.Logf("%s ends with:\n%s", file, strings.Join(lines[max(0, len(lines)-20):], "\n"))
+	}
+}
+
+func freePort(t testing.TB) int {
+	t.Helper()
+	l, err := net.Listen("tcp", ":0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().(*net.TCPAddr).Port
+}
+
+// lockedBuffer is written by several goroutines.
+type lockedBuffer struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (b *lockedBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.Write(p)
+}
+
+func (b *lockedBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.String()
+}

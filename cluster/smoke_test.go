@@ -1,0 +1,209 @@
+package cluster_test
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/skiff-k8s/skiff/cluster/clustertest"
+)
+
+// exampleImages makes the images of the examples, as make images does.
+func exampleImages(t *testing.T) []string {
+	t.Helper()
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := filepath.Join(cache, "skiff", "images")
+	cmd := exec.Command("go", "run", "./examples/images", "-out", dir, "-cache", dir)
+	cmd.Dir = ".."
+	var failure bytes.Buffer
+	cmd.Stderr = &failure
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("make the images of the examples: %v\n%s", err, failure.String())
+	}
+	return strings.Fields(string(out))
+}
+
+// TestCluster goes through the first session of the README and more, on two
+// nodes with real containers: the scripts in testdata, one after the other.
+func TestCluster(t *testing.T) {
+	images := exampleImages(t)
+	before := traces(t)
+	c := clustertest.New(t, 2)
+	c.Start(t)
+	c.Import(t, images...)
+	t.Run("scripts", func(t *testing.T) {
+		testscript.Run(t, testscript.Params{
+			Dir: "testdata",
+			Setup: func(env *testscript.Env) error {
+				env.Setenv("KUBECONFIG", c.Kubeconfig())
+				env.Setenv("PATH", clustertest.Tools(t)+":"+os.Getenv("PATH"))
+				examples, err := filepath.Abs("../examples")
+				env.Setenv("EXAMPLES", examples)
+				return err
+			},
+			Cmds: map[string]func(*testscript.TestScript, bool, []string){"eventually": eventually},
+		})
+	})
+	c.Stop(t)
+	if after := traces(t); after != before {
+		t.Errorf("left on the machine:\n%s\nbefore:\n%s", after, before)
+	}
+}
+
+// eventually runs a command until its output matches a regular expression:
+//
+//	eventually 'pattern' command argument…
+func eventually(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: eventually pattern command argument…")
+	}
+	pattern, err := regexp.Compile("(?m)" + args[0])
+	ts.Check(err)
+	for deadline := time.Now().Add(90 * time.Second); ; time.Sleep(200 * time.Millisecond) {
+		err := ts.Exec(args[1], args[2:]...)
+		out := ts.ReadFile("stdout")
+		if err == nil && pattern.MatchString(out) {
+			return
+		}
+		if time.Now().After(deadline) {
+			ts.Fatalf("%s: no match for %s in:\n%s%s", strings.Join(args[1:], " "), args[0], out, ts.ReadFile("stderr"))
+		}
+	}
+}
+
+// TestKill kills the program: its objects are there at the next start, and the
+// containers are still the same ones.
+func TestKill(t *testing.T) {
+	images := exampleImages(t)
+	c := clustertest.New(t, 1)
+	c.Start(t)
+	c.Import(t, images[0])
+	if out, err := c.Kubectl(t, "create", "deployment", "hello-node", "--image=localhost/skiff/examples/hello-node:v1"); err != nil {
+		t.Fatal(out)
+	}
+	const fields = "-o=jsonpath={range .items[*]}{.metadata.uid} {.status.containerStatuses[0].containerID} {.status.containerStatuses[0].restartCount}{end}"
+	running := func(out string) bool { return strings.Contains(out, "containerd://") }
+	before := c.Until(t, running, "get", "pods", fields)
+	c.Kill()
+	c.Start(t)
+	time.Sleep(3 * time.Second) // time enough to restart a container, were it so
+	if after := c.Until(t, running, "get", "pods", fields); after != before {
+		t.Errorf("after kill -9 and a new start: got %s, want %s", after, before)
+	}
+	// A container that is killed is started again.
+	pid := strings.Fields(shell(t, "pgrep -f 'node /app/server.js' | head -1"))
+	shell(t, "kill -9 "+pid[0])
+	c.Until(t, func(out string) bool { return strings.HasSuffix(strings.TrimSpace(out), " 1") }, "get", "pods", fields)
+	c.Stop(t)
+}
+
+// TestNodeDies takes the process of a node away: the node turns NotReady and its
+// pods are replaced on the other.
+func TestNodeDies(t *testing.T) {
+	images := exampleImages(t)
+	c := clustertest.New(t, 2)
+	c.Start(t)
+	c.Import(t, images[0])
+	manifest := filepath.Join(t.TempDir(), "hello.yaml")
+	if err := os.WriteFile(manifest, []byte(impatient), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := c.Kubectl(t, "apply", "-f", manifest); err != nil {
+		t.Fatal(out)
+	}
+	ready := "-o=jsonpath={range .items[?(@.status.phase=='Running')]}{.spec.nodeName} {end}"
+	c.Until(t, func(out string) bool {
+		return strings.Contains(out, "node-1") && strings.Contains(out, "node-2")
+	}, "get", "pods", ready)
+	node := filepath.Join(c.DataDir, "nodes", "node-2", "node.json")
+	shell(t, "pkill -STOP -f 'node --config "+node+"'")
+	t.Cleanup(func() { _ = exec.Command("sh", "-c", "pkill -CONT -f 'node --config "+node+"'").Run() })
+	c.Until(t, func(out string) bool { return strings.Contains(out, "Unknown") }, "get", "node", "node-2",
+		"-o=jsonpath={.status.conditions[?(@.type=='Ready')].status}")
+	c.Until(t, func(out string) bool { return strings.Count(out, "node-1") == 4 }, "get", "pods",
+		"-o=jsonpath={range .items[?(@.status.phase=='Running')]}{.spec.nodeName} {.metadata.deletionTimestamp}{'\\n'}{end}")
+	shell(t, "pkill -CONT -f 'node --config "+node+"'")
+	c.Until(t, func(out string) bool { return strings.Contains(out, "True") }, "get", "node", "node-2",
+		"-o=jsonpath={.status.conditions[?(@.type=='Ready')].status}")
+	c.Stop(t)
+}
+
+const impatient = `
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: hello-node}
+spec:
+  replicas: 4
+  selector: {matchLabels: {app: hello-node}}
+  template:
+    metadata: {labels: {app: hello-node}}
+    spec:
+      terminationGracePeriodSeconds: 1
+      tolerations:
+      - {key: node.kubernetes.io/unreachable, operator: Exists, effect: NoExecute, tolerationSeconds: 1}
+      containers:
+      - {name: hello-node, image: "localhost/skiff/examples/hello-node:v1"}
+`
+
+// TestFailedStart starts on a port that is taken: the error says so, and
+// nothing is left.
+func TestFailedStart(t *testing.T) {
+	before := traces(t)
+	c := clustertest.New(t, 1)
+	c.Start(t)
+	dir, err := os.MkdirTemp("", "skiff-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	out, err := exec.CommandContext(ctx, c.Program, "up", "--isolated", "--data-dir", dir, "--tools", clustertest.Tools(t),
+		"--listen", fmt.Sprintf("0.0.0.0:%d", c.Port), "--pod-cidr", "10.99.0.0/16", "--node-cidr", "172.31.99.0/24").CombinedOutput()
+	if err == nil || !strings.Contains(string(out), "address already in use") {
+		t.Errorf("a second cluster on the port: got %v\n%s", err, out)
+	}
+	out, err = exec.CommandContext(ctx, c.Program, "up", "--nodes", "0", "--data-dir", c.DataDir).CombinedOutput()
+	if err == nil || !strings.Contains(string(out), "another cluster is running with the data directory") {
+		t.Errorf("a second cluster in the data directory: got %v\n%s", err, out)
+	}
+	c.Stop(t)
+	if after := traces(t); after != before {
+		t.Errorf("left on the machine:\n%s\nbefore:\n%s", after, before)
+	}
+}
+
+// traces is what a cluster may leave on a machine.
+func traces(t *testing.T) string {
+	return shell(t, `
+		ip -o link | awk -F': ' '{print "link", $2}' | grep -E 'skiff|sk[0-9a-f]{4}-' | sort
+		ip netns | awk '{print "namespace", $1}' | grep skiff | sort
+		ip route show table all | grep -E 'skiff|unreachable 10\.' | sort
+		iptables-save | grep -E '^:(KUBE|SKIFF|CNI)' | sed 's/ .*//' | sort
+		grep -o ' /tmp/skiff-[^ ]*' /proc/mounts | sort
+		find /sys/fs/cgroup -maxdepth 2 -name 'skiff*' | sort
+		pgrep -af 'containerd.*/tmp/skiff-' | grep -v pgrep | sort
+		true`)
+}
+
+func shell(t *testing.T, script string) string {
+	t.Helper()
+	out, err := exec.Command("sh", "-c", script).CombinedOutput()
+	if err != nil {
+		t.Fatalf("%s: %v\n%s", script, err, out)
+	}
+	return string(out)
+}
