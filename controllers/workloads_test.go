@@ -145,6 +145,12 @@ func TestReplicaSetAdoptsAndReleases(t *testing.T) {
 	if _, err := w.CoreV1().Pods(w.namespace).Create(ctx, orphan, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
+	w.eventually("the orphan to run, which the controllers see too", func() error {
+		if pods := w.pods("app=web"); pods[0].Status.Phase != corev1.PodRunning {
+			return fmt.Errorf("phase %s", pods[0].Status.Phase)
+		}
+		return nil
+	})
 	set := &appsv1.ReplicaSet{
 		ObjectMeta: metav1.ObjectMeta{Name: "web"},
 		Spec:       appsv1.ReplicaSetSpec{Replicas: ptr(int32(1)), Selector: selector("web"), Template: template("web", "x")},

@@ -26,6 +26,9 @@ import (
 // already: counting while more are on their way would take back what it charged for those.
 const settle = time.Second
 
+// recount is after which time usage is counted although nothing was heard: pods cease to count with time.
+const recount = 5 * time.Minute
+
 // Counter knows how many objects there are.
 type Counter interface {
 	// Count is not ok if the number is not known, yet or at all.
@@ -50,7 +53,7 @@ func Quota(d Deps, counter Counter) reconcile.Controller {
 		Name:    "ResourceQuota",
 		Workers: d.Workers,
 		Watch: []reconcile.Source{
-			reconcile.Self(quotas.Informer()),
+			reconcile.On(quotas.Informer(), quotaChanged),
 			c.counted.Source(),
 			reconcile.On(core.Pods().Informer(), func(old, pod *corev1.Pod) []reconcile.Key {
 				return c.usageChanged(quota.Pods, podOrNil(old), podOrNil(pod))
@@ -70,6 +73,15 @@ func Quota(d Deps, counter Counter) reconcile.Controller {
 		},
 		Sync: c.sync,
 	}
+}
+
+// quotaChanged leaves out what the API server charges: it does so before the object is stored, and we would take
+// it back.
+func quotaChanged(old, q *corev1.ResourceQuota) []reconcile.Key {
+	if q == nil || old != nil && equality.Semantic.DeepEqual(old.Spec, q.Spec) && equality.Semantic.DeepEqual(q.Status.Hard, q.Spec.Hard) {
+		return nil
+	}
+	return []reconcile.Key{reconcile.KeyOf(q)}
 }
 
 // podOrNil makes a nil pod a nil object.
@@ -159,7 +171,7 @@ func (c *quotaLoop) sync(ctx context.Context, key reconcile.Key) (time.Duration,
 	if !known {
 		return settle, nil
 	}
-	return 0, nil
+	return recount, nil
 }
 
 // unsettled is how long a namespace should be left alone.

@@ -3,7 +3,6 @@ package reconcile
 import (
 	"fmt"
 	"sync"
-	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/tools/cache"
@@ -85,30 +84,6 @@ func Own(informer cache.SharedIndexInformer) Source {
 		}()
 		stop := func() { close(done); <-finished }
 		return stop, informer.HasSynced, nil
-	}}
-}
-
-// Every gives the same key now and once per period, for work that only time can wake.
-func Every(period time.Duration, key Key) Source {
-	return Source{func(enqueue func(Key)) (func(), cache.InformerSynced, error) {
-		done := make(chan struct{})
-		finished := make(chan struct{})
-		go func() {
-			defer close(finished)
-			ticker := time.NewTicker(period)
-			defer ticker.Stop()
-			enqueue(key)
-			for {
-				select {
-				case <-done:
-					return
-				case <-ticker.C:
-					enqueue(key)
-				}
-			}
-		}()
-		stop := func() { close(done); <-finished }
-		return stop, func() bool { return true }, nil
 	}}
 }
 

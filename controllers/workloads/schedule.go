@@ -56,7 +56,7 @@ func parseSchedule(text string) (times cron.Schedule, err error) {
 	return cron.ParseStandard(text)
 }
 
-// due returns the last time that has come since the last job, zero if none has, and how many have. Times older
+// due returns the last time that has come since the last job, zero if none has, and about how many have. Times older
 // than the starting deadline are not looked at.
 func (s schedule) due(c *batchv1.CronJob, now time.Time) (last time.Time, missed int64) {
 	since := lastScheduled(c)

@@ -1,0 +1,177 @@
+package reconcile
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+func TestRunRetriesAndRepeats(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var feed Feed
+		feed.Add(Key{Name: "early"}) // before the loop runs
+		var mu sync.Mutex
+		calls := map[string][]time.Duration{}
+		begin := time.Now()
+		loop := Controller{
+			Name:  "test",
+			Watch: []Source{feed.Source()},
+			Sync: func(_ context.Context, key Key) (time.Duration, error) {
+				mu.Lock()
+				defer mu.Unlock()
+				calls[key.Name] = append(calls[key.Name], time.Since(begin))
+				switch n := len(calls[key.Name]); {
+				case key.Name == "fails" && n < 3:
+					return 0, errors.New("not yet")
+				case key.Name == "again" && n == 1:
+					return time.Minute, nil
+				}
+				return 0, nil
+			},
+		}
+		ctx, stop := context.WithCancel(t.Context())
+		ended := make(chan error)
+		go func() { ended <- loop.Run(ctx) }()
+		synctest.Wait()
+		feed.Add(Key{Name: "fails"})
+		feed.Add(Key{Name: "again"})
+		time.Sleep(2 * time.Minute)
+		synctest.Wait()
+		stop()
+		if err := <-ended; err != nil {
+			t.Fatal(err)
+		}
+		for name, want := range map[string]int{"early": 1, "fails": 3, "again": 2} {
+			if got := len(calls[name]); got != want {
+				t.Errorf("%s: got %d calls, want %d", name, got, want)
+			}
+		}
+		if got := calls["again"][1] - calls["again"][0]; got < time.Minute {
+			t.Errorf("again after %s, want a minute", got)
+		}
+		if got := calls["fails"][1] - calls["fails"][0]; got < firstRetry {
+			t.Errorf("retry after %s, want at least %s", got, firstRetry)
+		}
+	})
+}
+
+func TestRunNeverWorksTwiceOnAKey(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var feed Feed
+		var mu sync.Mutex
+		atOnce, most, total := 0, 0, 0
+		loop := Controller{
+			Workers: 4,
+			Watch:   []Source{feed.Source()},
+			Sync: func(context.Context, Key) (time.Duration, error) {
+				mu.Lock()
+				atOnce++
+				total++
+				most = max(most, atOnce)
+				mu.Unlock()
+				time.Sleep(time.Second)
+				mu.Lock()
+				atOnce--
+				mu.Unlock()
+				return 0, nil
+			},
+		}
+		ctx, stop := context.WithCancel(t.Context())
+		ended := make(chan error)
+		go func() { ended <- loop.Run(ctx) }()
+		for range 5 {
+			feed.Add(Key{Name: "one"})
+			time.Sleep(100 * time.Millisecond)
+		}
+		time.Sleep(10 * time.Second)
+		stop()
+		if err := <-ended; err != nil {
+			t.Fatal(err)
+		}
+		if most != 1 || total != 2 {
+			t.Errorf("got %d calls, %d at once, want 2, one after the other", total, most)
+		}
+	})
+}
+
+func TestExpectations(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const owner, child = types.UID("owner"), types.UID("child")
+		e := NewExpectations()
+		met := func(what string, want bool) {
+			t.Helper()
+			if got := e.Met(owner); got != want {
+				t.Errorf("%s: met %v, want %v", what, got, want)
+			}
+		}
+		met("nothing announced", true)
+		e.Creating(owner, 2)
+		e.Deleting(owner, child)
+		e.Created(owner)
+		e.Deleted(owner, child)
+		met("one creation to be seen", false)
+		e.Created(owner)
+		met("all seen", true)
+		e.Created(owner)
+		met("more seen than announced", true)
+
+		e.Deleting(owner, child)
+		if !e.Going(owner, child) || e.Going(owner, "another") {
+			t.Error("only the announced child should be going")
+		}
+		e.Deleted(owner, "another")
+		met("another child gone", false)
+		time.Sleep(expectationLifetime)
+		met("an event lost", true)
+
+		e.Creating(owner, 1)
+		e.Forget(owner)
+		met("owner gone", true)
+	})
+}
+
+func TestWrites(t *testing.T) {
+	object := func(version string) *metav1.ObjectMeta { return &metav1.ObjectMeta{UID: "u", ResourceVersion: version} }
+	for _, test := range []struct {
+		name            string
+		written, cached string
+		seen            bool
+	}{
+		{"never written", "", "5", true},
+		{"cache is behind", "10", "9", false},
+		{"cache has it", "10", "10", true},
+		{"cache is ahead", "10", "11", true},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			w := NewWrites()
+			if test.written != "" {
+				w.Note(object(test.written))
+			}
+			if got := w.Seen(object(test.cached)); got != test.seen {
+				t.Errorf("seen: got %v, want %v", got, test.seen)
+			}
+		})
+	}
+}
+
+func TestParseKey(t *testing.T) {
+	for text, want := range map[string]Key{"ns/name": {Namespace: "ns", Name: "name"}, "name": {Name: "name"}} {
+		if got, err := ParseKey(text); err != nil || got != want {
+			t.Errorf("%q: got %v, %v, want %v", text, got, err, want)
+		}
+	}
+	if _, err := ParseKey("a/b/c"); err == nil {
+		t.Error("a/b/c: got no error")
+	}
+	keys := []Key{{Name: "b"}, {Namespace: "a", Name: "c"}}
+	if got := []string{keys[0].String(), keys[1].String()}; !slices.Equal(got, []string{"b", "a/c"}) {
+		t.Errorf("got %v", got)
+	}
+}
