@@ -37,8 +37,13 @@ var compressors = sync.Pool{New: func() any {
 
 // Write answers r with b. After an error the connection is of no use.
 func (b Body) Write(w http.ResponseWriter, r *http.Request, code int, m Media) error {
+	return b.WriteAs(w, r, code, m.String())
+}
+
+// WriteAs is Write with a content type that says more than the encoding.
+func (b Body) WriteAs(w http.ResponseWriter, r *http.Request, code int, contentType string) error {
 	size := b.Size()
-	w.Header().Set("Content-Type", m.String())
+	w.Header().Set("Content-Type", contentType)
 	if size > compressOver && acceptsGzip(r) {
 		return b.compress(w, code)
 	}

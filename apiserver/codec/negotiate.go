@@ -28,6 +28,8 @@ type Offer struct {
 	Protobuf bool // the kind has a protobuf form
 	Table    bool
 	Partial  bool // metadata only
+	// Kinds are others the answer can be turned into.
+	Kinds []schema.GroupVersionKind
 }
 
 // media are the encodings offered for an object turned into kind as.
@@ -40,7 +42,7 @@ func (o Offer) media(as schema.GroupVersionKind) []Media {
 }
 
 func (o Offer) allows(as schema.GroupVersionKind) bool {
-	if as.Empty() {
+	if as.Empty() || slices.Contains(o.Kinds, as) {
 		return true
 	}
 	if as.Group != metav1.GroupName || as.Version != "v1" && as.Version != "v1beta1" {

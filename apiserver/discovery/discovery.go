@@ -10,24 +10,24 @@ import (
 	"strings"
 	"sync/atomic"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
 
 	"github.com/skiff-k8s/skiff/apiserver/resource"
+	"github.com/skiff-k8s/skiff/apiserver/rest"
 )
 
 // Handler serves the documents of the resources published last. Its methods
 // may be called concurrently.
 type Handler struct {
 	address string
-	encoder *encoder
 	current atomic.Pointer[documents]
 }
 
 // New makes a Handler that names address (host:port) as the way to the server
 // and has no resources yet.
 func New(address string) *Handler {
-	h := &Handler{address: address, encoder: newEncoder()}
+	h := &Handler{address: address}
 	h.Publish(nil)
 	return h
 }
@@ -57,11 +57,18 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if page == nil {
-		h.encoder.writeStatus(w, r, http.StatusNotFound, metav1.StatusReasonNotFound, "the server could not find the requested resource")
+		rest.WriteError(w, r, errUnknownVersion)
 		return
 	}
-	h.encoder.write(w, r, page)
+	if err := page.write(w, r); err != nil {
+		rest.WriteError(w, r, err)
+	}
 }
+
+var errUnknownVersion = &apierrors.StatusError{ErrStatus: metav1.Status{
+	Status: metav1.StatusFailure, Code: http.StatusNotFound, Reason: metav1.StatusReasonNotFound,
+	Message: "the server could not find the requested resource", Details: &metav1.StatusDetails{},
+}}
 
 // find returns the page of a path; nil and true is an unknown version of a
 // known group, which is another kind of 404 than an unknown group.
@@ -79,12 +86,6 @@ func (h *Handler) find(path string) (found *page, known bool) {
 		return nil, d.pages["/apis/"+parts[1]] != nil
 	}
 	return nil, false
-}
-
-// page is one document in the forms it has; aggregated is nil below the roots.
-type page struct {
-	plain, aggregated runtime.Object
-	cache             encodings
 }
 
 // documents are the pages of one set of resources, by path.
