@@ -58,6 +58,10 @@ conformance-images: image-packages agnhost nonewprivs pause
 	go run ./conformance/images -out $(CACHE)/images -tools $(TOOLS) \
 	  -kubernetes "$$(cd third_party/kubernetes && go list -m -f '{{.Dir}}' k8s.io/kubernetes)"
 
+.PHONY: oracle
+oracle: build test-tools ## Ask kube-apiserver and Skiff the same, list the differences: GROUP=apps KIND=Deployment OUT=differences.txt
+	go run ./conformance/oracle -tools $(TOOLS) $(if $(GROUP),-group $(GROUP)) $(if $(KIND),-kind $(KIND)) $(if $(OUT),-out $(OUT))
+
 .PHONY: bench
 bench: ## Run the benchmarks
 	go test -run '^$$' -bench . -benchmem ./apiserver/...

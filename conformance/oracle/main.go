@@ -131,7 +131,7 @@ func compareKind(ctx context.Context, s settings, servers *servers, c *corpus, k
 		r.unwritten(k)
 		return nil
 	}
-	r.begin(k.String())
+	r.beginKind(k)
 	defer r.end()
 	if !served(ctx, servers.skiff, k) {
 		r.missing(k)

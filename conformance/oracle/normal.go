@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 
 	"k8s.io/client-go/kubernetes/scheme"
@@ -77,7 +78,8 @@ var replacements = []struct {
 }{
 	{regexp.MustCompile(`[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}`), "<uid>"},
 	{regexp.MustCompile(`kube-api-access-[a-z0-9]{5}`), "kube-api-access-<random>"},
-	{regexp.MustCompile(`made-up-[a-z0-9]{5}\b`), "made-up-<random>"},
+	{regexp.MustCompile(`([Mm]ade[-_][Uu]p-)[a-z0-9]{5}\b`), "$1<random>"},
+	{regexp.MustCompile(`(resourceVersion\\*":\\*")[1-9]\d*`), "$1<rv>"},
 	{regexp.MustCompile(`(resourceVersion|resource version|current|record|UID in record)(:? ?\(?"?)[1-9]\d*`), "$1$2<rv>"},
 	{regexp.MustCompile(`https://127\.0\.0\.1:\d+`), "https://<server>"},
 	{regexp.MustCompile(`192\.0\.2\.1:\d+`), "192.0.2.1:<port>"},
@@ -107,12 +109,15 @@ func plain(value any, told string) any {
 			}
 		}
 		plainCauses(v)
+		plainManagers(v)
 		return v
 	case []any:
 		for i := range v {
 			v[i] = plain(v[i], told)
 		}
 		return v
+	case float64: // of YAML
+		return plain(json.Number(strconv.FormatFloat(v, 'f', -1, 64)), told)
 	case json.Number:
 		if ports.MatchString(v.String()) && len(v) == 5 && !strings.Contains(told, v.String()) {
 			return "<port>"
@@ -144,19 +149,25 @@ func plainText(s, told string) string {
 }
 
 // plainCauses sorts the causes of a Status and takes out what is there twice:
-// kube-apiserver lists some in the order of a map, and what two validators find
-// twice. The message says the same again.
+// kube-apiserver lists some in the order of a map, and twice what two of its
+// validators find. The message says the same again.
 func plainCauses(status map[string]any) {
 	details, _ := status["details"].(map[string]any)
 	causes, _ := details["causes"].([]any)
-	if len(causes) < 2 {
+	if len(causes) == 0 {
 		return
 	}
 	slices.SortFunc(causes, func(a, b any) int { return strings.Compare(text(a), text(b)) })
-	causes = slices.CompactFunc(causes, func(a, b any) bool { return text(a) == text(b) })
-	details["causes"] = causes
+	details["causes"] = slices.CompactFunc(causes, func(a, b any) bool { return text(a) == text(b) })
 	if message, ok := status["message"].(string); ok {
 		before, _, _ := strings.Cut(message, ": ")
 		status["message"] = before + ": (the causes)"
 	}
+}
+
+// plainManagers sorts what managers own. The servers sort by the time to the
+// second, which is not the same on both.
+func plainManagers(metadata map[string]any) {
+	managers, _ := metadata["managedFields"].([]any)
+	slices.SortFunc(managers, func(a, b any) int { return strings.Compare(text(a), text(b)) })
 }

@@ -122,7 +122,7 @@ func (p *session) remember(body any) {
 		p.vars["CONTINUE"], _ = meta["continue"].(string)
 		return
 	}
-	if uid, ok := meta["uid"].(string); ok && object["kind"] != "PartialObjectMetadata" {
+	if uid, ok := meta["uid"].(string); ok && !slices.Contains([]any{"PartialObjectMetadata", "Scale"}, object["kind"]) {
 		p.vars["RV"], p.vars["UID"] = rv, uid
 		p.object = object
 	}
