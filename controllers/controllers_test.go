@@ -13,9 +13,11 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/metadata"
+	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
 
 	"github.com/skiff-k8s/skiff/apiserver/apiservertest"
@@ -36,17 +38,14 @@ var nodes = []string{"n1", "n2"}
 func start(t *testing.T) *world {
 	t.Helper()
 	server := apiservertest.Start(t, nil)
-	config := apiservertest.Config(server, "system:kube-controller-manager")
+	// The controllers have the rights of their user, the test has all.
+	config := apiservertest.Config(server, user.KubeControllerManager, user.AllAuthenticated)
 	meta, err := metadata.NewForConfig(config)
 	if err != nil {
 		t.Fatal(err)
 	}
-	typed := *config
-	typed.ContentType = runtime.ContentTypeProtobuf
-	client, err := kubernetes.NewForConfig(&typed)
-	if err != nil {
-		t.Fatal(err)
-	}
+	admin := typed(t, apiservertest.Config(server, "admin"))
+	client := typed(t, config)
 	factory := informers.NewSharedInformerFactory(client, 0)
 	manager, err := controllers.New(controllers.Config{
 		Client: client, Metadata: meta, Informers: factory, RootCA: []byte("the authority"),
@@ -63,23 +62,35 @@ func start(t *testing.T) *world {
 		}
 	})
 	factory.Start(ctx.Done())
-	w := &world{Interface: client, t: t, namespace: "test"}
-	pretend(ctx, t, client, &running)
+	w := &world{Interface: admin, t: t, namespace: "test"}
+	pretend(ctx, t, admin, &running)
 	t.Cleanup(func() {
 		stop()
 		running.Wait()
 		factory.Shutdown()
 	})
 
-	_, err = client.CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: w.namespace}}, metav1.CreateOptions{})
+	_, err = admin.CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: w.namespace}}, metav1.CreateOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	w.eventually("the default service account", func() error {
-		_, err := client.CoreV1().ServiceAccounts(w.namespace).Get(ctx, "default", metav1.GetOptions{})
+		_, err := admin.CoreV1().ServiceAccounts(w.namespace).Get(ctx, "default", metav1.GetOptions{})
 		return err
 	})
 	return w
+}
+
+// typed makes a client that speaks protobuf.
+func typed(t *testing.T, config *rest.Config) kubernetes.Interface {
+	t.Helper()
+	config = rest.CopyConfig(config)
+	config.ContentType = runtime.ContentTypeProtobuf
+	client, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return client
 }
 
 // eventually waits until check finds nothing wrong.
