@@ -55,11 +55,8 @@ func New(config Config) (*Collector, error) {
 // was not seen yet could not hold its owner back.
 func (c *Collector) Run(ctx context.Context) error {
 	ctx, stop := context.WithCancel(ctx)
-	defer stop()
-	var all sync.WaitGroup
-	defer all.Wait()
-	defer stop()
-	all.Go(func() { c.monitors.run(ctx) })
+	var monitors sync.WaitGroup
+	monitors.Go(func() { c.monitors.run(ctx) })
 
 	loop := reconcile.Controller{
 		Name:    "GarbageCollector",
@@ -79,7 +76,10 @@ func (c *Collector) Run(ctx context.Context) error {
 			return 0, nil
 		},
 	}
-	return loop.Run(ctx)
+	err := loop.Run(ctx)
+	stop()
+	monitors.Wait()
+	return err
 }
 
 func (c *Collector) enqueue(id uid) { c.queue.Add(reconcile.Key{Name: string(id)}) }

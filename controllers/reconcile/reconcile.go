@@ -14,7 +14,6 @@ import (
 	"sync"
 	"time"
 
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/util/workqueue"
 )
@@ -85,7 +84,7 @@ func (c Controller) next(ctx context.Context, queue workqueue.TypedRateLimitingI
 	again, err := c.protected(ctx, key)
 	if err != nil {
 		if ctx.Err() == nil {
-			c.log(ctx, key, err)
+			c.log(ctx, key, err, queue.NumRequeues(key))
 		}
 		queue.AddRateLimited(key)
 		return true
@@ -108,11 +107,15 @@ func (c Controller) protected(ctx context.Context, key Key) (again time.Duration
 	return c.Sync(ctx, key)
 }
 
-// log reports a failed sync. Conflicts only say that the cache lagged, which is everyday.
-func (c Controller) log(ctx context.Context, key Key, err error) {
-	level := slog.LevelWarn
-	if apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) {
-		level = slog.LevelDebug
+// quietRetries is how many failures in a row are everyday: a cache that lags, an owner just gone. By then the
+// back-off has grown to about a second.
+const quietRetries = 8
+
+// log reports a failed sync, as a warning if it keeps failing.
+func (c Controller) log(ctx context.Context, key Key, err error, before int) {
+	level := slog.LevelDebug
+	if before >= quietRetries {
+		level = slog.LevelWarn
 	}
-	slog.Log(ctx, level, "sync failed, will retry", "controller", c.Name, "key", key.String(), "err", err)
+	slog.Log(ctx, level, "sync failed, will retry", "controller", c.Name, "key", key.String(), "failures", before+1, "err", err)
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/go-logr/logr"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -82,7 +83,7 @@ func (c *endpointSlices) nodeChanged(old, node *corev1.Node) []reconcile.Key {
 	if err != nil {
 		return nil
 	}
-	c.topology.SetNodes(klog.Background(), nodes)
+	c.topology.SetNodes(logr.Discard(), nodes) // it complains of every node without a zone
 	var keys []reconcile.Key
 	for _, name := range c.topology.GetOverloadedServices() {
 		if key, err := reconcile.ParseKey(name); err == nil {

@@ -7,7 +7,6 @@ import (
 	"math"
 	"net/netip"
 	"slices"
-	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/endpointslice"
@@ -86,59 +85,28 @@ func wantsIPv6(service *corev1.Service, pod *corev1.Pod) bool {
 	return err == nil && ip.Is6()
 }
 
+// group is the addresses behind a port, or behind several that have the same.
+type group struct {
+	ports    []corev1.EndpointPort
+	up, down map[string]corev1.EndpointAddress // by addressKey
+}
+
 // repack puts subsets into the one form they are compared and shown in: each port once, ports with the same
 // addresses together, everything sorted. An address that is ready and not ready at once counts as ready.
 func repack(subsets []corev1.EndpointSubset) []corev1.EndpointSubset {
-	type portKey struct {
-		name, protocol, appProtocol string
-		number                      int32
-	}
-	type group struct {
-		ports     []corev1.EndpointPort
-		up, down  map[string]corev1.EndpointAddress
-		addresses string
-	}
-	byPort := map[portKey]*group{}
-	for _, s := range subsets {
-		ports := s.Ports
-		if len(ports) == 0 {
-			ports = []corev1.EndpointPort{{Port: -1}} // addresses without a port are one group too
-		}
-		for _, port := range ports {
-			key := portKey{port.Name, string(port.Protocol), "", port.Port}
-			if port.AppProtocol != nil {
-				key.appProtocol = *port.AppProtocol
-			}
-			g := byPort[key]
-			if g == nil {
-				g = &group{up: map[string]corev1.EndpointAddress{}, down: map[string]corev1.EndpointAddress{}}
-				if port.Port >= 0 {
-					g.ports = []corev1.EndpointPort{port}
-				}
-				byPort[key] = g
-			}
-			for _, a := range s.Addresses {
-				g.up[addressKey(a)] = a
-			}
-			for _, a := range s.NotReadyAddresses {
-				g.down[addressKey(a)] = a
-			}
-		}
-	}
 	byAddresses := map[string]*group{}
-	for _, g := range byPort {
+	for _, g := range byPort(subsets) {
 		for key := range g.up {
 			delete(g.down, key)
 		}
-		g.addresses = fmt.Sprint(len(g.ports) == 0) + strings.Join(slices.Sorted(maps.Keys(g.up)), " ") + "|" + strings.Join(slices.Sorted(maps.Keys(g.down)), " ")
-		if same := byAddresses[g.addresses]; same != nil {
+		addresses := fmt.Sprint(len(g.ports) > 0, slices.Sorted(maps.Keys(g.up)), slices.Sorted(maps.Keys(g.down)))
+		if same := byAddresses[addresses]; same != nil {
 			same.ports = append(same.ports, g.ports...)
-			continue
+		} else {
+			byAddresses[addresses] = g
 		}
-		byAddresses[g.addresses] = g
 	}
-
-	packed := make([]corev1.EndpointSubset, 0, len(byAddresses))
+	var packed []corev1.EndpointSubset
 	for _, g := range byAddresses {
 		slices.SortFunc(g.ports, comparePorts)
 		packed = append(packed, corev1.EndpointSubset{Addresses: sorted(g.up), NotReadyAddresses: sorted(g.down), Ports: g.ports})
@@ -146,10 +114,34 @@ func repack(subsets []corev1.EndpointSubset) []corev1.EndpointSubset {
 	slices.SortFunc(packed, func(a, b corev1.EndpointSubset) int {
 		return slices.CompareFunc(a.Ports, b.Ports, comparePorts)
 	})
-	if len(packed) == 0 {
-		return nil
-	}
 	return packed
+}
+
+// byPort collects the addresses of each port. Those of subsets without ports make a group without ports.
+func byPort(subsets []corev1.EndpointSubset) map[string]*group {
+	groups := map[string]*group{}
+	add := func(key string, s corev1.EndpointSubset, ports ...corev1.EndpointPort) {
+		g := groups[key]
+		if g == nil {
+			g = &group{ports: ports, up: map[string]corev1.EndpointAddress{}, down: map[string]corev1.EndpointAddress{}}
+			groups[key] = g
+		}
+		for _, a := range s.Addresses {
+			g.up[addressKey(a)] = a
+		}
+		for _, a := range s.NotReadyAddresses {
+			g.down[addressKey(a)] = a
+		}
+	}
+	for _, s := range subsets {
+		if len(s.Ports) == 0 {
+			add("", s)
+		}
+		for _, port := range s.Ports {
+			add(port.String(), s, port)
+		}
+	}
+	return groups
 }
 
 func comparePorts(a, b corev1.EndpointPort) int {

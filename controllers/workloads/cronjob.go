@@ -86,7 +86,7 @@ func (c *cronJobs) sync(ctx context.Context, key reconcile.Key) (time.Duration, 
 func (c *cronJobs) follow(ctx context.Context, cron *batchv1.CronJob, jobs []*batchv1.Job) error {
 	for _, job := range jobs {
 		listed := slices.ContainsFunc(cron.Status.Active, func(ref corev1.ObjectReference) bool { return ref.UID == job.UID })
-		end := finalCondition(job)
+		end := endOfJob(job)
 		switch {
 		case end == "" && !listed:
 			c.events.Eventf(cron, corev1.EventTypeWarning, "UnexpectedJob", "Saw a job that the controller did not create or forgot: %s", job.Name)
@@ -169,7 +169,7 @@ func (c *cronJobs) create(ctx context.Context, cron *batchv1.CronJob, job *batch
 		if created, err = client.Get(ctx, job.Name, metav1.GetOptions{}); err != nil {
 			return err
 		}
-		if !metav1.IsControlledBy(created, cron) || finalCondition(created) != "" {
+		if !metav1.IsControlledBy(created, cron) || endOfJob(created) != "" {
 			return nil
 		}
 	default:
@@ -219,7 +219,7 @@ func (c *cronJobs) prune(ctx context.Context, cron *batchv1.CronJob, jobs []*bat
 // oldestJobs returns the jobs that ended this way but for the newest keep.
 func oldestJobs(jobs []*batchv1.Job, end batchv1.JobConditionType, keep int) []*batchv1.Job {
 	ended := slices.DeleteFunc(slices.Clone(jobs), func(job *batchv1.Job) bool {
-		return finalCondition(job) != end || job.DeletionTimestamp != nil
+		return endOfJob(job) != end || job.DeletionTimestamp != nil
 	})
 	slices.SortFunc(ended, func(a, b *batchv1.Job) int {
 		started := func(job *batchv1.Job) time.Time {
@@ -265,12 +265,10 @@ func (c *cronJobs) report(ctx context.Context, before, after *batchv1.CronJob) e
 	return nil
 }
 
-// finalCondition is how a job ended, "" if it has not.
-func finalCondition(job *batchv1.Job) batchv1.JobConditionType {
-	for _, c := range job.Status.Conditions {
-		if (c.Type == batchv1.JobComplete || c.Type == batchv1.JobFailed) && c.Status == corev1.ConditionTrue {
-			return c.Type
-		}
+// endOfJob is the type of a job's final condition, "" while it has none.
+func endOfJob(job *batchv1.Job) batchv1.JobConditionType {
+	if c := finalCondition(job); c != nil {
+		return c.Type
 	}
 	return ""
 }

@@ -370,11 +370,14 @@ func managedElsewhere(job *batchv1.Job) bool {
 }
 
 // jobFinished tells whether a job has ended, well or not.
-func jobFinished(job *batchv1.Job) bool {
-	for _, c := range job.Status.Conditions {
+func jobFinished(job *batchv1.Job) bool { return finalCondition(job) != nil }
+
+// finalCondition is how a job ended, nil if it has not.
+func finalCondition(job *batchv1.Job) *batchv1.JobCondition {
+	for i, c := range job.Status.Conditions {
 		if (c.Type == batchv1.JobComplete || c.Type == batchv1.JobFailed) && c.Status == corev1.ConditionTrue {
-			return true
+			return &job.Status.Conditions[i]
 		}
 	}
-	return false
+	return nil
 }

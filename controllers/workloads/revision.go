@@ -18,8 +18,6 @@ import (
 	"k8s.io/apimachinery/pkg/util/rand"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
-
-	"github.com/skiff-k8s/skiff/controllers/reconcile"
 )
 
 // history keeps the ControllerRevisions of one kind of owner: immutable snapshots of pod templates, numbered in
@@ -117,9 +115,4 @@ func highestRevision(revisions []*appsv1.ControllerRevision) (highest int64) {
 		highest = max(highest, r.Revision)
 	}
 	return highest
-}
-
-// revisionSource wakes the owner of a changed ControllerRevision.
-func revisionSource(informer cache.SharedIndexInformer, kind schema.GroupVersionKind, adopters func(*appsv1.ControllerRevision) []reconcile.Key) reconcile.Source {
-	return childSource(informer, kind, nil, adopters)
 }
