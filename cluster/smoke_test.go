@@ -104,8 +104,9 @@ func TestKill(t *testing.T) {
 		t.Errorf("after kill -9 and a new start: got %s, want %s", after, before)
 	}
 	// A container that is killed is started again.
-	pid := strings.Fields(shell(t, "pgrep -f 'node /app/server.js' | head -1"))
-	shell(t, "kill -9 "+pid[0])
+	if err := exec.Command("pkill", "-KILL", "-f", "^node /app/server.js").Run(); err != nil {
+		t.Fatalf("kill the container's process: %v", err)
+	}
 	c.Until(t, func(out string) bool { return strings.HasSuffix(strings.TrimSpace(out), " 1") }, "get", "pods", fields)
 	c.Stop(t)
 }
@@ -128,14 +129,21 @@ func TestNodeDies(t *testing.T) {
 	c.Until(t, func(out string) bool {
 		return strings.Contains(out, "node-1") && strings.Contains(out, "node-2")
 	}, "get", "pods", ready)
-	node := filepath.Join(c.DataDir, "nodes", "node-2", "node.json")
-	shell(t, "pkill -STOP -f 'node --config "+node+"'")
-	t.Cleanup(func() { _ = exec.Command("sh", "-c", "pkill -CONT -f 'node --config "+node+"'").Run() })
+	// Without a shell in between, whose command line would match too.
+	signal := func(name string) error {
+		return exec.Command("pkill", "-"+name, "-f", "node --config "+filepath.Join(c.DataDir, "nodes", "node-2", "node.json")).Run()
+	}
+	if err := signal("STOP"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = signal("CONT") }) // or nothing could end it
 	c.Until(t, func(out string) bool { return strings.Contains(out, "Unknown") }, "get", "node", "node-2",
 		"-o=jsonpath={.status.conditions[?(@.type=='Ready')].status}")
 	c.Until(t, func(out string) bool { return strings.Count(out, "node-1") == 4 }, "get", "pods",
 		"-o=jsonpath={range .items[?(@.status.phase=='Running')]}{.spec.nodeName} {.metadata.deletionTimestamp}{'\\n'}{end}")
-	shell(t, "pkill -CONT -f 'node --config "+node+"'")
+	if err := signal("CONT"); err != nil {
+		t.Fatal(err)
+	}
 	c.Until(t, func(out string) bool { return strings.Contains(out, "True") }, "get", "node", "node-2",
 		"-o=jsonpath={.status.conditions[?(@.type=='Ready')].status}")
 	c.Stop(t)
