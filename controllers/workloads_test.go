@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	batchv1 "k8s.io/api/batch/v1"
@@ -490,4 +491,59 @@ func TestDeploymentRespectsUnavailability(t *testing.T) {
 	if got := d.Spec.Strategy.RollingUpdate.MaxSurge; got == nil || *got != intstr.FromString("25%") {
 		t.Errorf("default surge: got %v, want 25%%", got)
 	}
+}
+
+func TestDaemonSetKeepsRevisionsMadeByHand(t *testing.T) {
+	w := start(t)
+	ctx := t.Context()
+	sets, revisions := w.AppsV1().DaemonSets(w.namespace), w.AppsV1().ControllerRevisions(w.namespace)
+	set := &appsv1.DaemonSet{ObjectMeta: metav1.ObjectMeta{Name: "agent"}, Spec: appsv1.DaemonSetSpec{Selector: selector("agent"), Template: template("agent", "one")}}
+	if _, err := sets.Create(ctx, set, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	w.eventually("two available pods", func() error {
+		set, err := sets.Get(ctx, "agent", metav1.GetOptions{})
+		if err == nil && set.Status.NumberAvailable != 2 {
+			err = fmt.Errorf("status %+v", set.Status)
+		}
+		return err
+	})
+	list := func() []appsv1.ControllerRevision {
+		t.Helper()
+		list, err := revisions.List(ctx, metav1.ListOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return list.Items
+	}
+	first := list()[0]
+	second := &appsv1.ControllerRevision{
+		ObjectMeta: metav1.ObjectMeta{Name: "agent-hand", Labels: map[string]string{"app": "agent", appsv1.DefaultDaemonSetUniqueLabelKey: "hand"}, OwnerReferences: first.OwnerReferences},
+		Data:       first.Data, Revision: 2,
+	}
+	if _, err := revisions.Create(ctx, second, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(200 * time.Millisecond)
+	if got := list(); len(got) != 2 {
+		t.Fatalf("got %d revisions, want both", len(got))
+	}
+	if err := revisions.Delete(ctx, first.Name, metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(200 * time.Millisecond)
+	if got := list(); len(got) != 1 || got[0].Name != "agent-hand" {
+		t.Errorf("got %d revisions, want the second to be used", len(got))
+	}
+	if _, err := sets.Patch(ctx, "agent", types.StrategicMergePatchType, []byte(`{"spec":{"template":{"spec":{"terminationGracePeriodSeconds":1}}}}`), metav1.PatchOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	w.eventually("a revision numbered 3", func() error {
+		for _, r := range list() {
+			if r.Revision == 3 {
+				return nil
+			}
+		}
+		return fmt.Errorf("%d revisions", len(list()))
+	})
 }

@@ -64,7 +64,7 @@ func DaemonSet(d Deps) (reconcile.Controller, error) {
 			reconcile.Self(sets.Informer()),
 			forgetful(sets.Informer(), c.expected),
 			childSource(pods, daemonSetKind, c.expected, func(pod *corev1.Pod) []reconcile.Key { return c.adopters(pod) }),
-			childSource(revisions, daemonSetKind, nil, func(r *appsv1.ControllerRevision) []reconcile.Key { return c.adopters(r) }),
+			revisionSource(revisions, daemonSetKind, func(r *appsv1.ControllerRevision) []reconcile.Key { return c.adopters(r) }),
 			reconcile.On(nodes.Informer(), c.nodeChanged),
 		},
 		Sync: c.sync,

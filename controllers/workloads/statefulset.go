@@ -70,7 +70,7 @@ func StatefulSet(d Deps) (reconcile.Controller, error) {
 				return nil
 			}),
 			childSource(pods, statefulSetKind, nil, func(pod *corev1.Pod) []reconcile.Key { return c.adopters(pod) }),
-			childSource(revisions, statefulSetKind, nil, func(r *appsv1.ControllerRevision) []reconcile.Key { return c.adopters(r) }),
+			revisionSource(revisions, statefulSetKind, func(r *appsv1.ControllerRevision) []reconcile.Key { return c.adopters(r) }),
 			reconcile.Synced(claims.Informer()),
 		},
 		Sync: c.sync,

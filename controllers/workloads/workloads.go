@@ -9,6 +9,7 @@ package workloads
 import (
 	"fmt"
 
+	appsv1 "k8s.io/api/apps/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
@@ -91,25 +92,44 @@ func childSource[T interface {
 	metav1.Object
 }](informer cache.SharedIndexInformer, kind schema.GroupVersionKind, expected *reconcile.Expectations, orphan func(T) []reconcile.Key) reconcile.Source {
 	return reconcile.On(informer, func(old, changed T) []reconcile.Key {
-		var none T
-		before, now := controllerOf(old, kind), controllerOf(changed, kind)
 		if expected != nil {
-			observe(expected, old, changed, before, now)
+			observe(expected, old, changed, controllerOf(old, kind), controllerOf(changed, kind))
 		}
-		keys := make([]reconcile.Key, 0, 2)
-		if before != nil {
-			keys = append(keys, reconcile.Key{Namespace: old.GetNamespace(), Name: before.Name})
-		}
-		if now != nil && (before == nil || now.Name != before.Name) {
-			keys = append(keys, reconcile.Key{Namespace: changed.GetNamespace(), Name: now.Name})
-		}
-		if changed != none && metav1.GetControllerOfNoCopy(changed) == nil && changed.GetDeletionTimestamp() == nil {
-			if old == none || before != nil || !sameLabels(old, changed) {
-				keys = append(keys, orphan(changed)...)
-			}
-		}
-		return keys
+		return ownersOf(old, changed, kind, orphan)
 	})
+}
+
+// revisionSource is childSource for ControllerRevisions. A new one that has an owner wakes nobody: the owner's
+// loop made it itself, or somebody made it by hand, and then it is left alone until there is something to do.
+func revisionSource(informer cache.SharedIndexInformer, kind schema.GroupVersionKind, orphan func(*appsv1.ControllerRevision) []reconcile.Key) reconcile.Source {
+	return reconcile.On(informer, func(old, changed *appsv1.ControllerRevision) []reconcile.Key {
+		if old == nil && controllerOf(changed, kind) != nil {
+			return nil
+		}
+		return ownersOf(old, changed, kind, orphan)
+	})
+}
+
+// ownersOf names the controllers of a child before and after a change, or who could adopt it now.
+func ownersOf[T interface {
+	comparable
+	metav1.Object
+}](old, changed T, kind schema.GroupVersionKind, orphan func(T) []reconcile.Key) []reconcile.Key {
+	var none T
+	before, now := controllerOf(old, kind), controllerOf(changed, kind)
+	keys := make([]reconcile.Key, 0, 2)
+	if before != nil {
+		keys = append(keys, reconcile.Key{Namespace: old.GetNamespace(), Name: before.Name})
+	}
+	if now != nil && (before == nil || now.Name != before.Name) {
+		keys = append(keys, reconcile.Key{Namespace: changed.GetNamespace(), Name: now.Name})
+	}
+	if changed != none && metav1.GetControllerOfNoCopy(changed) == nil && changed.GetDeletionTimestamp() == nil {
+		if old == none || before != nil || !sameLabels(old, changed) {
+			keys = append(keys, orphan(changed)...)
+		}
+	}
+	return keys
 }
 
 // observe tells expectations what a change means: a child that is being deleted counts as gone.
