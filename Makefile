@@ -54,7 +54,7 @@ conformance: packages build tools conformance-tools conformance-images ## Run th
 	  $(if $(PROCS),-procs $(PROCS)) $(if $(KEEP),-keep) $(if $(TIER)$(FOCUS),-results '')
 
 .PHONY: conformance-images
-conformance-images: image-packages agnhost nonewprivs pause
+conformance-images: image-packages agnhost nonewprivs busybox sample-apiserver etcd conformance-tools go-runner
 	go run ./conformance/images -out $(CACHE)/images -tools $(TOOLS) \
 	  -kubernetes "$$(cd third_party/kubernetes && go list -m -f '{{.Dir}}' k8s.io/kubernetes)"
 
@@ -119,5 +119,16 @@ $(eval $(call tool,staticcheck,$(call MODULE,staticcheck),third_party/staticchec
 $(eval $(call tool,e2e.test,$(call MODULE,kubernetes),third_party/kubernetes,-o $(TOOLS)/e2e.test -ldflags "$(K8S_LD)" k8s.io/kubernetes/test/e2e,go test -c))
 $(eval $(call tool,ginkgo,$(call MODULE,kubernetes),third_party/kubernetes,-o $(TOOLS)/ github.com/onsi/ginkgo/v2/ginkgo))
 $(eval $(call tool,agnhost,$(call MODULE,kubernetes),third_party/kubernetes,-o $(TOOLS)/ -ldflags "-s -w -X main.Version=2.63.0" k8s.io/kubernetes/test/images/agnhost))
+$(eval $(call tool,go-runner,$(call MODULE,kubernetes),third_party/kubernetes,-o $(TOOLS)/go-runner -ldflags "-s -w" k8s.io/kubernetes/test/conformance/image/go-runner))
+$(eval $(call tool,sample-apiserver,$(call MODULE,sample-apiserver),third_party/sample-apiserver,-o $(TOOLS)/ -ldflags "-s -w" k8s.io/sample-apiserver))
+$(eval $(call tool,hydrophone,$(call MODULE,hydrophone),third_party/hydrophone,-o $(TOOLS)/ -ldflags "-s -w" sigs.k8s.io/hydrophone))
+$(eval $(call tool,helm,$(call MODULE,helm),third_party/helm,-o $(TOOLS)/ -ldflags "-s -w" helm.sh/helm/v3/cmd/helm))
 $(eval $(call tool,nonewprivs,$(call MODULE,kubernetes),third_party/kubernetes,-o $(TOOLS)/ -ldflags "-s -w" k8s.io/kubernetes/test/images/nonewprivs))
 $(eval $(call tool,pause,cmd/pause/main.go,.,-o $(TOOLS)/pause -ldflags "-s -w" ./cmd/pause))
+
+# The shell of one image that the suite uses; see conformance/images.
+.PHONY: busybox
+busybox:
+	@mkdir -p $(TOOLS); hash=$$(sha256sum < third_party/busybox/build.sh | cut -c1-16); \
+	[ "$$(cat $(TOOLS)/.busybox 2>/dev/null)" = "$$hash" ] || { echo "building busybox"; \
+	third_party/busybox/build.sh $(TOOLS)/busybox $(CACHE)/sources && echo "$$hash" > $(TOOLS)/.busybox; }

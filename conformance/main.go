@@ -173,7 +173,7 @@ func (s settings) test(ctx context.Context, tests []test) error {
 }
 
 func (s settings) loadImages(ctx context.Context) error {
-	archives, err := filepath.Glob(filepath.Join(s.images, "registry.k8s.io_*.tar"))
+	archives, err := filepath.Glob(filepath.Join(s.images, "registry.k8s.io_e2e-test-images_*.tar"))
 	if err != nil {
 		return err
 	}

@@ -18,7 +18,7 @@ import (
 
 func main() {
 	out := flag.String("out", "bin/images", "folder for the archives")
-	tools := flag.String("tools", "bin/tools", "folder with agnhost and the other programs that make test-tools builds")
+	tools := flag.String("tools", "bin/tools", "folder with agnhost and the other programs that the images are made of")
 	module := flag.String("kubernetes", "", "folder of the module k8s.io/kubernetes")
 	differences := flag.Bool("differences", false, "only say in what the images differ from upstream's")
 	flag.Parse()
@@ -48,8 +48,8 @@ const (
 	e2e  = "registry.k8s.io/e2e-test-images/"
 )
 
-// images are those that the 446 tests use, in the order of
-// the suite's own list.
+// images are those that the 446 tests use, in the order of the suite's own list,
+// and the suite itself.
 func images(cache, tools, module string) []standIn {
 	base := network(cache)
 	agnhost := image.Layer{
@@ -69,36 +69,42 @@ func images(cache, tools, module string) []standIn {
 		return []image.Layer{base, agnhost, {image.Text{To: "data.json", Content: fmt.Sprintf("{\"image\": %q}\n", animal+".jpg")}}}
 	}
 	return []standIn{
-		{Image: image.Image{Reference: e2e + "agnhost:2.63.0", Layers: []image.Layer{base, agnhost}, Config: run("2.63.0")}},
+		{
+			Image:   image.Image{Reference: e2e + "agnhost:2.63.0", Layers: []image.Layer{base, agnhost}, Config: run("2.63.0")},
+			differs: "curl, dig, nc and the like are Debian's, not Alpine's",
+		},
 		{
 			Image:   image.Image{Reference: e2e + "agnhost:2.55", Layers: []image.Layer{base, agnhost}, Config: run("2.55")},
-			differs: "the program is that of 2.63.0",
+			differs: "the program and its tools are those of the stand-in for 2.63.0",
 		},
 		{
 			Image: image.Image{
-				Reference: e2e + "busybox:1.37.0-1", Layers: []image.Layer{busybox(cache)},
+				Reference: e2e + "busybox:1.37.0-1", Layers: []image.Layer{busybox(tools)},
 				Config: v1.Config{Cmd: []string{"sh"}, Env: []string{path}, WorkingDir: "/"},
 			},
-			differs: "busybox is the distribution's",
+			differs: "built here from the same sources and with their own configuration, but without tc, and with another C library",
 		},
 		{
 			Image: image.Image{
 				Reference: e2e + "nginx:1.15-4", Layers: []image.Layer{web(cache)},
 				Config: v1.Config{Cmd: []string{"nginx", "-g", "daemon off;"}, Env: []string{path}, StopSignal: "SIGQUIT"},
 			},
-			differs: "nginx is the distribution's",
+			differs: "nginx is Debian's, of another version",
 		},
-		{Image: image.Image{
-			Reference: e2e + "nautilus:1.8", Layers: page("nautilus"),
-			Config: v1.Config{Entrypoint: []string{"/agnhost"}, Cmd: []string{"test-webserver"}, Env: []string{path}, WorkingDir: "/"},
-		}},
+		{
+			Image: image.Image{
+				Reference: e2e + "nautilus:1.8", Layers: page("nautilus"),
+				Config: v1.Config{Entrypoint: []string{"/agnhost"}, Cmd: []string{"test-webserver"}, Env: []string{path}, WorkingDir: "/"},
+			},
+			differs: "data.json names a picture that is not there",
+		},
 		{
 			Image: image.Image{
 				Reference: e2e + "kitten:1.8",
 				Layers:    append(page("kitten"), image.Layer{image.Text{To: "etc/os-release", Content: "NAME=\"Alpine Linux\"\nID=alpine\n"}}),
 				Config:    v1.Config{Entrypoint: []string{"/agnhost"}, Cmd: []string{"test-webserver"}, Env: []string{path}, WorkingDir: "/"},
 			},
-			differs: "a Debian tree whose etc/os-release says Alpine Linux, which one test looks for",
+			differs: "a Debian tree whose etc/os-release says Alpine Linux, which one test looks for; data.json names a picture that is not there",
 		},
 		{Image: image.Image{
 			Reference: e2e + "nonewprivs:1.4",
@@ -109,7 +115,46 @@ func images(cache, tools, module string) []standIn {
 			Reference: e2e + "glibc-dns-testing:2.0.0", Layers: []image.Layer{base},
 			Config: v1.Config{Cmd: []string{"bash"}, Env: []string{path}},
 		}},
+		{
+			Image: image.Image{
+				Reference: e2e + "sample-apiserver:1.29.2",
+				Layers:    []image.Layer{{image.File{From: filepath.Join(tools, "sample-apiserver"), To: "sample-apiserver"}}, image.Accounts},
+				Config:    v1.Config{Entrypoint: []string{"/sample-apiserver"}, Env: []string{path}, WorkingDir: "/"},
+			},
+			differs: "the program is that of Kubernetes 1.36",
+		},
+		{Image: image.Image{
+			Reference: "registry.k8s.io/etcd:3.6.8-0",
+			Layers:    []image.Layer{{image.File{From: filepath.Join(tools, "etcd"), To: "usr/local/bin/etcd"}}, image.Accounts},
+			Config:    v1.Config{Cmd: []string{"etcd"}, Env: []string{path}, WorkingDir: "/"},
+		}},
+		{
+			Image: image.Image{
+				Reference: "registry.k8s.io/conformance:v1.36.3",
+				Layers:    []image.Layer{base, suite(cache, tools)},
+				Config: v1.Config{Entrypoint: []string{"kubeconformance"}, WorkingDir: "/", Env: []string{
+					path, `E2E_FOCUS=\[Conformance\]`, "E2E_SKIP=", "E2E_PROVIDER=local", "E2E_PARALLEL=1", "E2E_VERBOSITY=4",
+					"RESULTS_DIR=/tmp/results", "KUBECONFIG=",
+				}},
+			},
+			differs: "/kubernetes/cluster, which no conformance test reads, is empty",
+		},
 	}
+}
+
+// suite is what runs the suite from inside a cluster.
+func suite(cache, tools string) image.Layer {
+	layer := image.Layer{
+		image.Packages{Names: []string{"diffutils"}, Without: []string{"libc6"}, Cache: cache},
+		image.File{From: filepath.Join(tools, "go-runner"), To: "usr/local/bin/kubeconformance"},
+		image.Link{To: "gorunner", Target: "/usr/local/bin/kubeconformance"},
+		image.Link{To: "run_e2e.sh", Target: "/usr/local/bin/kubeconformance"}, // the name older callers use
+		image.Folder{To: "kubernetes/cluster", Mode: 0o755},
+	}
+	for _, program := range []string{"e2e.test", "ginkgo", "kubectl"} {
+		layer = append(layer, image.File{From: filepath.Join(tools, program), To: "usr/local/bin/" + program})
+	}
+	return layer
 }
 
 // network is a tree with the tools that tests run to look at networks and names.
@@ -128,9 +173,9 @@ func network(cache string) image.Layer {
 	}, image.Accounts...)
 }
 
-func busybox(cache string) image.Layer {
+func busybox(tools string) image.Layer {
 	return append(image.Layer{
-		image.Packages{Names: []string{"busybox-static"}, Cache: cache},
+		image.File{From: filepath.Join(tools, "busybox"), To: "bin/busybox"},
 		image.Applets{Program: "bin/busybox"},
 		image.Folder{To: "var", Mode: 0o755},
 		image.Folder{To: "home", Mode: 0o755},
