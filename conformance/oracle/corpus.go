@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"path"
 	"regexp"
+	"slices"
 	"strings"
 
 	"sigs.k8s.io/yaml"
@@ -31,7 +32,10 @@ type caseSet struct {
 // samples are objects of a kind, without what all have alike.
 type samples struct {
 	// Name is what names of objects begin with, where that matters.
-	Name string `json:"name"`
+	Name   string `json:"name"`
+	Suffix string `json:"suffix"`
+	// Numbered names end in numbers.
+	Numbered bool `json:"numbered"`
 	// Minimal and Full are accepted by kube-apiserver.
 	Minimal map[string]any `json:"minimal"`
 	Full    map[string]any `json:"full"`
@@ -41,6 +45,17 @@ type samples struct {
 	// NoObject marks kinds that answer and keep nothing.
 	NoObject bool `json:"noObject"`
 }
+
+// named is the name of an object of the kind; short must be of roles.
+func (s samples) named(short string) string {
+	if s.Numbered {
+		return fmt.Sprint(s.Name, 1+slices.Index(roles, short))
+	}
+	return s.Name + short + s.Suffix
+}
+
+// roles of objects in cases.
+var roles = []string{"min", "full", "wrong", "list1", "list2", "list3", "watched", "derived"}
 
 // known is a difference that is meant, or one kube-apiserver is to blame for.
 // All patterns must match; the empty one matches all.

@@ -43,7 +43,7 @@ func derived(ctx context.Context, real *server, k kind, s samples) ([]testCase, 
 	if root == nil {
 		return nil, fmt.Errorf("no schema for it is published")
 	}
-	name := s.Name + "derived"
+	name := s.named("derived")
 	full := clone(k.object(name, s.Full)).(map[string]any)
 	w.walk(root, full, nil, func(change map[string]any) map[string]any { return change })
 	path := k.collection()

@@ -141,7 +141,7 @@ func documentCases(kinds []kind) []testCase {
 			get(path, "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"),
 			get(path, "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,application/json"),
 			get(path, "application/vnd.kubernetes.protobuf;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"),
-			get(path, "application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList"))
+			request{Method: http.MethodGet, Path: path, Accept: "application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList"})
 	}
 	var roots []string
 	for _, k := range kinds {

@@ -126,15 +126,15 @@ func compare(ctx context.Context, s settings, servers *servers, c *corpus, r *re
 }
 
 func compareKind(ctx context.Context, s settings, servers *servers, c *corpus, k kind, r *report) error {
-	samples, ok := c.kinds[k.String()]
-	if !ok {
-		r.unwritten(k)
-		return nil
-	}
 	r.beginKind(k)
 	defer r.end()
 	if !served(ctx, servers.skiff, k) {
 		r.missing(k)
+		return nil
+	}
+	samples, ok := c.kinds[k.String()]
+	if !ok {
+		r.unwritten(k)
 		return nil
 	}
 	for _, t := range lives(k, samples) {

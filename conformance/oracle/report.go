@@ -7,6 +7,7 @@ import (
 	"io"
 	"maps"
 	"os"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -115,6 +116,18 @@ func body(q request) string {
 	return q.Body
 }
 
+// generally are what is left out of differences of documents, so that one cause
+// is one group.
+var generally = []struct {
+	pattern *regexp.Regexp
+	by      string
+}{
+	{regexp.MustCompile(`^\.(definitions|components\.schemas|paths|parameters)\.\S+: (missing|got [^,]*nothing).*`), ".$1.<whole>: $2"},
+	{regexp.MustCompile(`^\.paths\.\S*?(\.(?:get|put|post|patch|delete|options|head|parameters)\b)`), ".paths.<path>$1"},
+	{regexp.MustCompile(`^\.(definitions|components\.schemas)\.[a-z0-9.-]*\.([A-Z]\w*)([.:])`), ".schemas.$2$3"},
+	{regexp.MustCompile(`^\.(paths|schemas)(\S*): (missing, want|got) \{.*`), ".$1$2: $3 {…}"},
+}
+
 func (r *report) note(difference string, t testCase, q request, sent string) {
 	for i, k := range r.known {
 		if k.kind.MatchString(r.kind) && k.name.MatchString(t.Name+": "+q.String()) && k.difference.MatchString(difference) {
@@ -126,6 +139,9 @@ func (r *report) note(difference string, t testCase, q request, sent string) {
 	r.unmeant++
 	r.different++
 	difference = r.names.Replace(difference)
+	for _, g := range generally {
+		difference = g.pattern.ReplaceAllString(difference, g.by)
+	}
 	g := r.groups[difference]
 	if g == nil {
 		g = &group{difference: difference, kinds: make(map[string]int)}

@@ -45,6 +45,9 @@ func startServers(ctx context.Context, s settings, dir string) (_ *servers, err 
 			return nil, err
 		}
 	}
+	if err := os.RemoveAll(filepath.Join(dir, "etcd")); err != nil { // of an earlier run
+		return nil, err
+	}
 	all := new(servers)
 	defer func() {
 		if err != nil {
