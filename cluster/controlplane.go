@@ -198,6 +198,8 @@ func tune(config *rest.Config) {
 	config.ContentType = "application/vnd.kubernetes.protobuf"
 	config.AcceptContentTypes = "application/vnd.kubernetes.protobuf,application/json"
 	config.QPS = -1
+	// A controller cannot do without what the API calls deprecated.
+	config.WarningHandler = rest.NoWarnings{}
 }
 
 // controllers runs the controllers and the scheduler, which share one informer
