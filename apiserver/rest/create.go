@@ -115,7 +115,7 @@ func (h *Handler) insert(ctx context.Context, w *write, obj resource.Object) (*s
 	if obj.GetResourceVersion() != "" {
 		return nil, errors.New("resourceVersion should not be set on objects to be created")
 	}
-	generated := obj.GetGenerateName() != "" && obj.GetName() == ""
+	generate := obj.GetGenerateName() != "" // tried, even if a name was given too
 	fill(obj, time.Now())
 	var held reservation
 	defer held.settle(false)
@@ -133,7 +133,7 @@ func (h *Handler) insert(ctx context.Context, w *write, obj resource.Object) (*s
 	name := obj.GetName()
 	item, err := h.Store.Create(ctx, w.stored(), obj, w.dryRun)
 	if err != nil {
-		return nil, h.createError(ctx, w, name, generated, err)
+		return nil, h.createError(ctx, w, name, generate, err)
 	}
 	held.settle(!w.dryRun)
 	return item, nil
@@ -141,12 +141,12 @@ func (h *Handler) insert(ctx context.Context, w *write, obj resource.Object) (*s
 
 // createError says why an object was not created; one that is there already
 // may be about to go.
-func (h *Handler) createError(ctx context.Context, w *write, name string, generated bool, err error) error {
+func (h *Handler) createError(ctx context.Context, w *write, name string, generate bool, err error) error {
 	err = fromStore(err, w.stored(), name)
 	if !apierrors.IsAlreadyExists(err) {
 		return err
 	}
-	if generated {
+	if generate {
 		err = apierrors.NewGenerateNameConflict(w.stored().GR(), name, 1)
 	}
 	current, getErr := h.Store.Get(ctx, w.stored(), w.objectNamespace(), name)

@@ -200,17 +200,22 @@ func (p *patch) applyJSON(before []byte) (after []byte, strict []error, err erro
 	return after, strict, nil
 }
 
+// operation is what a JSON patch is a list of.
+type operation struct {
+	Op    string `json:"op"`
+	Path  string `json:"path"`
+	From  string `json:"from"`
+	Value any    `json:"value"`
+}
+
 // strictOperations lists what a JSON patch says that no operation has.
 func (p *patch) strictOperations() ([]error, error) {
-	var operations []struct {
-		Op    string `json:"op"`
-		Path  string `json:"path"`
-		From  string `json:"from"`
-		Value any    `json:"value"`
-	}
+	var operations []operation
 	strict, err := kjson.UnmarshalStrict(p.body, &operations)
 	if err != nil {
-		return nil, apierrors.NewBadRequest(fmt.Sprintf("error decoding patch: %v", err))
+		// The decoder names the Go type, which in kube-apiserver is another.
+		text := strings.Replace(err.Error(), "rest.operation", "handlers.jsonPatchOp", 1)
+		return nil, apierrors.NewBadRequest("error decoding patch: " + text)
 	}
 	for i, e := range strict {
 		strict[i] = fmt.Errorf("json patch %w", e)

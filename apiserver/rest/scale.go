@@ -60,6 +60,12 @@ func answerObject(w http.ResponseWriter, r *http.Request, code int, res *resourc
 // them; PartialObjectMetadataList stands in its place.
 var scaleResource = resource.Define[metav1.PartialObjectMetadataList](resource.Definition[autoscalingv1.Scale]{
 	Group: scaleKind.Group, Version: scaleKind.Version, Kind: scaleKind.Kind, Plural: "scales",
+	Columns: []resource.Column[*autoscalingv1.Scale]{
+		{Name: "Name", Type: "string", Description: metav1.ObjectMeta{}.SwaggerDoc()["name"], Value: func(s *autoscalingv1.Scale) any { return s.Name }},
+		{Name: "Desired", Type: "integer", Description: autoscalingv1.ScaleSpec{}.SwaggerDoc()["replicas"], Value: func(s *autoscalingv1.Scale) any { return s.Spec.Replicas }},
+		{Name: "Available", Type: "integer", Description: autoscalingv1.ScaleStatus{}.SwaggerDoc()["replicas"], Value: func(s *autoscalingv1.Scale) any { return s.Status.Replicas }},
+		resource.AgeColumn[*autoscalingv1.Scale](),
+	},
 })
 
 func (h *Handler) getScale(w http.ResponseWriter, r *http.Request, t *target) error {
