@@ -8,28 +8,26 @@ import (
 	"strings"
 )
 
-// Applets makes a link for every command that a busybox offers.
+// Applets makes a link in /bin for every command that a busybox offers, as its
+// own installer does when asked for one folder.
 type Applets struct {
 	// Program is the busybox, which an earlier part put into the tree.
 	Program string
 }
 
 // Key implements Part.
-func (a Applets) Key() (string, error) { return fmt.Sprintf("applets %+v", a), nil }
+func (a Applets) Key() (string, error) { return fmt.Sprintf("applets in bin %+v", a), nil }
 
 // Write implements Part.
 func (a Applets) Write(root string) error {
-	out, err := exec.Command(filepath.Join(root, a.Program), "--list-full").Output()
+	out, err := exec.Command(filepath.Join(root, a.Program), "--list").Output()
 	if err != nil {
 		return fmt.Errorf("applets of %s: %w", a.Program, err)
 	}
 	for _, applet := range strings.Fields(string(out)) {
-		if applet == a.Program {
+		link := filepath.Join(root, "bin", applet)
+		if link == filepath.Join(root, a.Program) {
 			continue
-		}
-		link := filepath.Join(root, applet)
-		if err := os.MkdirAll(filepath.Dir(link), 0o755); err != nil {
-			return err
 		}
 		if err := os.RemoveAll(link); err != nil {
 			return err
