@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"errors"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -17,16 +18,15 @@ import (
 
 // machine is a container runtime.
 type machine struct {
-	network bool
-	down    bool
+	network, down atomic.Bool
 }
 
 func (m *machine) Status(context.Context) (*cri.StatusResponse, error) {
-	if m.down {
+	if m.down.Load() {
 		return nil, errors.New("connection refused")
 	}
-	network := &cri.RuntimeCondition{Type: "NetworkReady", Status: m.network}
-	if !m.network {
+	network := &cri.RuntimeCondition{Type: "NetworkReady", Status: m.network.Load()}
+	if !network.Status {
 		network.Reason, network.Message = "NetworkPluginNotReady", "cni plugin not initialized"
 	}
 	return &cri.StatusResponse{Status: &cri.RuntimeStatus{Conditions: []*cri.RuntimeCondition{{Type: "RuntimeReady", Status: true}, network}}}, nil
@@ -80,7 +80,8 @@ func TestNode(t *testing.T) {
 			t.Errorf("network is %v", err)
 		}
 
-		runtime.network = true
+		runtime.network.Store(true)
+		n = n.DeepCopy()
 		n.Status.Capacity["example.com/dongle"] = resource.MustParse("2")
 		if _, err := client.CoreV1().Nodes().UpdateStatus(ctx, n, metav1.UpdateOptions{}); err != nil {
 			t.Fatal(err)
@@ -92,7 +93,7 @@ func TestNode(t *testing.T) {
 			t.Errorf("a foreign resource became %v, want it kept", q.String())
 		}
 
-		runtime.down = true
+		runtime.down.Store(true)
 		time.Sleep(downAfter - measureEvery)
 		ready(v1.ConditionTrue, "kubelet is posting ready status")
 		time.Sleep(downAfter)
