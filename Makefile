@@ -53,6 +53,11 @@ conformance: packages build tools conformance-tools conformance-images ## Run th
 	go run ./conformance -tools $(TOOLS) -images $(CACHE)/images $(if $(TIER),-tier $(TIER)) $(if $(FOCUS),-focus '$(FOCUS)') \
 	  $(if $(PROCS),-procs $(PROCS)) $(if $(KEEP),-keep) $(if $(TIER)$(FOCUS),-results '')
 
+.PHONY: hydrophone
+hydrophone: packages build tools conformance-tools conformance-images hydrophone-tool ## Run the suite from inside the cluster: FOCUS='Pods' PROCS=4
+	go run ./conformance -hydrophone -tools $(TOOLS) -images $(CACHE)/images -dir /tmp/skiff-hydrophone $(if $(TIER),-tier $(TIER)) \
+	  $(if $(FOCUS),-focus '$(FOCUS)') $(if $(PROCS),-procs $(PROCS)) $(if $(KEEP),-keep) -results ''
+
 .PHONY: conformance-images
 conformance-images: image-packages agnhost nonewprivs busybox sample-apiserver etcd conformance-tools go-runner
 	go run ./conformance/images -out $(CACHE)/images -tools $(TOOLS) \
@@ -75,10 +80,13 @@ clean: ## Remove bin/ (the cached tools stay: rm -r $(CACHE))
 # command:package pairs of Debian; installed only when the command is missing.
 NEEDS := runc:runc iptables:iptables ip:iproute2 conntrack:conntrack mount:mount curl:curl
 
+# $(call need,pairs)
+need = missing=; for n in $(1); do command -v $${n%%:*} >/dev/null || missing="$$missing $${n\#\#*:}"; done; \
+	[ -z "$$missing" ] || { echo "installing$$missing"; apt-get update -qq && apt-get install -y -qq --no-install-recommends $$missing; }
+
 .PHONY: packages
 packages:
-	@missing=; for n in $(NEEDS); do command -v $${n%%:*} >/dev/null || missing="$$missing $${n##*:}"; done; \
-	[ -z "$$missing" ] || { echo "installing$$missing"; apt-get update -qq && apt-get install -y -qq --no-install-recommends $$missing; }
+	@$(call need,$(NEEDS))
 
 # What making images needs besides: apt itself, and its lists of packages.
 .PHONY: image-packages
@@ -121,14 +129,16 @@ $(eval $(call tool,ginkgo,$(call MODULE,kubernetes),third_party/kubernetes,-o $(
 $(eval $(call tool,agnhost,$(call MODULE,kubernetes),third_party/kubernetes,-o $(TOOLS)/ -ldflags "-s -w -X main.Version=2.63.0" k8s.io/kubernetes/test/images/agnhost))
 $(eval $(call tool,go-runner,$(call MODULE,kubernetes),third_party/kubernetes,-o $(TOOLS)/go-runner -ldflags "-s -w" k8s.io/kubernetes/test/conformance/image/go-runner))
 $(eval $(call tool,sample-apiserver,$(call MODULE,sample-apiserver),third_party/sample-apiserver,-o $(TOOLS)/ -ldflags "-s -w" k8s.io/sample-apiserver))
-$(eval $(call tool,hydrophone,$(call MODULE,hydrophone),third_party/hydrophone,-o $(TOOLS)/ -ldflags "-s -w" sigs.k8s.io/hydrophone))
+$(eval $(call tool,hydrophone-tool,$(call MODULE,hydrophone),third_party/hydrophone,-o $(TOOLS)/ -ldflags "-s -w" sigs.k8s.io/hydrophone))
 $(eval $(call tool,helm,$(call MODULE,helm),third_party/helm,-o $(TOOLS)/ -ldflags "-s -w" helm.sh/helm/v3/cmd/helm))
 $(eval $(call tool,nonewprivs,$(call MODULE,kubernetes),third_party/kubernetes,-o $(TOOLS)/ -ldflags "-s -w" k8s.io/kubernetes/test/images/nonewprivs))
 $(eval $(call tool,pause,cmd/pause/main.go,.,-o $(TOOLS)/pause -ldflags "-s -w" ./cmd/pause))
 
-# The shell of one image that the suite uses; see conformance/images.
+# The image of busybox is of its sources, for Debian's loses variables whose
+# names no shell could use, which tests look at.
 .PHONY: busybox
 busybox:
 	@mkdir -p $(TOOLS); hash=$$(sha256sum < third_party/busybox/build.sh | cut -c1-16); \
 	[ "$$(cat $(TOOLS)/.busybox 2>/dev/null)" = "$$hash" ] || { echo "building busybox"; \
+	$(call need,gcc:build-essential make:make bzip2:bzip2 curl:curl); \
 	third_party/busybox/build.sh $(TOOLS)/busybox $(CACHE)/sources && echo "$$hash" > $(TOOLS)/.busybox; }

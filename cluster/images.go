@@ -39,7 +39,8 @@ func (c Config) running() ([]node.Config, error) {
 	return nodes, nil
 }
 
-// ImportImages loads docker or OCI archives into every running node.
+// ImportImages loads docker or OCI archives into every running node that has
+// not got them yet.
 func ImportImages(ctx context.Context, c Config, files []string, out io.Writer) error {
 	nodes, err := c.running()
 	if err != nil {
@@ -47,10 +48,15 @@ func ImportImages(ctx context.Context, c Config, files []string, out io.Writer) 
 	}
 	for _, n := range nodes {
 		for _, file := range files {
-			if err := node.ImportImage(ctx, n, file); err != nil {
+			loaded, err := node.ImportImage(ctx, n, file)
+			if err != nil {
 				return fmt.Errorf("import %s into %s: %w", file, n.Name, err)
 			}
-			fmt.Fprintf(out, "%s: imported %s\n", n.Name, file)
+			if loaded {
+				fmt.Fprintf(out, "%s: imported %s\n", n.Name, file)
+			} else {
+				fmt.Fprintf(out, "%s: has %s\n", n.Name, file)
+			}
 		}
 	}
 	return nil

@@ -4,7 +4,6 @@
 package main
 
 import (
-	"bufio"
 	"cmp"
 	"context"
 	_ "embed"
@@ -12,6 +11,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"net/netip"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -35,7 +35,9 @@ type settings struct {
 	keep                   bool
 	dir, tools, images, to string
 	skiff                  string
-	isolated               bool
+	isolated, hydrophone   bool
+	listen                 string
+	podCIDR, nodeCIDR      netip.Prefix
 }
 
 func main() {
@@ -50,6 +52,11 @@ func main() {
 	flag.StringVar(&s.images, "images", "bin/images", "folder with the archives that make conformance-images makes")
 	flag.StringVar(&s.to, "results", "conformance/results.md", "where to write the results; empty: to the standard output alone")
 	flag.BoolVar(&s.isolated, "isolated", true, "leave the host's own network as it is")
+	flag.BoolVar(&s.hydrophone, "hydrophone", false, "run the suite in a pod of the cluster, by Hydrophone")
+	// Ranges other than those of skiff up, so that a cluster may be up meanwhile.
+	flag.StringVar(&s.listen, "listen", "0.0.0.0:16443", "address of the API")
+	flag.TextVar(&s.podCIDR, "pod-cidr", netip.MustParsePrefix("10.245.0.0/16"), "range of pod addresses")
+	flag.TextVar(&s.nodeCIDR, "node-cidr", netip.MustParsePrefix("172.30.1.0/24"), "range of node addresses")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -77,12 +84,16 @@ func run(ctx context.Context, s settings) error {
 			return err
 		}
 	}
-	stop, err := s.up(ctx, needsNodes(tests))
+	stop, err := s.start(ctx, s.needsNodes(tests))
 	if err != nil {
 		return fmt.Errorf("start the cluster: %w", err)
 	}
 	begin := time.Now()
-	err = s.test(ctx, tests)
+	if s.hydrophone {
+		err = s.testInside(ctx, tests)
+	} else {
+		err = s.test(ctx, tests)
+	}
 	if err == nil {
 		err = s.report(tests, begin)
 	}
@@ -93,66 +104,20 @@ func run(ctx context.Context, s settings) error {
 	return errors.Join(err, stop())
 }
 
-// up starts skiff as a user would, with two nodes, or none if no test runs a
-// pod, and returns when the cluster is complete.
-func (s settings) up(ctx context.Context, nodes bool) (stop func() error, err error) {
-	args := []string{"up", "--data-dir", s.data(), "--listen", "0.0.0.0:16443", "--tools", s.tools, "--max-pods", "60", "--nodes", "0"}
-	if nodes {
-		args[len(args)-1] = "2"
-	}
-	if s.isolated {
-		args = append(args, "--isolated", "--pod-cidr", "10.245.0.0/16", "--node-cidr", "172.30.1.0/24")
-	}
-	cmd := exec.Command(s.skiff, args...)
-	cmd.Stderr = os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // Ctrl-C is for us
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		return nil, err
-	}
-	if err := cmd.Start(); err != nil {
-		return nil, err
-	}
-	stop = func() error {
-		_ = cmd.Process.Signal(os.Interrupt)
-		_, _ = io.Copy(io.Discard, out)
-		return cmd.Wait()
-	}
-	for lines := bufio.NewScanner(out); lines.Scan(); {
-		fmt.Println(lines.Text())
-		if strings.HasPrefix(lines.Text(), "The cluster is up") {
-			return stop, nil
-		}
-	}
-	return nil, fmt.Errorf("%s ended: %w", cmd, cmd.Wait())
-}
-
-func (s settings) data() string { return filepath.Join(s.dir, "cluster") }
-
-func (s settings) kubeconfig() string { return filepath.Join(s.data(), "admin.kubeconfig") }
-
 // test runs the suite: what may run side by side first, then the rest alone.
 // Ginkgo does that by itself, by the tests' own marks.
 func (s settings) test(ctx context.Context, tests []test) error {
 	args := []string{"--procs=" + strconv.Itoa(s.procs), "--timeout=24h", "--no-color", "--keep-going"}
-	names := make([]string, 0, len(tests))
-	for _, t := range tests {
-		names = append(names, regexp.QuoteMeta(t.name))
-	}
 	suite := []string{
 		"--provider=skeleton", "--disable-log-dump",
 		"--kubeconfig=" + s.kubeconfig(),
 		"--kubectl-path=" + filepath.Join(s.tools, "kubectl"),
 		"--report-dir=" + filepath.Join(s.dir, "reports"),
 	}
-	if needsNodes(tests) {
-		if err := s.loadImages(ctx); err != nil {
-			return err
-		}
-	} else {
+	if !s.needsNodes(tests) {
 		suite = append(suite, "--allowed-not-ready-nodes=-1", "--num-nodes=1")
 	}
-	args = append(args, "--focus="+strings.Join(names, "|"), filepath.Join(s.tools, "e2e.test"), "--")
+	args = append(args, "--focus="+focus(tests), filepath.Join(s.tools, "e2e.test"), "--")
 	log, err := os.Create(filepath.Join(s.dir, "e2e.log"))
 	if err != nil {
 		return err
@@ -170,21 +135,6 @@ func (s settings) test(ctx context.Context, tests []test) error {
 	}
 	fmt.Println()
 	return ctx.Err()
-}
-
-func (s settings) loadImages(ctx context.Context) error {
-	archives, err := filepath.Glob(filepath.Join(s.images, "registry.k8s.io_e2e-test-images_*.tar"))
-	if err != nil {
-		return err
-	}
-	if len(archives) == 0 {
-		return fmt.Errorf("no images in %s: make conformance-images", s.images)
-	}
-	args := append([]string{"image", "import", "--data-dir", s.data(), "--tools", s.tools}, archives...)
-	if out, err := exec.CommandContext(ctx, s.skiff, args...).CombinedOutput(); err != nil {
-		return fmt.Errorf("import images: %w: %s", err, out)
-	}
-	return nil
 }
 
 // dots passes on ginkgo's marks of tests that ended, and nothing else.

@@ -122,6 +122,9 @@ func (s settings) report(tests []test, begin time.Time) error {
 		out = io.MultiWriter(file, os.Stdout)
 	}
 	fmt.Fprintf(out, "# Results of the conformance suite\n\nKubernetes v1.36.3, %d tests chosen of %d.%s%s\n\n", len(tests), len(allTests()), named("Tier", s.tier), named("Focus", s.focus))
+	if s.hydrophone {
+		fmt.Fprint(out, "The suite ran in a pod of the cluster, by Hydrophone.\n\n")
+	}
 	fmt.Fprintf(out, "Date: %s. Commit: %s. Tests ran for %v, %d at once, RBAC on, protobuf.\n\n", begin.UTC().Format("2006-01-02 15:04 UTC"), commit(), time.Since(begin).Round(time.Second), s.procs)
 	fmt.Fprintf(out, "**%d passed, %d failed, %d not run.**\n\n", total[passed], total[failed], total[notRun])
 	fmt.Fprintln(out, "| capability | passed | failed | not run |\n|---|---|---|---|")
@@ -133,6 +136,14 @@ func (s settings) report(tests []test, begin time.Time) error {
 		slices.Sort(failures)
 		fmt.Fprintf(out, "\n## Failures\n\n| capability | test | first line |\n|---|---|---|\n%s\n", strings.Join(failures, "\n"))
 	}
+	if !s.needsNodes(tests) {
+		return nil
+	}
+	differences, err := os.ReadFile(filepath.Join(s.images, "differences.md"))
+	if err != nil {
+		return fmt.Errorf("what the images differ in: %w", err)
+	}
+	fmt.Fprintf(out, "\n## Images\n\nAll images were made here, under their upstream names. Differences that a test could notice:\n\n%s", differences)
 	return nil
 }
 

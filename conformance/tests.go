@@ -40,7 +40,17 @@ func choose(s settings) ([]test, error) {
 	return tests, nil
 }
 
-// needsNodes reports whether any of the tests runs pods.
-func needsNodes(tests []test) bool {
-	return slices.ContainsFunc(tests, func(t test) bool { return t.tier != "api" })
+// focus is a regular expression that matches the names of the tests alone.
+func focus(tests []test) string {
+	names := make([]string, 0, len(tests))
+	for _, t := range tests {
+		names = append(names, regexp.QuoteMeta(t.name))
+	}
+	return strings.Join(names, "|")
+}
+
+// needsNodes reports whether any of the tests runs pods, or the suite is to run
+// in one itself.
+func (s settings) needsNodes(tests []test) bool {
+	return s.hydrophone || slices.ContainsFunc(tests, func(t test) bool { return t.tier != "api" })
 }

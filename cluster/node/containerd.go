@@ -8,7 +8,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -198,52 +197,6 @@ func (r *containerd) lastWords() string {
 	}
 	lines := strings.Split(strings.TrimSpace(string(data)), "\n")
 	return lines[len(lines)-1]
-}
-
-// importImages loads the archives of c into the runtime, those it has not had
-// yet.
-func importImages(ctx context.Context, c Config) error {
-	for _, archive := range c.Images {
-		info, err := os.Stat(archive)
-		if err != nil {
-			return err
-		}
-		// The mark carries the time of the archive it stands for.
-		mark := filepath.Join(c.Dir, "containerd", "imported-"+filepath.Base(archive))
-		if done, err := os.Stat(mark); err == nil && done.ModTime().Equal(info.ModTime()) {
-			continue
-		}
-		if err := ImportImage(ctx, c, archive); err != nil {
-			return err
-		}
-		if err := os.WriteFile(mark, nil, 0o644); err != nil {
-			return err
-		}
-		if err := os.Chtimes(mark, info.ModTime(), info.ModTime()); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// ImportImage loads a docker or OCI archive into the node's runtime, where pods
-// find it under the names the archive gives it.
-func ImportImage(ctx context.Context, c Config, archive string) error {
-	_, err := ctr(ctx, c, "images", "import", archive)
-	return err
-}
-
-// Images lists the names of the node's images.
-func Images(ctx context.Context, c Config) ([]string, error) {
-	out, err := ctr(ctx, c, "images", "list", "--quiet")
-	names := strings.Fields(out)
-	return slices.DeleteFunc(names, func(name string) bool { return strings.HasPrefix(name, "sha256:") }), err
-}
-
-// RemoveImage removes an image by name.
-func RemoveImage(ctx context.Context, c Config, name string) error {
-	_, err := ctr(ctx, c, "images", "rm", name)
-	return err
 }
 
 // ctr runs containerd's own client on the images and containers that the CRI

@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
@@ -20,22 +21,28 @@ func main() {
 	out := flag.String("out", "bin/images", "folder for the archives")
 	tools := flag.String("tools", "bin/tools", "folder with agnhost and the other programs that the images are made of")
 	module := flag.String("kubernetes", "", "folder of the module k8s.io/kubernetes")
-	differences := flag.Bool("differences", false, "only say in what the images differ from upstream's")
 	flag.Parse()
-	for _, i := range images(*out, *tools, *module) {
-		if *differences {
-			if i.differs != "" {
-				fmt.Printf("%s: %s\n", i.Reference, i.differs)
-			}
-			continue
-		}
-		archive, err := i.Ensure(*out)
+	if err := run(images(*out, *tools, *module), *out); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+}
+
+// run makes the images and notes in differences.md, for the results, in what
+// they differ from upstream's.
+func run(images []standIn, out string) error {
+	var differences strings.Builder
+	for _, i := range images {
+		archive, err := i.Ensure(out)
 		if err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
+			return err
 		}
 		fmt.Println(archive)
+		if i.differs != "" {
+			fmt.Fprintf(&differences, "- `%s`: %s.\n", i.Reference, i.differs)
+		}
 	}
+	return os.WriteFile(filepath.Join(out, "differences.md"), []byte(differences.String()), 0o644)
 }
 
 type standIn struct {

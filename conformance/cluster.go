@@ -1,0 +1,95 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+)
+
+// start starts a cluster of two nodes that pull images from a registry of ours,
+// or of no nodes if no test runs a pod.
+func (s settings) start(ctx context.Context, nodes bool) (stop func() error, err error) {
+	if !nodes {
+		return s.up("--nodes", "0")
+	}
+	images, err := openRegistry(filepath.Join(s.images, "*.tar"))
+	if err != nil {
+		return nil, err
+	}
+	port, stopRegistry, err := images.serve()
+	if err != nil {
+		return nil, err
+	}
+	host := s.nodeCIDR.Masked().Addr().Next() // as nodes see it
+	stopCluster, err := s.up("--nodes", "2", "--registry-mirror", fmt.Sprintf("http://%s:%d", host, port))
+	if err != nil {
+		return nil, errors.Join(err, stopRegistry())
+	}
+	stop = func() error { return errors.Join(stopCluster(), stopRegistry()) }
+	if err := s.loadImages(ctx); err != nil {
+		return nil, errors.Join(err, stop())
+	}
+	return stop, nil
+}
+
+// up starts skiff as a user would, with further arguments, and returns when the
+// cluster is complete.
+func (s settings) up(more ...string) (stop func() error, err error) {
+	args := append([]string{
+		"up", "--data-dir", s.data(), "--listen", s.listen, "--tools", s.tools, "--max-pods", "60",
+		"--pod-cidr", s.podCIDR.String(), "--node-cidr", s.nodeCIDR.String(),
+	}, more...)
+	if s.isolated {
+		args = append(args, "--isolated")
+	}
+	cmd := exec.Command(s.skiff, args...)
+	cmd.Stderr = os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // Ctrl-C is for us
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return nil, err
+	}
+	if err := cmd.Start(); err != nil {
+		return nil, err
+	}
+	stop = func() error {
+		_ = cmd.Process.Signal(os.Interrupt)
+		_, _ = io.Copy(io.Discard, out)
+		return cmd.Wait()
+	}
+	for lines := bufio.NewScanner(out); lines.Scan(); {
+		fmt.Println(lines.Text())
+		if strings.HasPrefix(lines.Text(), "The cluster is up") {
+			return stop, nil
+		}
+	}
+	return nil, fmt.Errorf("%s ended: %w", cmd, cmd.Wait())
+}
+
+func (s settings) data() string { return filepath.Join(s.dir, "cluster") }
+
+func (s settings) kubeconfig() string { return filepath.Join(s.data(), "admin.kubeconfig") }
+
+// loadImages brings the images to the nodes before the first test, for pulls
+// would count into the time a test waits. The others are pulled.
+func (s settings) loadImages(ctx context.Context) error {
+	archives, err := filepath.Glob(filepath.Join(s.images, "registry.k8s.io_e2e-test-images_*.tar"))
+	if err != nil {
+		return err
+	}
+	if len(archives) == 0 {
+		return fmt.Errorf("no images in %s: make conformance-images", s.images)
+	}
+	args := append([]string{"image", "import", "--data-dir", s.data(), "--tools", s.tools}, archives...)
+	if out, err := exec.CommandContext(ctx, s.skiff, args...).CombinedOutput(); err != nil {
+		return fmt.Errorf("import images: %w: %s", err, out)
+	}
+	return nil
+}
