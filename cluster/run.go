@@ -152,7 +152,7 @@ func (r *run) waitReady(ctx context.Context, members []member) error {
 				return errors.New("the watch of nodes ended")
 			}
 			n, isNode := event.Object.(*corev1.Node)
-			if !isNode || event.Type == watch.Deleted || !missing[n.Name] || !isReady(n) {
+			if !isNode || event.Type == watch.Deleted || !missing[n.Name] || !readySince(n, r.begun) {
 				continue
 			}
 			delete(missing, n.Name)
@@ -162,10 +162,13 @@ func (r *run) waitReady(ctx context.Context, members []member) error {
 	return nil
 }
 
-func isReady(n *corev1.Node) bool {
+// readySince reports whether the kubelet has said since begun that n is ready;
+// what it said before an earlier end of the cluster does not count.
+func readySince(n *corev1.Node, begun time.Time) bool {
 	for _, c := range n.Status.Conditions {
 		if c.Type == corev1.NodeReady {
-			return c.Status == corev1.ConditionTrue
+			// Times in the API have no fractions of a second.
+			return c.Status == corev1.ConditionTrue && !c.LastHeartbeatTime.Time.Before(begun.Truncate(time.Second))
 		}
 	}
 	return false

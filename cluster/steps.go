@@ -12,10 +12,10 @@ import (
 type progress struct {
 	mu    sync.Mutex
 	out   io.Writer
-	start time.Time
+	begun time.Time
 }
 
-func newProgress(out io.Writer) *progress { return &progress{out: out, start: time.Now()} }
+func newProgress(out io.Writer) *progress { return &progress{out: out, begun: time.Now()} }
 
 // step runs f and says how long it took, or how it failed.
 func (p *progress) step(what string, f func() error) error {
@@ -37,4 +37,4 @@ func (p *progress) say(format string, args ...any) {
 }
 
 // elapsed is the time since the start, rounded for people.
-func (p *progress) elapsed() time.Duration { return time.Since(p.start).Round(time.Millisecond) }
+func (p *progress) elapsed() time.Duration { return time.Since(p.begun).Round(time.Millisecond) }
