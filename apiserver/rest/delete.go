@@ -106,9 +106,6 @@ func (h *Handler) tryDelete(ctx context.Context, w *write, current *store.Item, 
 	}
 	if step == deleteNow {
 		item, err := h.remove(ctx, w, current)
-		if err == nil && r.Graceful {
-			item = loose{endedNow(itemObject(item))}
-		}
 		return item, true, err
 	}
 	item, err := h.Store.Update(ctx, r, w.objectNamespace(), w.name, w.dryRun, func(now *store.Item) (resource.Object, error) {
@@ -117,22 +114,14 @@ func (h *Handler) tryDelete(ctx context.Context, w *write, current *store.Item, 
 		}
 		return next, nil
 	})
-	if err != nil {
-		return nil, false, err
+	if err != nil || step == beginDelete {
+		return item, false, err
 	}
-	return item, false, nil
-}
-
-// endedNow is a deleted object as the answer shows it for kinds that can have a
-// grace period: none was left.
-func endedNow(obj resource.Object) resource.Object {
-	obj = obj.DeepCopyObject().(resource.Object)
-	if none := int64(0); obj.GetDeletionGracePeriodSeconds() == nil || *obj.GetDeletionGracePeriodSeconds() > 0 {
-		now := metav1.Now()
-		obj.SetDeletionTimestamp(&now)
-		obj.SetDeletionGracePeriodSeconds(&none)
+	if w.dryRun { // the object is not marked, and a deletion would show it so
+		return item, true, nil
 	}
-	return obj
+	last, err := h.remove(ctx, w, item)
+	return last, true, err
 }
 
 // remove deletes current and gives back what it had reserved.
@@ -172,12 +161,13 @@ type deleteStep int
 
 const (
 	deleteNow       deleteStep = iota // remove it
+	markAndDelete                     // store that it is being deleted, then remove it
 	beginDelete                       // store that it is being deleted
 	alreadyDeleting                   // nothing: its time runs
 )
 
 // planDelete decides what a DELETE with options does to old. next is what to
-// store for beginDelete. options may be changed.
+// store for beginDelete and markAndDelete. options may be changed.
 func planDelete(r *resource.Resource, old resource.Object, options *metav1.DeleteOptions, now time.Time) (next resource.Object, step deleteStep) {
 	next = old.DeepCopyObject().(resource.Object)
 	grace, end, running := gracePeriod(r, next, options, now)
@@ -186,10 +176,15 @@ func planDelete(r *resource.Resource, old resource.Object, options *metav1.Delet
 	}
 	next.SetFinalizers(collectorFinalizers(r, next, options))
 	held := len(next.GetFinalizers()) > 0 || r.Held(next)
+	step = beginDelete
 	switch {
 	case grace > 0:
 	case held:
 		grace, end = 0, now
+	case r.Graceful && graceLeft(old):
+		// Watchers of kinds with grace periods always see an object marked
+		// before it goes.
+		step, end = markAndDelete, now
 	default:
 		return nil, deleteNow
 	}
@@ -205,7 +200,13 @@ func planDelete(r *resource.Resource, old resource.Object, options *metav1.Delet
 		next.SetDeletionGracePeriodSeconds(&grace)
 	}
 	r.Terminate(next)
-	return next, beginDelete
+	return next, step
+}
+
+// graceLeft reports whether obj has not been told yet that its time is over.
+func graceLeft(obj resource.Object) bool {
+	left := obj.GetDeletionGracePeriodSeconds()
+	return obj.GetDeletionTimestamp() == nil || left != nil && *left > 0
 }
 
 // gracePeriod is how many seconds the object has, and when they are over.

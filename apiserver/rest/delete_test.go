@@ -65,7 +65,8 @@ func TestPlanDelete(t *testing.T) {
 		{name: "a grace period", resource: graceful, old: object{Generation: 1}, step: beginDelete, deletion: at(30), grace: n(30), generation: 2},
 		{name: "a chosen grace period", resource: graceful, options: metav1.DeleteOptions{GracePeriodSeconds: n(5)}, step: beginDelete, deletion: at(5), grace: n(5)},
 		{name: "a negative grace period is a second", resource: graceful, options: metav1.DeleteOptions{GracePeriodSeconds: n(-1)}, step: beginDelete, deletion: at(1), grace: n(1)},
-		{name: "no grace period", resource: graceful, options: metav1.DeleteOptions{GracePeriodSeconds: n(0)}, step: deleteNow},
+		{name: "no grace period", resource: graceful, options: metav1.DeleteOptions{GracePeriodSeconds: n(0)}, step: markAndDelete, deletion: at(0), grace: n(0)},
+		{name: "no grace period, and told so before", resource: graceful, old: object{DeletionTimestamp: at(-5), DeletionGracePeriodSeconds: n(0)}, step: deleteNow},
 		{name: "its time runs", resource: graceful, old: object{DeletionTimestamp: at(20), DeletionGracePeriodSeconds: n(30)}, step: alreadyDeleting},
 		{name: "its time is not made longer", resource: graceful, old: object{DeletionTimestamp: at(20), DeletionGracePeriodSeconds: n(30)},
 			options: metav1.DeleteOptions{GracePeriodSeconds: n(60)}, step: alreadyDeleting},
@@ -74,7 +75,7 @@ func TestPlanDelete(t *testing.T) {
 		{name: "a shorter time that is over leaves a second", resource: graceful, old: object{DeletionTimestamp: at(20), DeletionGracePeriodSeconds: n(30)},
 			options: metav1.DeleteOptions{GracePeriodSeconds: n(5)}, step: beginDelete, deletion: at(0), grace: n(1)},
 		{name: "the last step", resource: graceful, old: object{DeletionTimestamp: at(20), DeletionGracePeriodSeconds: n(30)},
-			options: metav1.DeleteOptions{GracePeriodSeconds: n(0)}, step: deleteNow},
+			options: metav1.DeleteOptions{GracePeriodSeconds: n(0)}, step: markAndDelete, deletion: at(0), grace: n(0)},
 		{name: "the last step, but a finalizer holds it", resource: graceful, old: object{Finalizers: []string{"a/b"}, DeletionTimestamp: at(20), DeletionGracePeriodSeconds: n(30)},
 			options: metav1.DeleteOptions{GracePeriodSeconds: n(0)}, step: beginDelete, finalizers: []string{"a/b"}, deletion: at(0), grace: n(0)},
 	} {
@@ -83,7 +84,7 @@ func TestPlanDelete(t *testing.T) {
 			if step != c.step {
 				t.Fatalf("step = %v, want %v", step, c.step)
 			}
-			if step != beginDelete {
+			if step == deleteNow || step == alreadyDeleting {
 				return
 			}
 			if !slices.Equal(next.GetFinalizers(), c.finalizers) {
