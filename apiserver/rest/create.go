@@ -112,7 +112,7 @@ func (w *write) in(namespace string) *write {
 
 // insert gives a mutated object what the server sets, checks and stores it.
 func (h *Handler) insert(ctx context.Context, w *write, obj resource.Object) (*store.Item, error) {
-	if obj.GetResourceVersion() != "" {
+	if obj.GetResourceVersion() != "" && !w.dryRun { // kube-apiserver's storage says so, which dry runs do not reach
 		return nil, errors.New("resourceVersion should not be set on objects to be created")
 	}
 	generate := obj.GetGenerateName() != "" // tried, even if a name was given too
