@@ -111,8 +111,11 @@ func (s *Services) Begin(owner Owner, dryRun bool) *Write {
 }
 
 // NextAddress claims a free address. The error is ErrFull, or what the storage
-// said.
+// said. A dry run gets the address of the range itself, as in kube-apiserver.
 func (w *Write) NextAddress(ctx context.Context) (netip.Addr, error) {
+	if w.dryRun {
+		return w.services.address(0), nil
+	}
 	value, err := w.next(ctx, &w.services.ipPool)
 	return w.services.address(value), err
 }

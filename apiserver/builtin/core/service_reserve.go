@@ -232,7 +232,7 @@ func reserveAddresses(ctx context.Context, w *alloc.Write, s, old *corev1.Servic
 			return apierrors.NewInternalError(fmt.Errorf("failed to allocate a serviceIP for Service %q: %w", s.Name, err))
 		}
 		if err != nil {
-			return invalidService(s, field.ErrorList{field.Invalid(field.NewPath("spec", "clusterIPs"), s.Spec.ClusterIPs, fmt.Sprintf("failed to allocate IP: %v", err))})
+			return invalidService(s, field.ErrorList{field.Invalid(field.NewPath("spec", "clusterIPs"), []string{""}, fmt.Sprintf("failed to allocate IP: %v", err))})
 		}
 		s.Spec.ClusterIP, s.Spec.ClusterIPs = a.String(), []string{a.String()}
 		return nil

@@ -355,7 +355,13 @@ func validateHealthCheckPort(s *corev1.Service) field.ErrorList {
 	case hasHealthCheck(s) && port == 0:
 		return field.ErrorList{field.Required(path, "")}
 	}
-	return nil
+	var errs field.ErrorList
+	if port != 0 {
+		for _, wrong := range validation.IsValidPortNum(int(port)) {
+			errs = append(errs, field.Invalid(path, port, wrong))
+		}
+	}
+	return errs
 }
 
 // validateServiceUpdate keeps what must not change while a Service has a
@@ -431,7 +437,7 @@ func ValidateIngressPoints(s, old *corev1.Service) field.ErrorList {
 	path := field.NewPath("status", "loadBalancer", "ingress")
 	ingress := s.Status.LoadBalancer.Ingress
 	if !isLoadBalancer(s) && len(ingress) > 0 {
-		return field.ErrorList{field.Forbidden(path, "may only be used when `spec.type` is \"LoadBalancer\"")}
+		return field.ErrorList{field.Forbidden(path, "may only be used when `spec.type` is 'LoadBalancer'")}
 	}
 	var before []string
 	for _, in := range old.Status.LoadBalancer.Ingress {
