@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"regexp"
 	"slices"
 	"strconv"
@@ -99,16 +100,21 @@ func clone(value any) any {
 	return value
 }
 
+// randomVolume is the volume with the token of a pod. In managed fields its name
+// is part of a key.
+var randomVolume = regexp.MustCompile(`kube-api-access-[a-z0-9]{5}`)
+
 // replacements are for what servers make up, wherever it stands in a text.
 var replacements = []struct {
 	pattern *regexp.Regexp
 	by      string
 }{
 	{regexp.MustCompile(`[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}`), "<uid>"},
-	{regexp.MustCompile(`kube-api-access-[a-z0-9]{5}`), "kube-api-access-<random>"},
+	{randomVolume, "kube-api-access-<random>"},
 	{regexp.MustCompile(`([Mm]ade[-_][Uu]p-)[a-z0-9]{5}\b`), "$1<random>"},
 	{regexp.MustCompile(`(resourceVersion\\*":\\*")[1-9]\d*`), "$1<rv>"},
 	{regexp.MustCompile(`(resourceVersion|resource version|current|record|UID in record)(:? ?\(?"?)[1-9]\d*`), "$1$2<rv>"},
+	{regexp.MustCompile(`((?:pod updates may not change|is immutable after creation)[^\n]*)\n(?s:.*)`), "$1 (a diff of Go values)"},
 	{regexp.MustCompile(`https://127\.0\.0\.1:\d+`), "https://<server>"},
 	{regexp.MustCompile(`192\.0\.2\.1:\d+`), "192.0.2.1:<port>"},
 }
@@ -125,13 +131,19 @@ var (
 func plain(value any, told string) any {
 	switch v := value.(type) {
 	case map[string]any:
-		for key, inner := range v {
+		for _, key := range slices.Collect(maps.Keys(v)) {
+			inner := v[key]
+			if made := randomVolume.ReplaceAllString(key, "kube-api-access-<random>"); made != key {
+				delete(v, key)
+				key = made
+			}
 			switch s, isText := inner.(string); {
 			case key == "resourceVersion" && isText && s != "" && s != "0":
 				v[key] = "<rv>"
 			case key == "continue" && isText && s != "":
 				v[key] = "<token>"
-			case key == "image" || key == "request":
+			case key == "request" && isText: // base64, in which anything may be found
+				v[key] = s
 			default:
 				v[key] = plain(inner, told)
 			}

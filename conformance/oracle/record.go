@@ -1,9 +1,10 @@
 package main
 
 import (
-	"bufio"
+	"compress/gzip"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -20,8 +21,7 @@ type recorded struct {
 // and Service is enough there: oracle itself asks for all.
 var recordedKinds = []string{"v1 ConfigMap", "v1 Service", "v1 Pod", "apps/v1 Deployment"}
 
-// record plays the cases of the test on kube-apiserver and writes its answers,
-// one case per line.
+// record plays the cases of the test on kube-apiserver and writes its answers.
 func record(ctx context.Context, real *server, c *corpus, file string) error {
 	if err := prepare(ctx, real, c); err != nil {
 		return err
@@ -52,24 +52,27 @@ func record(ctx context.Context, real *server, c *corpus, file string) error {
 			list = append(list, recorded{Kind: k.String(), Case: t})
 		}
 	}
+	for i := range list {
+		if list[i].Answers, err = play(ctx, real, list[i].Case); err != nil {
+			return fmt.Errorf("%s: %s: %w", list[i].Kind, list[i].Case.Name, err)
+		}
+	}
+	return writeRecorded(list, file)
+}
+
+// writeRecorded writes one case per line.
+func writeRecorded(list []recorded, file string) (err error) {
 	out, err := os.Create(file)
 	if err != nil {
 		return err
 	}
-	defer out.Close()
-	w := bufio.NewWriter(out)
+	defer func() { err = errors.Join(err, out.Close()) }()
+	z := gzip.NewWriter(out)
+	lines := json.NewEncoder(z)
 	for _, r := range list {
-		if r.Answers, err = play(ctx, real, r.Case); err != nil {
-			return fmt.Errorf("%s: %s: %w", r.Kind, r.Case.Name, err)
-		}
-		line, err := json.Marshal(r)
-		if err != nil {
+		if err := lines.Encode(r); err != nil {
 			return err
 		}
-		w.Write(append(line, '\n'))
 	}
-	if err := w.Flush(); err != nil {
-		return err
-	}
-	return out.Close()
+	return z.Close()
 }

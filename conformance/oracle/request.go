@@ -31,7 +31,7 @@ type request struct {
 	Body string `json:"body,omitempty"`
 	// Merge is put into the last object answered, by the rules of JSON merge
 	// patch, and the result is sent.
-	Merge map[string]any `json:"merge,omitempty"`
+	Merge map[string]any `json:"merge"`
 	// Code is what kube-apiserver must answer; 0 accepts all, 1 all below 400.
 	Code int `json:"code,omitempty"`
 	// Anonymous leaves out the client certificate.
