@@ -35,8 +35,8 @@ build: ## Build bin/skiff
 	@ln -sfn tools/kubectl bin/kubectl
 
 .PHONY: test
-test: packages tools test-tools lint ## Run all tests: what CI runs
-	SKIFF_TOOLS=$(TOOLS) go test -timeout 25m ./...
+test: packages tools test-tools conformance-tools conformance-images lint ## Run all tests: what CI runs
+	SKIFF_TOOLS=$(TOOLS) SKIFF_IMAGES=$(CACHE)/images go test -timeout 25m ./...
 
 .PHONY: lint
 lint: staticcheck ## Check format, vet and staticcheck
