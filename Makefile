@@ -78,7 +78,7 @@ clean: ## Remove bin/ (the cached tools stay: rm -r $(CACHE))
 # ------------------------------------------------ what the machine must provide
 
 # command:package pairs of Debian; installed only when the command is missing.
-NEEDS := runc:runc iptables:iptables ip:iproute2 conntrack:conntrack mount:mount curl:curl
+NEEDS := pgrep:procps runc:runc iptables:iptables ip:iproute2 conntrack:conntrack mount:mount curl:curl
 
 # $(call need,pairs)
 need = missing=; for n in $(1); do command -v $${n%%:*} >/dev/null || missing="$$missing $${n\#\#*:}"; done; \

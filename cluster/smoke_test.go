@@ -40,10 +40,13 @@ func exampleImages(t *testing.T) []string {
 // nodes with real containers: the scripts in testdata, one after the other.
 func TestCluster(t *testing.T) {
 	images := exampleImages(t)
-	before := traces(t)
+	rules := hostRules(t)
 	c := clustertest.New(t, 2)
 	c.Start(t)
 	c.Import(t, images...)
+	if c.Traces(t) == "" {
+		t.Error("the running cluster has no traces: they are looked for in the wrong place")
+	}
 	t.Run("scripts", func(t *testing.T) {
 		testscript.Run(t, testscript.Params{
 			Dir: "testdata",
@@ -58,8 +61,11 @@ func TestCluster(t *testing.T) {
 		})
 	})
 	c.Stop(t)
-	if after := traces(t); after != before {
-		t.Errorf("left on the machine:\n%s\nbefore:\n%s", after, before)
+	if left := c.Traces(t); left != "" {
+		t.Errorf("left on the machine:\n%s", left)
+	}
+	if after := hostRules(t); after != rules {
+		t.Errorf("isolated nodes changed the host's rules:\n%s\nbefore:\n%s", after, rules)
 	}
 }
 
@@ -169,7 +175,6 @@ spec:
 // TestFailedStart starts on a port that is taken: the error says so, and
 // nothing is left.
 func TestFailedStart(t *testing.T) {
-	before := traces(t)
 	c := clustertest.New(t, 1)
 	c.Start(t)
 	dir, err := os.MkdirTemp("", "skiff-")
@@ -188,30 +193,21 @@ func TestFailedStart(t *testing.T) {
 	if err == nil || !strings.Contains(string(out), "another cluster is running with the data directory") {
 		t.Errorf("a second cluster in the data directory: got %v\n%s", err, out)
 	}
+	if left := clustertest.Traces(t, dir, "10.99.0.0/16"); left != "" {
+		t.Errorf("left by the cluster that did not start:\n%s", left)
+	}
 	c.Stop(t)
-	if after := traces(t); after != before {
-		t.Errorf("left on the machine:\n%s\nbefore:\n%s", after, before)
+	if left := c.Traces(t); left != "" {
+		t.Errorf("left on the machine:\n%s", left)
 	}
 }
 
-// traces is what a cluster may leave on a machine.
-func traces(t *testing.T) string {
-	return shell(t, `
-		ip -o link | awk -F': ' '{print "link", $2}' | grep -E 'skiff|sk[0-9a-f]{4}-' | sort
-		ip netns | awk '{print "namespace", $1}' | grep skiff | sort
-		ip route show table all | grep -E 'skiff|unreachable 10\.' | sort
-		iptables-save | grep -E '^:(KUBE|SKIFF|CNI)' | sed 's/ .*//' | sort
-		grep -o ' /tmp/skiff-[^ ]*' /proc/mounts | sort
-		find /sys/fs/cgroup -maxdepth 2 -name 'skiff*' | sort
-		pgrep -af 'containerd.*/tmp/skiff-' | grep -v pgrep | sort
-		true`)
-}
-
-func shell(t *testing.T, script string) string {
+// hostRules are the rules in the host's own namespace, without their counters.
+func hostRules(t *testing.T) string {
 	t.Helper()
-	out, err := exec.Command("sh", "-c", script).CombinedOutput()
+	out, err := exec.Command("iptables-save").Output()
 	if err != nil {
-		t.Fatalf("%s: %v\n%s", script, err, out)
+		t.Fatal(err)
 	}
-	return string(out)
+	return regexp.MustCompile(`(?m)^#.*\n|\[\d+:\d+\]`).ReplaceAllString(string(out), "")
 }

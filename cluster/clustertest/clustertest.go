@@ -4,6 +4,8 @@ package clustertest
 
 import (
 	"bufio"
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"io"
 	"net"
@@ -21,7 +23,8 @@ import (
 type Cluster struct {
 	Program, DataDir string
 	// Port is that of the API on every address of this machine.
-	Port int
+	Port    int
+	PodCIDR string
 
 	args []string
 	cmd  *exec.Cmd
@@ -80,11 +83,12 @@ func New(t testing.TB, nodes int) *Cluster {
 		t.Fatal(err)
 	}
 	c.DataDir = dir
-	subnet := 100 + os.Getpid()%100
+	subnet := 100 + os.Getpid()%100 // other packages' tests run beside
+	c.PodCIDR = fmt.Sprintf("10.%d.0.0/16", subnet)
 	c.args = []string{
 		"up", "--isolated", "--data-dir", dir, "--tools", Tools(t), "--nodes", fmt.Sprint(nodes),
 		"--listen", fmt.Sprintf("0.0.0.0:%d", c.Port),
-		"--pod-cidr", fmt.Sprintf("10.%d.0.0/16", subnet),
+		"--pod-cidr", c.PodCIDR,
 		"--service-cidr", "10.97.0.0/16",
 		"--node-cidr", fmt.Sprintf("172.31.%d.0/24", subnet),
 	}
@@ -92,7 +96,7 @@ func New(t testing.TB, nodes int) *Cluster {
 		if c.cmd != nil {
 			c.Kill()
 		}
-		if out, err := exec.Command(c.Program, "down", "--data-dir", dir, "--pod-cidr", fmt.Sprintf("10.%d.0.0/16", subnet)).CombinedOutput(); err != nil {
+		if out, err := exec.Command(c.Program, "down", "--data-dir", dir, "--pod-cidr", c.PodCIDR).CombinedOutput(); err != nil {
 			t.Errorf("skiff down: %v\n%s", err, out)
 		}
 		if t.Failed() {
@@ -133,6 +137,34 @@ func (c *Cluster) Start(t testing.TB) {
 		c.cmd = nil
 		t.Fatalf("skiff %s ended:\n%s", strings.Join(c.args, " "), c.out.String())
 	}
+}
+
+// Traces lists what a cluster with a data directory has on the machine:
+// processes, mounts, links, namespaces, routes and cgroups.
+func Traces(t testing.TB, dataDir, podCIDR string) string {
+	t.Helper()
+	sum := sha256.Sum256([]byte(dataDir)) // as package cluster names its things
+	script := `
+		ip -o link | awk -F': ' '{print "link", $2}' | grep -E "skiff$ID|sk$ID-"
+		ip netns | awk '{print "namespace", $1}' | grep "skiff$ID"
+		ip route show table all | grep -E "unreachable $CIDR|skiff$ID"
+		grep -o " $DIR[^ ]*" /proc/mounts
+		find /sys/fs/cgroup -maxdepth 2 -name "skiff$ID"
+		pgrep -af "$DIR" | grep -v pgrep
+		true`
+	cmd := exec.Command("sh", "-c", script)
+	cmd.Env = append(os.Environ(), "ID="+hex.EncodeToString(sum[:2]), "DIR="+dataDir, "CIDR="+podCIDR)
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("look for traces: %v\n%s", err, out)
+	}
+	return string(out)
+}
+
+// Traces lists what the cluster has on the machine.
+func (c *Cluster) Traces(t testing.TB) string {
+	t.Helper()
+	return Traces(t, c.DataDir, c.PodCIDR)
 }
 
 // Stop ends the cluster as Ctrl-C does.
