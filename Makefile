@@ -51,12 +51,12 @@ images: image-packages ## Make the images of the examples, from packages of the 
 .PHONY: conformance
 conformance: packages build tools conformance-tools conformance-images ## Run the official suite: TIER=api FOCUS='Pods' PROCS=4 KEEP=1
 	go run ./conformance -tools $(TOOLS) -images $(CACHE)/images $(if $(TIER),-tier $(TIER)) $(if $(FOCUS),-focus '$(FOCUS)') \
-	  $(if $(PROCS),-procs $(PROCS)) $(if $(KEEP),-keep) $(if $(TIER)$(FOCUS),-results '')
+	  $(if $(PROCS),-procs $(PROCS)) $(if $(KEEP),-keep) $(if $(TIER)$(FOCUS),-results '') $(CONFORMANCEFLAGS)
 
 .PHONY: hydrophone
 hydrophone: packages build tools conformance-tools conformance-images hydrophone-tool ## Run the suite from inside the cluster: FOCUS='Pods' PROCS=4
 	go run ./conformance -hydrophone -tools $(TOOLS) -images $(CACHE)/images -dir /tmp/skiff-hydrophone $(if $(TIER),-tier $(TIER)) \
-	  $(if $(FOCUS),-focus '$(FOCUS)') $(if $(PROCS),-procs $(PROCS)) $(if $(KEEP),-keep) -results ''
+	  $(if $(FOCUS),-focus '$(FOCUS)') $(if $(PROCS),-procs $(PROCS)) $(if $(KEEP),-keep) -results '' $(CONFORMANCEFLAGS)
 
 .PHONY: conformance-images
 conformance-images: image-packages agnhost nonewprivs busybox sample-apiserver etcd conformance-tools go-runner

@@ -35,7 +35,7 @@ func (s settings) testInside(ctx context.Context, tests []test) error {
 		"--busybox-image", "registry.k8s.io/e2e-test-images/busybox:1.37.0-1", // the suite's own, not the one before it
 	)...)
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGINT) }
-	cmd.Stdout, cmd.Stderr = io.MultiWriter(log, os.Stdout), log
+	cmd.Stdout, cmd.Stderr = io.MultiWriter(log, &dots{}), io.MultiWriter(log, os.Stderr)
 	var failed *exec.ExitError
 	if err := cmd.Run(); err != nil && !errors.As(err, &failed) {
 		return err
@@ -43,5 +43,6 @@ func (s settings) testInside(ctx context.Context, tests []test) error {
 	if _, err := os.Stat(filepath.Join(reports, "junit_01.xml")); err != nil && ctx.Err() == nil {
 		return fmt.Errorf("hydrophone brought back no report, see %s: %w", log.Name(), err)
 	}
+	fmt.Println()
 	return ctx.Err()
 }
