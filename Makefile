@@ -71,6 +71,10 @@ oracle: build test-tools ## Ask kube-apiserver and Skiff the same, list the diff
 bench: ## Run the benchmarks
 	go test -run '^$$' -bench . -benchmem ./apiserver/...
 
+.PHONY: compare
+compare: build etcd kube-apiserver ## Measure Skiff's API server beside kube-apiserver with etcd, print a table
+	go run ./bench -tools $(TOOLS)
+
 .PHONY: clean
 clean: ## Remove bin/ (the cached tools stay: rm -r $(CACHE))
 	rm -rf bin

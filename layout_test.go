@@ -31,6 +31,7 @@ var mayImport = map[string][]string{
 	"cluster":           {"apiserver", "controllers", "scheduler", "kubelet", "proxy"},
 	"cmd":               {"cluster", "apiserver", "controllers", "scheduler", "kubelet", "proxy"},
 	"conformance":       {"cluster", "apiserver"},
+	"bench":             {"cluster"},
 	"examples":          {"cluster/image"},
 }
 

@@ -1,0 +1,75 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+func TestQuantile(t *testing.T) {
+	hundred := make([]time.Duration, 100)
+	for i := range hundred {
+		hundred[i] = time.Duration(i + 1)
+	}
+	for _, c := range []struct {
+		name string
+		of   []time.Duration
+		q    float64
+		want time.Duration
+	}{
+		{"of none", nil, 0.5, 0},
+		{"of one", []time.Duration{7}, 0.99, 7},
+		{"median of two is the lower", []time.Duration{1, 2}, 0.5, 1},
+		{"99 of 100", hundred, 0.99, 99},
+		{"all", hundred, 1, 100},
+		{"between ranks goes up", []time.Duration{1, 2, 3}, 0.5, 2},
+	} {
+		if got := quantile(c.of, c.q); got != c.want {
+			t.Errorf("%s: got %d, want %d", c.name, got, c.want)
+		}
+	}
+}
+
+func TestWorkDoesTheFirstJobsOnce(t *testing.T) {
+	var sum atomic.Int64
+	o, err := work(t.Context(), 4, 100, time.Minute, func(_ context.Context, _, job int) error {
+		sum.Add(int64(job))
+		return nil
+	})
+	if err != nil || sum.Load() != 99*100/2 || len(o.took) != 100 || !slices.IsSorted(o.took) {
+		t.Errorf("got error %v, sum of jobs %d, %d times; want none, %d, 100 in order", err, sum.Load(), len(o.took), 99*100/2)
+	}
+}
+
+func TestWorkEnds(t *testing.T) {
+	o, err := work(t.Context(), 2, 1<<40, 20*time.Millisecond, func(context.Context, int, int) error {
+		time.Sleep(time.Millisecond)
+		return nil
+	})
+	if err != nil || len(o.took) == 0 || len(o.took) > 60 {
+		t.Errorf("at its limit: got %d jobs and error %v, want a few and none", len(o.took), err)
+	}
+	broken := errors.New("broken")
+	if _, err = work(t.Context(), 2, 1<<40, time.Minute, func(context.Context, int, int) error { return broken }); !errors.Is(err, broken) {
+		t.Errorf("at an error: got %v, want %v", err, broken)
+	}
+}
+
+func TestTable(t *testing.T) {
+	got := table([]column{
+		{"real", []figure{{"start", seconds, 4}, {"create", perSecond, 1234.5}, {"disk", mebibytes, 128}}},
+		{"ours", []figure{{"start", seconds, 0.5}, {"create", perSecond, 617.25}}},
+	})
+	want := `| | real | ours | times better |
+|---|---:|---:|---:|
+| start | 4.0 s | 0.50 s | 8.0 |
+| create | 1,230/s | 617/s | 0.50 |
+| disk | 128 MiB | – | – |
+`
+	if got != want {
+		t.Errorf("got\n%swant\n%s", got, want)
+	}
+}

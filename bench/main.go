@@ -1,0 +1,126 @@
+// Command bench puts the same load on kube-apiserver with etcd and on Skiff's
+// API server, in one run on one machine, and prints what each needed and how
+// they compare as a table in Markdown.
+//
+// The servers run one after the other, each alone with the client, with the
+// same certificates, over TLS. The client is client-go with protobuf and
+// without limits of its own. It shares the machine's cores with the servers, so
+// absolute figures are lower than what a server alone could do, and ratios
+// nearer to 1.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+	"time"
+)
+
+type settings struct {
+	tools, skiff, dir string
+	scale             scale
+}
+
+// atMost bounds a whole run: what takes longer is not worth waiting for.
+const atMost = 4 * time.Minute
+
+func main() {
+	var s settings
+	flag.StringVar(&s.tools, "tools", "bin/tools", "folder with kube-apiserver and etcd")
+	flag.StringVar(&s.skiff, "skiff", "bin/skiff", "the program to compare")
+	flag.StringVar(&s.dir, "dir", os.TempDir(), "where to put the servers' data for the time of the run; its disk is measured too")
+	small := flag.Bool("small", false, "a twentieth of the load: to see that everything works, not to measure")
+	flag.Parse()
+	s.scale = full
+	if *small {
+		s.scale = full.divided(20)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	ctx, cancel := context.WithTimeoutCause(ctx, atMost, fmt.Errorf("not done after %v", atMost))
+	defer cancel()
+	if err := run(ctx, s); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, s settings) error {
+	dir, err := os.MkdirTemp(s.dir, "skiff-bench-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	m, err := describeMachine(dir)
+	if err != nil {
+		return err
+	}
+	keys, err := newKeys(filepath.Join(dir, "pki"))
+	if err != nil {
+		return err
+	}
+	subjects, err := newSubjects(s, dir, keys)
+	if err != nil {
+		return err
+	}
+	var columns []column
+	for _, subject := range subjects {
+		slog.Info("measuring", "server", subject.name)
+		figures, err := measure(ctx, subject, keys, s.scale)
+		if err != nil {
+			return fmt.Errorf("%s: %w%s", subject.name, err, subject.lastWords())
+		}
+		columns = append(columns, column{subject.name, figures})
+	}
+	fmt.Printf("%s\n\n%s", m, table(columns))
+	return nil
+}
+
+// measure starts the subject, puts all loads on it, starts it once more on its
+// data, and stops it.
+func measure(ctx context.Context, s *subject, keys keys, n scale) (_ []figure, err error) {
+	defer s.stop()
+	clients, err := keys.clients(s.address, n.connections)
+	if err != nil {
+		return nil, err
+	}
+	l := &load{scale: n, clients: clients}
+	for _, step := range []func() error{
+		func() error { return l.addStart(ctx, "from start to ready", s) },
+		func() error { return pause(ctx, n.idle) },
+		func() error { return l.addMemory("memory, idle", s, "VmRSS") },
+		func() error { return l.run(ctx) },
+		func() error { return l.addCPU("CPU time of the server in all", s) },
+		func() error { return l.addMemory("memory after the load", s, "VmRSS") },
+		func() error { return l.addMemory("memory, most ever", s, "VmHWM") },
+		func() error { return l.addDisk(s) },
+	} {
+		if err := step(); err != nil {
+			return nil, errors.Join(err, context.Cause(ctx))
+		}
+	}
+	if !s.durable {
+		return l.figures, nil
+	}
+	s.stop()
+	if err := l.addStart(ctx, "from start to ready, with what the load left", s); err != nil {
+		return nil, err
+	}
+	return l.figures, nil
+}
+
+// pause waits for d.
+func pause(ctx context.Context, d time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(d):
+		return nil
+	}
+}
