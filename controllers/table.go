@@ -20,6 +20,7 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
+	storagev1 "k8s.io/api/storage/v1"
 )
 
 // row describes a controller: it is made if the server serves what it needs. A nil runner means that the
@@ -82,6 +83,9 @@ var table = []row{
 	}},
 	{"pv-protection", core("persistentvolumes"), func(m *Manager) (runner, error) {
 		return storage.VolumeProtection(m.storage()), nil
+	}},
+	{"vac-protection", append(in(storagev1.SchemeGroupVersion, "volumeattributesclasses"), core("persistentvolumeclaims", "persistentvolumes")...), func(m *Manager) (runner, error) {
+		return storage.AttributesClassProtection(m.storage()), nil
 	}},
 	{"endpoints", core("services", "endpoints", "pods"), func(m *Manager) (runner, error) {
 		return services.Endpoints(m.services()), nil

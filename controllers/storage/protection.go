@@ -20,6 +20,7 @@ import (
 const (
 	claimFinalizer  = "kubernetes.io/pvc-protection"
 	volumeFinalizer = "kubernetes.io/pv-protection"
+	classFinalizer  = "kubernetes.io/vac-protection"
 )
 
 // Deps is what the controllers of this package are made of.
@@ -90,6 +91,83 @@ func VolumeProtection(d Deps) reconcile.Controller {
 			return 0, ignoreNotFound(err)
 		},
 	}
+}
+
+// AttributesClassProtection lets a class of volume attributes that is being deleted go only when no claim and no volume
+// names it. It is woken by the class, and by claims and volumes that stop naming one.
+func AttributesClassProtection(d Deps) reconcile.Controller {
+	classes := d.Informers.Storage().V1().VolumeAttributesClasses()
+	claims := d.Informers.Core().V1().PersistentVolumeClaims()
+	volumes := d.Informers.Core().V1().PersistentVolumes()
+	return reconcile.Controller{
+		Name:    "AttributesClassProtection",
+		Workers: d.Workers,
+		Watch: []reconcile.Source{
+			reconcile.Self(classes.Informer()),
+			reconcile.On(claims.Informer(), func(old, _ *corev1.PersistentVolumeClaim) []reconcile.Key {
+				if old == nil {
+					return nil
+				}
+				return classKeys(classesOfClaim(old))
+			}),
+			reconcile.On(volumes.Informer(), func(old, _ *corev1.PersistentVolume) []reconcile.Key {
+				if old == nil {
+					return nil
+				}
+				return classKeys([]*string{old.Spec.VolumeAttributesClassName})
+			}),
+		},
+		Sync: func(ctx context.Context, key reconcile.Key) (time.Duration, error) {
+			class, err := classes.Lister().Get(key.Name)
+			if err != nil {
+				return 0, ignoreNotFound(err)
+			}
+			finalizers, changed, err := protect(class, classFinalizer, func() (bool, error) { return classUsed(ctx, d.Client, class.Name) })
+			if err != nil || !changed {
+				return 0, err
+			}
+			updated := class.DeepCopy()
+			updated.Finalizers = finalizers
+			_, err = d.Client.StorageV1().VolumeAttributesClasses().Update(ctx, updated, metav1.UpdateOptions{})
+			return 0, ignoreNotFound(err)
+		},
+	}
+}
+
+func classKeys(names []*string) []reconcile.Key {
+	var keys []reconcile.Key
+	for _, name := range names {
+		if name != nil && *name != "" {
+			keys = append(keys, reconcile.Key{Name: *name})
+		}
+	}
+	return keys
+}
+
+// classesOfClaim are the classes a claim asks for, has, or is on its way to.
+func classesOfClaim(claim *corev1.PersistentVolumeClaim) []*string {
+	names := []*string{claim.Spec.VolumeAttributesClassName, claim.Status.CurrentVolumeAttributesClassName}
+	if modify := claim.Status.ModifyVolumeStatus; modify != nil {
+		names = append(names, &modify.TargetVolumeAttributesClassName)
+	}
+	return names
+}
+
+// classUsed asks the server, as claimUsed does.
+func classUsed(ctx context.Context, client kubernetes.Interface, class string) (bool, error) {
+	names := func(name *string) bool { return name != nil && *name == class }
+	claims, err := client.CoreV1().PersistentVolumeClaims(metav1.NamespaceAll).List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return false, fmt.Errorf("list claims that may use class %s: %w", class, err)
+	}
+	if slices.ContainsFunc(claims.Items, func(c corev1.PersistentVolumeClaim) bool { return slices.ContainsFunc(classesOfClaim(&c), names) }) {
+		return true, nil
+	}
+	volumes, err := client.CoreV1().PersistentVolumes().List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return false, fmt.Errorf("list volumes that may use class %s: %w", class, err)
+	}
+	return slices.ContainsFunc(volumes.Items, func(v corev1.PersistentVolume) bool { return names(v.Spec.VolumeAttributesClassName) }), nil
 }
 
 // protect returns the finalizers an object should have: with ours while it lives, without when it is being deleted
