@@ -60,6 +60,9 @@ func defaultDaemonSet(ds *appsv1.DaemonSet) {
 		podspec.SetDefault(&strategy.RollingUpdate.MaxSurge, intstr.FromInt32(0))
 	}
 	podspec.SetDefault(&ds.Spec.RevisionHistoryLimit, 10)
+	if ds.Annotations[appsv1.DeprecatedTemplateGeneration] == "" {
+		setTemplateGeneration(ds, 0) // so that who writes a DaemonSet owns it, as in kube-apiserver
+	}
 }
 
 // prepareDaemonSet also keeps the template generation, which counts the changes

@@ -20,6 +20,7 @@ func secrets() *resource.Resource {
 			if s.Type == "" {
 				s.Type = corev1.SecretTypeOpaque
 			}
+			takeStringData(s)
 		},
 		Prepare:  prepareSecret,
 		Validate: validateSecret,
@@ -35,9 +36,8 @@ func secrets() *resource.Resource {
 	})
 }
 
-// prepareSecret moves stringData, which is write-only, into data, and keeps
-// the type on an update that leaves it out.
-func prepareSecret(s, old *corev1.Secret) {
+// takeStringData moves stringData, which is write-only, into data.
+func takeStringData(s *corev1.Secret) {
 	if len(s.StringData) > 0 && s.Data == nil {
 		s.Data = make(map[string][]byte)
 	}
@@ -45,6 +45,11 @@ func prepareSecret(s, old *corev1.Secret) {
 		s.Data[key] = []byte(value)
 	}
 	s.StringData = nil
+}
+
+// prepareSecret keeps the type on an update that leaves it out.
+func prepareSecret(s, old *corev1.Secret) {
+	takeStringData(s)
 	if old != nil && s.Type == "" {
 		s.Type = old.Type
 	}
