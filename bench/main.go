@@ -95,6 +95,7 @@ func measure(ctx context.Context, s *subject, keys keys, n scale) (_ []figure, e
 		func() error { return l.addStart(ctx, "from start to ready", s) },
 		func() error { return pause(ctx, n.idle) },
 		func() error { return l.addMemory("memory, idle", s, "VmRSS") },
+		func() error { return l.addMemory("memory, idle, without pages of files", s, "RssAnon") },
 		func() error { return l.run(ctx) },
 		func() error { return l.addCPU("CPU time of the server in all", s) },
 		func() error { return l.addMemory("memory after the load", s, "VmRSS") },

@@ -164,8 +164,8 @@ func (s *subject) lastWords() string {
 }
 
 // memory is the sum of a field of /proc/PID/status over the programs, in bytes:
-// VmRSS for what they hold now, VmHWM for the most they ever held. Pages of
-// database files that they map count as well.
+// VmRSS for what they hold now, VmHWM for the most they ever held, both with the
+// pages of programs and databases that are mapped; RssAnon for now without.
 func (s *subject) memory(field string) (int64, error) {
 	var sum int64
 	for _, p := range s.running {
