@@ -6,6 +6,8 @@
 out=$1 cache=$2
 version=1.37.0
 sum=3311dff32e746499f4df0d5df04d7eb396382d7e108bb9250e7b519b837043a4
+# The time of the release, in place of that of the build: equal digests.
+export SOURCE_DATE_EPOCH=1727395200
 archive=$cache/busybox-$version.tar.bz2
 
 mkdir -p "$cache"
