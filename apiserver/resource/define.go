@@ -54,6 +54,7 @@ func Define[L any, T any, P interface {
 		Held:            func(Object) bool { return false },
 		AnswersDeleted:  d.AnswersDeleted,
 		OrphanByDefault: d.OrphanByDefault,
+		OrphanWarning:   d.OrphanWarning,
 
 		ToStored:   func(obj Object) Object { return obj },
 		FromStored: func(obj Object) Object { return obj },

@@ -101,6 +101,8 @@ type Definition[T any] struct {
 	// OrphanByDefault makes deletion without a propagation policy orphan the
 	// dependents (batch/v1 Job, v1 ReplicationController).
 	OrphanByDefault bool
+	// OrphanWarning, if any, tells clients whose deletion orphans by default.
+	OrphanWarning string
 
 	// Review makes the kind a question instead of a record: create runs
 	// decoding, defaults, Validate and admission, then answers with what Review
@@ -219,6 +221,7 @@ type Resource struct {
 	Held            func(obj Object) bool
 	AnswersDeleted  bool
 	OrphanByDefault bool
+	OrphanWarning   string
 
 	// Review is nil for kinds that are stored: the one function that may be.
 	Review func(ctx context.Context, c Call, obj Object) (Object, error)

@@ -142,12 +142,12 @@ func (h *Handler) insert(ctx context.Context, w *write, obj resource.Object) (*s
 // createError says why an object was not created; one that is there already
 // may be about to go.
 func (h *Handler) createError(ctx context.Context, w *write, name string, generate bool, err error) error {
-	err = fromStore(err, w.stored(), name)
+	err = fromStore(err, w.resource, name)
 	if !apierrors.IsAlreadyExists(err) {
 		return err
 	}
 	if generate {
-		err = apierrors.NewGenerateNameConflict(w.stored().GR(), name, 1)
+		err = apierrors.NewGenerateNameConflict(w.resource.GR(), name, 1)
 	}
 	current, getErr := h.Store.Get(ctx, w.stored(), w.objectNamespace(), name)
 	var status *apierrors.StatusError

@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/skiff-k8s/skiff/apiserver/codec"
+	"github.com/skiff-k8s/skiff/apiserver/request"
 	"github.com/skiff-k8s/skiff/apiserver/resource"
 	"github.com/skiff-k8s/skiff/apiserver/store"
 )
@@ -29,6 +30,7 @@ func (h *Handler) delete(w http.ResponseWriter, r *http.Request, t *target) erro
 	if err != nil {
 		return err
 	}
+	warnOrphans(ctx, t.resource.Stored, options)
 	wr := newWrite(r, t, options, "", options.DryRun)
 	item, gone, err := h.deleteObject(ctx, wr, options)
 	if err != nil {
@@ -42,6 +44,13 @@ func (h *Handler) delete(w http.ResponseWriter, r *http.Request, t *target) erro
 		return answerStatus(w, r, code, deleted(t.resource, itemObject(item)))
 	}
 	return h.answer(w, r, t, out, code, item)
+}
+
+// warnOrphans tells who says nothing about dependents that they stay.
+func warnOrphans(ctx context.Context, r *resource.Resource, options *metav1.DeleteOptions) {
+	if r.OrphanWarning != "" && options.PropagationPolicy == nil && options.OrphanDependents == nil {
+		request.Warn(ctx, r.OrphanWarning)
+	}
 }
 
 // deleted is the answer that says what was deleted.
@@ -76,13 +85,13 @@ func (h *Handler) deleteObject(ctx context.Context, w *write, options *metav1.De
 	for {
 		current, err := h.Store.Get(ctx, r, w.objectNamespace(), w.name)
 		if err != nil {
-			return nil, false, fromStore(err, r, w.name)
+			return nil, false, fromStore(err, w.resource, w.name)
 		}
 		item, gone, err := h.tryDelete(ctx, w, current, options.DeepCopy())
 		if errors.Is(err, store.ErrConflict) && ctx.Err() == nil {
 			continue
 		}
-		return item, gone, fromStore(err, r, w.name)
+		return item, gone, fromStore(err, w.resource, w.name)
 	}
 }
 
@@ -144,6 +153,9 @@ func preconditions(r *resource.Resource, old resource.Object, options *metav1.De
 	if p == nil {
 		return nil
 	}
+	if r.GR().String() == "namespaces" {
+		return namespacePreconditions(old, p)
+	}
 	conflict := func(format string, args ...any) error {
 		return apierrors.NewConflict(schema.GroupResource{Group: r.Group, Resource: r.Kind}, old.GetName(), fmt.Errorf(format, args...))
 	}
@@ -152,6 +164,22 @@ func preconditions(r *resource.Resource, old resource.Object, options *metav1.De
 	}
 	if p.ResourceVersion != nil && *p.ResourceVersion != old.GetResourceVersion() {
 		return conflict("the ResourceVersion in the precondition (%s) does not match the ResourceVersion in record (%s). The object might have been modified", *p.ResourceVersion, old.GetResourceVersion())
+	}
+	return nil
+}
+
+// namespacePreconditions says the same of namespaces in other words, which
+// kube-apiserver has for them.
+func namespacePreconditions(old resource.Object, p *metav1.Preconditions) error {
+	conflict := func(what string, want, have any) error {
+		return apierrors.NewConflict(schema.GroupResource{Resource: "namespaces"}, old.GetName(),
+			fmt.Errorf("Precondition failed: %s in precondition: %v, %[1]s in object meta: %[3]v", what, want, have))
+	}
+	if p.UID != nil && *p.UID != old.GetUID() {
+		return conflict("UID", *p.UID, old.GetUID())
+	}
+	if p.ResourceVersion != nil && *p.ResourceVersion != old.GetResourceVersion() {
+		return conflict("ResourceVersion", *p.ResourceVersion, old.GetResourceVersion())
 	}
 	return nil
 }

@@ -31,6 +31,7 @@ func (h *Handler) deleteCollection(w http.ResponseWriter, r *http.Request, t *ta
 	if err != nil {
 		return err
 	}
+	warnOrphans(r.Context(), t.resource.Stored, options)
 	page, err := h.Store.List(r.Context(), t.resource, store.ListOptions{Match: selected, Limit: selection.Limit, Continue: selection.Continue,
 		ResourceVersion: selection.ResourceVersion, ResourceVersionMatch: selection.ResourceVersionMatch})
 	if err != nil {

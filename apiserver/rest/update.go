@@ -107,7 +107,7 @@ func (h *Handler) updateObject(ctx context.Context, w *write, c change) (item co
 			if errors.Is(err, store.ErrConflict) {
 				continue
 			}
-			return item, false, fromStore(err, w.stored(), w.name)
+			return item, false, fromStore(err, w.resource, w.name)
 		case errors.Is(err, store.ErrNotFound) && c.create:
 			item, err := h.createByUpdate(ctx, w, c)
 			if apierrors.IsAlreadyExists(err) && ctx.Err() == nil {
@@ -115,7 +115,7 @@ func (h *Handler) updateObject(ctx context.Context, w *write, c change) (item co
 			}
 			return item, true, err
 		}
-		return stored, false, fromStore(err, w.stored(), w.name)
+		return stored, false, fromStore(err, w.resource, w.name)
 	}
 }
 

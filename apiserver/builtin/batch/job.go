@@ -59,6 +59,8 @@ func jobs() *resource.Resource {
 		},
 		Columns:         jobColumns(),
 		OrphanByDefault: true,
+		OrphanWarning: "child pods are preserved by default when jobs are deleted; " +
+			"set propagationPolicy=Background to remove them or set propagationPolicy=Orphan to suppress this warning",
 		Subresources: []resource.Subresource[batchv1.Job]{
 			{Name: "status", View: true,
 				Prepare:  func(obj, old *batchv1.Job) { obj.Spec = old.Spec },
