@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/google/uuid"
 	corev1 "k8s.io/api/core/v1"
 	quantity "k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -18,9 +19,17 @@ func limitRanges() *resource.Resource {
 	return resource.Define[corev1.LimitRangeList](resource.Definition[corev1.LimitRange]{
 		Version: "v1", Kind: "LimitRange", Plural: "limitranges", ShortNames: []string{"limits"},
 		Default:        defaultLimitRange,
+		Prepare:        nameLimitRange,
 		Validate:       validateLimitRange,
 		CreateOnUpdate: true,
 	})
+}
+
+// nameLimitRange gives a LimitRange without a name one, alone among all kinds.
+func nameLimitRange(l, old *corev1.LimitRange) {
+	if old == nil && l.Name == "" {
+		l.Name = uuid.NewString()
+	}
 }
 
 func defaultLimitRange(l *corev1.LimitRange) {

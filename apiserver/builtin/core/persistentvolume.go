@@ -80,6 +80,9 @@ func prepareVolume(v, old *corev1.PersistentVolume) {
 // prepareVolumeStatus notes when the phase changed, unless the client did.
 func prepareVolumeStatus(v, old *corev1.PersistentVolume) {
 	v.Spec = *old.Spec.DeepCopy()
+	if v.Status.Phase == old.Status.Phase && v.Status.LastPhaseTransitionTime == nil {
+		v.Status.LastPhaseTransitionTime = old.Status.LastPhaseTransitionTime
+	}
 	if v.Status.Phase != old.Status.Phase && (v.Status.LastPhaseTransitionTime == nil || v.Status.LastPhaseTransitionTime.Equal(old.Status.LastPhaseTransitionTime)) {
 		v.Status.LastPhaseTransitionTime = ptr.To(metav1.Now())
 	}

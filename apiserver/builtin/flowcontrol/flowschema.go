@@ -10,6 +10,7 @@ import (
 	flowcontrolv1 "k8s.io/api/flowcontrol/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/validation"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/apiserver/pkg/apis/flowcontrol/bootstrap"
 
@@ -60,7 +61,10 @@ func flowSchemas() *resource.Resource {
 		},
 		Subresources: []resource.Subresource[schema]{{
 			Name: "status", View: true,
-			Prepare: func(s, old *schema) { s.Spec = *old.Spec.DeepCopy() },
+			Prepare: func(s, old *schema) {
+				s.Spec = *old.Spec.DeepCopy()
+				metav1.ResetObjectMetaForStatus(s, old)
+			},
 			Validate: func(s, _ *schema) field.ErrorList {
 				return validateConditions(s.Status.Conditions, func(c flowcontrolv1.FlowSchemaCondition) string { return string(c.Type) })
 			},

@@ -6,6 +6,7 @@ import (
 
 	flowcontrolv1 "k8s.io/api/flowcontrol/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/apiserver/pkg/apis/flowcontrol/bootstrap"
 	"k8s.io/utils/ptr"
@@ -47,7 +48,10 @@ func priorityLevels() *resource.Resource {
 		},
 		Subresources: []resource.Subresource[level]{{
 			Name: "status", View: true,
-			Prepare: func(l, old *level) { l.Spec = *old.Spec.DeepCopy() },
+			Prepare: func(l, old *level) {
+				l.Spec = *old.Spec.DeepCopy()
+				metav1.ResetObjectMetaForStatus(l, old)
+			},
 			Validate: func(l, _ *level) field.ErrorList {
 				return validateConditions(l.Status.Conditions, func(c flowcontrolv1.PriorityLevelConfigurationCondition) string { return string(c.Type) })
 			},

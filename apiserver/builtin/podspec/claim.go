@@ -65,9 +65,9 @@ func (v *validator) checkDataSources(s *v1.PersistentVolumeClaimSpec, path *fiel
 	switch {
 	case source == nil:
 	case elsewhere:
-		v.invalid(path, path.Child("dataSource").String(), "may not be specified when dataSourceRef.namespace is specified")
+		v.invalid(path, struct{}{}, "may not be specified when dataSourceRef.namespace is specified")
 	case source.Kind != ref.Kind || source.Name != ref.Name || !equality.Semantic.DeepEqual(source.APIGroup, ref.APIGroup):
-		v.invalid(path, path.Child("dataSource").String(), "must match dataSourceRef")
+		v.invalid(path, struct{}{}, "must match dataSourceRef")
 	}
 }
 
