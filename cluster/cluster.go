@@ -174,6 +174,9 @@ func Up(ctx context.Context, c Config, ready func()) error {
 	if err != nil {
 		return err
 	}
+	if c.Nodes > 0 && c.Listen.Addr().IsLoopback() {
+		return fmt.Errorf("pods could not reach an API that listens on %s; listen on another address, or run no nodes", c.Listen)
+	}
 	unlock, err := c.lock()
 	if err != nil {
 		return err

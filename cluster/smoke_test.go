@@ -172,6 +172,14 @@ spec:
       - {name: hello-node, image: "localhost/skiff/examples/hello-node:v1"}
 `
 
+// TestListenOnLoopback asks for nodes that could not reach the API.
+func TestListenOnLoopback(t *testing.T) {
+	out, err := exec.Command(clustertest.Build(t), "up", "--data-dir", t.TempDir(), "--tools", clustertest.Tools(t), "--listen", "127.0.0.1:6443").CombinedOutput()
+	if err == nil || !strings.Contains(string(out), "pods could not reach an API that listens on 127.0.0.1:6443") {
+		t.Errorf("got %v\n%s", err, out)
+	}
+}
+
 // TestFailedStart starts on a port that is taken: the error says so, and
 // nothing is left.
 func TestFailedStart(t *testing.T) {
