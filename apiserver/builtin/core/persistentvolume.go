@@ -3,7 +3,6 @@ package core
 import (
 	"fmt"
 	"path"
-	"reflect"
 	"slices"
 	"strings"
 
@@ -63,10 +62,7 @@ func defaultVolume(v *corev1.PersistentVolume) {
 	if v.Spec.VolumeMode == nil {
 		v.Spec.VolumeMode = ptr.To(corev1.PersistentVolumeFilesystem)
 	}
-	if h := v.Spec.HostPath; h != nil && h.Type == nil {
-		h.Type = ptr.To(corev1.HostPathUnset)
-	}
-	roundQuantities(v.Spec.Capacity)
+	DefaultVolumeSpec(&v.Spec)
 }
 
 func prepareVolume(v, old *corev1.PersistentVolume) {
@@ -165,50 +161,6 @@ func validateVolumeCapacity(c corev1.ResourceList, at *field.Path) field.ErrorLi
 	return errs
 }
 
-// validateVolumeSource wants one source. Those that are drivers of their own
-// (all but the ones checked here) are checked by who uses them.
-func validateVolumeSource(s *corev1.PersistentVolumeSpec, at *field.Path) field.ErrorList {
-	names := volumeSources(&s.PersistentVolumeSource)
-	if len(names) == 0 {
-		return field.ErrorList{field.Required(at, "must specify a volume type")}
-	}
-	var errs field.ErrorList
-	for _, name := range names[1:] {
-		errs = append(errs, field.Forbidden(at.Child(name), "may not specify more than 1 volume type"))
-	}
-	switch {
-	case s.HostPath != nil:
-		errs = append(errs, validateVolumePath(s.HostPath.Path, at.Child("hostPath", "path"))...)
-		if path.Clean(s.HostPath.Path) == "/" && s.PersistentVolumeReclaimPolicy == corev1.PersistentVolumeReclaimRecycle {
-			errs = append(errs, field.Forbidden(at.Child("persistentVolumeReclaimPolicy"), "may not be 'recycle' for a hostPath mount of '/'"))
-		}
-	case s.NFS != nil:
-		errs = append(errs, validateNFS(s.NFS, at.Child("nfs"))...)
-	case s.Local != nil:
-		errs = append(errs, validateVolumePath(s.Local.Path, at.Child("local", "path"))...)
-		if s.NodeAffinity == nil {
-			errs = append(errs, field.Required(at.Child("nodeAffinity"), "Local volume requires node affinity"))
-		}
-	case s.CSI != nil:
-		errs = append(errs, validateCSIVolume(s.CSI, at.Child("csi"))...)
-	}
-	return errs
-}
-
-// volumeSources are the JSON names of the sources that are set, in the order of
-// the type.
-func volumeSources(s *corev1.PersistentVolumeSource) []string {
-	var names []string
-	value := reflect.ValueOf(*s)
-	for i := range value.NumField() {
-		if !value.Field(i).IsNil() {
-			name, _, _ := strings.Cut(value.Type().Field(i).Tag.Get("json"), ",")
-			names = append(names, name)
-		}
-	}
-	return names
-}
-
 func validateVolumePath(p string, at *field.Path) field.ErrorList {
 	if p == "" {
 		return field.ErrorList{field.Required(at, "")}
@@ -234,16 +186,7 @@ func validateNFS(n *corev1.NFSVolumeSource, at *field.Path) field.ErrorList {
 }
 
 func validateCSIVolume(c *corev1.CSIPersistentVolumeSource, at *field.Path) field.ErrorList {
-	const longest = 63
-	var errs field.ErrorList
-	switch {
-	case c.Driver == "":
-		errs = append(errs, field.Required(at.Child("driver"), ""))
-	case len(c.Driver) > longest:
-		errs = append(errs, field.TooLong(at.Child("driver"), "", longest))
-	default:
-		errs = append(errs, check.Subdomain(lower(c.Driver), at.Child("driver"))...)
-	}
+	errs := ValidateDriverName(c.Driver, at.Child("driver"))
 	if c.VolumeHandle == "" {
 		errs = append(errs, field.Required(at.Child("volumeHandle"), ""))
 	}
@@ -257,6 +200,23 @@ func validateCSIVolume(c *corev1.CSIPersistentVolumeSource, at *field.Path) fiel
 		if r.ref != nil {
 			errs = append(errs, validateSecretRef(r.ref, at.Child(r.name))...)
 		}
+	}
+	return errs
+}
+
+// ValidateDriverName checks the name of a storage driver, in which case does not
+// matter.
+func ValidateDriverName(name string, at *field.Path) field.ErrorList {
+	const longest = 63
+	if name == "" {
+		return field.ErrorList{field.Required(at, "")}
+	}
+	var errs field.ErrorList
+	if len(name) > longest {
+		errs = append(errs, field.TooLong(at, "", longest))
+	}
+	for _, wrong := range validation.NameIsDNSSubdomain(lower(name), false) {
+		errs = append(errs, field.Invalid(at, name, wrong))
 	}
 	return errs
 }
@@ -286,7 +246,7 @@ func validateVolumeUpdate(v, old *corev1.PersistentVolume) field.ErrorList {
 	}
 	errs = append(errs, validation.ValidateImmutableField(v.Spec.VolumeMode, old.Spec.VolumeMode, field.NewPath("volumeMode"))...)
 	if a := old.Spec.NodeAffinity; a != nil && !equality.Semantic.DeepEqual(v.Spec.NodeAffinity, a) {
-		errs = append(errs, field.Invalid(field.NewPath("nodeAffinity"), v.Spec.NodeAffinity, "field is immutable, except for updating from beta label to GA"))
+		errs = append(errs, field.Invalid(field.NewPath("nodeAffinity"), podspec.Untagged(v.Spec.NodeAffinity), "field is immutable, except for updating from beta label to GA"))
 	}
 	if old.Spec.VolumeAttributesClassName != nil && v.Spec.VolumeAttributesClassName == nil {
 		errs = append(errs, field.Forbidden(field.NewPath("spec", "volumeAttributesClassName"), "update from non-nil value to nil is forbidden"))

@@ -11,6 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/skiff-k8s/skiff/apiserver/builtin/check"
+	"github.com/skiff-k8s/skiff/apiserver/builtin/podspec"
 	"github.com/skiff-k8s/skiff/apiserver/builtin/table"
 	"github.com/skiff-k8s/skiff/apiserver/resource"
 )
@@ -160,7 +161,7 @@ func validateScopeSelector(q *corev1.ResourceQuota, path *field.Path) field.Erro
 			errs = append(errs, field.Invalid(path.Child("scopeName"), r.ScopeName, "unsupported scope"))
 		}
 		for range unfit(q, r.ScopeName) {
-			errs = append(errs, field.Invalid(path, q.Spec.ScopeSelector, "unsupported scope applied to resource"))
+			errs = append(errs, field.Invalid(path, podspec.Untagged(q.Spec.ScopeSelector), "unsupported scope applied to resource"))
 		}
 		errs = append(errs, validateScopeOperator(r, path)...)
 	}

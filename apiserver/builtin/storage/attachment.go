@@ -10,6 +10,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	"github.com/skiff-k8s/skiff/apiserver/builtin/check"
+	"github.com/skiff-k8s/skiff/apiserver/builtin/core"
 	"github.com/skiff-k8s/skiff/apiserver/builtin/table"
 	"github.com/skiff-k8s/skiff/apiserver/resource"
 )
@@ -24,6 +25,11 @@ func volumeAttachments() *resource.Resource {
 		AnswersDeleted: true,
 		ClusterScoped:  true,
 		NeedsVersion:   true,
+		Default: func(a *attachment) {
+			if inline := a.Spec.Source.InlineVolumeSpec; inline != nil {
+				core.DefaultVolumeSpec(inline)
+			}
+		},
 		Prepare: func(a, old *attachment) {
 			a.Status = storagev1.VolumeAttachmentStatus{}
 			if old != nil {
@@ -52,7 +58,7 @@ func volumeAttachments() *resource.Resource {
 
 func validateAttachment(a, old *storagev1.VolumeAttachment) field.ErrorList {
 	at := field.NewPath("spec")
-	errs := validateDriverName(a.Spec.Attacher, at.Child("attacher"))
+	errs := core.ValidateDriverName(a.Spec.Attacher, at.Child("attacher"))
 	inline, pv := a.Spec.Source.InlineVolumeSpec, a.Spec.Source.PersistentVolumeName
 	source := at.Child("source")
 	switch {
@@ -62,10 +68,11 @@ func validateAttachment(a, old *storagev1.VolumeAttachment) field.ErrorList {
 		errs = append(errs, field.Forbidden(source, "must specify exactly one of inlineVolumeSpec and persistentVolumeName"))
 	case pv != nil && *pv == "":
 		errs = append(errs, field.Required(source.Child("persistentVolumeName"), "must specify non empty persistentVolumeName"))
-	case pv != nil:
+	case inline != nil:
+		errs = append(errs, core.ValidateInlineVolume(inline, source.Child("inlineVolumeSpec"))...)
+	}
+	if pv != nil {
 		errs = append(errs, check.Subdomain(*pv, field.NewPath("spec.source.persistentVolumeName"))...)
-	case inline.CSI == nil:
-		errs = append(errs, field.Required(source.Child("inlineVolumeSpec", "csi"), "has to be specified in the context of inline volumes"))
 	}
 	errs = append(errs, check.Subdomain(a.Spec.NodeName, at.Child("nodeName"))...)
 	errs = append(errs, validateVolumeError(a.Status.AttachError, field.NewPath("status", "attachError"))...)
@@ -89,16 +96,4 @@ func validateVolumeError(e *storagev1.VolumeError, at *field.Path) field.ErrorLi
 		errs = append(errs, field.Invalid(at.Child("errorCode"), *e.ErrorCode, utilvalidation.InclusiveRangeError(0, math.MaxInt32)))
 	}
 	return errs
-}
-
-func validateDriverName(name string, at *field.Path) field.ErrorList {
-	const longest = 63
-	if name == "" {
-		return field.ErrorList{field.Required(at, "")}
-	}
-	var errs field.ErrorList
-	if len(name) > longest {
-		errs = append(errs, field.TooLong(at, "", longest))
-	}
-	return append(errs, check.Subdomain(lower(name), at)...)
 }

@@ -13,11 +13,10 @@ import (
 	"k8s.io/utils/ptr"
 
 	"github.com/skiff-k8s/skiff/apiserver/builtin/check"
+	"github.com/skiff-k8s/skiff/apiserver/builtin/core"
 	"github.com/skiff-k8s/skiff/apiserver/builtin/table"
 	"github.com/skiff-k8s/skiff/apiserver/resource"
 )
-
-func lower(s string) string { return strings.ToLower(s) }
 
 func csiDrivers() *resource.Resource {
 	type driver = storagev1.CSIDriver
@@ -181,7 +180,7 @@ func validateNode(n, old *storagev1.CSINode) field.ErrorList {
 
 func validateNodeDriver(d *storagev1.CSINodeDriver, at *field.Path) field.ErrorList {
 	const longest = 256
-	errs := validateDriverName(d.Name, at.Child("name"))
+	errs := core.ValidateDriverName(d.Name, at.Child("name"))
 	if d.NodeID == "" {
 		errs = append(errs, field.Required(at.Child("nodeID"), ""))
 	}
