@@ -113,7 +113,7 @@ var replacements = []struct {
 	{randomVolume, "kube-api-access-<random>"},
 	{regexp.MustCompile(`([Mm]ade[-_][Uu]p-)[a-z0-9]{5}\b`), "$1<random>"},
 	{regexp.MustCompile(`(resourceVersion\\*":\\*")[1-9]\d*`), "$1<rv>"},
-	{regexp.MustCompile(`(resourceVersion|resource version|current|record|UID in record)(:? ?\(?"?)[1-9]\d*`), "$1$2<rv>"},
+	{regexp.MustCompile(`(resourceVersion|resource version|current|record|object meta)(:? ?\(?"?)[1-9]\d*`), "$1$2<rv>"},
 	{regexp.MustCompile(`((?:pod updates may not change|is immutable after creation)[^\n]*)\n(?s:.*)`), "$1 (a diff of Go values)"},
 	{regexp.MustCompile(`https://127\.0\.0\.1:\d+`), "https://<server>"},
 	{regexp.MustCompile(`192\.0\.2\.1:\d+`), "192.0.2.1:<port>"},
