@@ -147,7 +147,7 @@ func (h *Handler) createError(ctx context.Context, w *write, name string, genera
 		return err
 	}
 	if generate {
-		err = apierrors.NewGenerateNameConflict(w.resource.GR(), name, 1)
+		err = apierrors.NewGenerateNameConflict(w.stored().GR(), name, 1)
 	}
 	current, getErr := h.Store.Get(ctx, w.stored(), w.objectNamespace(), name)
 	var status *apierrors.StatusError
