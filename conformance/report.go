@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"encoding/xml"
 	"fmt"
 	"io"
@@ -31,6 +32,7 @@ type junit struct {
 			} `xml:"failure"`
 			Error *struct {
 				Message string `xml:"message,attr"`
+				Text    string `xml:",chardata"`
 			} `xml:"error"`
 		} `xml:"testcase"`
 	} `xml:"testsuite"`
@@ -59,9 +61,9 @@ func outcomes(dir string) (map[string]outcome, error) {
 				name := plainName(c.Name)
 				switch {
 				case c.Failure != nil:
-					found[name] = outcome{failed, firstLine(c.Failure.Message)}
+					found[name] = outcome{failed, firstLine(cmp.Or(c.Failure.Message, c.Failure.Text))}
 				case c.Error != nil:
-					found[name] = outcome{failed, firstLine(c.Error.Message)}
+					found[name] = outcome{failed, firstLine(cmp.Or(c.Error.Message, c.Error.Text))}
 				case c.Status == "passed":
 					found[name] = outcome{result: passed}
 				}
@@ -82,7 +84,7 @@ func plainName(name string) string {
 }
 
 func firstLine(text string) string {
-	line, _, _ := strings.Cut(strings.TrimSpace(text), "\n")
+	line, _, _ := strings.Cut(strings.TrimPrefix(strings.TrimSpace(text), "[FAILED] "), "\n")
 	if len(line) > 200 {
 		line = line[:200] + "…"
 	}
