@@ -146,6 +146,15 @@ func (s settings) report(tests []test, begin time.Time) error {
 		return fmt.Errorf("what the images differ in: %w", err)
 	}
 	fmt.Fprintf(out, "\n## Images\n\nAll images were made here, under their upstream names. Differences that a test could notice:\n\n%s", differences)
+	if s.to == "" {
+		return nil
+	}
+	// What the other instrument found stands in the same file.
+	oracle, err := os.ReadFile(filepath.Join(filepath.Dir(s.to), "oracle", "results.md"))
+	if err != nil {
+		return fmt.Errorf("what the oracle found: %w", err)
+	}
+	fmt.Fprintf(out, "\n%s", oracle)
 	return nil
 }
 
