@@ -10,10 +10,12 @@ sum=3311dff32e746499f4df0d5df04d7eb396382d7e108bb9250e7b519b837043a4
 export SOURCE_DATE_EPOCH=1727395200
 archive=$cache/busybox-$version.tar.bz2
 
+# The folder of the distribution's mirror in which its BusyBox lies, and the
+# sources of newer ones beside it.
+pool=$(apt-get -o Dir::State::status=/dev/null download --print-uris busybox-static | sed -n "s|^'\(.*\)/[^/]*' .*|\1|p")
+
 mkdir -p "$cache"
-for url in \
-	http://deb.debian.org/debian/pool/main/b/busybox/busybox_$version.orig.tar.bz2 \
-	https://busybox.net/downloads/busybox-$version.tar.bz2; do
+for url in "$pool/busybox_$version.orig.tar.bz2" "https://busybox.net/downloads/busybox-$version.tar.bz2"; do
 	echo "$sum  $archive" | sha256sum --check --status 2>/dev/null && break
 	curl -sfL -m 300 -o "$archive" "$url" || echo "$url: not available" >&2
 done
