@@ -136,11 +136,14 @@ func (s service) render() {
 	}
 }
 
-// proto is the protocol as iptables wants it, with its match extension.
-func (s service) proto() string {
-	p := strings.ToLower(string(s.r.Protocol))
-	return "-m " + p + " -p " + p
-}
+// protocol is the protocol as iptables and the names of chains have it.
+func (s service) protocol() string { return strings.ToLower(string(s.r.Protocol)) }
+
+// proto matches the protocol, with its extension.
+func (s service) proto() string { return "-m " + s.protocol() + " -p " + s.protocol() }
+
+// id is what the names of the service's chains end in.
+func (s service) id() string { return hash(s.r.Name + s.protocol()) }
 
 // front directs one address to the endpoints, or refuses what would come to
 // none.
@@ -159,9 +162,10 @@ func (s service) front(f proxy.Front) {
 	about = strings.TrimSpace(s.r.Name + " " + about)
 	if len(s.r.Endpoints(f)) == 0 {
 		s.refuse(f, where)
-	}
-	if len(s.r.Endpoints(f)) == 0 && !(f.Local && f.Kind != proxy.ClusterIP && len(s.r.Cluster) > 0) {
-		return
+		// Pods and the node itself may still reach endpoints elsewhere.
+		if !f.Local || f.Kind == proxy.ClusterIP || len(s.r.Cluster) == 0 {
+			return
+		}
 	}
 	if f.Kind == proxy.ClusterIP {
 		target := s.pick(f.Local)
@@ -200,7 +204,7 @@ func (s service) pick(local bool) string {
 	if local {
 		prefix, endpoints = "KUBE-SVL-", s.r.Local
 	}
-	chain := prefix + hash(s.r.Name+strings.ToLower(string(s.r.Protocol)))
+	chain := prefix + s.id()
 	if !s.nat.chain(chain) {
 		return chain
 	}
@@ -228,7 +232,7 @@ func about(name string, e netip.AddrPort) string { return name + " -> " + e.Stri
 
 // endpoint makes the chain that sends a packet to one endpoint.
 func (s service) endpoint(e netip.AddrPort) string {
-	chain := "KUBE-SEP-" + hash(s.r.Name+strings.ToLower(string(s.r.Protocol))+e.String())
+	chain := "KUBE-SEP-" + hash(s.r.Name+s.protocol()+e.String())
 	if !s.nat.chain(chain) {
 		return chain
 	}
@@ -244,7 +248,7 @@ func (s service) endpoint(e netip.AddrPort) string {
 
 // external makes the chain for traffic from outside the cluster.
 func (s service) external(f proxy.Front) string {
-	chain := "KUBE-EXT-" + hash(s.r.Name+strings.ToLower(string(s.r.Protocol)))
+	chain := "KUBE-EXT-" + s.id()
 	if !s.nat.chain(chain) {
 		return chain
 	}
@@ -266,7 +270,7 @@ func (s service) external(f proxy.Front) string {
 
 // firewall lets only the allowed clients of a load balancer address through.
 func (s service) firewall(f proxy.Front, about, where, target string) {
-	chain := "KUBE-FW-" + hash(s.r.Name+strings.ToLower(string(s.r.Protocol)))
+	chain := "KUBE-FW-" + s.id()
 	s.nat.add("KUBE-SERVICES", about, "%s -j %s", where, chain)
 	s.filter.add("KUBE-PROXY-FIREWALL", s.r.Name+" traffic not accepted by "+chain, "%s -j DROP", where)
 	if !s.nat.chain(chain) {
