@@ -89,27 +89,34 @@ func fetch(t *testing.T, url string, v any) {
 }
 
 // parts are all definitions and paths a server publishes, in both versions.
+// Documents of OpenAPI 3 define what they share each for themselves; a
+// definition that is not alike in all of them names its document.
 func parts(read func(path string, v any)) map[string]any {
 	all := make(map[string]any)
-	add := func(version, what string, values any) {
+	add := func(what string, values any, document string) {
 		for name, v := range values.(map[string]any) {
-			all[version+" "+what+" "+name] = normal(v, false)
+			part := what + " " + name
+			v = normal(v, false)
+			if other, ok := all[part]; ok && digest(other) != digest(v) {
+				part += " in " + document
+			}
+			all[part] = v
 		}
 	}
 	var at index
 	read(PathV3, &at)
-	for path := range at.Paths {
+	for _, path := range slices.Sorted(maps.Keys(at.Paths)) {
 		var doc map[string]any
 		read(PathV3+"/"+path, &doc)
-		add("v3", "path", doc["paths"])
+		add("v3 path", doc["paths"], path)
 		if schemas := doc["components"].(map[string]any)["schemas"]; schemas != nil {
-			add("v3", "definition", schemas)
+			add("v3 definition", schemas, path)
 		}
 	}
 	var doc map[string]any
 	read(PathV2, &doc)
-	add("v2", "definition", doc["definitions"])
-	add("v2", "path", resolve(doc["paths"], doc["parameters"].(map[string]any)))
+	add("v2 definition", doc["definitions"], PathV2)
+	add("v2 path", resolve(doc["paths"], doc["parameters"].(map[string]any)), PathV2)
 	return all
 }
 
