@@ -20,7 +20,7 @@ type state struct {
 	mu    sync.Mutex
 	nodes map[string]*plugin.Node
 	// places says where each pod is counted.
-	places map[types.UID]string
+	places map[types.UID]place
 	// nominated are the pods for which room is being made on a node.
 	nominated map[types.UID]nomination
 	// sorted is the list of nodes for snapshots; nil after a change.
@@ -28,6 +28,13 @@ type state struct {
 
 	namespaceLabels func(name string) labels.Set
 	ownerSelector   func(pod *corev1.Pod) labels.Selector
+	storage         plugin.Storage
+}
+
+type place struct {
+	node string
+	// assumed means that the server has not confirmed it yet.
+	assumed bool
 }
 
 type nomination struct {
@@ -38,7 +45,7 @@ type nomination struct {
 func newState() *state {
 	return &state{
 		nodes:     make(map[string]*plugin.Node),
-		places:    make(map[types.UID]string),
+		places:    make(map[types.UID]place),
 		nominated: make(map[types.UID]nomination),
 	}
 }
@@ -71,18 +78,44 @@ func (s *state) removeNode(name string) {
 	s.replace(name, n.WithNode(nil))
 }
 
-// place counts pod on a node, replacing what was known of the pod.
-func (s *state) place(pod *plugin.Pod, node string) {
+// place counts pod on the node that the server says it is on.
+func (s *state) place(pod *plugin.Pod, node string) { s.count(pod, place{node: node}) }
+
+// assume counts pod on a node to which it is about to be bound.
+func (s *state) assume(pod *plugin.Pod, node string) { s.count(pod, place{node, true}) }
+
+// unassume ends that, unless the pod turned out to be bound, and reports whether
+// it did.
+func (s *state) unassume(uid types.UID) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.places[uid].assumed {
+		return false
+	}
+	s.lift(uid)
+	return true
+}
+
+// counts reports whether a pod counts on a node.
+func (s *state) counts(uid types.UID) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, ok := s.places[uid]
+	return ok
+}
+
+// count counts pod at a place, replacing what was known of the pod.
+func (s *state) count(pod *plugin.Pod, at place) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.lift(pod.UID)
 	delete(s.nominated, pod.UID)
-	n, ok := s.nodes[node]
+	n, ok := s.nodes[at.node]
 	if !ok {
 		n = plugin.NewNode(nil)
 	}
-	s.places[pod.UID] = node
-	s.replace(node, n.Add(pod))
+	s.places[pod.UID] = at
+	s.replace(at.node, n.Add(pod))
 }
 
 // remove forgets a pod.
@@ -94,15 +127,15 @@ func (s *state) remove(uid types.UID) {
 }
 
 func (s *state) lift(uid types.UID) {
-	node, ok := s.places[uid]
+	at, ok := s.places[uid]
 	if !ok {
 		return
 	}
 	delete(s.places, uid)
-	n := s.nodes[node].Remove(uid)
-	s.replace(node, n)
+	n := s.nodes[at.node].Remove(uid)
+	s.replace(at.node, n)
 	if n.Node == nil && len(n.Pods) == 0 {
-		delete(s.nodes, node)
+		delete(s.nodes, at.node)
 	}
 }
 
@@ -135,7 +168,7 @@ func (s *state) snapshot(pod *plugin.Pod) *plugin.Snapshot {
 		}
 		slices.SortFunc(s.sorted, func(a, b *plugin.Node) int { return strings.Compare(a.Name, b.Name) })
 	}
-	snapshot := &plugin.Snapshot{Nodes: s.sorted, NamespaceLabels: s.namespaceLabels, OwnerSelector: s.ownerSelector}
+	snapshot := &plugin.Snapshot{Nodes: s.sorted, NamespaceLabels: s.namespaceLabels, OwnerSelector: s.ownerSelector, Storage: s.storage}
 	crowded := make(map[string]*plugin.Node)
 	for uid, n := range s.nominated {
 		target := cmp.Or(crowded[n.node], s.nodes[n.node])

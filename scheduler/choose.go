@@ -90,11 +90,15 @@ func (c choice) message() string {
 	}
 	counts := make(map[string]int)
 	for _, reason := range c.reasons {
-		for _, text := range reason.Texts {
-			counts[text]++
-		}
+		count(counts, reason)
 	}
 	return message + histogram(counts)
+}
+
+func count(counts map[string]int, reason *plugin.Reason) {
+	for _, text := range reason.Texts {
+		counts[text]++
+	}
 }
 
 func histogram(counts map[string]int) string {

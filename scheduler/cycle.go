@@ -4,12 +4,14 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/component-helpers/storage/volume"
 
 	"github.com/skiff-k8s/skiff/scheduler/plugin"
 )
@@ -23,10 +25,54 @@ func (s *Scheduler) place(ctx context.Context, pod *plugin.Pod, moved int64, sta
 		s.pending(ctx, pod, snapshot, found, moved)
 		return
 	}
+	if !s.bindClaims(ctx, pod, snapshot, found.node, moved) {
+		return
+	}
 	// The pod counts on its node from now on, so that the next cycle need not
 	// wait for the binding.
-	s.state.place(pod, found.node)
+	s.state.assume(pod, found.node)
 	s.bindings.Go(func() { s.bind(ctx, pod, found.node, moved) })
+}
+
+// bindClaims asks for the binding of the claims that waited until it was known
+// that pod goes to a node. Until they are bound the pod sleeps: the change of a
+// claim wakes it, and then the volume keeps it on the node.
+func (s *Scheduler) bindClaims(ctx context.Context, pod *plugin.Pod, snapshot *plugin.Snapshot, node string, moved int64) (bound bool) {
+	claims, why := plugin.ClaimsOf(pod, snapshot.Storage)
+	i := slices.IndexFunc(snapshot.Nodes, func(n *plugin.Node) bool { return n.Name == node })
+	bindings, reason := claims.Bindings(snapshot.Nodes[i], snapshot.Storage)
+	if why == "" && reason == nil && len(bindings) == 0 {
+		return true
+	}
+	for _, b := range bindings {
+		if err := s.bindClaim(ctx, b, node); err != nil && ctx.Err() == nil {
+			s.queue.failed(pod.UID, moved, false, time.Now())
+			s.tell(ctx, pod, corev1.PodReasonSchedulerError, fmt.Sprintf("running PreBind plugin %q: %v", "VolumeBinding", err), "")
+			return false
+		}
+	}
+	s.queue.failed(pod.UID, moved, true, time.Now())
+	return false
+}
+
+// bindClaim gives a volume to a claim, or asks the provisioner of the claim's
+// class to make one where node is. What was asked for already is not repeated.
+func (s *Scheduler) bindClaim(ctx context.Context, b plugin.Binding, node string) error {
+	if b.Volume == nil {
+		if b.Claim.Annotations[volume.AnnSelectedNode] == node {
+			return nil
+		}
+		claim := b.Claim.DeepCopy()
+		metav1.SetMetaDataAnnotation(&claim.ObjectMeta, volume.AnnSelectedNode, node)
+		_, err := s.client.CoreV1().PersistentVolumeClaims(claim.Namespace).Update(ctx, claim, metav1.UpdateOptions{})
+		return err
+	}
+	pv, changed, err := volume.GetBindVolumeToClaim(b.Volume, b.Claim)
+	if err != nil || !changed {
+		return err
+	}
+	_, err = s.client.CoreV1().PersistentVolumes().Update(ctx, pv, metav1.UpdateOptions{})
+	return err
 }
 
 func (s *Scheduler) bind(ctx context.Context, pod *plugin.Pod, node string, moved int64) {
@@ -39,14 +85,16 @@ func (s *Scheduler) bind(ctx context.Context, pod *plugin.Pod, node string, move
 		s.recorder.Eventf(pod.Pod, nil, corev1.EventTypeNormal, "Scheduled", "Binding", "Successfully assigned %s/%s to %s", pod.Namespace, pod.Name, node)
 		return
 	}
-	s.state.remove(pod.UID)
+	if s.state.unassume(pod.UID) {
+		s.queue.stir(time.Now()) // others may use the room it did not take
+	}
 	if apierrors.IsNotFound(err) || ctx.Err() != nil {
 		s.queue.remove(pod.UID)
 		return
 	}
 	s.log.Warn("bind pod", "pod", pod.Namespace+"/"+pod.Name, "node", node, "error", err)
-	s.recorder.Eventf(pod.Pod, nil, corev1.EventTypeWarning, "FailedScheduling", "Scheduling", "running Bind plugin %q: %v", "DefaultBinder", err)
 	s.queue.failed(pod.UID, moved, false, time.Now())
+	s.tell(ctx, pod, corev1.PodReasonSchedulerError, fmt.Sprintf("running Bind plugin %q: %v", "DefaultBinder", err), "")
 }
 
 // pending tells why pod could not be placed, in its status and as an event, and
@@ -54,7 +102,7 @@ func (s *Scheduler) bind(ctx context.Context, pod *plugin.Pod, node string, move
 func (s *Scheduler) pending(ctx context.Context, pod *plugin.Pod, snapshot *plugin.Snapshot, found choice, moved int64) {
 	message := found.message()
 	nominated := ""
-	if found.never == "" && found.total > 0 {
+	if found.total > 0 {
 		budgets, err := s.budgets()
 		if err != nil {
 			s.log.Error("list disruption budgets", "error", err)
@@ -64,7 +112,7 @@ func (s *Scheduler) pending(ctx context.Context, pod *plugin.Pod, snapshot *plug
 		plan, why := planEviction(pod, snapshot, found, budgets)
 		switch {
 		case plan == nil:
-			message += " preemption: " + why
+			message += " no new claims to deallocate, preemption: " + why
 		default:
 			if err := s.evict(ctx, pod, plan); err != nil {
 				s.log.Warn("make room", "pod", pod.Namespace+"/"+pod.Name, "node", plan.node, "error", err)
@@ -80,10 +128,7 @@ func (s *Scheduler) pending(ctx context.Context, pod *plugin.Pod, snapshot *plug
 	}
 	s.state.nominate(pod, nominated)
 	s.queue.failed(pod.UID, moved, true, time.Now())
-	s.recorder.Eventf(pod.Pod, nil, corev1.EventTypeWarning, "FailedScheduling", "Scheduling", "%s", message)
-	if err := s.report(ctx, pod, message, nominated); err != nil && !apierrors.IsNotFound(err) && ctx.Err() == nil {
-		s.log.Warn("report a pending pod", "pod", pod.Namespace+"/"+pod.Name, "error", err)
-	}
+	s.tell(ctx, pod, corev1.PodReasonUnschedulable, message, nominated)
 }
 
 // evict carries a plan out.
@@ -111,14 +156,28 @@ func (s *Scheduler) evict(ctx context.Context, pod *plugin.Pod, plan *eviction) 
 	return nil
 }
 
-// report writes the PodScheduled condition and the nominated node.
-func (s *Scheduler) report(ctx context.Context, pod *plugin.Pod, message, nominated string) error {
-	return s.patchCondition(ctx, pod.Pod, corev1.PodCondition{
+// tell says why pod is not placed, in an event and in the PodScheduled condition,
+// and writes its nominated node.
+func (s *Scheduler) tell(ctx context.Context, pod *plugin.Pod, reason, message, nominated string) {
+	s.recorder.Eventf(pod.Pod, nil, corev1.EventTypeWarning, "FailedScheduling", "Scheduling", "%s", shortened(message))
+	err := s.patchCondition(ctx, pod.Pod, corev1.PodCondition{
 		Type:    corev1.PodScheduled,
 		Status:  corev1.ConditionFalse,
-		Reason:  corev1.PodReasonUnschedulable,
+		Reason:  reason,
 		Message: message,
 	}, &nominated)
+	if err != nil && !apierrors.IsNotFound(err) && ctx.Err() == nil {
+		s.log.Warn("report a pending pod", "pod", pod.Namespace+"/"+pod.Name, "error", err)
+	}
+}
+
+// shortened is message as far as the note of an event may be long.
+func shortened(message string) string {
+	const longest, more = 1024, " ..."
+	if len(message) <= longest {
+		return message
+	}
+	return message[:longest-len(more)] + more
 }
 
 // patchCondition sets one condition of a pod, and its nominated node unless

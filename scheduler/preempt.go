@@ -22,6 +22,12 @@ type eviction struct {
 	broken int
 }
 
+// Why no pods are taken off a node.
+var (
+	notHelpful = &plugin.Reason{Texts: []string{"Preemption is not helpful for scheduling"}}
+	noVictims  = &plugin.Reason{Texts: []string{"No preemption victims found for incoming pod"}}
+)
+
 // planEviction looks for a node on which the pod would fit if pods of lower
 // priority went. why says, in the words of Kubernetes' scheduler, why there is
 // none.
@@ -29,18 +35,18 @@ func planEviction(pod *plugin.Pod, s *plugin.Snapshot, failed choice, budgets []
 	if pod.Spec.PreemptionPolicy != nil && *pod.Spec.PreemptionPolicy == corev1.PreemptNever {
 		return nil, "not eligible due to preemptionPolicy=Never."
 	}
-	if waitsForVictims(pod, s) {
+	if nominated := failed.reasons[pod.Status.NominatedNodeName]; (nominated == nil || !nominated.Final) && waitsForVictims(pod, s) {
 		return nil, "not eligible due to a terminating pod on the nominated node."
 	}
 	counts := make(map[string]int)
 	for _, n := range s.Nodes {
 		if reason, ok := failed.reasons[n.Name]; !ok || reason.Final {
-			counts["Preemption is not helpful for scheduling"]++
+			count(counts, notHelpful)
 			continue
 		}
-		candidate := victims(pod, n, s, budgets)
-		if candidate == nil {
-			counts["No preemption victims found for incoming pod"]++
+		candidate, reason := victims(pod, n, s, budgets)
+		if reason != nil {
+			count(counts, reason)
 			continue
 		}
 		if plan == nil || candidate.compare(plan) < 0 {
@@ -77,8 +83,8 @@ func isVictim(pod *corev1.Pod) bool {
 
 // victims finds the fewest pods that must leave n for pod to fit: it takes all
 // of lower priority away and puts back, the important first, those that can
-// stay. nil if pod would not fit even so, or fits without.
-func victims(pod *plugin.Pod, n *plugin.Node, s *plugin.Snapshot, budgets []*policyv1.PodDisruptionBudget) *eviction {
+// stay. It gives the reason if that does not make pod fit.
+func victims(pod *plugin.Pod, n *plugin.Node, s *plugin.Snapshot, budgets []*policyv1.PodDisruptionBudget) (*eviction, *plugin.Reason) {
 	var lower []*plugin.Pod
 	emptied := n
 	for _, other := range n.Pods {
@@ -87,16 +93,19 @@ func victims(pod *plugin.Pod, n *plugin.Node, s *plugin.Snapshot, budgets []*pol
 			emptied = emptied.Remove(other.UID)
 		}
 	}
-	fits := func(n *plugin.Node) bool { return plugin.Prepare(pod, s.With(n)).Filter(n) == nil }
-	if len(lower) == 0 || !fits(emptied) {
-		return nil
+	if len(lower) == 0 {
+		return nil, noVictims
+	}
+	check := func(n *plugin.Node) *plugin.Reason { return plugin.Prepare(pod, s.With(n)).Filter(n) }
+	if reason := check(emptied); reason != nil {
+		return nil, reason
 	}
 	slices.SortStableFunc(lower, moreImportant)
 	protected, free := splitByBudget(lower, budgets)
 	plan := &eviction{node: n.Name}
 	reprieve := func(pods []*plugin.Pod) (gone int) {
 		for _, p := range pods {
-			if with := emptied.Add(p); fits(with) {
+			if with := emptied.Add(p); check(with) == nil {
 				emptied = with
 				continue
 			}
@@ -108,10 +117,10 @@ func victims(pod *plugin.Pod, n *plugin.Node, s *plugin.Snapshot, budgets []*pol
 	plan.broken = reprieve(protected)
 	reprieve(free)
 	if len(plan.victims) == 0 {
-		return nil
+		return nil, noVictims // it fits without
 	}
 	slices.SortStableFunc(plan.victims, moreImportant)
-	return plan
+	return plan, nil
 }
 
 // moreImportant orders pods: higher priority first, then the longer running.

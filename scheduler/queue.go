@@ -42,6 +42,7 @@ type entry struct {
 	wait   time.Time
 	asleep bool
 	since  time.Time // when it fell asleep
+	broken bool      // the latest attempt ended with an error
 	index  int       // in ready, or -1
 	taken  bool      // an attempt is under way
 }
@@ -109,21 +110,31 @@ func (q *queue) next(ctx context.Context) (pod *plugin.Pod, moved int64, ok bool
 }
 
 // take pops the first ready pod, or says how long it takes until there may be
-// one.
+// one. If no other pod is to be placed, one that only waits for the end of its
+// back-off need not, unless that keeps an error from being repeated at once.
 func (q *queue) take(now time.Time) (pod *plugin.Pod, moved int64, wait time.Duration) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	wait = forgotten
+	var idle *entry
 	for _, e := range q.held {
 		if now.Sub(e.since) >= forgotten {
 			e.asleep = false
 		}
-		if !q.promote(e, now) && !e.asleep {
-			wait = min(wait, e.wait.Sub(now))
+		if q.promote(e, now) || e.asleep {
+			continue
+		}
+		wait = min(wait, e.wait.Sub(now))
+		if !e.broken && (idle == nil || e.wait.Before(idle.wait)) {
+			idle = e
 		}
 	}
 	if q.ready.Len() == 0 {
-		return nil, 0, wait
+		if idle == nil {
+			return nil, 0, wait
+		}
+		idle.wait = now
+		q.promote(idle, now)
 	}
 	e := heap.Pop(&q.ready).(*entry)
 	e.taken = true
@@ -142,6 +153,7 @@ func (q *queue) failed(uid types.UID, moved int64, unplaceable bool, now time.Ti
 	}
 	e.taken = false
 	e.wait = now.Add(backoff(e.attempts))
+	e.broken = !unplaceable
 	e.asleep = unplaceable && moved == q.moved
 	e.since = now
 	q.promote(e, now)

@@ -43,6 +43,20 @@ func TestQueueDoesNotMissAChangeDuringAnAttempt(t *testing.T) {
 	}
 }
 
+func TestQueueWaitsOutNoBackoffForNothing(t *testing.T) {
+	q, now := newQueue(), time.Now()
+	q.add(testPod("p", "1"), now)
+	pod, moved, _ := q.take(now)
+	q.failed(pod.UID, moved, true, now)
+	q.stir(now) // a node comes
+	q.add(testPod("other", "1"), now)
+	for _, want := range []string{"other", "p"} {
+		if pod, _, _ := q.take(now); pod == nil || pod.Name != want {
+			t.Fatalf("got %v, want %s", pod, want)
+		}
+	}
+}
+
 func TestQueueBacksOff(t *testing.T) {
 	q, now := newQueue(), time.Now()
 	q.add(testPod("p", "1"), now)

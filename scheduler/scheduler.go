@@ -67,7 +67,13 @@ func New(c Config) (*Scheduler, error) {
 		return ns.Labels
 	}
 	s.state.ownerSelector = ownerSelector(c.Informers)
-	s.synced = append(s.synced, namespaces.Informer().HasSynced, c.Informers.Core().V1().Services().Informer().HasSynced)
+	s.synced = append(s.synced, c.Informers.Core().V1().Services().Informer().HasSynced)
+	if err := s.stirOn(namespaces.Informer()); err != nil {
+		return nil, err
+	}
+	if err := s.followStorage(c.Informers); err != nil {
+		return nil, err
+	}
 	if err := s.followNodes(c.Informers.Core().V1().Nodes().Informer()); err != nil {
 		return nil, err
 	}
@@ -114,6 +120,39 @@ func (s *Scheduler) followNodes(informer cache.SharedIndexInformer) error {
 	return nil
 }
 
+// followStorage watches what the claims of pods depend on.
+func (s *Scheduler) followStorage(factory informers.SharedInformerFactory) error {
+	claims, volumes, classes := factory.Core().V1().PersistentVolumeClaims(), factory.Core().V1().PersistentVolumes(), factory.Storage().V1().StorageClasses()
+	s.state.storage = plugin.Storage{
+		Claim: func(namespace, name string) (*corev1.PersistentVolumeClaim, error) {
+			return claims.Lister().PersistentVolumeClaims(namespace).Get(name)
+		},
+		Volume:  volumes.Lister().Get,
+		Volumes: func() ([]*corev1.PersistentVolume, error) { return volumes.Lister().List(labels.Everything()) },
+		Class:   classes.Lister().Get,
+	}
+	for _, informer := range []cache.SharedIndexInformer{claims.Informer(), volumes.Informer(), classes.Informer()} {
+		if err := s.stirOn(informer); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// stirOn gives pods that could not be placed another try when something is made
+// or changed that may be what they lacked.
+func (s *Scheduler) stirOn(informer cache.SharedIndexInformer) error {
+	registration, err := informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
+		AddFunc:    func(any) { s.queue.stir(time.Now()) },
+		UpdateFunc: func(any, any) { s.queue.stir(time.Now()) },
+	})
+	if err != nil {
+		return err
+	}
+	s.synced = append(s.synced, registration.HasSynced)
+	return nil
+}
+
 func (s *Scheduler) nodeChanged(n *corev1.Node) {
 	s.state.setNode(n)
 	s.queue.stir(time.Now())
@@ -138,6 +177,10 @@ func (s *Scheduler) followPods(informer cache.SharedIndexInformer) error {
 
 // podChanged sorts a pod into what it now is: over, placed, or to be placed.
 func (s *Scheduler) podChanged(old, pod *corev1.Pod) {
+	nominated := pod.Status.NominatedNodeName
+	if pod.Spec.NodeName == "" && (old == nil && nominated != "" || old != nil && nominated != old.Status.NominatedNodeName) {
+		s.state.nominate(plugin.NewPod(pod), nominated) // by the scheduler before this one, or by somebody else
+	}
 	switch {
 	case pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed:
 		s.podGone(pod)
@@ -149,6 +192,8 @@ func (s *Scheduler) podChanged(old, pod *corev1.Pod) {
 		}
 	case pod.Spec.SchedulerName != Name || pod.DeletionTimestamp != nil || len(pod.Spec.SchedulingGates) > 0:
 		s.queue.remove(pod.UID)
+	case s.state.counts(pod.UID):
+		s.queue.update(plugin.NewPod(pod)) // it is being bound, or bound already and this is old news
 	case old != nil && !specChanged(old, pod):
 		s.queue.update(plugin.NewPod(pod))
 	default:

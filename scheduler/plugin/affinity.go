@@ -94,7 +94,7 @@ func interPodAffinity(pod *Pod, s *Snapshot) Check {
 			}
 			return sum
 		}
-		check.Normalize = stretch(false)
+		check.Normalize = stretch
 	}
 	return check
 }

@@ -1,7 +1,11 @@
 package plugin
 
 import (
+	"strings"
+
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/component-helpers/scheduling/corev1/nodeaffinity"
 )
 
@@ -30,6 +34,50 @@ func nodeName(pod *Pod, _ *Snapshot) Check {
 		}
 		return nil
 	}}
+}
+
+// namedNodes leaves the nodes that the pod's node affinity names, as that of a
+// DaemonSet's pod does: no other rule is asked about the others.
+func namedNodes(pod *Pod, _ *Snapshot) Check {
+	names, named := affinityNames(pod.Pod)
+	switch {
+	case !named:
+		return Check{}
+	case len(names) == 0:
+		return Check{Never: "pod affinity terms conflict"}
+	}
+	return Check{Filter: func(n *Node) *Reason {
+		if !names.Has(n.Name) {
+			return finallyBecause("node(s) didn't satisfy plugin(s) [NodeAffinity]")
+		}
+		return nil
+	}}
+}
+
+// affinityNames are the nodes by whose names every term of the pod's required
+// node affinity selects; named is false if a term selects otherwise.
+func affinityNames(pod *corev1.Pod) (names sets.Set[string], named bool) {
+	affinity := pod.Spec.Affinity
+	if affinity == nil || affinity.NodeAffinity == nil || affinity.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution == nil {
+		return nil, false
+	}
+	for _, term := range affinity.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution.NodeSelectorTerms {
+		var ofTerm sets.Set[string]
+		for _, r := range term.MatchFields {
+			if r.Key != metav1.ObjectNameField || r.Operator != corev1.NodeSelectorOpIn {
+				continue
+			}
+			if ofTerm == nil {
+				ofTerm = sets.New(r.Values...)
+			}
+			ofTerm = ofTerm.Intersection(sets.New(r.Values...))
+		}
+		if ofTerm == nil {
+			return nil, false
+		}
+		names, named = names.Union(ofTerm), true
+	}
+	return names, named
 }
 
 // nodeAffinity matches the pod's node selector and node affinity.
@@ -66,15 +114,12 @@ const (
 // imageLocality prefers nodes that have the pod's images already; an image that
 // few nodes have counts less, so that pods do not all gather where it is.
 func imageLocality(pod *Pod, s *Snapshot) Check {
-	images := make(map[string]bool)
-	for _, c := range pod.Spec.Containers {
-		images[c.Image] = true
-	}
+	uses := imagesOf(pod.Spec)
 	having := make(map[string]int64)
 	for _, n := range s.Nodes {
 		for _, image := range n.Status.Images {
 			for _, name := range image.Names {
-				if images[name] {
+				if uses[name] > 0 {
 					having[name]++
 				}
 			}
@@ -87,12 +132,35 @@ func imageLocality(pod *Pod, s *Snapshot) Check {
 		var sum int64
 		for _, image := range n.Status.Images {
 			for _, name := range image.Names {
-				if images[name] {
-					sum += image.SizeBytes * having[name] / int64(len(s.Nodes))
-				}
+				sum += uses[name] * (image.SizeBytes * having[name] / int64(len(s.Nodes)))
 			}
 		}
-		least, most := int64(smallImage), int64(largeImage*len(pod.Spec.Containers))
+		containers := len(pod.Spec.InitContainers) + len(pod.Spec.Containers)
+		least, most := int64(smallImage), int64(largeImage*containers)
 		return (min(max(sum, least), most) - least) * MaxScore / (most - least)
 	}}
+}
+
+// imagesOf counts how often a pod uses each image, as containers and volumes,
+// under the full names that nodes report: those without a tag mean latest.
+func imagesOf(spec corev1.PodSpec) map[string]int64 {
+	uses := make(map[string]int64)
+	use := func(image string) {
+		if strings.LastIndex(image, ":") <= strings.LastIndex(image, "/") {
+			image += ":latest"
+		}
+		uses[image]++
+	}
+	for _, c := range spec.InitContainers {
+		use(c.Image)
+	}
+	for _, c := range spec.Containers {
+		use(c.Image)
+	}
+	for _, v := range spec.Volumes {
+		if v.Image != nil {
+			use(v.Image.Reference)
+		}
+	}
+	return uses
 }

@@ -3,10 +3,7 @@
 // it applies to each node; nothing in this package acts or waits.
 package plugin
 
-import (
-	"math"
-	"slices"
-)
+import "slices"
 
 // Plugin is one rule.
 type Plugin struct {
@@ -47,6 +44,7 @@ func finallyBecause(text string) *Reason { return &Reason{Texts: []string{text},
 // All are the rules, in the order in which they filter. The first that refuses
 // a node names the reason. Weights are Kubernetes' defaults.
 var All = []Plugin{
+	{"NodeAffinity by name", 0, namedNodes},
 	{"NodeUnschedulable", 0, nodeUnschedulable},
 	{"NodeName", 0, nodeName},
 	{"TaintToleration", 3, taintToleration},
@@ -139,19 +137,13 @@ func normalize(reverse bool) func(scores []int64) {
 }
 
 // stretch maps the smallest score to 0 and the largest to MaxScore; equal ones
-// all become 0, or MaxScore with reverse.
-func stretch(reverse bool) func(scores []int64) {
-	return func(scores []int64) {
-		least, most := slices.Min(scores), slices.Max(scores)
-		for i, score := range scores {
-			scaled := int64(0)
-			if most > least {
-				scaled = int64(math.Round(MaxScore * float64(score-least) / float64(most-least)))
-			}
-			if reverse {
-				scaled = MaxScore - scaled
-			}
-			scores[i] = scaled
+// all become 0.
+func stretch(scores []int64) {
+	least, most := slices.Min(scores), slices.Max(scores)
+	for i, score := range scores {
+		scores[i] = 0
+		if most > least {
+			scores[i] = int64(MaxScore * (float64(score-least) / float64(most-least)))
 		}
 	}
 }

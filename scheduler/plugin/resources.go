@@ -2,6 +2,7 @@ package plugin
 
 import (
 	"math"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 )
@@ -54,22 +55,28 @@ func lacking(pod *Pod, n *Node) *Reason {
 	return &reason
 }
 
-// balancedAllocation prefers nodes on which cpu and memory would be used up at
-// about the same rate.
+// balancedAllocation prefers nodes that the pod would bring nearer to using up
+// cpu and memory at the same rate. A pod that asks for neither changes nothing.
 func balancedAllocation(pod *Pod, _ *Snapshot) Check {
-	if len(pod.Requests) == 0 {
+	if !slices.ContainsFunc(scored, func(name corev1.ResourceName) bool { return pod.Requests[name] > 0 }) {
 		return Check{}
 	}
 	return Check{Score: func(n *Node) int64 {
 		allocatable := amounts(n.Status.Allocatable)
-		var fractions []float64
-		for _, name := range scored {
-			if total := allocatable[name]; total > 0 {
-				fractions = append(fractions, min(1, float64(n.Requested[name]+pod.Requests[name])/float64(total)))
-			}
-		}
-		return int64((1 - deviation(fractions)) * MaxScore)
+		with, without := balance(n.Requested.plus(pod.Requests, 1), allocatable), balance(n.Requested, allocatable)
+		return MaxScore/2 + (MaxScore/2+with-without)/2
 	}}
+}
+
+// balance is MaxScore if equal shares of the scored resources are used.
+func balance(used, allocatable Resources) int64 {
+	var fractions []float64
+	for _, name := range scored {
+		if total := allocatable[name]; total > 0 {
+			fractions = append(fractions, min(1, float64(used[name])/float64(total)))
+		}
+	}
+	return int64((1 - deviation(fractions)) * MaxScore)
 }
 
 // deviation is the standard deviation.

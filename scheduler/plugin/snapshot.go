@@ -19,6 +19,7 @@ type Snapshot struct {
 	// OwnerSelector selects the pods that serve with pod (of the same Service,
 	// ReplicaSet …) for spreading by default; nil if there is nothing like that.
 	OwnerSelector func(pod *corev1.Pod) labels.Selector
+	Storage       Storage
 }
 
 // With is s with one node replaced by another of the same name.

@@ -2,6 +2,7 @@ package plugin
 
 import (
 	"math"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/labels"
@@ -30,13 +31,29 @@ func topologySpread(pod *Pod, s *Snapshot) Check {
 	hard, soft := constraints(pod, s)
 	var check Check
 	if len(hard) > 0 {
-		check.Filter = spreadFilter(pod, s, hard)
+		check.Filter = spreadFilter(pod, withLabels(s, hard), hard)
 	}
 	if len(soft) > 0 {
+		if len(pod.Spec.TopologySpreadConstraints) > 0 { // by default, nodes without zones are spread over, too
+			s = withLabels(s, soft)
+		}
 		check.Score = spreadScore(pod, s, soft)
-		check.Normalize = stretch(true)
+		check.Normalize = leastCrowded
 	}
 	return check
+}
+
+// withLabels is s with those nodes only that are in a domain of every
+// constraint: others neither count nor are wanted.
+func withLabels(s *Snapshot, list []spreadConstraint) *Snapshot {
+	changed := *s
+	changed.Nodes = slices.DeleteFunc(slices.Clone(s.Nodes), func(n *Node) bool {
+		return slices.ContainsFunc(list, func(c spreadConstraint) bool {
+			_, ok := n.Labels[c.key]
+			return !ok
+		})
+	})
+	return &changed
 }
 
 func constraints(pod *Pod, s *Snapshot) (hard, soft []spreadConstraint) {
@@ -160,14 +177,25 @@ func smallest(counts map[string]int64) int64 {
 	return least
 }
 
-// spreadScore is how crowded a node's domains are; fewer is better. Kinds of
-// domains of which there are many weigh more, since they spread finer.
+// outside is the score of a node that is in no domain.
+const outside = -1
+
+// spreadScore is how crowded a node's domains are, of the nodes of s; fewer is
+// better. Kinds of domains of which there are many weigh more, since they spread
+// finer.
 func spreadScore(pod *Pod, s *Snapshot, soft []spreadConstraint) func(n *Node) int64 {
 	counts := make([]map[string]int64, len(soft))
 	for i := range soft {
 		counts[i] = soft[i].counts(pod, s)
 	}
+	inside := make(map[string]bool, len(s.Nodes))
+	for _, n := range s.Nodes {
+		inside[n.Name] = true
+	}
 	return func(n *Node) int64 {
+		if !inside[n.Name] {
+			return outside
+		}
 		var sum float64
 		for i, c := range soft {
 			value, ok := n.Labels[c.key]
@@ -178,5 +206,26 @@ func spreadScore(pod *Pod, s *Snapshot, soft []spreadConstraint) func(n *Node) i
 			sum += float64(counts[i][value])*weight + float64(c.maxSkew-1)
 		}
 		return int64(math.Round(sum))
+	}
+}
+
+// leastCrowded turns crowds into scores: MaxScore where there is nobody, and
+// where there are most as much as the least crowded node is above that.
+func leastCrowded(scores []int64) {
+	most, least := slices.Max(scores), int64(math.MaxInt64)
+	for _, score := range scores {
+		if score != outside {
+			least = min(least, score)
+		}
+	}
+	for i, score := range scores {
+		switch {
+		case score == outside:
+			scores[i] = 0
+		case most == 0:
+			scores[i] = MaxScore
+		default:
+			scores[i] = MaxScore * (most + least - score) / most
+		}
 	}
 }
