@@ -83,6 +83,10 @@ func (r *run) connect(members []member) error {
 		if err := n.ensureNamespace(m.namespace, m.link, m.Address); err != nil {
 			return err
 		}
+		// This machine routes between the nodes.
+		if err := node.Forward(r.DataDir); err != nil {
+			return err
+		}
 	}
 	return unreachable(r.PodCIDR)
 }
@@ -236,7 +240,7 @@ func (c Config) clean() error {
 			errs = append(errs, c.cleanMember(m))
 		}
 	}
-	errs = append(errs, node.RemoveCgroups("/skiff"+c.instance()), deleteLink(c.network().bridge), removeUnreachable(c.PodCIDR))
+	errs = append(errs, node.RemoveCgroups("/skiff"+c.instance()), deleteLink(c.network().bridge), removeUnreachable(c.PodCIDR), node.RestoreKernel(c.DataDir))
 	return errors.Join(errs...)
 }
 

@@ -23,7 +23,7 @@ import (
 const politeness = 2 * time.Second
 
 // Clean removes all that a node did to the machine: processes, mounts, links,
-// rules and cgroups, of this run or of one that was killed. Images, logs and
+// rules, kernel settings and cgroups, of this run or of one that was killed. Images, logs and
 // the runtime's records stay in Dir. It must run in the node's network
 // namespace; what is not there is no error.
 func Clean(c Config) error {
@@ -33,7 +33,7 @@ func Clean(c Config) error {
 	errs = append(errs, removeLink(c.Bridge), os.RemoveAll(filepath.Join(c.Dir, "cni")), os.RemoveAll(filepath.Join(c.Dir, "run")))
 	removeMasquerade()
 	removeHostPortRules()
-	errs = append(errs, cleanProxy())
+	errs = append(errs, cleanProxy(), RestoreKernel(c.Dir))
 	return errors.Join(errs...)
 }
 

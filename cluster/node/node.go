@@ -105,7 +105,7 @@ func prepare(c Config) error {
 			return err
 		}
 	}
-	if err := setKernel(); err != nil {
+	if err := settings.set(c.Dir, nodeSettings); err != nil {
 		return fmt.Errorf("kernel settings: %w", err)
 	}
 	return applyMasquerade(c)
