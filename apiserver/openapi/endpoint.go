@@ -28,19 +28,13 @@ type operation struct {
 	action     string
 	kind       schema.GroupVersionKind
 	parameters []parameter
-	body       *body
+	body       string         // definition; "": none
 	results    map[int]string // definition by status; "": a string
-	consumes   []string       // OpenAPI 2 only
+	consumes   []string       // media types of the body
 	produces   []string
 }
 
 type parameter struct{ name, in, kind, description string }
-
-type body struct {
-	definition string
-	required   bool
-	types      []string
-}
 
 // Media types of operations.
 var (

@@ -284,13 +284,28 @@ func (s *schemas) addKinds(d *spec.Schema, t reflect.Type) {
 	if err != nil {
 		return // no kind, just a type that could be one
 	}
-	if len(kinds) > 1 && s.gv != nil {
-		kinds = slices.DeleteFunc(slices.Clone(kinds), func(k schema.GroupVersionKind) bool {
-			return k.GroupVersion() != *s.gv && k.GroupVersion() != metav1.Unversioned
-		})
+	ofMany, kinds := len(kinds) > 1, slices.Clone(kinds)
+	if ofMany {
+		for _, gv := range unregistered {
+			kinds = append(kinds, gv.WithKind(kinds[0].Kind))
+		}
 	}
-	kinds = slices.DeleteFunc(slices.Clone(kinds), func(k schema.GroupVersionKind) bool { return k.Version == runtime.APIVersionInternal })
-	addKinds(d, kinds...)
+	addKinds(d, slices.DeleteFunc(kinds, func(k schema.GroupVersionKind) bool {
+		return k.Version == runtime.APIVersionInternal ||
+			ofMany && s.gv != nil && k.GroupVersion() != *s.gv && k.GroupVersion() != metav1.Unversioned
+	})...)
+}
+
+// unregistered are the group versions that kube-apiserver knows and client-go's
+// scheme does not.
+var unregistered = []schema.GroupVersion{
+	{Group: "admission.k8s.io", Version: "v1"},
+	{Group: "admission.k8s.io", Version: "v1beta1"},
+	{Group: "apiextensions.k8s.io", Version: "v1"},
+	{Group: "apiextensions.k8s.io", Version: "v1beta1"},
+	{Group: "apiregistration.k8s.io", Version: "v1"},
+	{Group: "apiregistration.k8s.io", Version: "v1beta1"},
+	{Group: "imagepolicy.k8s.io", Version: "v1alpha1"},
 }
 
 func addKinds(d *spec.Schema, kinds ...schema.GroupVersionKind) {

@@ -20,14 +20,14 @@ func (k *kind) collection() []endpoint {
 	}
 	if k.has("create") {
 		o := k.operation("post", "post", k.id("create", k.scope, k.Kind), "create "+one(k.Kind), path, options(metav1.CreateOptions{}))
-		o.body = &body{k.object, true, k.bodies}
+		o.body = k.object
 		o.results = answers(k.object, 200, 201, 202)
 		ops = append(ops, o)
 	}
 	if k.has("deletecollection") {
 		selection := options(metav1.ListOptions{}, "watch", "allowWatchBookmarks")
 		o := k.operation("delete", "deletecollection", k.id("delete", "Collection", k.scope, k.Kind), "delete collection of "+k.Kind, path, selection, deleteOptions())
-		o.body = k.deleteBody()
+		o.body = k.schemas.refTo(metav1.DeleteOptions{})
 		o.results = answers(k.schemas.refTo(metav1.Status{}), 200)
 		ops = append(ops, o)
 	}
@@ -70,11 +70,13 @@ func (k *kind) item() []endpoint {
 	ops := k.views(k.Verbs, k.Kind, "", k.object)
 	if k.has("delete") {
 		answer := k.schemas.refTo(metav1.Status{})
-		if k.AnswersDeleted {
+		// kube-apiserver's documents say Status of Namespaces too, though the
+		// answer is the Namespace.
+		if k.AnswersDeleted && k.GVK() != corev1.SchemeGroupVersion.WithKind("Namespace") {
 			answer = k.object
 		}
 		o := k.operation("delete", "delete", k.id("delete", k.scope, k.Kind), "delete "+one(k.Kind), k.named(k.Kind), deleteOptions())
-		o.body = k.deleteBody()
+		o.body = k.schemas.refTo(metav1.DeleteOptions{})
 		o.results = answers(answer, 200, 202)
 		ops = append(ops, o)
 	}
@@ -86,10 +88,6 @@ func (k *kind) named(kind string) []parameter {
 	return append([]parameter{nameOf(kind), pretty}, k.inNamespace...)
 }
 
-func (k *kind) deleteBody() *body {
-	return &body{definition: k.schemas.refTo(metav1.DeleteOptions{}), types: k.bodies}
-}
-
 // views are get, put and patch of an object or of a subresource of it.
 func (k *kind) views(verbs []string, kindName, sub, definition string) []operation {
 	path, of := k.named(kindName), "the specified "+k.Kind
@@ -97,15 +95,15 @@ func (k *kind) views(verbs []string, kindName, sub, definition string) []operati
 		of = sub + " of " + of
 	}
 	var ops []operation
-	add := func(verb, method, id, description string, with []parameter, b *body, statuses ...int) {
+	add := func(verb, method, id, description string, with []parameter, body string, statuses ...int) {
 		if !slices.Contains(verbs, verb) {
 			return
 		}
 		o := k.operation(method, method, k.id(id, k.scope, k.Kind, title(sub)), description+" "+of, path, with)
-		o.body = b
+		o.body = body
 		o.results = answers(definition, statuses...)
 		if method == "patch" {
-			o.consumes = b.types
+			o.consumes = k.patches
 		}
 		ops = append(ops, o)
 	}
@@ -114,10 +112,10 @@ func (k *kind) views(verbs []string, kindName, sub, definition string) []operati
 	if k.custom {
 		reading, patched = options(metav1.GetOptions{}), []int{200}
 	}
-	add("get", "get", "read", "read", reading, nil, 200)
-	add("update", "put", "replace", "replace", options(metav1.UpdateOptions{}), &body{definition, true, k.bodies}, 200, 201)
+	add("get", "get", "read", "read", reading, "", 200)
+	add("update", "put", "replace", "replace", options(metav1.UpdateOptions{}), definition, 200, 201)
 	if slices.Contains(verbs, "patch") {
-		add("patch", "patch", "patch", "partially update", options(metav1.PatchOptions{}), &body{k.schemas.refTo(metav1.Patch{}), true, k.patches}, patched...)
+		add("patch", "patch", "patch", "partially update", options(metav1.PatchOptions{}), k.schemas.refTo(metav1.Patch{}), patched...)
 	}
 	return ops
 }
@@ -142,7 +140,7 @@ func (k *kind) subresource(sub resource.Sub) []endpoint {
 	if slices.Contains(sub.Verbs, "create") {
 		o := k.operation("post", "post", k.id("create", k.scope, k.Kind, title(sub.Name)), "create "+sub.Name+" of "+one(k.Kind),
 			k.named(gvk.Kind), options(metav1.CreateOptions{}))
-		o.body = &body{definition, true, k.bodies}
+		o.body = definition
 		o.results = answers(definition, 200, 201, 202)
 		ops = append(ops, o)
 	}
