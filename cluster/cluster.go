@@ -74,8 +74,10 @@ func (c Config) withDefaults() (Config, error) {
 		}
 		c.Tools = filepath.Join(filepath.Dir(self), "tools")
 	}
-	if c.Tools, err = filepath.EvalSymlinks(c.Tools); err != nil && c.Nodes > 0 {
-		return c, fmt.Errorf("the programs that nodes need (make tools): %w", err)
+	// The path goes into command lines by which a killed run is found again. A
+	// folder that is not there is what check complains about.
+	if tools, err := filepath.EvalSymlinks(c.Tools); err == nil {
+		c.Tools = tools
 	}
 	if c.Out == nil {
 		c.Out = os.Stdout
@@ -174,8 +176,8 @@ func Up(ctx context.Context, c Config, ready func()) error {
 	if err != nil {
 		return err
 	}
-	if c.Nodes > 0 && c.Listen.Addr().IsLoopback() {
-		return fmt.Errorf("pods could not reach an API that listens on %s; listen on another address, or run no nodes", c.Listen)
+	if err := c.check(); err != nil {
+		return err
 	}
 	unlock, err := c.lock()
 	if err != nil {
@@ -191,6 +193,9 @@ func Down(c Config) error {
 	c, err := c.withDefaults()
 	if err != nil {
 		return err
+	}
+	if _, err := os.Stat(c.DataDir); err != nil {
+		return fmt.Errorf("no cluster was ever there: %w", err)
 	}
 	unlock, err := c.lock()
 	if err != nil {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
-	"fmt"
 	"net"
 	"net/netip"
 	"path/filepath"
@@ -58,7 +57,7 @@ type controlPlane struct {
 func startControlPlane(ctx context.Context, r *run) (*controlPlane, error) {
 	storage, err := engines.Open(r.Storage)
 	if err != nil {
-		return nil, fmt.Errorf("storage %s: %w", r.Storage, err)
+		return nil, err // the URL in it has no password
 	}
 	p := &controlPlane{run: r, backend: storage, served: make(chan error, 1)}
 	if err := p.start(ctx); err != nil {

@@ -24,9 +24,6 @@ func (c Config) running() ([]node.Config, error) {
 		return nil, err
 	}
 	c.Nodes = len(entries)
-	if c.Tools, err = filepath.EvalSymlinks(c.Tools); err != nil {
-		return nil, err
-	}
 	var nodes []node.Config
 	for _, m := range c.members(netip.Addr{}) {
 		if _, err := os.Stat(strings.TrimPrefix(m.Socket(), "unix://")); err == nil {

@@ -8,7 +8,9 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -110,11 +112,35 @@ func TestKill(t *testing.T) {
 		t.Errorf("after kill -9 and a new start: got %s, want %s", after, before)
 	}
 	// A container that is killed is started again.
-	if err := exec.Command("pkill", "-KILL", "-f", "^node /app/server.js").Run(); err != nil {
-		t.Fatalf("kill the container's process: %v", err)
-	}
+	uid, _, _ := strings.Cut(before, " ")
+	killProcess(t, uid, "node")
 	c.Until(t, func(out string) bool { return strings.HasSuffix(strings.TrimSpace(out), " 1") }, "get", "pods", fields)
 	c.Stop(t)
+}
+
+// killProcess kills the process of a name in a pod.
+func killProcess(t *testing.T, uid, name string) {
+	t.Helper()
+	processes, err := filepath.Glob("/proc/[0-9]*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, dir := range processes {
+		groups, _ := os.ReadFile(filepath.Join(dir, "cgroup")) // it may just have ended
+		comm, _ := os.ReadFile(filepath.Join(dir, "comm"))
+		if !strings.Contains(string(groups), uid) || strings.TrimSpace(string(comm)) != name {
+			continue
+		}
+		pid, err := strconv.Atoi(filepath.Base(dir))
+		if err == nil {
+			err = syscall.Kill(pid, syscall.SIGKILL)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	t.Fatalf("pod %s has no process %s", uid, name)
 }
 
 // TestNodeDies takes the process of a node away: the node turns NotReady and its

@@ -76,14 +76,14 @@ func New(t testing.TB, nodes int) *Cluster {
 	if os.Getuid() != 0 && nodes > 0 {
 		t.Fatal("nodes need root, as make test has")
 	}
-	c := &Cluster{Program: Build(t), Port: freePort(t)}
+	subnet := claimSubnet(t)
+	c := &Cluster{Program: Build(t), Port: firstPort + subnet}
 	// Not t.TempDir: its path is too long for the sockets below it.
 	dir, err := os.MkdirTemp("", "skiff-")
 	if err != nil {
 		t.Fatal(err)
 	}
 	c.DataDir = dir
-	subnet := 100 + os.Getpid()%100 // other packages' tests run beside
 	c.PodCIDR = fmt.Sprintf("10.%d.0.0/16", subnet)
 	c.args = []string{
 		"up", "--isolated", "--data-dir", dir, "--tools", Tools(t), "--nodes", fmt.Sprint(nodes),
@@ -238,14 +238,30 @@ func (c *Cluster) tell(t testing.TB) {
 	}
 }
 
-func freePort(t testing.TB) int {
+// firstPort is below the ports that the kernel hands out by itself.
+const firstPort = 16400
+
+// claimSubnet returns a number that no other test has, for its addresses and
+// its port; other packages' tests run beside. The claim is a name in the abstract
+// namespace of unix(7), which goes with the process at the latest.
+func claimSubnet(t testing.TB) int {
 	t.Helper()
-	l, err := net.Listen("tcp", ":0")
-	if err != nil {
-		t.Fatal(err)
+	for n := 100; n < 200; n++ {
+		claim, err := net.Listen("unix", fmt.Sprintf("@skiff-test-%d", n))
+		if err != nil {
+			continue
+		}
+		port, err := net.Listen("tcp", fmt.Sprintf(":%d", firstPort+n))
+		if err != nil {
+			claim.Close()
+			continue
+		}
+		port.Close()
+		t.Cleanup(func() { claim.Close() })
+		return n
 	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
+	t.Fatal("a hundred other clusters run beside this test")
+	return 0
 }
 
 // lockedBuffer is written by several goroutines.

@@ -44,7 +44,6 @@ func upCommand() *cobra.Command {
 	flags.TextVar(&c.ServiceCIDR, "service-cidr", c.ServiceCIDR, "range of Service addresses")
 	flags.TextVar(&c.NodeCIDR, "node-cidr", c.NodeCIDR, "range of the addresses of nodes in namespaces of their own")
 	flags.StringVar(&c.Domain, "domain", "cluster.local", "DNS domain of the cluster")
-	flags.StringVar(&c.Tools, "tools", "", `folder with containerd and the other programs (default: "tools" beside skiff)`)
 	flags.StringVar(&c.Mirror, "registry-mirror", "", "URL of a registry that nodes ask first for every image")
 	flags.IntVar(&c.MaxPods, "max-pods", 110, "how many pods a node offers to run")
 	flags.BoolVarP(&verbose, "verbose", "v", false, "write more to skiff.log in the data directory")
@@ -69,12 +68,15 @@ func downCommand() *cobra.Command {
 	return cmd
 }
 
+const toolsUsage = `folder with containerd and the other programs (default: "tools" beside skiff)`
+
 // where adds the flags that say which cluster is meant and what it did to the
 // machine.
 func where(flags *pflag.FlagSet, c *cluster.Config) {
 	c.PodCIDR = netip.MustParsePrefix("10.244.0.0/16")
 	flags.StringVar(&c.DataDir, "data-dir", "/var/lib/skiff", "all that the cluster keeps")
 	flags.TextVar(&c.PodCIDR, "pod-cidr", c.PodCIDR, "range of pod addresses")
+	flags.StringVar(&c.Tools, "tools", "", toolsUsage)
 	flags.BoolVar(&c.Isolated, "isolated", false, "put the first node into a network namespace too, leaving the host's rules as they are")
 }
 
@@ -108,7 +110,7 @@ func imageCommand() *cobra.Command {
 	var c cluster.Config
 	cmd := &cobra.Command{Use: "image", Short: "Bring images to the nodes without a registry"}
 	cmd.PersistentFlags().StringVar(&c.DataDir, "data-dir", "/var/lib/skiff", "all that the cluster keeps")
-	cmd.PersistentFlags().StringVar(&c.Tools, "tools", "", `folder with containerd and the other programs (default: "tools" beside skiff)`)
+	cmd.PersistentFlags().StringVar(&c.Tools, "tools", "", toolsUsage)
 	cmd.AddCommand(
 		&cobra.Command{
 			Use: "import FILE…", Short: "Load docker or OCI archives into every node", Args: cobra.MinimumNArgs(1),
