@@ -123,6 +123,7 @@ func (s *Server) impersonate(next http.Handler) http.Handler {
 			return
 		}
 		if wanted.Name == "" {
+			w.Header().Set("X-Content-Type-Options", "nosniff")
 			rest.WriteError(w, r, apierrors.NewBadRequest(fmt.Sprintf("requested %#v without impersonating a user name", wanted)))
 			return
 		}

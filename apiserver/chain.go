@@ -3,10 +3,8 @@ package apiserver
 import (
 	"net/http"
 	"slices"
-	"strings"
 
 	"github.com/skiff-k8s/skiff/apiserver/request"
-	"github.com/skiff-k8s/skiff/apiserver/rest"
 )
 
 // filter wraps a handler with one step that every request takes.
@@ -45,16 +43,6 @@ func (s *Server) dispatch() http.Handler {
 			s.rest.ServeHTTP(w, r)
 			return
 		}
-		if r.Method != http.MethodGet && readOnly(r.URL.Path) {
-			rest.WriteError(w, r, rest.ErrNoMethod)
-			return
-		}
 		s.config.Other.ServeHTTP(w, r)
 	})
-}
-
-// readOnly reports whether a path that is no resource has only GET.
-func readOnly(path string) bool {
-	root, _, _ := strings.Cut(strings.TrimPrefix(path, "/"), "/")
-	return root == "api" || root == "apis" || root == "version"
 }

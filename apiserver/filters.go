@@ -64,7 +64,7 @@ func (s *Server) parse(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		info, err := request.Parse(r)
 		if err != nil {
-			rest.WriteError(w, r, apierrors.NewInternalError(fmt.Errorf("failed to create RequestInfo: %w", err)))
+			http.Error(w, fmt.Sprintf("Internal Server Error: %q: failed to create RequestInfo: %v", r.RequestURI, err), http.StatusInternalServerError)
 			return
 		}
 		next.ServeHTTP(w, r.WithContext(request.With(r.Context(), info)))
@@ -106,7 +106,7 @@ func (s *Server) limitTime(next http.Handler) http.Handler {
 		if wish := r.URL.Query().Get("timeout"); r.URL.RawQuery != "" && wish != "" {
 			d, err := time.ParseDuration(wish)
 			if err != nil {
-				rest.WriteError(w, r, apierrors.NewBadRequest(fmt.Sprintf("invalid timeout specified in the request URL - time: invalid duration %q", wish)))
+				rest.WriteError(w, r, apierrors.NewBadRequest(fmt.Sprintf("invalid timeout specified in the request URL - %v", err)))
 				return
 			}
 			if d > 0 {

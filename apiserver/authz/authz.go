@@ -27,8 +27,7 @@ type Source interface {
 // Lookup finds the storage version of a kind; nil if it is not served.
 type Lookup func(group, plural string) *resource.Resource
 
-// Authorizer asks, in this order, the always open paths, system:masters, the
-// node rules and RBAC. The first that allows wins; nothing denies.
+// Authorizer asks, in this order, system:masters, the node rules and RBAC. The first that allows wins; nothing denies.
 type Authorizer struct {
 	*RBAC
 	nodes nodes
@@ -39,8 +38,8 @@ var (
 	_ authorizer.RuleResolver = (*Authorizer)(nil)
 )
 
-// New makes an Authorizer that knows no roles: until Load it allows only the
-// open paths and system:masters. nodeRules are what every node may do besides
+// New makes an Authorizer that knows no roles: until Load it allows only
+// system:masters. nodeRules are what every node may do besides
 // what its pods need.
 func New(nodeRules []rbacv1.PolicyRule) *Authorizer {
 	return &Authorizer{RBAC: newRBAC(), nodes: nodes{rules: nodeRules}}
@@ -53,15 +52,9 @@ func (z *Authorizer) Load(ctx context.Context, source Source, lookup Lookup) err
 	return z.RBAC.load(ctx, source, lookup)
 }
 
-// openPaths are for probes, which have no credentials.
-var openPaths = []string{"/healthz", "/readyz", "/livez"}
-
 // Authorize implements authorizer.Authorizer. The reason of a refusal is why
 // the node rules or RBAC could not tell.
 func (z *Authorizer) Authorize(ctx context.Context, a authorizer.Attributes) (authorizer.Decision, string, error) {
-	if !a.IsResourceRequest() && slices.Contains(openPaths, a.GetPath()) {
-		return authorizer.DecisionAllow, "", nil
-	}
 	if IsMaster(a.GetUser()) {
 		return authorizer.DecisionAllow, "", nil
 	}

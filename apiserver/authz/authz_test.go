@@ -135,18 +135,6 @@ func TestAuthorizeRBAC(t *testing.T) {
 	}
 }
 
-func TestProbesNeedNoRights(t *testing.T) {
-	z := New(nil)
-	for path, want := range map[string]authorizer.Decision{
-		"/healthz": authorizer.DecisionAllow, "/readyz": authorizer.DecisionAllow, "/readyz/etcd": authorizer.DecisionNoOpinion, "/metrics": authorizer.DecisionNoOpinion,
-	} {
-		got, _, err := z.Authorize(t.Context(), authorizer.AttributesRecord{User: &user.DefaultInfo{Name: user.Anonymous}, Verb: "get", Path: path})
-		if err != nil || got != want {
-			t.Errorf("%s: got %v, %v; want %v", path, got, err, want)
-		}
-	}
-}
-
 // TestFollow checks that changes of roles and bindings take effect.
 func TestFollow(t *testing.T) {
 	w := rbacWorld(t)

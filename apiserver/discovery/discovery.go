@@ -60,6 +60,10 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		rest.WriteError(w, r, errUnknownVersion)
 		return
 	}
+	if r.Method != http.MethodGet && !page.anyMethod {
+		rest.WriteError(w, r, rest.ErrNoMethod)
+		return
+	}
 	if err := page.write(w, r); err != nil {
 		rest.WriteError(w, r, err)
 	}
@@ -105,14 +109,14 @@ func newDocuments(resources []*resource.Resource, address string) *documents {
 	core, named := splitGroups(resources)
 
 	d.pages["/api"] = &page{plain: apiVersions(core, address), aggregated: aggregated(core)}
-	d.pages["/apis"] = &page{plain: groupList(named), aggregated: aggregated(named)}
+	d.pages["/apis"] = &page{plain: groupList(named), aggregated: aggregated(named), anyMethod: true}
 	for _, g := range core {
 		for _, v := range g.versions {
 			d.pages["/api/"+v.name] = &page{plain: resourceList(g, v)}
 		}
 	}
 	for _, g := range named {
-		d.pages["/apis/"+g.name] = &page{plain: apiGroup(g)}
+		d.pages["/apis/"+g.name] = &page{plain: apiGroup(g), anyMethod: true}
 		for _, v := range g.versions {
 			d.pages["/apis/"+g.name+"/"+v.name] = &page{plain: resourceList(g, v)}
 		}

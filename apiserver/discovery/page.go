@@ -19,6 +19,8 @@ var aggregatedKind = apidiscovery.SchemeGroupVersion.WithKind("APIGroupDiscovery
 // page is one document in the forms it has; aggregated is nil below the roots.
 type page struct {
 	plain, aggregated runtime.Object
+	// anyMethod pages answer whatever the method; others only GET.
+	anyMethod bool
 
 	mu      sync.Mutex
 	encoded map[codec.Output]encoded

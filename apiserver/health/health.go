@@ -14,6 +14,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"github.com/skiff-k8s/skiff/apiserver/rest"
 	"github.com/skiff-k8s/skiff/apiserver/version"
 )
 
@@ -60,7 +61,7 @@ func Register(mux *http.ServeMux, c Config) {
 		mux.Handle("/metrics", promhttp.HandlerFor(c.Metrics, promhttp.HandlerOpts{}))
 		paths = append(paths, "/metrics")
 	}
-	mux.HandleFunc("/{$}", func(w http.ResponseWriter, r *http.Request) {
+	index := func(w http.ResponseWriter, r *http.Request) {
 		all := slices.Clone(paths)
 		if c.Paths != nil {
 			all = append(all, c.Paths()...)
@@ -69,7 +70,9 @@ func Register(mux *http.ServeMux, c Config) {
 		writeJSON(w, struct {
 			Paths []string `json:"paths"`
 		}{slices.Compact(all)})
-	})
+	}
+	mux.HandleFunc("/{$}", index)
+	mux.HandleFunc("/index.html", index)
 }
 
 // all runs every check that the query does not exclude.
@@ -114,10 +117,8 @@ func all(set string, checks []Check) http.Handler {
 
 func single(check Check) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		plainText(w)
 		if !check.run(r.Context()) {
-			w.WriteHeader(http.StatusInternalServerError)
-			fmt.Fprint(w, "internal server error: reason withheld\n")
+			http.Error(w, "internal server error: reason withheld", http.StatusInternalServerError)
 			return
 		}
 		fmt.Fprint(w, "ok")
@@ -146,7 +147,13 @@ func quoted(names map[string]bool) string {
 	return strings.Join(list, ",")
 }
 
-func serveVersion(w http.ResponseWriter, _ *http.Request) { writeJSON(w, version.Info()) }
+func serveVersion(w http.ResponseWriter, r *http.Request) {
+	if r.Method != http.MethodGet {
+		rest.WriteError(w, r, rest.ErrNoMethod)
+		return
+	}
+	writeJSON(w, version.Info())
+}
 
 func writeJSON(w http.ResponseWriter, value any) {
 	body, err := json.MarshalIndent(value, "", "  ")

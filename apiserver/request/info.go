@@ -22,9 +22,12 @@ type Info struct {
 	Path       string
 	// Verb is get, list, watch, create, update, patch, delete, deletecollection
 	// or, in old paths, proxy; for other paths the HTTP method in lower case.
-	Verb   string
-	Prefix string // api or apis
-	Group  string
+	Verb string
+	// VerbInPath is true for the old paths /api/{version}/{watch|proxy}/…, whose
+	// verb is the same whatever the method.
+	VerbInPath bool
+	Prefix     string // api or apis
+	Group      string
 	// Version is the API version of the path.
 	Version string
 	// Namespace is empty for cluster-wide resources and for all namespaces. A
@@ -59,10 +62,10 @@ func Parse(r *http.Request) (*Info, error) {
 	}
 	info.IsResource = true
 
-	old := parts[0] == "watch" || parts[0] == "proxy"
-	if old {
+	info.VerbInPath = parts[0] == "watch" || parts[0] == "proxy"
+	if info.VerbInPath {
 		if len(parts) < 2 {
-			return info, fmt.Errorf("unable to determine kind and namespace from url, %v", r.URL)
+			return info, fmt.Errorf("unable to determine kind and namespace from url, %v", r.URL.RequestURI())
 		}
 		info.Verb, parts = parts[0], parts[1:]
 	} else {
@@ -72,7 +75,7 @@ func Parse(r *http.Request) (*Info, error) {
 	if info.Name == "" {
 		info.setCollection(r.URL)
 	}
-	if !old && slices.Contains([]string{"list", "watch", "deletecollection"}, info.Verb) && r.URL.RawQuery != "" {
+	if !info.VerbInPath && slices.Contains([]string{"list", "watch", "deletecollection"}, info.Verb) && r.URL.RawQuery != "" {
 		query := r.URL.Query()
 		info.LabelSelector, info.FieldSelector = query.Get("labelSelector"), query.Get("fieldSelector")
 	}

@@ -62,9 +62,11 @@ func TestParse(t *testing.T) {
 		})},
 		{"old watch path", "GET", "/api/v1/watch/namespaces/n/pods/p?labelSelector=a", resource(func(i *Info) {
 			i.Path, i.Verb, i.Namespace, i.Resource, i.Name, i.Parts = "/api/v1/watch/namespaces/n/pods/p", "watch", "n", "pods", "p", []string{"pods", "p"}
+			i.VerbInPath = true
 		})},
 		{"old proxy path", "GET", "/api/v1/proxy/nodes/n/x", resource(func(i *Info) {
 			i.Path, i.Verb, i.Resource, i.Name, i.Parts = "/api/v1/proxy/nodes/n/x", "proxy", "nodes", "n", []string{"nodes", "n", "x"}
+			i.VerbInPath = true
 		})},
 		{"delete of a collection", "DELETE", "/apis/apps/v1/namespaces/n/deployments?labelSelector=a", Info{
 			IsResource: true, Path: "/apis/apps/v1/namespaces/n/deployments", Verb: "deletecollection", Prefix: "apis", Group: "apps", Version: "v1",

@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"net/http"
 	"strconv"
+	"strings"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/validate/content"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/skiff-k8s/skiff/apiserver/codec"
@@ -30,6 +32,9 @@ func fromStore(err error, r *resource.Resource, name string) error {
 	case isStatus(err):
 		return err
 	case errors.Is(err, store.ErrNotFound):
+		if problems := content.IsPathSegmentName(name); len(problems) > 0 {
+			return apierrors.NewBadRequest(fmt.Sprintf("Name parameter invalid: %q: %s", name, strings.Join(problems, ";")))
+		}
 		return apierrors.NewNotFound(r.GR(), name)
 	case errors.Is(err, store.ErrExists):
 		return apierrors.NewAlreadyExists(r.GR(), name)

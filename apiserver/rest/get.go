@@ -1,6 +1,7 @@
 package rest
 
 import (
+	"fmt"
 	"net/http"
 	"strconv"
 
@@ -39,7 +40,7 @@ func (h *Handler) read(r *http.Request, t *target, version string) (*store.Item,
 	}
 	atLeast, err := strconv.ParseUint(version, 10, 63)
 	if err != nil {
-		return nil, invalidVersion(version, err)
+		return nil, fmt.Errorf("resourceVersion: Invalid value: %q: %w", version, err) // 500, oddly, but so it is
 	}
 	items, _, err := h.Store.Snapshot(r.Context(), t.resource, store.Match{Namespace: t.namespace, Name: t.name}, int64(atLeast))
 	if err != nil {

@@ -135,8 +135,11 @@ func (h *Handler) route(info *request.Info, r *http.Request) (*target, verb, err
 	if !placed(info, res) {
 		return nil, nil, errNoResource
 	}
+	if info.VerbInPath && r.Method != http.MethodGet {
+		return nil, nil, ErrNoMethod
+	}
 	if info.Subresource != "" {
-		return h.routeSub(t, info)
+		return h.routeSub(t, info, r.Method)
 	}
 	if len(info.Parts) < 2 && info.Name != "" && info.Verb != "list" && info.Verb != "watch" {
 		t.name = ""
@@ -155,10 +158,14 @@ func (h *Handler) route(info *request.Info, r *http.Request) (*target, verb, err
 }
 
 // placed reports whether the path is one for objects of res: in a namespace
-// or not, and no longer than it may be.
+// or not, and no longer than it may be. Of the old paths only those that watch
+// objects are left; below them a subresource would be served to who may only
+// watch it.
 func placed(info *request.Info, res *resource.Resource) bool {
 	inNamespace := info.Namespace != "" && info.Resource != "namespaces"
 	switch {
+	case info.VerbInPath && (info.Verb != "watch" || info.Subresource != ""):
+		return false
 	case res.ClusterScoped:
 		return !inNamespace
 	case info.Namespace != "":
@@ -167,7 +174,7 @@ func placed(info *request.Info, res *resource.Resource) bool {
 	return len(info.Parts) < 2
 }
 
-func (h *Handler) routeSub(t *target, info *request.Info) (*target, verb, error) {
+func (h *Handler) routeSub(t *target, info *request.Info, method string) (*target, verb, error) {
 	sub := t.resource.Sub(info.Subresource)
 	if sub == nil {
 		return nil, nil, errNoResource
@@ -179,13 +186,12 @@ func (h *Handler) routeSub(t *target, info *request.Info) (*target, verb, error)
 	if len(info.Parts) > 3 && sub.Name != "proxy" {
 		return nil, nil, errNoResource
 	}
-	if sub.Connect {
-		return t, (*Handler).connect, nil
-	}
-	if !slices.Contains(sub.Verbs, info.Verb) {
+	if !hasMethod(sub, info.Verb, method) {
 		return nil, nil, ErrNoMethod
 	}
 	switch {
+	case sub.Connect:
+		return t, (*Handler).connect, nil
 	case sub.Create != nil:
 		return t, (*Handler).createSub, nil
 	case sub.Scale != nil:
@@ -196,6 +202,15 @@ func (h *Handler) routeSub(t *target, info *request.Info) (*target, verb, error)
 		return nil, nil, ErrNoMethod
 	}
 	return t, serve, nil
+}
+
+// hasMethod reports whether a subresource serves a method. HEAD and OPTIONS,
+// which are no verbs of the API, are passed on by proxies only.
+func hasMethod(sub *resource.Sub, verb, method string) bool {
+	if method == http.MethodHead || method == http.MethodOptions {
+		return sub.Name == "proxy"
+	}
+	return slices.Contains(sub.Verbs, verb)
 }
 
 // offer is what answers about t can be made of.

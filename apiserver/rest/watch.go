@@ -58,9 +58,10 @@ func (h *Handler) watch(w http.ResponseWriter, r *http.Request, t *target) error
 }
 
 // watchTime is how long a watch lasts. Without a wish of the client it is at
-// random, so that watches that began together do not end together.
+// random, so that watches that began together do not end together. A negative
+// wish ends it at once.
 func (h *Handler) watchTime(options *internalversion.ListOptions) time.Duration {
-	if s := options.TimeoutSeconds; s != nil && *s > 0 {
+	if s := options.TimeoutSeconds; s != nil && *s != 0 {
 		return time.Duration(*s) * time.Second
 	}
 	least := h.MinWatch
