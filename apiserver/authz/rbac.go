@@ -56,7 +56,7 @@ func (z *RBAC) Run(ctx context.Context) error {
 
 // reload replaces what the index knows of a kind.
 func (z *RBAC) reload(ctx context.Context, r *resource.Resource) (revision int64, err error) {
-	items, revision, err := z.source.Snapshot(ctx, r, store.Match{}, -1)
+	items, revision, err := z.source.Snapshot(ctx, r, store.Match{Readable: true}, -1)
 	if err != nil {
 		return 0, fmt.Errorf("read %s: %w", r.Plural, err)
 	}
@@ -73,14 +73,14 @@ func (z *RBAC) reload(ctx context.Context, r *resource.Resource) (revision int64
 func (z *RBAC) follow(ctx context.Context, r *resource.Resource, after int64) error {
 	for {
 		var problem error
-		for step, err := range z.source.Watch(ctx, r, store.Match{}, after) {
+		for step, err := range z.source.Watch(ctx, r, store.Match{Readable: true}, after) {
 			if problem = err; err != nil {
 				break
 			}
 			after = step.Revision
 			switch e := step.Event; {
 			case e == nil:
-			case e.New != nil:
+			case step.Is:
 				z.index.put(e.New.Object())
 			default:
 				z.index.remove(r.Plural, e.Old.Object())

@@ -33,6 +33,9 @@ func (h *Handler) delete(w http.ResponseWriter, r *http.Request, t *target) erro
 	warnOrphans(ctx, t.resource.Stored, options)
 	wr := newWrite(r, t, options, "", options.DryRun)
 	item, gone, err := h.deleteObject(ctx, wr, options)
+	if ignore := options.IgnoreStoreReadErrorWithClusterBreakingPotential; apierrors.IsStoreReadError(err) && ignore != nil && *ignore {
+		return h.deleteUnreadable(ctx, w, r, wr)
+	}
 	if err != nil {
 		return err
 	}
@@ -51,6 +54,21 @@ func warnOrphans(ctx context.Context, r *resource.Resource, options *metav1.Dele
 	if r.OrphanWarning != "" && options.PropagationPolicy == nil && options.OrphanDependents == nil {
 		request.Warn(ctx, r.OrphanWarning)
 	}
+}
+
+// deleteUnreadable removes an object that cannot be decoded, for who may do
+// so. Nothing is known of it: not what holds it, nor what it has reserved
+// (KEP-3926). The option that asks for it is ignored where the object can be read.
+func (h *Handler) deleteUnreadable(ctx context.Context, w http.ResponseWriter, r *http.Request, wr *write) error {
+	if err := h.may(ctx, wr, "unsafe-delete-ignore-read-errors"); err != nil {
+		return err
+	}
+	if err := h.Store.DeleteUnreadable(ctx, wr.resource, wr.objectNamespace(), wr.name); err != nil {
+		return fromStore(err, wr.resource, wr.name)
+	}
+	unknown := wr.empty()
+	unknown.SetName(wr.name)
+	return answerStatus(w, r, http.StatusOK, deleted(wr.resource, unknown))
 }
 
 // deleted is the answer that says what was deleted.

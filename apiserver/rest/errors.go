@@ -48,6 +48,8 @@ func fromStore(err error, r *resource.Resource, name string) error {
 		return apierrors.NewResourceExpired("The resourceVersion for the provided watch is too old.")
 	case errors.As(err, &future):
 		return tooLargeVersion(future)
+	case errors.Is(err, store.ErrUnreadable):
+		return unreadable(err)
 	case errors.Is(err, store.ErrInvalidVersion):
 		return apierrors.NewBadRequest(err.Error())
 	case errors.Is(err, context.DeadlineExceeded):
@@ -62,6 +64,14 @@ func tooLargeVersion(err *store.FutureError) error {
 	status := apierrors.NewTimeoutError(err.Error(), 1)
 	status.ErrStatus.Details.Causes = []metav1.StatusCause{{Type: metav1.CauseTypeResourceVersionTooLarge, Message: "Too large resource version"}}
 	return status
+}
+
+// unreadable is the error for a request that would have to read an object that
+// cannot be decoded (KEP-3926).
+func unreadable(err error) error {
+	return &apierrors.StatusError{ErrStatus: metav1.Status{
+		Status: metav1.StatusFailure, Code: http.StatusInternalServerError, Reason: metav1.StatusReasonStoreReadError, Message: err.Error(),
+	}}
 }
 
 func isStatus(err error) bool {

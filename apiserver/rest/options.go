@@ -79,7 +79,6 @@ func deleteOptions(r *http.Request) (*metav1.DeleteOptions, error) {
 	if err != nil {
 		return nil, err
 	}
-	o.IgnoreStoreReadErrorWithClusterBreakingPotential = nil
 	o.SetGroupVersionKind(metav1.SchemeGroupVersion.WithKind("DeleteOptions"))
 	return o, checked("DeleteOptions", validation.ValidateDeleteOptions(o))
 }

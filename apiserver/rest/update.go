@@ -209,7 +209,7 @@ func (h *Handler) createByUpdate(ctx context.Context, w *write, c change) (codec
 	if c.uid != "" {
 		return nil, uidConflict(w.stored(), w, c.uid, "")
 	}
-	if err := h.mayCreate(ctx, w); err != nil {
+	if err := h.may(ctx, w, "create"); err != nil {
 		return nil, err
 	}
 	obj, err := c.make(w.empty())
@@ -226,14 +226,14 @@ func (h *Handler) createByUpdate(ctx context.Context, w *write, c change) (codec
 	return item, nil
 }
 
-// mayCreate asks whether the user of an update may create, too.
-func (h *Handler) mayCreate(ctx context.Context, w *write) error {
+// may asks whether the user of a write may do what another verb stands for.
+func (h *Handler) may(ctx context.Context, w *write, verb string) error {
 	if w.trusted || h.Authorizer == nil {
 		return nil
 	}
 	r := w.resource
 	decision, reason, err := h.Authorizer.Authorize(ctx, authorizer.AttributesRecord{
-		User: w.user, Verb: "create", Namespace: w.namespace, APIGroup: r.Group, APIVersion: r.Version, Resource: r.Plural,
+		User: w.user, Verb: verb, Namespace: w.namespace, APIGroup: r.Group, APIVersion: r.Version, Resource: r.Plural,
 		Subresource: w.subName(), Name: w.name, ResourceRequest: true,
 	})
 	switch {

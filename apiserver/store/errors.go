@@ -22,6 +22,9 @@ var (
 	// ErrInvalidVersion: a resourceVersion or continue token is malformed, or
 	// they do not go together. It is always an *InvalidError.
 	ErrInvalidVersion = errors.New("invalid resource version")
+	// ErrUnreadable: an object is stored that cannot be decoded. It is always
+	// an *UnreadableError.
+	ErrUnreadable = errors.New("stored object is unreadable")
 	// ErrUnknownResource: the resource was never added, or was removed.
 	ErrUnknownResource = errors.New("resource is not stored here")
 )
@@ -68,3 +71,18 @@ func (e *InvalidError) Error() string { return e.Message }
 
 // Is makes errors.Is(err, ErrInvalidVersion) true.
 func (e *InvalidError) Is(target error) bool { return target == ErrInvalidVersion }
+
+// UnreadableError names the object that cannot be decoded and says why.
+type UnreadableError struct {
+	Key   string // in the backend
+	Cause error
+}
+
+func (e *UnreadableError) Error() string {
+	return fmt.Sprintf("object %s cannot be read: %v", e.Key, e.Cause)
+}
+
+func (e *UnreadableError) Unwrap() error { return e.Cause }
+
+// Is makes errors.Is(err, ErrUnreadable) true.
+func (e *UnreadableError) Is(target error) bool { return target == ErrUnreadable }

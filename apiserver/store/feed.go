@@ -146,17 +146,22 @@ func (f *feed) partsOf(e *Event) []part {
 	if f.index == nil {
 		return parts
 	}
-	var was string
-	if e.Old != nil {
-		was = f.index(e.Old.object)
+	was, known := f.value(e.Old)
+	if known {
 		parts = append(parts, part{value: was})
 	}
-	if e.New != nil {
-		if is := f.index(e.New.object); e.Old == nil || is != was {
-			parts = append(parts, part{value: is})
-		}
+	if is, ok := f.value(e.New); ok && (!known || is != was) {
+		parts = append(parts, part{value: is})
 	}
 	return parts
+}
+
+// value is what an item is indexed by; of what is unreadable nobody knows.
+func (f *feed) value(item *Item) (value string, known bool) {
+	if item == nil || item.broken != nil {
+		return "", false
+	}
+	return f.index(item.object), true
 }
 
 // after returns the events after a revision; known is false if some of them

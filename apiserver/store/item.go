@@ -13,6 +13,7 @@ import (
 // reads it.
 type Item struct {
 	object   resource.Object
+	broken   error // an *UnreadableError, and no object; callers never get such items
 	revision int64
 	key      string // below the prefix of the kind: "namespace/name" or "name"
 	size     int    // of the stored bytes

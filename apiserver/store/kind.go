@@ -64,9 +64,6 @@ func (k *kind) apply(key string, item *Item, revision int64) *Event {
 	}
 	k.snapshot = nil
 	k.last = revision
-	if item == nil && old == nil {
-		return nil // deletes something that never could be decoded
-	}
 	event := &Event{New: item, Old: old, Revision: revision, at: time.Now()}
 	k.feed.append(event)
 	return event
@@ -98,13 +95,14 @@ type view struct {
 	revision int64
 }
 
-// each calls f with the items that match and whose keys are not less than
-// start, in order, until f returns false.
+// each calls f with the items that match or, as they are unreadable, may
+// match, and whose keys are not less than start, in order, until f returns
+// false.
 func (v *view) each(m Match, start string, f func(*Item) bool) {
 	match := v.k.matcher(m)
 	if match.key != "" {
 		item, ok := v.items.Get(&Item{key: match.key})
-		if ok && item.key >= start && match.item(item) {
+		if ok && item.key >= start && match.possible(item) {
 			f(item)
 		}
 		return
@@ -113,19 +111,22 @@ func (v *view) each(m Match, start string, f func(*Item) bool) {
 		if !strings.HasPrefix(item.key, match.prefix) {
 			return false
 		}
-		return !match.item(item) || f(item)
+		return !match.possible(item) || f(item)
 	})
 }
 
-// all are the items that match.
-func (v *view) all(m Match) []*Item {
-	items := []*Item{}
+// all are the items that match. ErrUnreadable.
+func (v *view) all(m Match) (items []*Item, err error) {
+	items = []*Item{}
 	if m.plain() && m.Namespace == "" {
 		items = make([]*Item, 0, v.items.Len())
 	}
 	v.each(m, "", func(item *Item) bool {
-		items = append(items, item)
-		return true
+		items, err = append(items, item), item.broken
+		return err == nil
 	})
-	return items
+	if err != nil {
+		return nil, err
+	}
+	return items, nil
 }

@@ -37,7 +37,7 @@ type Page struct {
 }
 
 // List reads a page. The errors are *InvalidError, *ExpiredError and
-// *FutureError. Combinations of options the API forbids outright
+// *FutureError and *UnreadableError. Combinations of options the API forbids outright
 // (resourceVersionMatch without resourceVersion) are the caller's to refuse.
 func (s *Store) List(ctx context.Context, r *resource.Resource, o ListOptions) (*Page, error) {
 	k, err := s.kind(r)
@@ -60,7 +60,7 @@ func (s *Store) List(ctx context.Context, r *resource.Resource, o ListOptions) (
 	if err != nil {
 		return nil, err
 	}
-	return v.page(o.Match, from.start, from.limit), nil
+	return v.page(o.Match, from.start, from.limit)
 }
 
 // origin is what a list shows: everything from a key on at exactly a revision
@@ -116,29 +116,30 @@ func parseVersion(version string) (int64, error) {
 }
 
 // page cuts up to limit matching items from start on out of a view.
-func (v *view) page(m Match, start string, limit int64) *Page {
-	page := &Page{Items: []*Item{}, Revision: v.revision}
+// ErrUnreadable if that page cannot be read whole.
+func (v *view) page(m Match, start string, limit int64) (page *Page, err error) {
+	page = &Page{Items: []*Item{}, Revision: v.revision}
 	if limit <= 0 && start == "" {
-		page.Items = v.all(m)
-		return page
+		page.Items, err = v.all(m)
+		return page, err
 	}
 	var more int64
 	v.each(m, start, func(item *Item) bool {
 		if limit <= 0 || int64(len(page.Items)) < limit {
-			page.Items = append(page.Items, item)
-			return true
+			page.Items, err = append(page.Items, item), item.broken
+			return err == nil
 		}
 		more++
 		return m.plain() // else one more is all there is to know
 	})
-	if more == 0 {
-		return page
+	if more == 0 || err != nil {
+		return page, err
 	}
 	if m.plain() {
 		page.Remaining = &more
 	}
 	page.Continue = token{Revision: v.revision, Start: page.Items[limit-1].key + "\x00"}.encode()
-	return page
+	return page, nil
 }
 
 // at is a view of k exactly at a revision.

@@ -139,8 +139,7 @@ func TestPages(t *testing.T) {
 			t.Errorf("remaining = %v, want %d", page.Remaining, remaining)
 		}
 		o.Continue = page.Continue
-		item, _ := s.Cached(configMaps, "a", "n39")
-		if item != nil {
+		if item, err := s.Get(t.Context(), configMaps, "a", "n39"); err == nil {
 			remove(t, s, item)
 		}
 		update(t, s, "a", "n20", fmt.Sprint(remaining))
@@ -173,9 +172,9 @@ func TestPagesBySelector(t *testing.T) {
 }
 
 func mustGet(t testing.TB, s *store.Store, obj resource.Object) *store.Item {
-	item, ok := s.Cached(configMaps, obj.GetNamespace(), obj.GetName())
-	if !ok {
-		t.Fatalf("%s is not in the cache", obj.GetName())
+	item, err := s.Get(t.Context(), configMaps, obj.GetNamespace(), obj.GetName())
+	if err != nil {
+		t.Fatalf("get %s: %v", obj.GetName(), err)
 	}
 	return item
 }

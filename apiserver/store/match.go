@@ -14,6 +14,9 @@ type Match struct {
 	// IndexValue is the value of the kind's IndexBy field where the selector
 	// fixes it; Select must imply it.
 	IndexValue string
+	// Readable leaves out what is unreadable instead of failing: for readers
+	// to whom objects only give, as roles give rights, so that fewer do no harm.
+	Readable bool
 }
 
 // plain reports whether the match is by namespace alone, so that all objects
@@ -26,10 +29,11 @@ type matcher struct {
 	prefix string // of all keys that can match
 	suffix string // "/name" if the name is fixed and the namespace is not
 	sel    func(resource.Object) bool
+	strict bool // what is unreadable may match
 }
 
 func (k *kind) matcher(m Match) matcher {
-	out := matcher{sel: m.Select}
+	out := matcher{sel: m.Select, strict: !m.Readable}
 	switch {
 	case k.r.ClusterScoped:
 		out.key = m.Name
@@ -47,11 +51,21 @@ func (k *kind) matcher(m Match) matcher {
 	return out
 }
 
-// item reports whether an item matches; nil does not.
+// item reports whether an item matches; nil and what is unreadable do not.
 func (m matcher) item(item *Item) bool {
+	return m.possible(item) && item.broken == nil
+}
+
+// unreadable reports whether an item may match but nobody can tell.
+func (m matcher) unreadable(item *Item) bool {
+	return m.possible(item) && item.broken != nil
+}
+
+// possible reports whether an item matches as far as it can be read.
+func (m matcher) possible(item *Item) bool {
 	return item != nil &&
 		(m.key == "" || m.key == item.key) &&
 		strings.HasPrefix(item.key, m.prefix) &&
 		strings.HasSuffix(item.key, m.suffix) &&
-		(m.sel == nil || m.sel(item.object))
+		(item.broken != nil && m.strict || item.broken == nil && (m.sel == nil || m.sel(item.object)))
 }

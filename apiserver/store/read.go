@@ -12,6 +12,7 @@ import (
 const futureWait = 3 * time.Second
 
 // Get reads an object as it is at the newest revision of the backend.
+// ErrNotFound, ErrUnreadable.
 func (s *Store) Get(ctx context.Context, r *resource.Resource, namespace, name string) (*Item, error) {
 	k, err := s.kind(r)
 	if err != nil {
@@ -28,22 +29,16 @@ func (s *Store) get(ctx context.Context, k *kind, key string) (*Item, error) {
 	if !ok {
 		return nil, ErrNotFound
 	}
-	return item, nil
-}
-
-// Cached reads an object as the cache has it, which may be behind the backend.
-func (s *Store) Cached(r *resource.Resource, namespace, name string) (*Item, bool) {
-	k, err := s.kind(r)
-	if err != nil {
-		return nil, false
+	if item.broken != nil {
+		return nil, item.broken
 	}
-	return k.get(k.key(namespace, name))
+	return item, nil
 }
 
 // Snapshot returns all matching items in the order of keys and the revision
 // they are of, which is at least minRevision; 0 takes what the cache has, -1
 // waits for the newest revision of the backend. A watch after the revision
-// misses nothing and repeats nothing. ErrFuture.
+// misses nothing and repeats nothing. ErrFuture, ErrUnreadable.
 func (s *Store) Snapshot(ctx context.Context, r *resource.Resource, m Match, minRevision int64) ([]*Item, int64, error) {
 	k, err := s.kind(r)
 	if err != nil {
@@ -53,7 +48,8 @@ func (s *Store) Snapshot(ctx context.Context, r *resource.Resource, m Match, min
 	if err != nil {
 		return nil, 0, err
 	}
-	return v.all(m), v.revision, nil
+	items, err := v.all(m)
+	return items, v.revision, err
 }
 
 // Revision is the newest revision of the backend.

@@ -127,22 +127,23 @@ func (s *Store) load(ctx context.Context, r *resource.Resource, revision int64) 
 		return nil, fmt.Errorf("load %s: %w", k.prefix, err)
 	}
 	for _, entry := range page.Entries {
-		if item := k.decode(entry.Key, entry.Value, entry.Revision); item != nil {
-			k.items.ReplaceOrInsert(item)
-		}
+		k.items.ReplaceOrInsert(k.decode(entry.Key, entry.Value, entry.Revision))
 	}
 	return k, nil
 }
 
-// decode makes an item of stored bytes. An object that cannot be decoded is
-// not served: one bad value must not stop the follower.
+// decode makes an item of stored bytes. Where they cannot be decoded, the item
+// stands for the object all the same: reads that would include it must fail. To
+// leave it out would be to say that it is gone, upon which controllers would
+// delete what it owns and make another one.
 func (k *kind) decode(key string, value []byte, revision int64) *Item {
+	short := strings.TrimPrefix(key, k.prefix)
 	obj, err := decode(k.r, value)
 	if err != nil {
-		slog.Error("Stored object is unreadable and not served", "key", key, "revision", revision, "error", err)
-		return nil
+		slog.Error("Stored object is unreadable; reads that include it fail", "key", key, "revision", revision, "error", err)
+		return &Item{broken: &UnreadableError{key, err}, revision: revision, key: short, size: len(value)}
 	}
-	return newItem(obj, revision, strings.TrimPrefix(key, k.prefix), value)
+	return newItem(obj, revision, short, value)
 }
 
 // id is what the versions of a kind have in common.

@@ -208,3 +208,92 @@ func TestEncodedOnce(t *testing.T) {
 		t.Errorf("encoded = %q, want %q", got, want)
 	}
 }
+
+// Reads that include an object that cannot be decoded fail and name it; all
+// others go on. What becomes readable again, or is removed, is no obstacle.
+func TestUnreadable(t *testing.T) {
+	b := memory.New()
+	s := openOn(t, b, 0)
+	create(t, s, "a", "x", "1")
+	good := create(t, s, "b", "y", "1")
+	spoil := func(key string, expected int64) int64 {
+		revision, err := b.Put(t.Context(), key, []byte("\x01\x02"), expected, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return revision
+	}
+	spoilt := spoil("/registry/configmaps/b/y", good.Revision())
+	none := func(resource.Object) bool { return false }
+	check := func(name string, err error, want bool) {
+		t.Helper()
+		var unreadable *store.UnreadableError
+		if got := errors.As(err, &unreadable); got != want || !got && err != nil || got && unreadable.Key != "/registry/configmaps/b/y" {
+			t.Errorf("%s: got error %v, want one that names the unreadable object: %t", name, err, want)
+		}
+	}
+	list := func(o store.ListOptions) error {
+		_, err := s.List(t.Context(), configMaps, o)
+		return err
+	}
+	_, err := s.Get(t.Context(), configMaps, "b", "y")
+	check("get", err, true)
+	_, err = s.Get(t.Context(), configMaps, "a", "x")
+	check("get of another", err, false)
+	check("list", list(store.ListOptions{}), true)
+	check("list by a selector, which may match", list(store.ListOptions{Match: store.Match{Select: none}}), true)
+	check("list of its name", list(store.ListOptions{Match: store.Match{Namespace: "b", Name: "y"}}), true)
+	check("list of another namespace", list(store.ListOptions{Match: store.Match{Namespace: "a"}}), false)
+	check("page before it", list(store.ListOptions{Limit: 1}), false)
+	check("list of when it was good", list(store.ListOptions{ResourceVersion: version(good.Revision()), ResourceVersionMatch: metav1.ResourceVersionMatchExact}), false)
+	_, _, err = s.Snapshot(t.Context(), configMaps, store.Match{}, -1)
+	check("snapshot", err, true)
+	_, err = s.Update(t.Context(), configMaps, "b", "y", false, setData("2"))
+	check("update", err, true)
+	if _, err := s.Create(t.Context(), configMaps, configMap("b", "y", "2"), false); !errors.Is(err, store.ErrExists) {
+		t.Errorf("create in its place: got %v, want ErrExists", err)
+	}
+	if got, _, err := s.Snapshot(t.Context(), configMaps, store.Match{Readable: true}, -1); err != nil || names(got) != "a/x=1" {
+		t.Errorf("snapshot of what is readable: got %s, %v; want a/x=1", names(got), err)
+	}
+	left := watch(t, s, configMaps, store.Match{Readable: true}, good.Revision(), 1)[0]
+	if left.Event.Old != good || !left.Was || left.Is {
+		t.Errorf("watch of what is readable: got %+v, want that the good object left", left)
+	}
+	for step, err := range s.Watch(t.Context(), configMaps, store.Match{Select: none}, good.Revision()) {
+		check("watch", err, true)
+		if step.Event != nil {
+			t.Errorf("watch yielded revision %d, want the error alone", step.Revision)
+		}
+	}
+	if err := s.DeleteUnreadable(t.Context(), configMaps, "a", "x"); !errors.Is(err, store.ErrConflict) {
+		t.Errorf("removing a readable object as unreadable: got %v, want ErrConflict", err)
+	}
+	if err := s.DeleteUnreadable(t.Context(), configMaps, "b", "y"); err != nil {
+		t.Errorf("removing it: %v", err)
+	}
+	check("list after it was removed", list(store.ListOptions{}), false)
+	create(t, s, "b", "y", "3")
+	if got, want := describeAll(watch(t, s, configMaps, store.Match{}, spoilt, 1)), "b/y -→3"; got != want {
+		t.Errorf("watch from where it was unreadable: got %s, want %s", got, want)
+	}
+}
+
+// An unreadable object is known as such to a store that finds it when it is
+// opened.
+func TestUnreadableAtStart(t *testing.T) {
+	b := memory.New()
+	if _, err := b.Put(t.Context(), "/registry/pods/a/x", []byte("{"), 0, 0); err != nil {
+		t.Fatal(err)
+	}
+	s := openOn(t, b, 0)
+	if _, err := s.Get(t.Context(), pods, "a", "x"); !errors.Is(err, store.ErrUnreadable) {
+		t.Errorf("get: got %v, want ErrUnreadable", err)
+	}
+	if err := s.DeleteUnreadable(t.Context(), pods, "a", "x"); err != nil {
+		t.Errorf("removing it: %v", err)
+	}
+	if _, err := s.Get(t.Context(), pods, "a", "x"); !errors.Is(err, store.ErrNotFound) {
+		t.Errorf("get after that: got %v, want ErrNotFound", err)
+	}
+}

@@ -24,7 +24,8 @@ type Step struct {
 // Watch yields the matching events after a revision, once each and in order,
 // and every few seconds the progress made. It ends without an error when ctx
 // ends or the resource is removed or added anew, with ErrExpired when its place
-// in the feed is gone, and with backend.ErrClosed when the store ends.
+// in the feed is gone, with ErrUnreadable at an object that may match, and with
+// backend.ErrClosed when the store ends.
 func (s *Store) Watch(ctx context.Context, r *resource.Resource, m Match, after int64) iter.Seq2[Step, error] {
 	return func(yield func(Step, error) bool) {
 		k, err := s.kind(r)
@@ -104,6 +105,10 @@ func (w *watcher) yield(events []*Event, yield func(Step, error) bool) bool {
 			continue
 		}
 		w.reached = max(w.reached, e.Revision)
+		if w.match.unreadable(e.New) {
+			yield(Step{}, e.New.broken)
+			return false
+		}
 		step := Step{Event: e, Was: w.match.item(e.Old), Is: w.match.item(e.New), Revision: e.Revision}
 		if (step.Was || step.Is) && !yield(step, nil) {
 			return false

@@ -104,17 +104,45 @@ func (s *Store) Delete(ctx context.Context, r *resource.Resource, current *Item,
 	w := &pending{kind: k, key: current.key}
 	s.pending.add(k.prefix+w.key, w)
 	defer s.pending.remove(k.prefix+w.key, w)
-	revision, err := s.backend.Delete(ctx, k.prefix+w.key, current.revision)
-	switch {
-	case errors.Is(err, backend.ErrConflict):
-		return nil, ErrConflict
-	case err != nil:
-		return nil, fmt.Errorf("delete %s: %w", k.prefix+w.key, err)
+	revision, err := s.delete(ctx, k, current)
+	if err != nil {
+		return nil, err
 	}
 	if event := s.await(ctx, w, revision); event != nil {
 		return event.Last(), nil
 	}
 	return (&Event{Old: current, Revision: revision}).Last(), nil
+}
+
+func (s *Store) delete(ctx context.Context, k *kind, current *Item) (revision int64, err error) {
+	revision, err = s.backend.Delete(ctx, k.prefix+current.key, current.revision)
+	switch {
+	case errors.Is(err, backend.ErrConflict):
+		return 0, ErrConflict
+	case err != nil:
+		return 0, fmt.Errorf("delete %s: %w", k.prefix+current.key, err)
+	}
+	return revision, nil
+}
+
+// DeleteUnreadable removes an object that cannot be decoded. ErrConflict if
+// there is none or it can be.
+func (s *Store) DeleteUnreadable(ctx context.Context, r *resource.Resource, namespace, name string) error {
+	k, err := s.kind(r)
+	if err != nil {
+		return err
+	}
+	current, ok := k.get(k.key(namespace, name))
+	if !ok || current.broken == nil {
+		return ErrConflict
+	}
+	revision, err := s.delete(ctx, k, current)
+	if err != nil {
+		return err
+	}
+	// It is gone whether or not the caller waits until readers see it.
+	_ = s.progress.wait(ctx, revision)
+	return nil
 }
 
 // prepare encodes obj and decodes it again: what readers get is what the
