@@ -2,6 +2,7 @@ package file_test
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -249,5 +250,55 @@ func TestForeignFile(t *testing.T) {
 	defer f.Close()
 	if got, _ := io.ReadAll(f); string(got) != strings.Repeat(content, 1000) {
 		t.Error("the file was changed")
+	}
+}
+
+// A file that was cut short or partly overwritten is refused, however much of
+// it is left, and the process lives to say so.
+func TestDamagedFile(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "skiff.db")
+	b, err := file.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const page = 4096
+	for i := range 100 {
+		if _, err := b.Put(t.Context(), fmt.Sprintf("/k/%d", i), make([]byte, 2*page), backend.Absent, 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := b.Close(); err != nil {
+		t.Fatal(err)
+	}
+	sound, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	damaged := bytes.Clone(sound)
+	for at := 2 * page; at+page <= len(damaged); at += 2 * page { // the first two pages are described by checksums of their own
+		clear(damaged[at : at+page])
+	}
+	for _, c := range []struct {
+		name string
+		data []byte
+	}{
+		{"two pages left", sound[:2*page]},
+		{"cut in a page", sound[:5*page+1]},
+		{"cut in half", sound[:len(sound)/2]},
+		{"every other page overwritten", damaged},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "skiff.db")
+			if err := os.WriteFile(path, c.data, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			out, err := child(t, "open", path).CombinedOutput()
+			if err == nil || !strings.Contains(string(out), file.ErrDamaged.Error()) || strings.Contains(string(out), "goroutine") {
+				t.Errorf("got %v, %q; want %v", err, out, file.ErrDamaged)
+			}
+			if left, err := os.ReadFile(path); err != nil || !bytes.Equal(left, c.data) {
+				t.Errorf("the file was changed (%v)", err)
+			}
+		})
 	}
 }

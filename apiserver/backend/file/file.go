@@ -16,7 +16,6 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
-	"time"
 
 	"go.etcd.io/bbolt"
 	berrors "go.etcd.io/bbolt/errors"
@@ -59,14 +58,7 @@ func Open(path string) (*Backend, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return nil, fmt.Errorf("open storage: %w", err)
 	}
-	db, err := bbolt.Open(path, 0o600, &bbolt.Options{
-		Timeout:        time.Millisecond, // of waiting for another process; 0 would wait for ever
-		NoFreelistSync: true,             // one page less per write; the list is found by a scan when the file is opened
-		FreelistType:   bbolt.FreelistMapType,
-	})
-	if errors.Is(err, berrors.ErrTimeout) {
-		return nil, fmt.Errorf("open storage %s: %w", path, ErrInUse)
-	}
+	db, err := open(path)
 	if err != nil {
 		return nil, fmt.Errorf("open storage %s: %w", path, err)
 	}
@@ -85,6 +77,21 @@ func Open(path string) (*Backend, error) {
 	}
 	go b.write()
 	return b, nil
+}
+
+// open opens a database that is sound.
+func open(path string) (db *bbolt.DB, err error) {
+	if err = verify(path); err == nil {
+		db, err = bbolt.Open(path, 0o600, &bbolt.Options{
+			Timeout:        lockTimeout,
+			NoFreelistSync: true, // one page less per write; the list is found by a scan when the file is opened
+			FreelistType:   bbolt.FreelistMapType,
+		})
+	}
+	if errors.Is(err, berrors.ErrTimeout) {
+		return nil, ErrInUse
+	}
+	return db, err
 }
 
 // Close waits for the writes under way, ends all watches and closes the file.
