@@ -50,13 +50,14 @@ images: image-packages ## Make the images of the examples, from packages of the 
 
 .PHONY: conformance
 conformance: packages build tools conformance-tools conformance-images ## Run the official suite: TIER=api FOCUS='Pods' PROCS=4 KEEP=1
-	go run ./conformance -tools $(TOOLS) -images $(CACHE)/images $(if $(TIER),-tier $(TIER)) $(if $(FOCUS),-focus '$(FOCUS)') \
-	  $(if $(PROCS),-procs $(PROCS)) $(if $(KEEP),-keep) $(if $(TIER)$(FOCUS),-results '') $(CONFORMANCEFLAGS)
+	$(SUITE) $(if $(TIER)$(FOCUS),-results '') $(CONFORMANCEFLAGS)
 
 .PHONY: hydrophone
 hydrophone: packages build tools conformance-tools conformance-images hydrophone-tool ## Run the suite from inside the cluster: FOCUS='Pods' PROCS=4
-	go run ./conformance -hydrophone -tools $(TOOLS) -images $(CACHE)/images -dir /tmp/skiff-hydrophone $(if $(TIER),-tier $(TIER)) \
-	  $(if $(FOCUS),-focus '$(FOCUS)') $(if $(PROCS),-procs $(PROCS)) $(if $(KEEP),-keep) -results '' $(CONFORMANCEFLAGS)
+	$(SUITE) -hydrophone -dir /tmp/skiff-hydrophone -results '' $(CONFORMANCEFLAGS)
+
+SUITE = go run ./conformance -tools $(TOOLS) -images $(CACHE)/images $(if $(TIER),-tier $(TIER)) $(if $(FOCUS),-focus '$(FOCUS)') \
+	$(if $(PROCS),-procs $(PROCS)) $(if $(KEEP),-keep)
 
 .PHONY: conformance-images
 conformance-images: image-packages agnhost nonewprivs busybox sample-apiserver etcd conformance-tools go-runner
@@ -64,7 +65,7 @@ conformance-images: image-packages agnhost nonewprivs busybox sample-apiserver e
 	  -kubernetes "$$(cd third_party/kubernetes && go list -m -f '{{.Dir}}' k8s.io/kubernetes)"
 
 .PHONY: oracle
-oracle: build test-tools ## Ask kube-apiserver and Skiff the same, list the differences: GROUP=apps KIND=Deployment OUT=differences.txt
+oracle: build etcd kube-apiserver ## Ask kube-apiserver and Skiff the same, list the differences: GROUP=apps KIND=Deployment OUT=differences.txt
 	go run ./conformance/oracle -tools $(TOOLS) $(if $(GROUP),-group $(GROUP)) $(if $(KIND),-kind $(KIND)) $(if $(OUT),-out $(OUT))
 
 .PHONY: bench

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -17,7 +18,7 @@ import (
 // or of no nodes if no test runs a pod.
 func (s settings) start(ctx context.Context, nodes bool) (stop func() error, err error) {
 	if !nodes {
-		return s.up("--nodes", "0")
+		return s.up(ctx, "--nodes", "0")
 	}
 	images, err := openRegistry(filepath.Join(s.images, "*.tar"))
 	if err != nil {
@@ -28,7 +29,7 @@ func (s settings) start(ctx context.Context, nodes bool) (stop func() error, err
 		return nil, err
 	}
 	host := s.nodeCIDR.Masked().Addr().Next() // as nodes see it
-	stopCluster, err := s.up("--nodes", "2", "--registry-mirror", fmt.Sprintf("http://%s:%d", host, port))
+	stopCluster, err := s.up(ctx, "--nodes", "2", "--registry-mirror", fmt.Sprintf("http://%s:%d", host, port))
 	if err != nil {
 		return nil, errors.Join(err, stopRegistry())
 	}
@@ -40,8 +41,8 @@ func (s settings) start(ctx context.Context, nodes bool) (stop func() error, err
 }
 
 // up starts skiff as a user would, with further arguments, and returns when the
-// cluster is complete.
-func (s settings) up(more ...string) (stop func() error, err error) {
+// cluster is complete, or has stopped because ctx ended.
+func (s settings) up(ctx context.Context, more ...string) (stop func() error, err error) {
 	args := append([]string{
 		"up", "--data-dir", s.data(), "--listen", s.listen, "--tools", s.tools, "--max-pods", "60",
 		"--pod-cidr", s.podCIDR.String(), "--node-cidr", s.nodeCIDR.String(),
@@ -64,13 +65,15 @@ func (s settings) up(more ...string) (stop func() error, err error) {
 		_, _ = io.Copy(io.Discard, out)
 		return cmd.Wait()
 	}
+	defer context.AfterFunc(ctx, func() { _ = cmd.Process.Signal(os.Interrupt) })()
 	for lines := bufio.NewScanner(out); lines.Scan(); {
-		fmt.Println(lines.Text())
-		if strings.HasPrefix(lines.Text(), "The cluster is up") {
+		if ready, _, found := strings.Cut(lines.Text(), ". In another terminal:"); found {
+			fmt.Println(ready)
 			return stop, nil
 		}
+		fmt.Println(lines.Text())
 	}
-	return nil, fmt.Errorf("%s ended: %w", cmd, cmd.Wait())
+	return nil, cmp.Or(context.Cause(ctx), fmt.Errorf("skiff up ended: %w", cmd.Wait()))
 }
 
 func (s settings) data() string { return filepath.Join(s.dir, "cluster") }

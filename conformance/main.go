@@ -42,7 +42,7 @@ type settings struct {
 
 func main() {
 	var s settings
-	flag.StringVar(&s.tier, "tier", "", "only the tests of these tiers (api, api+controllers, node, network, multinode, webhook, aggregation, storage, dra), separated by commas")
+	flag.StringVar(&s.tier, "tier", "", "only the tests of these tiers (aggregation, api, controllers, dra, multinode, network, node, storage, webhook), separated by commas")
 	flag.StringVar(&s.focus, "focus", "", "only the tests whose names match this regular expression")
 	flag.IntVar(&s.procs, "procs", 4, "how many tests to run at once")
 	flag.BoolVar(&s.keep, "keep", false, "leave the cluster running afterwards, until interrupted")
@@ -66,8 +66,8 @@ func main() {
 	}
 }
 
-// run starts the cluster, runs the tests on it, and writes the results. Failing
-// tests are no error: they are a result.
+// run starts the cluster, runs the tests on it, and writes the results. It fails
+// unless all of them passed.
 func run(ctx context.Context, s settings) error {
 	tests, err := choose(s)
 	if err != nil {
@@ -78,6 +78,11 @@ func run(ctx context.Context, s settings) error {
 			return err
 		}
 	}
+	free, err := claim(s.dir)
+	if err != nil {
+		return err
+	}
+	defer free()
 	// Every run begins without objects; images already imported stay.
 	for _, old := range []string{"reports", "cluster/store", "cluster/store.db", "cluster/skiff.db"} {
 		if err := os.RemoveAll(filepath.Join(s.dir, old)); err != nil {
@@ -102,6 +107,22 @@ func run(ctx context.Context, s settings) error {
 		<-ctx.Done()
 	}
 	return errors.Join(err, stop())
+}
+
+// claim keeps other runs out of a folder, which would take from this one its
+// cluster's objects, until free is called or the process ends.
+func claim(dir string) (free func() error, err error) {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, err
+	}
+	file, err := os.Create(filepath.Join(dir, "lock"))
+	if err != nil {
+		return nil, err
+	}
+	if err := syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		return nil, errors.Join(fmt.Errorf("another run is on in %s: %w", dir, err), file.Close())
+	}
+	return file.Close, nil
 }
 
 // test runs the suite: what may run side by side first, then the rest alone.
@@ -134,7 +155,7 @@ func (s settings) test(ctx context.Context, tests []test) error {
 		return err
 	}
 	fmt.Println()
-	return ctx.Err()
+	return context.Cause(ctx)
 }
 
 // dots passes on ginkgo's marks of tests that ended, and nothing else.

@@ -113,6 +113,7 @@ func TestChoose(t *testing.T) {
 		"one tier":                    {settings: settings{tier: "multinode"}, want: 2},
 		"two tiers":                   {settings: settings{tier: "multinode,dra"}, want: 6},
 		"tier and focus":              {settings: settings{tier: "multinode", focus: "untainted"}, want: 1},
+		"a tier and one that is not":  {settings: settings{tier: "multinode,nodes"}, fails: true},
 		"nothing matches":             {settings: settings{focus: "no such test"}, fails: true},
 		"a focus that does not parse": {settings: settings{focus: "("}, fails: true},
 	} {

@@ -1,10 +1,14 @@
 package main
 
 import (
+	"bytes"
 	"cmp"
 	"encoding/xml"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -24,18 +28,18 @@ const (
 type junit struct {
 	Suites []struct {
 		Cases []struct {
-			Name    string `xml:"name,attr"`
-			Status  string `xml:"status,attr"`
-			Failure *struct {
-				Message string `xml:"message,attr"`
-				Text    string `xml:",chardata"`
-			} `xml:"failure"`
-			Error *struct {
-				Message string `xml:"message,attr"`
-				Text    string `xml:",chardata"`
-			} `xml:"error"`
+			Name    string   `xml:"name,attr"`
+			Status  string   `xml:"status,attr"`
+			Failure *problem `xml:"failure"`
+			Error   *problem `xml:"error"`
 		} `xml:"testcase"`
 	} `xml:"testsuite"`
+}
+
+// problem is why a test failed. One that panicked has no message.
+type problem struct {
+	Message string `xml:"message,attr"`
+	Text    string `xml:",chardata"`
 }
 
 type outcome struct{ result, reason string }
@@ -45,6 +49,9 @@ func outcomes(dir string) (map[string]outcome, error) {
 	files, err := filepath.Glob(filepath.Join(dir, "junit*.xml"))
 	if err != nil {
 		return nil, err
+	}
+	if len(files) == 0 {
+		return nil, fmt.Errorf("the suite left no report in %s; the log beside it may say why", dir)
 	}
 	found := make(map[string]outcome)
 	for _, file := range files {
@@ -59,12 +66,9 @@ func outcomes(dir string) (map[string]outcome, error) {
 		for _, suite := range report.Suites {
 			for _, c := range suite.Cases {
 				name := plainName(c.Name)
-				switch {
-				case c.Failure != nil:
-					found[name] = outcome{failed, firstLine(cmp.Or(c.Failure.Message, c.Failure.Text))}
-				case c.Error != nil:
-					found[name] = outcome{failed, firstLine(cmp.Or(c.Error.Message, c.Error.Text))}
-				case c.Status == "passed":
+				if p := cmp.Or(c.Failure, c.Error); p != nil {
+					found[name] = outcome{failed, firstLine(cmp.Or(p.Message, p.Text))}
+				} else if c.Status == "passed" {
 					found[name] = outcome{result: passed}
 				}
 			}
@@ -83,20 +87,80 @@ func plainName(name string) string {
 	return name
 }
 
+// firstLine is what a failure says first. Of a panic that is what was thrown,
+// which comes after the place.
 func firstLine(text string) string {
-	line, _, _ := strings.Cut(strings.TrimPrefix(strings.TrimSpace(text), "[FAILED] "), "\n")
-	if len(line) > 200 {
-		line = line[:200] + "…"
+	text = strings.TrimPrefix(strings.TrimSpace(text), "[FAILED] ")
+	if thrown, ok := strings.CutPrefix(text, "[PANICKED] Test Panicked\n"); ok {
+		_, thrown, _ = strings.Cut(thrown, "\n")
+		text = "panic: " + strings.TrimSpace(thrown)
 	}
-	return strings.ReplaceAll(line, "|", "\\|")
+	line, _, _ := strings.Cut(text, "\n")
+	if len(line) > 200 {
+		line = strings.ToValidUTF8(line[:200], "") + "…"
+	}
+	return cell(line)
 }
 
-// report writes the results of the tests chosen.
+// cell keeps a text within its cell of a table.
+func cell(text string) string { return strings.ReplaceAll(text, "|", "\\|") }
+
+// oracleHeading begins the part of the results that conformance/oracle writes.
+const oracleHeading = "## The oracle\n"
+
+// report prints the results of the tests chosen, writes them down if that was
+// asked for, and fails unless all tests passed.
 func (s settings) report(tests []test, begin time.Time) error {
+	took := time.Since(begin)
 	found, err := outcomes(filepath.Join(s.dir, "reports"))
 	if err != nil {
 		return err
 	}
+	version, err := exec.Command(s.skiff, "version").Output()
+	if err != nil {
+		return fmt.Errorf("ask %s for its version: %w", s.skiff, err)
+	}
+	var text bytes.Buffer
+	fmt.Fprintf(&text, "# Results of the conformance suite\n\nKubernetes v1.36.3, %d of its %d tests.%s%s\n\n", len(tests), len(allTests()), named("Tier", s.tier), named("Focus", s.focus))
+	if s.hydrophone {
+		fmt.Fprint(&text, "The suite ran in a pod of the cluster, by Hydrophone.\n\n")
+	}
+	fmt.Fprintf(&text, "Date: %s. Commit: %s. Tests ran for %v, %d at once, RBAC on, protobuf.\n\n",
+		begin.UTC().Format("2006-01-02 15:04 UTC"), strings.TrimSpace(strings.TrimPrefix(string(version), "skiff ")), took.Round(time.Second), s.procs)
+	notPassed := tables(&text, tests, found)
+	if s.needsNodes(tests) {
+		differences, err := os.ReadFile(filepath.Join(s.images, "differences.md"))
+		if err != nil {
+			return fmt.Errorf("what the images differ in: %w", err)
+		}
+		fmt.Fprintf(&text, "\n## Images\n\nAll images were made here, under their upstream names. Differences that a test could notice:\n\n%s", differences)
+	}
+	fmt.Printf("\n%s\nThe reports are in %s.\n", text.Bytes(), filepath.Join(s.dir, "reports"))
+	if s.to != "" {
+		if err := writeResults(s.to, text.String()); err != nil {
+			return err
+		}
+	}
+	if notPassed > 0 {
+		return fmt.Errorf("%d of %d tests did not pass", notPassed, len(tests))
+	}
+	return nil
+}
+
+// writeResults replaces the suite's part of a file of results.
+func writeResults(file, text string) error {
+	old, err := os.ReadFile(file)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if _, oracle, found := strings.Cut(string(old), oracleHeading); found {
+		text += "\n" + oracleHeading + oracle
+	}
+	return os.WriteFile(file, []byte(text), 0o644)
+}
+
+// tables writes how many tests passed, by capability, and why others failed.
+func tables(to io.Writer, tests []test, found map[string]outcome) (notPassed int) {
 	counts := make(map[string]map[string]int)
 	total := make(map[string]int)
 	var failures []string
@@ -111,51 +175,20 @@ func (s settings) report(tests []test, begin time.Time) error {
 		counts[t.group][o.result]++
 		total[o.result]++
 		if o.result == failed {
-			failures = append(failures, fmt.Sprintf("| %s | %s | %s |", t.group, strings.ReplaceAll(t.name, "|", "\\|"), o.reason))
+			failures = append(failures, fmt.Sprintf("| %s | %s | %s |", t.group, cell(t.name), o.reason))
 		}
 	}
-	var out io.Writer = os.Stdout
-	if s.to != "" {
-		file, err := os.Create(s.to)
-		if err != nil {
-			return err
-		}
-		defer file.Close()
-		out = io.MultiWriter(file, os.Stdout)
-	}
-	fmt.Fprintf(out, "# Results of the conformance suite\n\nKubernetes v1.36.3, %d tests chosen of %d.%s%s\n\n", len(tests), len(allTests()), named("Tier", s.tier), named("Focus", s.focus))
-	if s.hydrophone {
-		fmt.Fprint(out, "The suite ran in a pod of the cluster, by Hydrophone.\n\n")
-	}
-	fmt.Fprintf(out, "Date: %s. Commit: %s. Tests ran for %v, %d at once, RBAC on, protobuf.\n\n", begin.UTC().Format("2006-01-02 15:04 UTC"), commit(), time.Since(begin).Round(time.Second), s.procs)
-	fmt.Fprintf(out, "**%d passed, %d failed, %d not run.**\n\n", total[passed], total[failed], total[notRun])
-	fmt.Fprintln(out, "| capability | passed | failed | not run |\n|---|---|---|---|")
-	for _, group := range groups(counts) {
+	fmt.Fprintf(to, "**%d passed, %d failed, %d not run.**\n\n", total[passed], total[failed], total[notRun])
+	fmt.Fprintln(to, "| capability | passed | failed | not run |\n|---|---|---|---|")
+	for _, group := range slices.Sorted(maps.Keys(counts)) {
 		c := counts[group]
-		fmt.Fprintf(out, "| %s | %d | %d | %d |\n", group, c[passed], c[failed], c[notRun])
+		fmt.Fprintf(to, "| %s | %d | %d | %d |\n", group, c[passed], c[failed], c[notRun])
 	}
 	if len(failures) > 0 {
 		slices.Sort(failures)
-		fmt.Fprintf(out, "\n## Failures\n\n| capability | test | first line |\n|---|---|---|\n%s\n", strings.Join(failures, "\n"))
+		fmt.Fprintf(to, "\n## Failures\n\n| capability | test | first line |\n|---|---|---|\n%s\n", strings.Join(failures, "\n"))
 	}
-	if !s.needsNodes(tests) {
-		return nil
-	}
-	differences, err := os.ReadFile(filepath.Join(s.images, "differences.md"))
-	if err != nil {
-		return fmt.Errorf("what the images differ in: %w", err)
-	}
-	fmt.Fprintf(out, "\n## Images\n\nAll images were made here, under their upstream names. Differences that a test could notice:\n\n%s", differences)
-	if s.to == "" {
-		return nil
-	}
-	// What the other instrument found stands in the same file.
-	oracle, err := os.ReadFile(filepath.Join(filepath.Dir(s.to), "oracle", "results.md"))
-	if err != nil {
-		return fmt.Errorf("what the oracle found: %w", err)
-	}
-	fmt.Fprintf(out, "\n%s", oracle)
-	return nil
+	return len(tests) - total[passed]
 }
 
 func named(what, value string) string {
@@ -163,22 +196,4 @@ func named(what, value string) string {
 		return ""
 	}
 	return fmt.Sprintf(" %s: `%s`.", what, value)
-}
-
-func groups(counts map[string]map[string]int) []string {
-	names := make([]string, 0, len(counts))
-	for name := range counts {
-		names = append(names, name)
-	}
-	slices.Sort(names)
-	return names
-}
-
-// commit is what was tested; "-dirty" if the tree had changes.
-func commit() string {
-	out, err := exec.Command("git", "describe", "--always", "--dirty").Output()
-	if err != nil {
-		return "unknown"
-	}
-	return strings.TrimSpace(string(out))
 }

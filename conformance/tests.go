@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"regexp"
 	"slices"
 	"strings"
@@ -30,14 +31,32 @@ func choose(s settings) ([]test, error) {
 	if err != nil {
 		return nil, fmt.Errorf("focus: %w", err)
 	}
-	tiers := strings.Split(s.tier, ",")
-	tests := slices.DeleteFunc(allTests(), func(t test) bool {
-		return s.tier != "" && !slices.Contains(tiers, t.tier) || !focus.MatchString(t.name)
+	all := allTests()
+	var tiers []string
+	if s.tier != "" {
+		tiers = strings.Split(s.tier, ",")
+	}
+	for _, tier := range tiers {
+		if !slices.Contains(tiersOf(all), tier) {
+			return nil, fmt.Errorf("there is no tier %q; there are %s", tier, strings.Join(tiersOf(all), ", "))
+		}
+	}
+	tests := slices.DeleteFunc(all, func(t test) bool {
+		return tiers != nil && !slices.Contains(tiers, t.tier) || !focus.MatchString(t.name)
 	})
 	if len(tests) == 0 {
 		return nil, errors.New("no test is of that tier and matches that focus")
 	}
 	return tests, nil
+}
+
+// tiersOf lists what the tests need.
+func tiersOf(tests []test) []string {
+	found := make(map[string]bool)
+	for _, t := range tests {
+		found[t.tier] = true
+	}
+	return slices.Sorted(maps.Keys(found))
 }
 
 // focus is a regular expression that matches the names of the tests alone.

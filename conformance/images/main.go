@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
@@ -33,11 +34,14 @@ func main() {
 func run(images []standIn, out string) error {
 	var differences strings.Builder
 	for _, i := range images {
+		begin := time.Now()
 		archive, err := i.Ensure(out)
 		if err != nil {
 			return err
 		}
-		fmt.Println(archive)
+		if info, err := os.Stat(archive); err == nil && info.ModTime().After(begin) {
+			fmt.Println("made", archive)
+		}
 		if i.differs != "" {
 			fmt.Fprintf(&differences, "- `%s`: %s.\n", i.Reference, i.differs)
 		}
