@@ -35,7 +35,10 @@ type world struct {
 var nodes = []string{"n1", "n2"}
 
 // start starts a world with a namespace for the test. It ends with the test.
-func start(t *testing.T) *world {
+func start(t *testing.T) *world { return startWith(t, controllers.Config{}) }
+
+// startWith starts a world whose controllers are configured so.
+func startWith(t *testing.T, c controllers.Config) *world {
 	t.Helper()
 	server := apiservertest.Start(t, nil)
 	// The controllers have the rights of their user, the test has all.
@@ -47,10 +50,9 @@ func start(t *testing.T) *world {
 	admin := typed(t, apiservertest.Config(server, "admin"))
 	client := typed(t, config)
 	factory := informers.NewSharedInformerFactory(client, 0)
-	manager, err := controllers.New(controllers.Config{
-		Client: client, Metadata: meta, Informers: factory, RootCA: []byte("the authority"),
-		PodCIDR: netip.MustParsePrefix("10.244.0.0/16"), NodeMonitorGrace: 4 * time.Second,
-	})
+	c.Client, c.Metadata, c.Informers = client, meta, factory
+	c.RootCA, c.PodCIDR = []byte("the authority"), netip.MustParsePrefix("10.244.0.0/16")
+	manager, err := controllers.New(c)
 	if err != nil {
 		t.Fatal(err)
 	}

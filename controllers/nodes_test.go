@@ -4,10 +4,13 @@ import (
 	"fmt"
 	"slices"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/skiff-k8s/skiff/controllers"
 )
 
 func hasTaint(node *corev1.Node, key string, effect corev1.TaintEffect) bool {
@@ -15,7 +18,7 @@ func hasTaint(node *corev1.Node, key string, effect corev1.TaintEffect) bool {
 }
 
 func TestLostNodeIsTaintedAndItsPodsGo(t *testing.T) {
-	w := start(t)
+	w := startWith(t, controllers.Config{NodeMonitorGrace: 4 * time.Second})
 	ctx := t.Context()
 	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "p"}, Spec: template("p", "x").Spec}
 	pod.Spec.NodeName = "n1"

@@ -137,13 +137,7 @@ func TestCronJobStartsWhatIsDue(t *testing.T) {
 func TestClaimsOutliveTheirPods(t *testing.T) {
 	w := start(t)
 	ctx := t.Context()
-	set := &appsv1.StatefulSet{ObjectMeta: metav1.ObjectMeta{Name: "db"}, Spec: appsv1.StatefulSetSpec{
-		Replicas: ptr(int32(1)), ServiceName: "db", Selector: selector("db"), Template: template("db", "x"),
-		VolumeClaimTemplates: []corev1.PersistentVolumeClaim{{ObjectMeta: metav1.ObjectMeta{Name: "data"}, Spec: corev1.PersistentVolumeClaimSpec{
-			AccessModes: []corev1.PersistentVolumeAccessMode{corev1.ReadWriteOnce},
-			Resources:   corev1.VolumeResourceRequirements{Requests: corev1.ResourceList{corev1.ResourceStorage: resource.MustParse("1Gi")}},
-		}}},
-	}}
+	set := withData(1)
 	if _, err := w.AppsV1().StatefulSets(w.namespace).Create(ctx, set, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
@@ -176,4 +170,40 @@ func TestClaimsOutliveTheirPods(t *testing.T) {
 		_, err := claims.Get(ctx, claim.Name, metav1.GetOptions{})
 		return gone(err)
 	})
+}
+
+// withData is a StatefulSet whose pods have a claim each.
+func withData(replicas int32) *appsv1.StatefulSet {
+	return &appsv1.StatefulSet{ObjectMeta: metav1.ObjectMeta{Name: "db"}, Spec: appsv1.StatefulSetSpec{
+		Replicas: &replicas, ServiceName: "db", Selector: selector("db"), Template: template("db", "x"),
+		VolumeClaimTemplates: []corev1.PersistentVolumeClaim{{ObjectMeta: metav1.ObjectMeta{Name: "data"}, Spec: corev1.PersistentVolumeClaimSpec{
+			AccessModes: []corev1.PersistentVolumeAccessMode{corev1.ReadWriteOnce},
+			Resources:   corev1.VolumeResourceRequirements{Requests: corev1.ResourceList{corev1.ResourceStorage: resource.MustParse("1Gi")}},
+		}}},
+	}}
+}
+
+func TestClaimsGoWithPodsScaledAway(t *testing.T) {
+	w := start(t)
+	ctx := t.Context()
+	set := withData(2)
+	set.Spec.PodManagementPolicy = appsv1.ParallelPodManagement
+	set.Spec.PersistentVolumeClaimRetentionPolicy = &appsv1.StatefulSetPersistentVolumeClaimRetentionPolicy{WhenScaled: appsv1.DeletePersistentVolumeClaimRetentionPolicyType}
+	if _, err := w.AppsV1().StatefulSets(w.namespace).Create(ctx, set, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	claims := func(want int) func() error {
+		return func() error {
+			list, err := w.CoreV1().PersistentVolumeClaims(w.namespace).List(ctx, metav1.ListOptions{})
+			if err == nil && len(list.Items) != want {
+				err = fmt.Errorf("got %d claims, want %d", len(list.Items), want)
+			}
+			return err
+		}
+	}
+	w.eventually("a claim for each pod", claims(2))
+	if _, err := w.AppsV1().StatefulSets(w.namespace).Patch(ctx, "db", types.MergePatchType, []byte(`{"spec":{"replicas":0}}`), metav1.PatchOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	w.eventually("the end of the claims", claims(0))
 }

@@ -497,20 +497,25 @@ func TestDaemonSetKeepsRevisionsMadeByHand(t *testing.T) {
 	w := start(t)
 	ctx := t.Context()
 	sets, revisions := w.AppsV1().DaemonSets(w.namespace), w.AppsV1().ControllerRevisions(w.namespace)
-	set := &appsv1.DaemonSet{ObjectMeta: metav1.ObjectMeta{Name: "agent"}, Spec: appsv1.DaemonSetSpec{Selector: selector("agent"), Template: template("agent", "one")}}
-	if _, err := sets.Create(ctx, set, metav1.CreateOptions{}); err != nil {
-		t.Fatal(err)
-	}
-	w.eventually("two available pods", func() error {
-		set, err := sets.Get(ctx, "agent", metav1.GetOptions{})
-		if err == nil && set.Status.NumberAvailable != 2 {
-			err = fmt.Errorf("status %+v", set.Status)
+	run := func(name string) {
+		t.Helper()
+		set := &appsv1.DaemonSet{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: appsv1.DaemonSetSpec{Selector: selector(name), Template: template(name, "one")}}
+		if _, err := sets.Create(ctx, set, metav1.CreateOptions{}); err != nil {
+			t.Fatal(err)
 		}
-		return err
-	})
+		w.eventually("two available pods", func() error {
+			set, err := sets.Get(ctx, name, metav1.GetOptions{})
+			if err == nil && set.Status.NumberAvailable != 2 {
+				err = fmt.Errorf("status %+v", set.Status)
+			}
+			return err
+		})
+	}
+	run("agent")
+	run("later") // by then the loop has looked at what it wrote about the first, and leaves that alone
 	list := func() []appsv1.ControllerRevision {
 		t.Helper()
-		list, err := revisions.List(ctx, metav1.ListOptions{})
+		list, err := revisions.List(ctx, metav1.ListOptions{LabelSelector: "app=agent"})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -75,11 +75,8 @@ func (n *emptier) sync(ctx context.Context, key reconcile.Key) (time.Duration, e
 		return 0, nil
 	}
 	namespace, err := n.client.CoreV1().Namespaces().Get(ctx, key.Name, metav1.GetOptions{})
-	if apierrors.IsNotFound(err) {
-		return 0, nil
-	}
 	if err != nil {
-		return 0, err
+		return 0, reconcile.IgnoreNotFound(err)
 	}
 	if namespace.DeletionTimestamp == nil || len(namespace.Spec.Finalizers) == 0 {
 		return 0, nil

@@ -7,7 +7,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 	corelisters "k8s.io/client-go/listers/core/v1"
@@ -99,11 +98,8 @@ func (e *eviction) sync(ctx context.Context, key reconcile.Key) (time.Duration, 
 		return 0, nil
 	}
 	node, err := e.nodes.Get(pod.Spec.NodeName)
-	if apierrors.IsNotFound(err) {
-		return 0, nil // its pods are PodGC's
-	}
 	if err != nil {
-		return 0, err
+		return 0, reconcile.IgnoreNotFound(err) // its pods are PodGC's
 	}
 	stays, limit := tolerates(pod.Spec.Tolerations, noExecute(node))
 	if stays {

@@ -144,11 +144,8 @@ func (h *health) noteHeartbeat(node *corev1.Node) {
 
 func (h *health) sync(ctx context.Context, key reconcile.Key) (time.Duration, error) {
 	cached, err := h.nodes.Get(key.Name)
-	if apierrors.IsNotFound(err) {
-		return 0, nil
-	}
 	if err != nil {
-		return 0, err
+		return 0, reconcile.IgnoreNotFound(err)
 	}
 	node := cached.DeepCopy()
 	left := h.timeLeft(node, time.Now())

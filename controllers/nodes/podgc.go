@@ -134,11 +134,8 @@ func (g *podGC) sync(ctx context.Context, key reconcile.Key) (time.Duration, err
 		return 0, g.deleteOldest(ctx)
 	}
 	pod, err := g.pods.Pods(key.Namespace).Get(key.Name)
-	if apierrors.IsNotFound(err) {
-		return 0, nil
-	}
 	if err != nil {
-		return 0, err
+		return 0, reconcile.IgnoreNotFound(err)
 	}
 	if pod.Spec.NodeName == "" {
 		if pod.DeletionTimestamp == nil {

@@ -100,11 +100,8 @@ func (c *disruptions) podChanged(old, pod *corev1.Pod) []reconcile.Key {
 
 func (c *disruptions) sync(ctx context.Context, key reconcile.Key) (time.Duration, error) {
 	budget, err := c.budgets.PodDisruptionBudgets(key.Namespace).Get(key.Name)
-	if apierrors.IsNotFound(err) {
-		return 0, nil
-	}
 	if err != nil {
-		return 0, err
+		return 0, reconcile.IgnoreNotFound(err)
 	}
 	again, err := c.measure(ctx, budget)
 	if err == nil || apierrors.IsConflict(err) {
@@ -244,7 +241,7 @@ func (c *disruptions) scaleOf(ctx context.Context, namespace string, ref *metav1
 	case group == "apps" && ref.Kind == "ReplicaSet":
 		set, err := c.replicaSets.ReplicaSets(namespace).Get(ref.Name)
 		if err != nil || set.UID != ref.UID {
-			return "", 0, false, ignoreNotFound(err)
+			return "", 0, false, reconcile.IgnoreNotFound(err)
 		}
 		if owner := metav1.GetControllerOfNoCopy(set); owner != nil && owner.Kind == "Deployment" {
 			d, err := c.deployments.Deployments(namespace).Get(owner.Name)
@@ -256,13 +253,13 @@ func (c *disruptions) scaleOf(ctx context.Context, namespace string, ref *metav1
 	case group == "apps" && ref.Kind == "StatefulSet":
 		set, err := c.statefulSets.StatefulSets(namespace).Get(ref.Name)
 		if err != nil || set.UID != ref.UID {
-			return "", 0, false, ignoreNotFound(err)
+			return "", 0, false, reconcile.IgnoreNotFound(err)
 		}
 		return set.UID, *set.Spec.Replicas, true, nil
 	case ref.APIVersion == "v1" && ref.Kind == "ReplicationController":
 		rc, err := c.controllers.ReplicationControllers(namespace).Get(ref.Name)
 		if err != nil || rc.UID != ref.UID {
-			return "", 0, false, ignoreNotFound(err)
+			return "", 0, false, reconcile.IgnoreNotFound(err)
 		}
 		return rc.UID, *rc.Spec.Replicas, true, nil
 	}
@@ -273,7 +270,7 @@ func (c *disruptions) scaleOf(ctx context.Context, namespace string, ref *metav1
 func (c *disruptions) scaleSubresource(ctx context.Context, namespace string, ref *metav1.OwnerReference) (types.UID, int32, bool, error) {
 	resources, err := c.client.Discovery().ServerResourcesForGroupVersion(ref.APIVersion)
 	if err != nil {
-		return "", 0, false, ignoreNotFound(err)
+		return "", 0, false, reconcile.IgnoreNotFound(err)
 	}
 	root := "/apis/" + ref.APIVersion
 	if !strings.Contains(ref.APIVersion, "/") {
@@ -287,7 +284,7 @@ func (c *disruptions) scaleSubresource(ctx context.Context, namespace string, re
 		data, err := c.client.CoreV1().RESTClient().Get().AbsPath(root, "namespaces", namespace, name, ref.Name, "scale").
 			SetHeader("Accept", "application/json").DoRaw(ctx)
 		if err != nil {
-			return "", 0, false, ignoreNotFound(err)
+			return "", 0, false, reconcile.IgnoreNotFound(err)
 		}
 		var scale autoscalingv1.Scale
 		if err := json.Unmarshal(data, &scale); err != nil {
@@ -296,13 +293,6 @@ func (c *disruptions) scaleSubresource(ctx context.Context, namespace string, re
 		return scale.UID, scale.Spec.Replicas, scale.UID == ref.UID, nil
 	}
 	return "", 0, false, nil
-}
-
-func ignoreNotFound(err error) error {
-	if apierrors.IsNotFound(err) {
-		return nil
-	}
-	return err
 }
 
 func (c *disruptions) report(ctx context.Context, budget *policyv1.PodDisruptionBudget, status policyv1.PodDisruptionBudgetStatus) error {
@@ -317,7 +307,7 @@ func (c *disruptions) report(ctx context.Context, budget *policyv1.PodDisruption
 		return nil
 	}
 	_, err := c.client.PolicyV1().PodDisruptionBudgets(budget.Namespace).UpdateStatus(ctx, updated, metav1.UpdateOptions{})
-	return ignoreNotFound(err)
+	return reconcile.IgnoreNotFound(err)
 }
 
 // failSafe allows no disruption while the figures cannot be had.
@@ -332,5 +322,5 @@ func (c *disruptions) failSafe(ctx context.Context, budget *policyv1.PodDisrupti
 		return nil
 	}
 	_, err := c.client.PolicyV1().PodDisruptionBudgets(budget.Namespace).UpdateStatus(ctx, updated, metav1.UpdateOptions{})
-	return ignoreNotFound(err)
+	return reconcile.IgnoreNotFound(err)
 }

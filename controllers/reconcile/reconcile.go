@@ -14,6 +14,7 @@ import (
 	"sync"
 	"time"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/util/workqueue"
 )
@@ -118,4 +119,12 @@ func (c Controller) log(ctx context.Context, key Key, err error, before int) {
 		level = slog.LevelWarn
 	}
 	slog.Log(ctx, level, "sync failed, will retry", "controller", c.Name, "key", key.String(), "failures", before+1, "err", err)
+}
+
+// IgnoreNotFound is err unless it says that an object is gone: there is nothing left to do then.
+func IgnoreNotFound(err error) error {
+	if apierrors.IsNotFound(err) {
+		return nil
+	}
+	return err
 }

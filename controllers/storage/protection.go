@@ -8,7 +8,6 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
@@ -54,7 +53,7 @@ func ClaimProtection(d Deps) reconcile.Controller {
 		Sync: func(ctx context.Context, key reconcile.Key) (time.Duration, error) {
 			claim, err := claims.Lister().PersistentVolumeClaims(key.Namespace).Get(key.Name)
 			if err != nil {
-				return 0, ignoreNotFound(err)
+				return 0, reconcile.IgnoreNotFound(err)
 			}
 			finalizers, changed, err := protect(claim, claimFinalizer, func() (bool, error) { return claimUsed(ctx, d.Client, claim) })
 			if err != nil || !changed {
@@ -63,7 +62,7 @@ func ClaimProtection(d Deps) reconcile.Controller {
 			updated := claim.DeepCopy()
 			updated.Finalizers = finalizers
 			_, err = d.Client.CoreV1().PersistentVolumeClaims(key.Namespace).Update(ctx, updated, metav1.UpdateOptions{})
-			return 0, ignoreNotFound(err)
+			return 0, reconcile.IgnoreNotFound(err)
 		},
 	}
 }
@@ -79,7 +78,7 @@ func VolumeProtection(d Deps) reconcile.Controller {
 		Sync: func(ctx context.Context, key reconcile.Key) (time.Duration, error) {
 			volume, err := volumes.Lister().Get(key.Name)
 			if err != nil {
-				return 0, ignoreNotFound(err)
+				return 0, reconcile.IgnoreNotFound(err)
 			}
 			finalizers, changed, err := protect(volume, volumeFinalizer, func() (bool, error) { return volume.Status.Phase == corev1.VolumeBound, nil })
 			if err != nil || !changed {
@@ -88,7 +87,7 @@ func VolumeProtection(d Deps) reconcile.Controller {
 			updated := volume.DeepCopy()
 			updated.Finalizers = finalizers
 			_, err = d.Client.CoreV1().PersistentVolumes().Update(ctx, updated, metav1.UpdateOptions{})
-			return 0, ignoreNotFound(err)
+			return 0, reconcile.IgnoreNotFound(err)
 		},
 	}
 }
@@ -120,7 +119,7 @@ func AttributesClassProtection(d Deps) reconcile.Controller {
 		Sync: func(ctx context.Context, key reconcile.Key) (time.Duration, error) {
 			class, err := classes.Lister().Get(key.Name)
 			if err != nil {
-				return 0, ignoreNotFound(err)
+				return 0, reconcile.IgnoreNotFound(err)
 			}
 			finalizers, changed, err := protect(class, classFinalizer, func() (bool, error) { return classUsed(ctx, d.Client, class.Name) })
 			if err != nil || !changed {
@@ -129,7 +128,7 @@ func AttributesClassProtection(d Deps) reconcile.Controller {
 			updated := class.DeepCopy()
 			updated.Finalizers = finalizers
 			_, err = d.Client.StorageV1().VolumeAttributesClasses().Update(ctx, updated, metav1.UpdateOptions{})
-			return 0, ignoreNotFound(err)
+			return 0, reconcile.IgnoreNotFound(err)
 		},
 	}
 }
@@ -217,11 +216,4 @@ func claimsOf(pod *corev1.Pod) []string {
 
 func finished(pod *corev1.Pod) bool {
 	return pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed
-}
-
-func ignoreNotFound(err error) error {
-	if apierrors.IsNotFound(err) {
-		return nil
-	}
-	return err
 }

@@ -44,7 +44,7 @@ func CronJob(d Deps) (reconcile.Controller, error) {
 				}
 				return nil
 			}),
-			childSource(jobs, cronJobKind, nil, func(*batchv1.Job) []reconcile.Key { return nil }),
+			childSource[*batchv1.Job](jobs, cronJobKind, nil, func(metav1.Object) []reconcile.Key { return nil }),
 		},
 		Sync: c.sync,
 	}, nil
@@ -60,11 +60,8 @@ type cronJobs struct {
 
 func (c *cronJobs) sync(ctx context.Context, key reconcile.Key) (time.Duration, error) {
 	cached, err := c.crons.CronJobs(key.Namespace).Get(key.Name)
-	if apierrors.IsNotFound(err) {
-		return 0, nil
-	}
 	if err != nil {
-		return 0, err
+		return 0, reconcile.IgnoreNotFound(err)
 	}
 	if !c.writes.Seen(cached) {
 		return 0, nil

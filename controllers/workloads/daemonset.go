@@ -57,14 +57,17 @@ func DaemonSet(d Deps) (reconcile.Controller, error) {
 		expected: reconcile.NewExpectations(),
 		failures: flowcontrol.NewBackOff(time.Second, 15*time.Minute),
 	}
+	orphan := adopters(func(namespace string) ([]*appsv1.DaemonSet, error) {
+		return sets.Lister().DaemonSets(namespace).List(labels.Everything())
+	}, func(set *appsv1.DaemonSet) *metav1.LabelSelector { return set.Spec.Selector })
 	return reconcile.Controller{
 		Name:    "DaemonSet",
 		Workers: d.Workers,
 		Watch: []reconcile.Source{
 			reconcile.Self(sets.Informer()),
 			forgetful(sets.Informer(), c.expected),
-			childSource(pods, daemonSetKind, c.expected, func(pod *corev1.Pod) []reconcile.Key { return c.adopters(pod) }),
-			revisionSource(revisions, daemonSetKind, func(r *appsv1.ControllerRevision) []reconcile.Key { return c.adopters(r) }),
+			childSource[*corev1.Pod](pods, daemonSetKind, c.expected, orphan),
+			revisionSource(revisions, daemonSetKind, orphan),
 			reconcile.On(nodes.Informer(), c.nodeChanged),
 		},
 		Sync: c.sync,
@@ -81,20 +84,6 @@ type daemonSets struct {
 	events   record.EventRecorder
 	expected *reconcile.Expectations
 	failures *flowcontrol.Backoff // by set, generation and node
-}
-
-func (c *daemonSets) adopters(obj metav1.Object) []reconcile.Key {
-	sets, err := c.sets.DaemonSets(obj.GetNamespace()).List(labels.Everything())
-	if err != nil {
-		return nil
-	}
-	var keys []reconcile.Key
-	for _, set := range sets {
-		if selects(set.Spec.Selector, obj) {
-			keys = append(keys, reconcile.KeyOf(set))
-		}
-	}
-	return keys
 }
 
 // nodeChanged names the sets for which a node came, went, or is another one now.
@@ -117,11 +106,8 @@ func (c *daemonSets) nodeChanged(old, node *corev1.Node) []reconcile.Key {
 
 func (c *daemonSets) sync(ctx context.Context, key reconcile.Key) (time.Duration, error) {
 	set, err := c.sets.DaemonSets(key.Namespace).Get(key.Name)
-	if apierrors.IsNotFound(err) {
-		return 0, nil
-	}
 	if err != nil {
-		return 0, err
+		return 0, reconcile.IgnoreNotFound(err)
 	}
 	if set.DeletionTimestamp != nil {
 		return 0, nil
@@ -243,10 +229,7 @@ func (c *daemonSets) apply(ctx context.Context, s *spread, plan daemonPlan) erro
 		if err != nil {
 			c.expected.Deleted(set.UID, pod.UID)
 		}
-		if apierrors.IsNotFound(err) {
-			return nil
-		}
-		return err
+		return reconcile.IgnoreNotFound(err)
 	}))
 }
 

@@ -49,12 +49,15 @@ func Deployment(d Deps) (reconcile.Controller, error) {
 		podIndex:    podIndex,
 		events:      d.Recorder("deployment-controller"),
 	}
+	orphan := adopters(func(namespace string) ([]*appsv1.Deployment, error) {
+		return deployments.Lister().Deployments(namespace).List(labels.Everything())
+	}, func(d *appsv1.Deployment) *metav1.LabelSelector { return d.Spec.Selector })
 	return reconcile.Controller{
 		Name:    "Deployment",
 		Workers: d.Workers,
 		Watch: []reconcile.Source{
 			reconcile.Self(deployments.Informer()),
-			childSource(sets.Informer(), deploymentKind, nil, c.adopters),
+			childSource[*appsv1.ReplicaSet](sets.Informer(), deploymentKind, nil, orphan),
 			reconcile.On(pods, c.ended),
 		},
 		Sync: c.sync,
@@ -67,21 +70,6 @@ type deploymentLoop struct {
 	sets               appslisters.ReplicaSetLister
 	setIndex, podIndex cache.Indexer
 	events             record.EventRecorder
-}
-
-// adopters names the deployments that would take a set without a controller.
-func (c *deploymentLoop) adopters(set *appsv1.ReplicaSet) []reconcile.Key {
-	all, err := c.deployments.Deployments(set.Namespace).List(labels.Everything())
-	if err != nil {
-		return nil
-	}
-	var keys []reconcile.Key
-	for _, d := range all {
-		if selects(d.Spec.Selector, set) {
-			keys = append(keys, reconcile.KeyOf(d))
-		}
-	}
-	return keys
 }
 
 // ended names the deployment that waits for this pod's end before it starts new ones.
@@ -110,11 +98,8 @@ func (c *deploymentLoop) ended(old, pod *corev1.Pod) []reconcile.Key {
 
 func (c *deploymentLoop) sync(ctx context.Context, key reconcile.Key) (time.Duration, error) {
 	cached, err := c.deployments.Deployments(key.Namespace).Get(key.Name)
-	if apierrors.IsNotFound(err) {
-		return 0, nil
-	}
 	if err != nil {
-		return 0, err
+		return 0, reconcile.IgnoreNotFound(err)
 	}
 	selector, err := metav1.LabelSelectorAsSelector(cached.Spec.Selector)
 	if err != nil {

@@ -49,6 +49,9 @@ func Job(d Deps) (reconcile.Controller, error) {
 		writes:   reconcile.NewWrites(),
 		failures: map[types.UID]failures{},
 	}
+	orphan := adopters(func(namespace string) ([]*batchv1.Job, error) {
+		return jobs.Lister().Jobs(namespace).List(labels.Everything())
+	}, func(job *batchv1.Job) *metav1.LabelSelector { return job.Spec.Selector })
 	return reconcile.Controller{
 		Name:    "Job",
 		Workers: d.Workers,
@@ -56,7 +59,7 @@ func Job(d Deps) (reconcile.Controller, error) {
 			reconcile.Self(jobs.Informer()),
 			reconcile.On(jobs.Informer(), c.forget),
 			reconcile.On(pods, c.finalizerGone),
-			childSource(pods, jobKind, c.expected, c.adopters),
+			childSource[*corev1.Pod](pods, jobKind, c.expected, orphan),
 		},
 		Sync: c.sync,
 	}, nil
@@ -100,27 +103,10 @@ func (c *jobLoop) finalizerGone(old, pod *corev1.Pod) []reconcile.Key {
 	return nil
 }
 
-func (c *jobLoop) adopters(pod *corev1.Pod) []reconcile.Key {
-	jobs, err := c.jobs.Jobs(pod.Namespace).List(labels.Everything())
-	if err != nil {
-		return nil
-	}
-	var keys []reconcile.Key
-	for _, job := range jobs {
-		if selects(job.Spec.Selector, pod) {
-			keys = append(keys, reconcile.KeyOf(job))
-		}
-	}
-	return keys
-}
-
 func (c *jobLoop) sync(ctx context.Context, key reconcile.Key) (time.Duration, error) {
 	job, err := c.jobs.Jobs(key.Namespace).Get(key.Name)
-	if apierrors.IsNotFound(err) {
-		return 0, nil // its pods' finalizers are JobOrphans'
-	}
 	if err != nil {
-		return 0, err
+		return 0, reconcile.IgnoreNotFound(err) // its pods' finalizers are JobOrphans'
 	}
 	if managedElsewhere(job) || jobFinished(job) || !c.writes.Seen(job) {
 		return 0, nil

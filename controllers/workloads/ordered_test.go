@@ -157,6 +157,7 @@ func TestPlanStateful(t *testing.T) {
 		{name: "below the partition the old is restored", replicas: 2, partition: ptr(int32(1)), pods: []*corev1.Pod{member(1, "new", up)}, want: "create 0 old"},
 		{name: "update by hand", replicas: 1, onDelete: true, pods: []*corev1.Pod{member(0, "old", up)}, want: ""},
 		{name: "a wrong label is put right", replicas: 1, pods: []*corev1.Pod{member(0, "new", up, label(appsv1.StatefulSetPodNameLabel, "x"))}, want: "repair db-0"},
+		{name: "a wrong label is put right at once", replicas: 1, parallel: true, pods: []*corev1.Pod{member(0, "new", down, label(appsv1.StatefulSetPodNameLabel, "x"))}, want: "repair db-0"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			set := &appsv1.StatefulSet{ObjectMeta: metav1.ObjectMeta{Name: "db"}, Spec: appsv1.StatefulSetSpec{Replicas: &test.replicas}}

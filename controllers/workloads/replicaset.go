@@ -109,7 +109,7 @@ func replicaController(d Deps, kind replicaKind) (reconcile.Controller, error) {
 		Watch: []reconcile.Source{
 			reconcile.Self(kind.informer),
 			forgetful(kind.informer, r.expected),
-			childSource(podInformer, kind.kind, r.expected, r.adopters),
+			childSource[*corev1.Pod](podInformer, kind.kind, r.expected, adopters(kind.list, func(set *appsv1.ReplicaSet) *metav1.LabelSelector { return set.Spec.Selector })),
 		},
 		Sync: r.sync,
 	}, nil
@@ -125,35 +125,10 @@ func forgetful(informer cache.SharedIndexInformer, expected *reconcile.Expectati
 	})
 }
 
-// adopters names the sets that would take a pod without a controller.
-func (r *replicaSets) adopters(pod *corev1.Pod) []reconcile.Key {
-	sets, err := r.list(pod.Namespace)
-	if err != nil {
-		return nil
-	}
-	var keys []reconcile.Key
-	for _, set := range sets {
-		if selects(set.Spec.Selector, pod) {
-			keys = append(keys, reconcile.KeyOf(set))
-		}
-	}
-	return keys
-}
-
-// selects tells whether a label selector matches an object. An empty one matches nothing here: no workload may
-// take every pod of its namespace.
-func selects(selector *metav1.LabelSelector, obj metav1.Object) bool {
-	s, err := metav1.LabelSelectorAsSelector(selector)
-	return err == nil && !s.Empty() && s.Matches(labels.Set(obj.GetLabels()))
-}
-
 func (r *replicaSets) sync(ctx context.Context, key reconcile.Key) (time.Duration, error) {
 	set, err := r.get(key)
-	if apierrors.IsNotFound(err) {
-		return 0, nil // its pods are the garbage collector's
-	}
 	if err != nil {
-		return 0, err
+		return 0, reconcile.IgnoreNotFound(err) // its pods are the garbage collector's
 	}
 	selector, err := metav1.LabelSelectorAsSelector(set.Spec.Selector)
 	if err != nil {
@@ -249,10 +224,7 @@ func (r *replicaSets) shrink(ctx context.Context, set *appsv1.ReplicaSet, active
 		if err != nil {
 			r.expected.Deleted(set.UID, pod.UID)
 		}
-		if apierrors.IsNotFound(err) {
-			return nil
-		}
-		return err
+		return reconcile.IgnoreNotFound(err)
 	})
 }
 

@@ -58,6 +58,9 @@ func StatefulSet(d Deps) (reconcile.Controller, error) {
 		events:  events,
 		writes:  reconcile.NewWrites(),
 	}
+	orphan := adopters(func(namespace string) ([]*appsv1.StatefulSet, error) {
+		return sets.Lister().StatefulSets(namespace).List(labels.Everything())
+	}, func(set *appsv1.StatefulSet) *metav1.LabelSelector { return set.Spec.Selector })
 	return reconcile.Controller{
 		Name:    "StatefulSet",
 		Workers: d.Workers,
@@ -69,8 +72,8 @@ func StatefulSet(d Deps) (reconcile.Controller, error) {
 				}
 				return nil
 			}),
-			childSource(pods, statefulSetKind, nil, func(pod *corev1.Pod) []reconcile.Key { return c.adopters(pod) }),
-			revisionSource(revisions, statefulSetKind, func(r *appsv1.ControllerRevision) []reconcile.Key { return c.adopters(r) }),
+			childSource[*corev1.Pod](pods, statefulSetKind, nil, orphan),
+			revisionSource(revisions, statefulSetKind, orphan),
 			reconcile.Synced(claims.Informer()),
 		},
 		Sync: c.sync,
@@ -88,27 +91,10 @@ type statefulSets struct {
 	writes   *reconcile.Writes
 }
 
-func (c *statefulSets) adopters(obj metav1.Object) []reconcile.Key {
-	sets, err := c.sets.StatefulSets(obj.GetNamespace()).List(labels.Everything())
-	if err != nil {
-		return nil
-	}
-	var keys []reconcile.Key
-	for _, set := range sets {
-		if selects(set.Spec.Selector, obj) {
-			keys = append(keys, reconcile.KeyOf(set))
-		}
-	}
-	return keys
-}
-
 func (c *statefulSets) sync(ctx context.Context, key reconcile.Key) (time.Duration, error) {
 	set, err := c.sets.StatefulSets(key.Namespace).Get(key.Name)
-	if apierrors.IsNotFound(err) {
-		return 0, nil
-	}
 	if err != nil {
-		return 0, err
+		return 0, reconcile.IgnoreNotFound(err)
 	}
 	selector, err := metav1.LabelSelectorAsSelector(set.Spec.Selector)
 	if err != nil || !c.writes.Seen(set) {
@@ -235,6 +221,10 @@ func (c *statefulSets) act(ctx context.Context, v *statefulView, plan []stateful
 			}
 			return c.create(ctx, v.set, s, revision)
 		case deletePod:
+			// First, for a claim that goes with its pod must be the pod's before that goes.
+			if err := c.fixClaims(ctx, v.set, s.pod); err != nil {
+				return err
+			}
 			return c.remove(ctx, v.set, s.pod)
 		case repairPod:
 			return c.repair(ctx, v.set, s.pod)

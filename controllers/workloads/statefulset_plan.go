@@ -114,7 +114,7 @@ func (v *statefulView) planReplica(i int, pod *corev1.Pod) (step *statefulStep, 
 		return nil, false
 	case pod.Status.Phase == corev1.PodPending && pod.DeletionTimestamp == nil && len(v.set.Spec.VolumeClaimTemplates) > 0:
 		return &statefulStep{action: ensureClaims, pod: pod}, false
-	case !v.wellRunning(pod):
+	case v.ordered() && !v.wellRunning(pod):
 		return nil, false
 	case !identityRight(pod) || !v.claimsRight(pod):
 		return &statefulStep{action: repairPod, pod: pod}, true
@@ -135,9 +135,6 @@ func (v *statefulView) planCondemned() (steps []statefulStep, wait bool) {
 		}
 		if pod.DeletionTimestamp != nil || !v.wellRunning(pod) && pod != sick {
 			return steps, true
-		}
-		if !v.claimsRight(pod) {
-			steps = append(steps, statefulStep{action: repairPod, pod: pod})
 		}
 		return append(steps, statefulStep{action: deletePod, pod: pod}), true
 	}

@@ -22,22 +22,16 @@ func TTLAfterFinished(d Deps) reconcile.Controller {
 		Watch:   []reconcile.Source{reconcile.Self(jobs.Informer())},
 		Sync: func(ctx context.Context, key reconcile.Key) (time.Duration, error) {
 			cached, err := jobs.Lister().Jobs(key.Namespace).Get(key.Name)
-			if apierrors.IsNotFound(err) {
-				return 0, nil
-			}
 			if err != nil {
-				return 0, err
+				return 0, reconcile.IgnoreNotFound(err)
 			}
 			if left, expires := timeToLive(cached, time.Now()); !expires || left > 0 {
 				return left, nil
 			}
 			// The cache may not know yet that the wish has changed.
 			job, err := d.Client.BatchV1().Jobs(key.Namespace).Get(ctx, key.Name, metav1.GetOptions{})
-			if apierrors.IsNotFound(err) {
-				return 0, nil
-			}
 			if err != nil {
-				return 0, err
+				return 0, reconcile.IgnoreNotFound(err)
 			}
 			if left, expires := timeToLive(job, time.Now()); !expires || left > 0 {
 				return left, nil

@@ -11,6 +11,7 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/informers"
@@ -85,12 +86,36 @@ func controlled[T metav1.Object](index cache.Indexer, owner types.UID) ([]T, err
 	return children, nil
 }
 
+// adopters names the owners of a kind, listed by namespace, that would take an object without a controller.
+func adopters[T metav1.Object](list func(namespace string) ([]T, error), selector func(T) *metav1.LabelSelector) func(metav1.Object) []reconcile.Key {
+	return func(orphan metav1.Object) []reconcile.Key {
+		owners, err := list(orphan.GetNamespace())
+		if err != nil {
+			return nil
+		}
+		var keys []reconcile.Key
+		for _, owner := range owners {
+			if selects(selector(owner), orphan) {
+				keys = append(keys, reconcile.KeyOf(owner))
+			}
+		}
+		return keys
+	}
+}
+
+// selects tells whether a label selector matches an object. An empty one matches nothing here: no workload may
+// take every object of its namespace.
+func selects(selector *metav1.LabelSelector, obj metav1.Object) bool {
+	s, err := metav1.LabelSelectorAsSelector(selector)
+	return err == nil && !s.Empty() && s.Matches(labels.Set(obj.GetLabels()))
+}
+
 // childSource wakes the controllers of changed children, and for children without one whom orphan names.
 // Expectations, if there are any, are told of what it sees.
 func childSource[T interface {
 	comparable
 	metav1.Object
-}](informer cache.SharedIndexInformer, kind schema.GroupVersionKind, expected *reconcile.Expectations, orphan func(T) []reconcile.Key) reconcile.Source {
+}](informer cache.SharedIndexInformer, kind schema.GroupVersionKind, expected *reconcile.Expectations, orphan func(metav1.Object) []reconcile.Key) reconcile.Source {
 	return reconcile.On(informer, func(old, changed T) []reconcile.Key {
 		if expected != nil {
 			observe(expected, old, changed, controllerOf(old, kind), controllerOf(changed, kind))
@@ -101,7 +126,7 @@ func childSource[T interface {
 
 // revisionSource is childSource for ControllerRevisions. A new one that has an owner wakes nobody: the owner's
 // loop made it itself, or somebody made it by hand, and then it is left alone until there is something to do.
-func revisionSource(informer cache.SharedIndexInformer, kind schema.GroupVersionKind, orphan func(*appsv1.ControllerRevision) []reconcile.Key) reconcile.Source {
+func revisionSource(informer cache.SharedIndexInformer, kind schema.GroupVersionKind, orphan func(metav1.Object) []reconcile.Key) reconcile.Source {
 	return reconcile.On(informer, func(old, changed *appsv1.ControllerRevision) []reconcile.Key {
 		if old == nil && controllerOf(changed, kind) != nil {
 			return nil
@@ -114,7 +139,7 @@ func revisionSource(informer cache.SharedIndexInformer, kind schema.GroupVersion
 func ownersOf[T interface {
 	comparable
 	metav1.Object
-}](old, changed T, kind schema.GroupVersionKind, orphan func(T) []reconcile.Key) []reconcile.Key {
+}](old, changed T, kind schema.GroupVersionKind, orphan func(metav1.Object) []reconcile.Key) []reconcile.Key {
 	var none T
 	before, now := controllerOf(old, kind), controllerOf(changed, kind)
 	keys := make([]reconcile.Key, 0, 2)
