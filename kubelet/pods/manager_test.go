@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -299,6 +300,38 @@ func TestRestartPolicies(t *testing.T) {
 				t.Errorf("container is %+v", s)
 			}
 		})
+	}
+}
+
+// TestRestartAllContainers has a container end so that all start again, the init container first.
+func TestRestartAllContainers(t *testing.T) {
+	var ended atomic.Bool
+	n := newNode(t, func(c *cri.ContainerConfig) runtimetest.Script {
+		switch {
+		case c.Metadata.Name == "i":
+			return runtimetest.Script{Runs: time.Millisecond}
+		case c.Metadata.Name == "b" && !ended.Swap(true):
+			return runtimetest.Script{Runs: 50 * time.Millisecond, Exits: 42}
+		}
+		return runtimetest.Script{}
+	})
+	n.create("p", v1.PodSpec{
+		RestartPolicy:  v1.RestartPolicyNever,
+		InitContainers: []v1.Container{c("i")}, Containers: []v1.Container{c("a"), restartAll("b")},
+	})
+	n.until("all containers to run for the second time", func() bool {
+		s := n.pod("p").Status
+		return !slices.ContainsFunc(s.ContainerStatuses, func(c v1.ContainerStatus) bool { return c.RestartCount != 1 || c.State.Running == nil }) &&
+			len(s.ContainerStatuses) == 2
+	})
+	once := []string{"start i", "start a", "start b"}
+	wantLog(t, n.runtime.Log(), slices.Concat([]string{"sandbox p"}, once, []string{"stop a 2"}, once)...)
+	s := n.pod("p").Status
+	if last := s.ContainerStatuses[0].LastTerminationState.Terminated; last == nil || last.Reason != "RestartingAllContainers" || last.ExitCode != 137 {
+		t.Errorf("the last run of a container that did not end by itself: got %+v", last)
+	}
+	if s.Phase != v1.PodRunning || s.InitContainerStatuses[0].RestartCount != 1 {
+		t.Errorf("got phase %s and %d restarts of the init container, want Running and 1", s.Phase, s.InitContainerStatuses[0].RestartCount)
 	}
 }
 

@@ -21,6 +21,9 @@ type Plan struct {
 	Start []*v1.Container
 	// Kill are the containers to stop although the pod goes on.
 	Kill []Kill
+	// Reset are all runs of the pod's containers, to be stopped and then removed in this order, so that the
+	// pod begins again in its sandbox.
+	Reset []runtime.Container
 	// Finished is set when nothing is left to run: the pod is over.
 	Finished bool
 }
@@ -53,6 +56,9 @@ func MakePlan(pod *v1.Pod, rt *runtime.Pod, facts Facts) Plan {
 	}
 	p.sandbox = rt.Sandboxes[0].ID
 	p.ephemeral()
+	if p.reset(); len(p.Reset) > 0 {
+		return p.Plan
+	}
 	if p.init() {
 		p.main()
 	}
@@ -120,6 +126,26 @@ func (p *planner) ephemeral() {
 		if p.rt.Latest(c.Name) == nil {
 			p.Start = append(p.Start, c)
 		}
+	}
+}
+
+// reset plans the removal of all containers if one of them ended in a way that asks for it. Those that
+// did are removed last: they are what a kubelet that takes over goes by.
+func (p *planner) reset() {
+	var all, causes []runtime.Container
+	for _, c := range allContainers(&p.pod.Spec) {
+		for _, r := range p.rt.Containers {
+			switch {
+			case r.Name != c.Name:
+			case r.State == runtime.Exited && status.RestartsAll(c, r.ExitCode):
+				causes = append(causes, r)
+			default:
+				all = append(all, r)
+			}
+		}
+	}
+	if len(causes) > 0 {
+		p.Reset = append(all, causes...)
 	}
 }
 

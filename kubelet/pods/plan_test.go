@@ -29,6 +29,17 @@ func up(name string) runtime.Container    { return r(name, runtime.Running, 0) }
 func done0(name string) runtime.Container { return r(name, runtime.Exited, 0) }
 func fail1(name string) runtime.Container { return r(name, runtime.Exited, 1) }
 
+// restartAll is a container whose exit code 42 has all containers start again.
+func restartAll(name string) v1.Container {
+	a := c(name)
+	a.RestartPolicy = ptr.To(v1.ContainerRestartPolicyNever)
+	a.RestartPolicyRules = []v1.ContainerRestartRule{{
+		Action:    v1.ContainerRestartRuleActionRestartAllContainers,
+		ExitCodes: &v1.ContainerRestartRuleOnExitCodes{Operator: v1.ContainerRestartRuleOnExitCodesOpIn, Values: []int32{42}},
+	}}
+	return a
+}
+
 func before(run runtime.Container) runtime.Container {
 	run.SandboxID = "before"
 	return run
@@ -39,7 +50,7 @@ func other(run runtime.Container) runtime.Container {
 	return run
 }
 
-// TestMakePlan describes plans as "+sandbox", "start a b", "kill a: message", "finished".
+// TestMakePlan describes plans as "+sandbox", "start a b", "kill a: message", "reset a b", "finished".
 func TestMakePlan(t *testing.T) {
 	const always, onFailure, never = v1.RestartPolicyAlways, v1.RestartPolicyOnFailure, v1.RestartPolicyNever
 	ready := []runtime.Sandbox{{ID: "now", Ready: true, IPs: []string{"10.0.0.1"}}}
@@ -49,6 +60,7 @@ func TestMakePlan(t *testing.T) {
 	for _, test := range []struct {
 		name      string
 		policy    v1.RestartPolicy
+		mains     []v1.Container // a and b if nil
 		inits     []v1.Container
 		ephemeral string
 		sandboxes []runtime.Sandbox
@@ -99,12 +111,19 @@ func TestMakePlan(t *testing.T) {
 			starting: "s", failed: map[string]probe.Kind{"s": probe.Startup}, want: "start s kill s: Init container s failed startup probe"},
 		{name: "main containers ended, sidecar runs", policy: never, inits: inits, sandboxes: ready,
 			runs: []runtime.Container{done0("a"), done0("b"), done0("i2"), up("s"), done0("i1")}, want: "finished"},
+		{name: "one has all start again", policy: never, mains: []v1.Container{c("a"), restartAll("b")}, inits: inits, sandboxes: ready,
+			runs: []runtime.Container{r("b", runtime.Exited, 42), up("a"), done0("i2"), up("s"), done0("i1")}, want: "reset i1 s i2 a b"},
+		{name: "one could have all start again", policy: never, mains: []v1.Container{c("a"), restartAll("b")}, sandboxes: ready,
+			runs: []runtime.Container{fail1("b"), up("a")}, want: ""},
 		{name: "ephemeral container", policy: always, ephemeral: "e", sandboxes: ready, runs: []runtime.Container{up("a"), up("b")}, want: "start e"},
 		{name: "ephemeral container ended", policy: always, ephemeral: "e", sandboxes: ready, runs: []runtime.Container{fail1("e"), up("a"), up("b")}, want: ""},
 		{name: "ephemeral container while initializing", policy: always, inits: inits, ephemeral: "e", sandboxes: ready, runs: []runtime.Container{up("i1")}, want: "start e"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			pod := &v1.Pod{Spec: v1.PodSpec{RestartPolicy: test.policy, InitContainers: test.inits, Containers: ab}}
+			if test.mains == nil {
+				test.mains = ab
+			}
+			pod := &v1.Pod{Spec: v1.PodSpec{RestartPolicy: test.policy, InitContainers: test.inits, Containers: test.mains}}
 			if test.ephemeral != "" {
 				pod.Spec.EphemeralContainers = []v1.EphemeralContainer{{EphemeralContainerCommon: v1.EphemeralContainerCommon{Name: test.ephemeral}}}
 			}
@@ -135,6 +154,12 @@ func sayPlan(p Plan) string {
 	}
 	for _, k := range p.Kill {
 		parts = append(parts, "kill "+k.Container.Name+": "+k.Message)
+	}
+	if len(p.Reset) > 0 {
+		parts = append(parts, "reset")
+	}
+	for _, r := range p.Reset {
+		parts = append(parts, r.Name)
 	}
 	if p.Finished {
 		parts = append(parts, "finished")

@@ -307,15 +307,25 @@ func podIPs(p *pass, sandbox runtime.Sandbox) []string {
 	return sandbox.IPs
 }
 
-// restarts is the number of the run to start. The log directory tells when the runtime has forgotten.
+// restarts is the number of the run to start. When the runtime has forgotten, the status tells, which
+// counts a run that vanished, or the log directory.
 func (w *worker) restarts(p *pass, c *v1.Container) int {
 	if latest := p.rt.Latest(c.Name); latest != nil {
 		return latest.Restarts + 1
 	}
+	w.mu.Lock()
 	next := 0
+	for _, list := range [][]v1.ContainerStatus{w.status.InitContainerStatuses, w.status.ContainerStatuses} {
+		for _, s := range list {
+			if s.Name == c.Name {
+				next = int(s.RestartCount)
+			}
+		}
+	}
+	w.mu.Unlock()
 	entries, err := os.ReadDir(filepath.Join(w.m.logDir(p.pod), c.Name))
 	if err != nil {
-		return 0 // never started
+		return next // never started here
 	}
 	for _, e := range entries {
 		number, _, _ := strings.Cut(e.Name(), ".")

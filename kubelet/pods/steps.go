@@ -41,6 +41,7 @@ var startSteps = []step{
 	{"probe containers", probeContainers},
 	{"report", reportNow},
 	{"stop containers", killPlanned},
+	{"begin again", resetContainers},
 	{"wait for the network", awaitNetwork},
 	{"make directories", makeDirectories},
 	{"resize containers", resizeContainers},
@@ -132,6 +133,34 @@ func makePlan(_ context.Context, p *pass) (outcome, error) {
 func reportNow(_ context.Context, p *pass) (outcome, error) {
 	p.w.report(p)
 	return proceed, nil
+}
+
+// resetContainers takes all containers away, without grace, as one of them asked for.
+func resetContainers(ctx context.Context, p *pass) (outcome, error) {
+	w := p.w
+	if len(p.plan.Reset) == 0 {
+		return proceed, nil
+	}
+	if next, err := stopStarting(ctx, p); next != proceed || err != nil {
+		return next, err
+	}
+	for _, c := range p.plan.Reset {
+		p.m.cfg.Probes.Stop(c.ID)
+		if (c.State == runtime.Running || c.State == runtime.Unknown) && w.killing[c.ID] == nil {
+			w.kill(ctx, p.pod, podIP(p), victim{container: c, spec: specOf(p.pod, &c), message: "Stopping container " + c.Name})
+		}
+	}
+	if len(w.killing) > 0 {
+		return wait, nil
+	}
+	for _, c := range p.plan.Reset {
+		if err := p.m.cfg.Runtime.RemoveContainer(ctx, c.ID); err != nil {
+			return wait, fmt.Errorf("remove container %s: %w", c.Name, err)
+		}
+		w.forgive(c.Name)
+	}
+	w.poke() // to look at what is left, which is nothing
+	return wait, nil
 }
 
 func awaitNetwork(_ context.Context, p *pass) (outcome, error) {

@@ -2,6 +2,7 @@ package status
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	v1 "k8s.io/api/core/v1"
@@ -21,7 +22,7 @@ const (
 func Owned(t v1.PodConditionType) bool {
 	switch t {
 	case v1.PodReadyToStartContainers, v1.PodInitialized, v1.PodReady, v1.ContainersReady, v1.PodScheduled,
-		v1.PodResizePending, v1.PodResizeInProgress:
+		v1.PodResizePending, v1.PodResizeInProgress, v1.AllContainersRestarting:
 		return true
 	}
 	return false
@@ -48,6 +49,9 @@ func setConditions(s *v1.PodStatus, in Input) {
 		containersReady,
 		v1.PodCondition{Type: v1.PodScheduled, Status: v1.ConditionTrue},
 	)
+	if couldRestartAll(&in.Pod.Spec) {
+		s.Conditions = append(s.Conditions, allRestarting(s, in))
+	}
 	for i := range s.Conditions {
 		stamp(&s.Conditions[i], in)
 	}
@@ -163,6 +167,31 @@ func podReady(s *v1.PodStatus, in Input, containers v1.PodCondition) v1.PodCondi
 		c.Status = v1.ConditionFalse
 		c.Reason = reasonGates
 		c.Message = strings.Join(unmet, ", ")
+	}
+	return c
+}
+
+// couldRestartAll says that some rule of the pod has all its containers start again.
+func couldRestartAll(spec *v1.PodSpec) bool {
+	asks := func(c v1.Container) bool {
+		return slices.ContainsFunc(c.RestartPolicyRules, func(r v1.ContainerRestartRule) bool {
+			return r.Action == v1.ContainerRestartRuleActionRestartAllContainers
+		})
+	}
+	return slices.ContainsFunc(spec.InitContainers, asks) || slices.ContainsFunc(spec.Containers, asks)
+}
+
+func allRestarting(s *v1.PodStatus, in Input) v1.PodCondition {
+	c := v1.PodCondition{Type: v1.AllContainersRestarting, Status: v1.ConditionFalse}
+	switch {
+	case s.Phase == v1.PodSucceeded:
+		c.Reason = reasonCompleted
+	case s.Phase == v1.PodFailed:
+		c.Reason = reasonFailed
+	case leftToRestart(in):
+		c.Status = v1.ConditionTrue
+		c.Reason = "RestartAllContainersStarted"
+		c.Message = "container exited with restart policy rule"
 	}
 	return c
 }

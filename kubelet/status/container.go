@@ -133,6 +133,9 @@ func stateOf(in Input, r runtime.Container, old *v1.ContainerStatus) v1.Containe
 
 // unseen is the status of a container of which the runtime has nothing.
 func unseen(in Input, c *v1.Container, old *v1.ContainerStatus, g group) v1.ContainerStatus {
+	if old != nil && old.State.Waiting == nil && g != ephemeralContainers && restartingAll(in) {
+		return removed(c, old)
+	}
 	if old != nil && old.State.Terminated != nil {
 		return *old.DeepCopy() // collected since
 	}
@@ -168,6 +171,46 @@ func unseen(in Input, c *v1.Container, old *v1.ContainerStatus, g group) v1.Cont
 		}}
 	}
 	return s
+}
+
+// reasonRestartingAll is the reason of containers that were taken away to have all start again.
+const reasonRestartingAll = "RestartingAllContainers"
+
+// removed is the status of a container that was taken away because another one had all start again.
+func removed(c *v1.Container, old *v1.ContainerStatus) v1.ContainerStatus {
+	const message = "The container is removed because RestartAllContainers in place"
+	return v1.ContainerStatus{
+		Name:                 c.Name,
+		Image:                c.Image,
+		State:                v1.ContainerState{Waiting: &v1.ContainerStateWaiting{Reason: reasonRestartingAll, Message: message}},
+		LastTerminationState: v1.ContainerState{Terminated: &v1.ContainerStateTerminated{Reason: reasonRestartingAll, Message: message, ExitCode: 137}},
+		RestartCount:         old.RestartCount + 1,
+		VolumeMounts:         volumeMounts(c),
+	}
+}
+
+// restartingAll says that a container of the pod ended in a way that has all start again, as the runtime
+// still shows it or as was reported when it did.
+func restartingAll(in Input) bool {
+	if leftToRestart(in) {
+		return true
+	}
+	ended := func(list []v1.Container, statuses []v1.ContainerStatus) bool {
+		return slices.ContainsFunc(list, func(c v1.Container) bool {
+			old := find(statuses, c.Name)
+			return old != nil && old.State.Terminated != nil && RestartsAll(&c, old.State.Terminated.ExitCode)
+		})
+	}
+	return ended(in.Pod.Spec.InitContainers, in.Old.InitContainerStatuses) || ended(in.Pod.Spec.Containers, in.Old.ContainerStatuses)
+}
+
+// leftToRestart says that a container that has all start again is still there to be removed.
+func leftToRestart(in Input) bool {
+	left := func(c v1.Container) bool {
+		r := in.Runtime.Latest(c.Name)
+		return r != nil && r.State == runtime.Exited && RestartsAll(&c, r.ExitCode)
+	}
+	return slices.ContainsFunc(in.Pod.Spec.InitContainers, left) || slices.ContainsFunc(in.Pod.Spec.Containers, left)
 }
 
 func mainContainerSeen(in Input) bool {

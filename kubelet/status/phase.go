@@ -89,7 +89,7 @@ func (t *tally) init(spec *v1.PodSpec, c *v1.Container, s *v1.ContainerStatus) {
 	switch {
 	case ended == nil:
 		t.pending++
-	case ended.ExitCode != 0 && !Restartable(spec, c, ended.ExitCode):
+	case ended.ExitCode != 0 && !runsAgain(spec, c, ended):
 		t.failed++
 	}
 }
@@ -124,10 +124,15 @@ func (t *tally) main(spec *v1.PodSpec, c *v1.Container, s *v1.ContainerStatus) {
 		if s.State.Terminated != nil && ended.ExitCode == 0 {
 			t.succeeded++
 		}
-		if !Restartable(spec, c, ended.ExitCode) {
+		if !runsAgain(spec, c, ended) {
 			t.final++
 		}
 	}
+}
+
+// runsAgain says whether a container that ended so will be started again.
+func runsAgain(spec *v1.PodSpec, c *v1.Container, ended *v1.ContainerStateTerminated) bool {
+	return ended.Reason == reasonRestartingAll || Restartable(spec, c, ended.ExitCode)
 }
 
 // mainContainerActive says that a main container runs or has run in the present sandbox.

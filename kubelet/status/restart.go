@@ -30,10 +30,8 @@ func WillRestart(spec *v1.PodSpec, c *v1.Container, latest *runtime.Container) b
 // Restartable says whether the policies start a container again that ended with the exit code. The
 // container's own policy and rules go before the pod's (KEP-5307).
 func Restartable(spec *v1.PodSpec, c *v1.Container, exitCode int32) bool {
-	for _, rule := range c.RestartPolicyRules {
-		if rule.Action == v1.ContainerRestartRuleActionRestart && matches(rule.ExitCodes, exitCode) {
-			return true
-		}
+	if ruleFor(c, exitCode) != "" {
+		return true // the container alone or with all others
 	}
 	policy := string(spec.RestartPolicy)
 	if c.RestartPolicy != nil {
@@ -47,6 +45,22 @@ func Restartable(spec *v1.PodSpec, c *v1.Container, exitCode int32) bool {
 	default:
 		return true
 	}
+}
+
+// RestartsAll says whether an end with the exit code has all containers of the pod start again, the init
+// containers first, in the same sandbox (KEP-5532).
+func RestartsAll(c *v1.Container, exitCode int32) bool {
+	return ruleFor(c, exitCode) == v1.ContainerRestartRuleActionRestartAllContainers
+}
+
+// ruleFor is the action of the first of the container's rules that is about the exit code, or "".
+func ruleFor(c *v1.Container, exitCode int32) v1.ContainerRestartRuleAction {
+	for _, rule := range c.RestartPolicyRules {
+		if matches(rule.ExitCodes, exitCode) {
+			return rule.Action
+		}
+	}
+	return ""
 }
 
 func matches(rule *v1.ContainerRestartRuleOnExitCodes, exitCode int32) bool {

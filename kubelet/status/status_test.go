@@ -54,6 +54,12 @@ func compute(spec v1.PodSpec, old v1.PodStatus, change func(*Input), runs ...run
 	return Compute(in)
 }
 
+// A container that was taken away because all are to start again.
+var (
+	waitingToRestart = v1.ContainerState{Waiting: &v1.ContainerStateWaiting{Reason: "RestartingAllContainers"}}
+	takenAway        = v1.ContainerState{Terminated: &v1.ContainerStateTerminated{Reason: "RestartingAllContainers", ExitCode: 137}}
+)
+
 func TestPhase(t *testing.T) {
 	two := []v1.Container{container("a"), container("b")}
 	for _, test := range []struct {
@@ -77,6 +83,9 @@ func TestPhase(t *testing.T) {
 			runs: []runtime.Container{exited("a", 0), exited("b", 2)}, want: v1.PodFailed},
 		{name: "one failed, restarted on failure", spec: v1.PodSpec{Containers: two, RestartPolicy: v1.RestartPolicyOnFailure},
 			runs: []runtime.Container{exited("a", 0), exited("b", 2)}, want: v1.PodRunning},
+		{name: "taken away to start again", spec: v1.PodSpec{Containers: two, RestartPolicy: v1.RestartPolicyNever},
+			old:  v1.PodStatus{Phase: v1.PodRunning, ContainerStatuses: []v1.ContainerStatus{{Name: "a", State: waitingToRestart, LastTerminationState: takenAway}, {Name: "b", State: waitingToRestart, LastTerminationState: takenAway}}},
+			want: v1.PodRunning},
 		{name: "all ended, restarted always, but the pod is over", spec: v1.PodSpec{Containers: two, RestartPolicy: v1.RestartPolicyAlways},
 			runs: []runtime.Container{exited("a", 0), exited("b", 137)}, change: func(in *Input) { in.Over = true }, want: v1.PodFailed},
 		{name: "exit code restarts by rule", spec: v1.PodSpec{RestartPolicy: v1.RestartPolicyNever, Containers: []v1.Container{{
