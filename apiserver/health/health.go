@@ -121,6 +121,7 @@ func single(check Check) http.Handler {
 			http.Error(w, "internal server error: reason withheld", http.StatusInternalServerError)
 			return
 		}
+		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 		fmt.Fprint(w, "ok")
 	})
 }
