@@ -108,17 +108,17 @@ func newDocuments(resources []*resource.Resource, address string) *documents {
 	d := &documents{pages: make(map[string]*page)}
 	core, named := splitGroups(resources)
 
-	d.pages["/api"] = &page{plain: apiVersions(core, address), aggregated: aggregated(core)}
+	d.pages["/api"] = &page{plain: apiVersions(core, address), aggregated: aggregated(core), strict: true}
 	d.pages["/apis"] = &page{plain: groupList(named), aggregated: aggregated(named), anyMethod: true}
 	for _, g := range core {
 		for _, v := range g.versions {
-			d.pages["/api/"+v.name] = &page{plain: resourceList(g, v)}
+			d.pages["/api/"+v.name] = &page{plain: resourceList(g, v), strict: true}
 		}
 	}
 	for _, g := range named {
 		d.pages["/apis/"+g.name] = &page{plain: apiGroup(g), anyMethod: true}
 		for _, v := range g.versions {
-			d.pages["/apis/"+g.name+"/"+v.name] = &page{plain: resourceList(g, v)}
+			d.pages["/apis/"+g.name+"/"+v.name] = &page{plain: resourceList(g, v), strict: true}
 		}
 	}
 	return d

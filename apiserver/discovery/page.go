@@ -17,8 +17,11 @@ import (
 var aggregatedKind = apidiscovery.SchemeGroupVersion.WithKind("APIGroupDiscoveryList")
 
 // page is one document in the forms it has; aggregated is nil below the roots.
+// strict pages are those whose media types kube-apiserver matches twice, by its
+// routes first: in them, ranges such as application/* are not acceptable.
 type page struct {
 	plain, aggregated runtime.Object
+	strict            bool
 	// anyMethod pages answer whatever the method; others only GET.
 	anyMethod bool
 
@@ -39,6 +42,11 @@ func (p *page) write(w http.ResponseWriter, r *http.Request) error {
 	offer := codec.Offer{Protobuf: true}
 	if p.aggregated != nil {
 		offer.Kinds = []schema.GroupVersionKind{aggregatedKind}
+	}
+	if p.strict {
+		if err := codec.Acceptable(r, offer, false); err != nil {
+			return err
+		}
 	}
 	out, err := codec.Negotiate(r, offer)
 	if err != nil {
