@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"os"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -44,6 +45,27 @@ func TestAnswers(t *testing.T) {
 				t.Errorf("request %s\ngot  %s\nwant %s", c.body, got, c.answer)
 			}
 		})
+	}
+}
+
+// TestIndex: the root lists what is served besides objects.
+func TestIndex(t *testing.T) {
+	r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://skiff/", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := apiservertest.Config(apiservertest.Start(t, nil), "admin").Transport.RoundTrip(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got struct{ Paths []string }
+	if err := json.NewDecoder(resp.Body).Decode(&got); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"/api/v1", "/apis/apps/v1", "/openapi/v2", "/openapi/v3", "/.well-known/openid-configuration", "/openid/v1/jwks", "/version", "/livez/ping"} {
+		if !slices.Contains(got.Paths, want) {
+			t.Errorf("got %q, want %s in it", got.Paths, want)
+		}
 	}
 }
 

@@ -11,8 +11,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/http"
 	"net/netip"
+	"slices"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -120,16 +122,19 @@ func Standard(ctx context.Context, o Options) (*Server, error) {
 	}
 	descriptions := openapi.New(openapi.Config{})
 	descriptions.Publish(s.Resources())
-	for _, path := range []string{openapi.PathV2, openapi.PathV3, openapi.PathV3 + "/"} {
-		mux.Handle(path, descriptions)
+	fixed := map[string]http.Handler{
+		openapi.PathV2: descriptions, openapi.PathV3: descriptions, openapi.PathV3 + "/": descriptions,
+		authn.OpenIDConfigurationPath: tokens.OpenIDConfiguration(o.Advertise.String()), authn.KeysPath: tokens.Keys(),
 	}
-	mux.Handle(authn.OpenIDConfigurationPath, tokens.OpenIDConfiguration(o.Advertise.String()))
-	mux.Handle(authn.KeysPath, tokens.Keys())
+	for path, handler := range fixed {
+		mux.Handle(path, handler)
+	}
+	paths := func() []string { return slices.AppendSeq(documents.Paths(), maps.Keys(fixed)) }
 	checks := []health.Check{health.Ping, {Name: "storage", Probe: func(ctx context.Context) error {
 		_, err := s.store.Revision(ctx)
 		return err
 	}}}
-	health.Register(mux, health.Config{Live: checks, Ready: checks, Metrics: registry, Paths: documents.Paths})
+	health.Register(mux, health.Config{Live: checks, Ready: checks, Metrics: registry, Paths: paths})
 	s.follow(ctx, "service claims", services.Run)
 	return s, s.begin(ctx, rights, o.objects(s, services))
 }
