@@ -121,6 +121,7 @@ func (d *document) serve(w http.ResponseWriter, r *http.Request, types []mediaTy
 	if len(types) > 0 {
 		w.Header().Add("Vary", "Accept")
 	}
+	w.Header().Add("Vary", "Accept-Encoding")
 	if !ok {
 		w.WriteHeader(http.StatusNotAcceptable)
 		return
@@ -140,7 +141,6 @@ func (d *document) serve(w http.ResponseWriter, r *http.Request, types []mediaTy
 		w.Header().Set("Cache-Control", "public, immutable")
 		w.Header().Set("Expires", time.Now().UTC().AddDate(1, 0, 0).Format(time.RFC1123))
 	}
-	w.Header().Add("Vary", "Accept-Encoding")
 	if strings.Contains(r.Header.Get("Accept-Encoding"), "gzip") && r.Header.Get("Range") == "" {
 		w.Header().Set("Content-Encoding", "gzip")
 	} else if data, err = expand(data); err != nil {

@@ -105,6 +105,9 @@ func TestNegotiation(t *testing.T) {
 			if got != c.want {
 				t.Errorf("got %s, want %s", got, c.want)
 			}
+			if vary := r.Header.Values("Vary"); c.want != "404" && !slices.Contains(vary, "Accept-Encoding") {
+				t.Errorf("Vary: got %q, want Accept-Encoding in it", vary)
+			}
 		})
 	}
 }
