@@ -41,34 +41,6 @@ func decode(contentType string, data []byte) any {
 	return string(data)
 }
 
-// plainOpenAPI gives the shared parameters of an OpenAPI 2 document the names
-// they have without the hash of their contents.
-func plainOpenAPI(value any) any {
-	switch v := value.(type) {
-	case map[string]any:
-		if shared, ok := v["parameters"].(map[string]any); ok {
-			named := make(map[string]any)
-			for key, p := range shared {
-				named[parameterHash.ReplaceAllString(key, "")] = p
-			}
-			v["parameters"] = named
-		}
-		if ref, ok := v["$ref"].(string); ok && strings.HasPrefix(ref, "#/parameters/") {
-			v["$ref"] = parameterHash.ReplaceAllString(ref, "")
-		}
-		for key := range v {
-			v[key] = plainOpenAPI(v[key])
-		}
-	case []any:
-		for i := range v {
-			v[i] = plainOpenAPI(v[i])
-		}
-	}
-	return value
-}
-
-var parameterHash = regexp.MustCompile(`-.{8}$`)
-
 func documents(data []byte) []any {
 	var list []any
 	d := json.NewDecoder(bytes.NewReader(data))
@@ -147,9 +119,6 @@ func plain(value any, told string) any {
 			default:
 				v[key] = plain(inner, told)
 			}
-		}
-		if v["swagger"] != nil {
-			plainOpenAPI(v)
 		}
 		plainCauses(v)
 		plainManagers(v)
