@@ -21,6 +21,7 @@ type Framer struct {
 	Resource *resource.Resource
 	Table    TableOptions
 	headed   bool
+	forms    map[watch.EventType]any // that were asked for
 }
 
 // Shared reports whether frames depend on the event alone, so that watchers
@@ -29,7 +30,14 @@ func (f *Framer) Shared() bool { return f.As.Kind != "Table" }
 
 // Form names the frame of an event of a type.
 func (f *Framer) Form(t watch.EventType) any {
-	return form{resource: f.Resource, media: f.Media, as: f.As, event: string(t)}
+	if known := f.forms[t]; known != nil {
+		return known
+	}
+	if f.forms == nil {
+		f.forms = make(map[watch.EventType]any)
+	}
+	f.forms[t] = form{resource: f.Resource, media: f.Media, as: f.As, event: string(t)}
+	return f.forms[t]
 }
 
 // Item is the frame of an event about an item.

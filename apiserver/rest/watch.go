@@ -144,38 +144,53 @@ func (s *stream) run(ctx context.Context, out sink) error {
 	if err := s.sendInitial(out); err != nil {
 		return err
 	}
-	deadline, _ := ctx.Deadline()
-	bookmarked, last := time.Now(), false
-	every := s.handler.BookmarkEvery
-	if every == 0 {
-		every = time.Minute
+	due := time.NewTimer(s.nextBookmark(ctx))
+	defer due.Stop()
+	ticks := due.C
+	if !s.bookmarks {
+		ticks = nil
 	}
-	for step, err := range s.handler.Store.Watch(ctx, s.resource, s.match, s.start.after) {
+	for step, err := range s.handler.Store.WatchTicks(ctx, s.resource, s.match, s.start.after, ticks) {
 		if err != nil {
 			return s.sendError(out, err)
 		}
-		frame, err := s.frame(step)
 		if step.Event == nil {
-			// One bookmark shortly before the end lets the client resume where
-			// the watch stopped.
-			ending := !last && time.Until(deadline) < 10*time.Second
-			if !s.bookmarks || !ending && time.Since(bookmarked) < every {
-				continue
-			}
-			bookmarked, last = time.Now(), last || ending
-			frame, err = s.framer.Bookmark(step.Revision, false)
+			due.Reset(s.nextBookmark(ctx))
 		}
+		frame, err := s.frame(step)
 		if err != nil {
 			return s.sendError(out, err)
 		}
 		if _, err := out.Write(frame); err != nil {
 			return err
 		}
+		if step.More {
+			continue
+		}
 		if err := out.Flush(); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// nextBookmark is how long the next bookmark is away.
+func (s *stream) nextBookmark(ctx context.Context) time.Duration {
+	every := s.handler.BookmarkEvery
+	if every == 0 {
+		every = time.Minute
+	}
+	deadline, _ := ctx.Deadline() // see Handler.watch
+	return bookmarkAfter(every, time.Until(deadline))
+}
+
+// bookmarkAfter paces bookmarks: two and one second before the end of the watch,
+// where they let the client resume at its last state, and regularly until then.
+func bookmarkAfter(every, left time.Duration) time.Duration {
+	if before := left - 2*time.Second; before > 0 {
+		return min(every, before)
+	}
+	return min(every, time.Second)
 }
 
 // sendInitial sends the objects there are, and a bookmark after them that
@@ -204,11 +219,11 @@ func (s *stream) sendInitial(out sink) error {
 }
 
 // frame is what a step looks like to this client: an object that comes to
-// match is new, one that no longer does is gone.
+// match is new, one that no longer does is gone, and progress is a bookmark.
 func (s *stream) frame(step store.Step) ([]byte, error) {
 	e := step.Event
 	if e == nil {
-		return nil, nil
+		return s.framer.Bookmark(step.Revision, false)
 	}
 	t := watch.Modified
 	switch {

@@ -68,8 +68,8 @@ func (s *Store) List(ctx context.Context, r *resource.Resource, o ListOptions) (
 type origin struct {
 	revision int64
 	exact    bool
-	start    string
-	limit    int64 // 0: none
+	start    string // below the prefix that all keys have
+	limit    int64  // 0: none
 }
 
 // from is the table of "Resource versions" in the API documentation.
@@ -104,7 +104,11 @@ func (o ListOptions) fromToken() (origin, error) {
 	if o.ResourceVersion != "" && o.ResourceVersion != "0" {
 		return origin{}, &InvalidError{"specifying resource version is not allowed when using continue"}
 	}
-	return origin{revision: t.Revision, exact: t.Revision > 0, start: t.Start, limit: o.Limit}, nil
+	from := origin{revision: t.Revision, exact: t.Revision > 0, start: t.Start, limit: o.Limit}
+	if o.ResourceVersion == "0" {
+		from.limit = 0 // ignored here as it is without a token
+	}
+	return from, nil
 }
 
 func parseVersion(version string) (int64, error) {
@@ -124,7 +128,8 @@ func (v *view) page(m Match, start string, limit int64) (page *Page, err error) 
 		return page, err
 	}
 	var more int64
-	v.each(m, start, func(item *Item) bool {
+	prefix := v.k.matcher(m).prefix
+	v.each(m, prefix+start, func(item *Item) bool {
 		if limit <= 0 || int64(len(page.Items)) < limit {
 			page.Items, err = append(page.Items, item), item.broken
 			return err == nil
@@ -138,7 +143,7 @@ func (v *view) page(m Match, start string, limit int64) (page *Page, err error) 
 	if m.plain() {
 		page.Remaining = &more
 	}
-	page.Continue = token{Revision: v.revision, Start: page.Items[limit-1].key + "\x00"}.encode()
+	page.Continue = token{Revision: v.revision, Start: strings.TrimPrefix(page.Items[limit-1].key, prefix) + "\x00"}.encode()
 	return page, nil
 }
 
@@ -230,7 +235,8 @@ func (k *kind) forget(compacted int64) {
 
 // token is a continue token, in the format of Kubernetes: the list's revision
 // (-1: the newest, whatever it is then) and the first key of the next page,
-// below the prefix of the kind.
+// below the prefix of the list: that of the kind and, if it is of one, of the
+// namespace.
 type token struct {
 	Format   string `json:"v"`
 	Revision int64  `json:"rv"`

@@ -149,6 +149,39 @@ func TestPages(t *testing.T) {
 	}
 }
 
+// Tokens as kube-apiserver makes them: the key in them is below that of the
+// namespace if the list is of one.
+func TestTokens(t *testing.T) {
+	s := open(t)
+	for _, namespace := range []string{"a", "b"} {
+		for _, name := range []string{"m0", "m1", "m2"} {
+			create(t, s, namespace, name, "1")
+		}
+	}
+	token := func(start string) string {
+		return base64.RawURLEncoding.EncodeToString([]byte(`{"v":"meta.k8s.io/v1","rv":-1,"start":"` + start + `"}`))
+	}
+	inB := store.Match{Namespace: "b"}
+	for _, c := range []struct {
+		name    string
+		options store.ListOptions
+		want    string
+	}{
+		{"namespace", store.ListOptions{Match: inB, Limit: 1, Continue: token("m1")}, "b/m1=1"},
+		{"all namespaces", store.ListOptions{Limit: 2, Continue: token("a/m2")}, "a/m2=1 b/m0=1"},
+		{"version 0 has no limit", store.ListOptions{Match: inB, Limit: 1, Continue: token("m1"), ResourceVersion: "0"}, "b/m1=1 b/m2=1"},
+	} {
+		page := list(t, s, c.options)
+		if got := names(page.Items); got != c.want {
+			t.Errorf("%s: got %s, want %s", c.name, got, c.want)
+		}
+	}
+	page := list(t, s, store.ListOptions{Match: inB, Limit: 1})
+	if raw, err := base64.RawURLEncoding.DecodeString(page.Continue); err != nil || !strings.HasSuffix(string(raw), `"start":"m0\u0000"}`) {
+		t.Errorf("token is %s, %v; want it to start after m0", raw, err)
+	}
+}
+
 func TestPagesBySelector(t *testing.T) {
 	s := open(t)
 	for i := range 10 {

@@ -9,7 +9,7 @@ import (
 	"github.com/skiff-k8s/skiff/apiserver/resource"
 )
 
-// tickEvery is how often a quiet watch yields the revision it has reached.
+// tickEvery is how often a quiet Watch yields the revision it has reached.
 const tickEvery = 5 * time.Second
 
 // Step is an event a watcher must know of, or (Event nil) only progress: all
@@ -19,6 +19,9 @@ type Step struct {
 	Event    *Event
 	Was, Is  bool
 	Revision int64
+	// More says that the next step is there already: what is sent of this one
+	// need not be flushed alone.
+	More bool
 }
 
 // Watch yields the matching events after a revision, once each and in order,
@@ -27,20 +30,24 @@ type Step struct {
 // in the feed is gone, with ErrUnreadable at an object that may match, and with
 // backend.ErrClosed when the store ends.
 func (s *Store) Watch(ctx context.Context, r *resource.Resource, m Match, after int64) iter.Seq2[Step, error] {
+	return s.WatchTicks(ctx, r, m, after, time.Tick(tickEvery))
+}
+
+// WatchTicks is Watch for who wants to know of progress at times of its own: a
+// quiet watch yields it when something comes from ticks, which may be nil.
+func (s *Store) WatchTicks(ctx context.Context, r *resource.Resource, m Match, after int64, ticks <-chan time.Time) iter.Seq2[Step, error] {
 	return func(yield func(Step, error) bool) {
 		k, err := s.kind(r)
 		if err != nil {
 			yield(Step{}, err)
 			return
 		}
-		w := watcher{store: s, kind: k, match: k.matcher(m), after: after, reached: after}
+		w := watcher{store: s, kind: k, match: k.matcher(m), ticks: ticks, after: after, reached: after}
 		if w.cursor = k.feed.open(k.part(m), after); w.cursor == nil {
 			yield(Step{}, ErrExpired)
 			return
 		}
 		defer w.cursor.close()
-		w.ticker = time.NewTicker(tickEvery)
-		defer w.ticker.Stop()
 		for w.step(ctx, yield) {
 		}
 	}
@@ -65,7 +72,7 @@ type watcher struct {
 	kind    *kind
 	match   matcher
 	cursor  *cursor
-	ticker  *time.Ticker
+	ticks   <-chan time.Time
 	buffer  []*Event
 	after   int64 // where the watch began, which may be ahead of the cache
 	reached int64
@@ -93,26 +100,36 @@ func (w *watcher) step(ctx context.Context, yield func(Step, error) bool) bool {
 		yield(Step{}, backend.ErrClosed)
 	case <-wake:
 		return true
-	case <-w.ticker.C:
+	case <-w.ticks:
 		return yield(Step{Revision: w.reached}, nil)
 	}
 	return false
 }
 
+// yield passes on what matches, each step when it is known whether more follow.
 func (w *watcher) yield(events []*Event, yield func(Step, error) bool) bool {
+	var last Step
 	for _, e := range events {
 		if e.Revision <= w.after {
 			continue
 		}
 		w.reached = max(w.reached, e.Revision)
-		if w.match.unreadable(e.New) {
+		step := Step{Event: e, Was: w.match.item(e.Old), Is: w.match.item(e.New), Revision: e.Revision}
+		broken := w.match.unreadable(e.New)
+		if !step.Was && !step.Is && !broken {
+			continue
+		}
+		if last.Event != nil {
+			last.More = true
+			if !yield(last, nil) {
+				return false
+			}
+		}
+		if broken {
 			yield(Step{}, e.New.broken)
 			return false
 		}
-		step := Step{Event: e, Was: w.match.item(e.Old), Is: w.match.item(e.New), Revision: e.Revision}
-		if (step.Was || step.Is) && !yield(step, nil) {
-			return false
-		}
+		last = step
 	}
-	return true
+	return last.Event == nil || yield(last, nil)
 }

@@ -99,6 +99,21 @@ func TestWatch(t *testing.T) {
 	}
 }
 
+// A step says that another one is ready only if that one matches, and the last
+// one never does: it must be sent at once.
+func TestWatchTellsOfMore(t *testing.T) {
+	s := open(t)
+	for i := range 6 {
+		create(t, s, "a", fmt.Sprint("n", i), fmt.Sprint(i/4))
+	}
+	first := store.Match{Select: func(obj resource.Object) bool { return obj.(*corev1.ConfigMap).Data["data"] == "0" }}
+	for i, step := range watch(t, s, configMaps, first, 0, 4) {
+		if want := i < 3; step.More != want {
+			t.Errorf("step %d of 4: More = %t, want %t", i+1, step.More, want)
+		}
+	}
+}
+
 // A watch after a snapshot misses nothing and repeats nothing, whichever part
 // of the feed it reads and whenever it starts.
 func TestSnapshotThenWatch(t *testing.T) {
