@@ -2,6 +2,7 @@ package pods
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -17,6 +18,9 @@ import (
 
 // createSandbox makes the pod's sandbox.
 func (m *Manager) createSandbox(ctx context.Context, pod *v1.Pod, attempt uint32) error {
+	if err := unsupported(&pod.Spec); err != nil {
+		return err
+	}
 	config, err := m.sandboxConfig(pod, attempt)
 	if err != nil {
 		return err
@@ -30,6 +34,23 @@ func (m *Manager) createSandbox(ctx context.Context, pod *v1.Pod, attempt uint32
 	}
 	_, err = m.cfg.Runtime.RunSandbox(ctx, config, handler)
 	return err
+}
+
+// unsupported says what the pod asks for that no node of this kubelet has. Without it the pod would run,
+// but not as it was meant to.
+func unsupported(spec *v1.PodSpec) error {
+	switch {
+	case spec.HostUsers != nil && !*spec.HostUsers:
+		return errors.New("user namespaces (hostUsers: false) are not supported by this node")
+	case len(spec.ResourceClaims) > 0:
+		return errors.New("dynamic resources (resourceClaims) are not supported by this node")
+	}
+	for _, c := range allContainers(spec) {
+		if len(c.VolumeDevices) > 0 {
+			return fmt.Errorf("block devices (volumeDevices of container %s) are not supported by this node", c.Name)
+		}
+	}
+	return nil
 }
 
 // sandboxConfig describes the pod's sandbox; containers need the same description again.
@@ -59,14 +80,12 @@ func (m *Manager) sandboxConfig(pod *v1.Pod, attempt uint32) (*cri.PodSandboxCon
 			return nil, err
 		}
 	}
-	if pod.Spec.HostUsers != nil && !*pod.Spec.HostUsers {
-		return nil, fmt.Errorf("user namespaces (hostUsers: false) are not supported by this node")
-	}
 	config.Linux = &cri.LinuxPodSandboxConfig{
 		CgroupParent:    m.cfg.Cgroups.PodParent(pod),
 		SecurityContext: sandboxSecurity(pod),
 		Sysctls:         sysctls(pod),
 		Resources:       resources.Sandbox(pod),
+		Overhead:        resources.Overhead(pod),
 	}
 	return config, nil
 }
