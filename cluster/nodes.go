@@ -156,7 +156,8 @@ func (r *run) runChild(ctx context.Context, m member) error {
 	go func() { exited <- cmd.Wait() }()
 	select {
 	case err := <-exited:
-		return fmt.Errorf("the process of the node ended: %w; see %s", err, log.Name())
+		err = fmt.Errorf("the process of the node ended: %w; see %s", err, log.Name())
+		return r.outlive(ctx, m, err)
 	case <-ctx.Done():
 	}
 	_ = cmd.Process.Signal(syscall.SIGTERM)
@@ -166,6 +167,19 @@ func (r *run) runChild(ctx context.Context, m member) error {
 		_ = cmd.Process.Kill()
 		<-exited
 	}
+	return nil
+}
+
+// outlive goes on without a node, as a cluster does when a machine fails: its
+// pods are replaced on others. Before the cluster is up it is an error.
+func (r *run) outlive(ctx context.Context, m member, err error) error {
+	select {
+	case <-r.complete:
+	default:
+		return err
+	}
+	r.say("%s: %v; it comes back with the next start", m.Name, err)
+	<-ctx.Done()
 	return nil
 }
 

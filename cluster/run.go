@@ -29,6 +29,8 @@ type run struct {
 	host    netip.Addr
 	archive struct{ pause, dns string }
 
+	// complete is closed when all nodes are ready.
+	complete chan struct{}
 	// failed gets the first error of a part that ended by itself.
 	failed chan error
 	parts  sync.WaitGroup
@@ -38,6 +40,7 @@ type run struct {
 // the end, and stops them in the opposite order.
 func (r *run) up(ctx context.Context, ready func()) (err error) {
 	r.failed = make(chan error, 1)
+	r.complete = make(chan struct{})
 	if r.host, err = r.advertised(); err != nil {
 		return err
 	}
@@ -80,6 +83,7 @@ func (r *run) up(ctx context.Context, ready func()) (err error) {
 	if err := r.waitReady(ctx, members); err != nil {
 		return err
 	}
+	close(r.complete)
 	r.greet()
 	if ready != nil {
 		ready()

@@ -143,8 +143,8 @@ func killProcess(t *testing.T, uid, name string) {
 	t.Fatalf("pod %s has no process %s", uid, name)
 }
 
-// TestNodeDies takes the process of a node away: the node turns NotReady and its
-// pods are replaced on the other.
+// TestNodeDies takes the process of a node away, first for a while: the node turns
+// NotReady and its pods are replaced on the other. The cluster outlives it.
 func TestNodeDies(t *testing.T) {
 	images := exampleImages(t)
 	c := clustertest.New(t, 2)
@@ -178,6 +178,17 @@ func TestNodeDies(t *testing.T) {
 	}
 	c.Until(t, func(out string) bool { return strings.Contains(out, "True") }, "get", "node", "node-2",
 		"-o=jsonpath={.status.conditions[?(@.type=='Ready')].status}")
+	if err := signal("KILL"); err != nil {
+		t.Fatal(err)
+	}
+	for begin := time.Now(); !c.Said("node-2: the process of the node ended"); time.Sleep(50 * time.Millisecond) {
+		if time.Since(begin) > time.Minute {
+			t.Fatal("nothing was said of the death of a node")
+		}
+	}
+	if out, err := c.Kubectl(t, "get", "nodes"); err != nil {
+		t.Errorf("after the death of a node: %v\n%s", err, out)
+	}
 	c.Stop(t)
 }
 

@@ -185,6 +185,9 @@ func (c *Cluster) Kill() {
 	c.cmd = nil
 }
 
+// Said reports whether the program has said something by now.
+func (c *Cluster) Said(text string) bool { return strings.Contains(c.out.String(), text) }
+
 // PID is that of the program.
 func (c *Cluster) PID() int { return c.cmd.Process.Pid }
 
