@@ -1,15 +1,11 @@
 package apiserver
 
 import (
-	"errors"
-	"fmt"
 	"net/http"
-	"strings"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/labels"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 
 	"github.com/skiff-k8s/skiff/apiserver/request"
@@ -46,7 +42,7 @@ func (s *Server) authorize(next http.Handler) http.Handler {
 		case err != nil:
 			rest.WriteError(w, r, apierrors.NewInternalError(err))
 		default:
-			refuse(w, r, forbidden(a, reason))
+			refuse(w, r, rest.Forbidden(a, reason))
 		}
 	})
 }
@@ -76,40 +72,8 @@ func access(r *http.Request) authorizer.AttributesRecord {
 	return a
 }
 
-// escaper keeps messages from being read as HTML.
-var escaper = strings.NewReplacer("&", "&amp;", "<", "&lt;", ">", "&gt;")
-
 // refuse answers with an error that has what the client sent in its message.
 func refuse(w http.ResponseWriter, r *http.Request, err error) {
 	w.Header().Set("X-Content-Type-Options", "nosniff")
 	rest.WriteError(w, r, err)
-}
-
-// forbidden is the error for who may not do a.
-func forbidden(a authorizer.AttributesRecord, reason string) error {
-	message := escaper.Replace(refusal(a))
-	if reason != "" {
-		message += ": " + reason
-	}
-	return apierrors.NewForbidden(schema.GroupResource{Group: a.APIGroup, Resource: a.Resource}, a.Name, errors.New(message))
-}
-
-// refusal says what the user may not do.
-func refusal(a authorizer.AttributesRecord) string {
-	name := ""
-	if a.User != nil {
-		name = a.User.GetName()
-	}
-	if !a.ResourceRequest {
-		return fmt.Sprintf("User %q cannot %s path %q", name, a.Verb, a.Path)
-	}
-	resource := a.Resource
-	if a.Subresource != "" {
-		resource += "/" + a.Subresource
-	}
-	where := "at the cluster scope"
-	if a.Namespace != "" {
-		where = fmt.Sprintf("in the namespace %q", a.Namespace)
-	}
-	return fmt.Sprintf("User %q cannot %s resource %q in API group %q %s", name, a.Verb, resource, a.APIGroup, where)
 }

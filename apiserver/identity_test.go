@@ -18,10 +18,12 @@ import (
 
 	authenticationv1 "k8s.io/api/authentication/v1"
 	authorizationv1 "k8s.io/api/authorization/v1"
+	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	corev1ac "k8s.io/client-go/applyconfigurations/core/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/utils/ptr"
@@ -248,6 +250,25 @@ func TestAccessReview(t *testing.T) {
 		if review.Status.Allowed != c.want {
 			t.Errorf("%s: got allowed %t (%s), want %t", c.name, review.Status.Allowed, review.Status.Reason, c.want)
 		}
+	}
+}
+
+// TestCreateByUpdate has a user who may change objects, and no more, name some
+// that are not there.
+func TestCreateByUpdate(t *testing.T) {
+	s := apiservertest.Start(t, nil)
+	grant(t, s, "eve", []rbacv1.PolicyRule{
+		{Verbs: []string{"patch"}, APIGroups: []string{""}, Resources: []string{"configmaps"}},
+		{Verbs: []string{"update"}, APIGroups: []string{"coordination.k8s.io"}, Resources: []string{"leases"}},
+	})
+	eve := clientset(t, apiservertest.Config(s, "eve", "system:authenticated"))
+	_, err := eve.CoreV1().ConfigMaps("default").Apply(t.Context(), corev1ac.ConfigMap("new", "default"), metav1.ApplyOptions{FieldManager: "eve"})
+	if want := `configmaps "new" is forbidden: User "eve" cannot create resource "configmaps" in API group "" in the namespace "default"`; err == nil || err.Error() != want {
+		t.Errorf("apply: got %v, want %s", err, want)
+	}
+	_, err = eve.CoordinationV1().Leases("default").Update(t.Context(), &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Name: "new"}}, metav1.UpdateOptions{})
+	if want := `leases.coordination.k8s.io "new" is forbidden: User "eve" cannot create resource "leases" in API group "coordination.k8s.io" in the namespace "default"`; err == nil || err.Error() != want {
+		t.Errorf("update: got %v, want %s", err, want)
 	}
 }
 

@@ -20,6 +20,7 @@ import (
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 
 	"github.com/skiff-k8s/skiff/apiserver/request"
+	"github.com/skiff-k8s/skiff/apiserver/rest"
 )
 
 // Headers by which a user asks to act as another one.
@@ -150,7 +151,7 @@ func (s *Server) mayAll(ctx context.Context, needed []right) error {
 	for _, n := range needed {
 		a := n.AttributesRecord
 		if n.never != "" {
-			return forbidden(a, n.never)
+			return rest.Forbidden(a, n.never)
 		}
 		decision, reason, err := s.config.Authorizer.Authorize(ctx, a)
 		if decision == authorizer.DecisionAllow {
@@ -159,7 +160,7 @@ func (s *Server) mayAll(ctx context.Context, needed []right) error {
 		if err != nil {
 			reason = strings.TrimSuffix(err.Error()+": "+reason, ": ")
 		}
-		return forbidden(a, reason)
+		return rest.Forbidden(a, reason)
 	}
 	return nil
 }

@@ -42,7 +42,7 @@ func (h *Handler) patch(w http.ResponseWriter, r *http.Request, t *target) error
 	}
 	wr := newWrite(r, t, p.updateOptions(), p.options.FieldManager, p.options.DryRun)
 	item, created, err := h.updateObject(ctx, wr, change{
-		create: p.kind == types.ApplyYAMLPatchType,
+		create: p.kind == types.ApplyYAMLPatchType && t.sub == nil,
 		make:   func(live resource.Object) (resource.Object, error) { return h.patched(ctx, wr, p, live) },
 	})
 	if err != nil {

@@ -232,17 +232,18 @@ func (h *Handler) may(ctx context.Context, w *write, verb string) error {
 		return nil
 	}
 	r := w.resource
-	decision, reason, err := h.Authorizer.Authorize(ctx, authorizer.AttributesRecord{
+	a := authorizer.AttributesRecord{
 		User: w.user, Verb: verb, Namespace: w.namespace, APIGroup: r.Group, APIVersion: r.Version, Resource: r.Plural,
 		Subresource: w.subName(), Name: w.name, ResourceRequest: true,
-	})
+	}
+	decision, reason, err := h.Authorizer.Authorize(ctx, a)
 	switch {
 	case decision == authorizer.DecisionAllow:
 		return nil
 	case err != nil:
 		return apierrors.NewInternalError(fmt.Errorf("error occurred while evaluating authorization: %w", err))
 	}
-	return apierrors.NewForbidden(r.GR(), w.name, errors.New(reason))
+	return Forbidden(a, reason)
 }
 
 // asCreateOptions are the options of the creation that an update turned into.
