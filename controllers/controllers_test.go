@@ -29,6 +29,8 @@ type world struct {
 	kubernetes.Interface
 	t         *testing.T
 	namespace string
+	// restart ends the controllers, whatever they are at, and runs others that know only what the server does.
+	restart func()
 }
 
 // nodes are the nodes whose kubelets pretend.
@@ -48,29 +50,21 @@ func startWith(t *testing.T, c controllers.Config) *world {
 		t.Fatal(err)
 	}
 	admin := typed(t, apiservertest.Config(server, "admin"))
-	client := typed(t, config)
-	factory := informers.NewSharedInformerFactory(client, 0)
-	c.Client, c.Metadata, c.Informers = client, meta, factory
+	c.Client, c.Metadata = typed(t, config), meta
 	c.RootCA, c.PodCIDR = []byte("the authority"), netip.MustParsePrefix("10.244.0.0/16")
-	manager, err := controllers.New(c)
-	if err != nil {
-		t.Fatal(err)
-	}
 	ctx, stop := context.WithCancel(context.Background())
 	var running sync.WaitGroup
-	running.Go(func() {
-		if err := manager.Run(ctx); err != nil {
-			t.Errorf("controllers: %v", err)
-		}
-	})
-	factory.Start(ctx.Done())
-	w := &world{Interface: admin, t: t, namespace: "test"}
-	pretend(ctx, t, admin, &running)
 	t.Cleanup(func() {
 		stop()
 		running.Wait()
-		factory.Shutdown()
 	})
+	stopControllers := runControllers(ctx, t, c)
+	t.Cleanup(func() { stopControllers() })
+	w := &world{Interface: admin, t: t, namespace: "test", restart: func() {
+		stopControllers()
+		stopControllers = runControllers(ctx, t, c)
+	}}
+	pretend(ctx, t, admin, &running)
 
 	_, err = admin.CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: w.namespace}}, metav1.CreateOptions{})
 	if err != nil {
@@ -81,6 +75,29 @@ func startWith(t *testing.T, c controllers.Config) *world {
 		return err
 	})
 	return w
+}
+
+// runControllers runs controllers with caches of their own until stop is called.
+func runControllers(ctx context.Context, t *testing.T, c controllers.Config) (stop func()) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(ctx)
+	c.Informers = informers.NewSharedInformerFactory(c.Client, 0)
+	manager, err := controllers.New(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var running sync.WaitGroup
+	running.Go(func() {
+		if err := manager.Run(ctx); err != nil {
+			t.Errorf("controllers: %v", err)
+		}
+	})
+	c.Informers.Start(ctx.Done())
+	return func() {
+		cancel()
+		running.Wait()
+		c.Informers.Shutdown()
+	}
 }
 
 // typed makes a client that speaks protobuf.

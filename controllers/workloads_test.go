@@ -354,6 +354,16 @@ func (w *world) job(name, image string, change func(*batchv1.JobSpec)) {
 	}
 }
 
+// released checks that no pod of a job is held any more.
+func (w *world) released(job string) error {
+	for _, pod := range w.pods("job-name=" + job) {
+		if len(pod.Finalizers) > 0 {
+			return fmt.Errorf("%s has %v", pod.Name, pod.Finalizers)
+		}
+	}
+	return nil
+}
+
 func TestJobEnds(t *testing.T) {
 	w := start(t)
 	indexed := func(s *batchv1.JobSpec) {
@@ -421,16 +431,35 @@ func TestJobEnds(t *testing.T) {
 			if status.Active != 0 || status.Ready == nil || *status.Ready != 0 || status.Terminating == nil || *status.Terminating != 0 {
 				t.Errorf("active, ready, terminating: got %d, %v, %v, want 0", status.Active, status.Ready, status.Terminating)
 			}
-			w.eventually("pods without the finalizer", func() error {
-				for _, pod := range w.pods("job-name=" + test.name) {
-					if len(pod.Finalizers) > 0 {
-						return fmt.Errorf("%s has %v", pod.Name, pod.Finalizers)
-					}
-				}
-				return nil
-			})
+			w.eventually("pods without the finalizer", func() error { return w.released(test.name) })
 		})
 	}
+}
+
+func TestRestartedControllersCountRight(t *testing.T) {
+	w := start(t)
+	w.deployment("web", "x", 20)
+	w.job("sum", "ok", func(s *batchv1.JobSpec) {
+		s.CompletionMode = ptr(batchv1.IndexedCompletion)
+		s.Completions, s.Parallelism = ptr(int32(20)), ptr(int32(5))
+	})
+	for range 4 {
+		time.Sleep(50 * time.Millisecond) // any moment will do
+		w.restart()
+	}
+	w.rolledOut("web")
+	var job *batchv1.Job
+	w.eventually("the end of the job", func() (err error) {
+		job, err = w.BatchV1().Jobs(w.namespace).Get(t.Context(), "sum", metav1.GetOptions{})
+		if err == nil && job.Status.CompletionTime == nil {
+			err = fmt.Errorf("status %+v", job.Status)
+		}
+		return err
+	})
+	if s := job.Status; s.Succeeded != 20 || s.Failed != 0 || s.CompletedIndexes != "0-19" {
+		t.Errorf("got %d succeeded (%s) and %d failed, want 20 (0-19) and 0", s.Succeeded, s.CompletedIndexes, s.Failed)
+	}
+	w.eventually("pods without the finalizer", func() error { return w.released("sum") })
 }
 
 func TestJobIsSuspendedAndResumed(t *testing.T) {

@@ -101,7 +101,7 @@ func (m *monitors) run(ctx context.Context) {
 		if changed {
 			wait = rereadTime
 		}
-		if err := m.refresh(); err != nil {
+		if err := m.refresh(); err != nil && ctx.Err() == nil {
 			retry = min(max(retry*2, time.Second), time.Minute)
 			wait = retry
 			slog.Warn("garbage collector: discovery incomplete", "err", err)

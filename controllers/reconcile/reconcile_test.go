@@ -9,9 +9,25 @@ import (
 	"testing/synctest"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/cache"
 )
+
+func TestRunEndsBeforeItBegan(t *testing.T) {
+	ctx, stop := context.WithCancel(t.Context())
+	informer := cache.NewSharedInformer(nil, &corev1.Pod{}, 0).(cache.SharedIndexInformer)
+	stop()
+	informer.Run(ctx.Done())
+	loop := Controller{Name: "test", Watch: []Source{Self(informer)}, Sync: func(context.Context, Key) (time.Duration, error) {
+		t.Error("worked without having seen anything")
+		return 0, nil
+	}}
+	if err := loop.Run(ctx); err != nil {
+		t.Errorf("got %v, want no error", err)
+	}
+}
 
 func TestRunRetriesAndRepeats(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

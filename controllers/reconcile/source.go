@@ -49,7 +49,11 @@ func On[T interface {
 				}
 			},
 		})
-		if err != nil {
+		switch {
+		case err != nil && informer.IsStopped():
+			// The program ends before the loop has begun: it waits for its own end, too.
+			return func() {}, func() bool { return false }, nil
+		case err != nil:
 			return nil, nil, fmt.Errorf("watch: %w", err)
 		}
 		return func() { _ = informer.RemoveEventHandler(registration) }, registration.HasSynced, nil
