@@ -201,7 +201,14 @@ func TestClaimsGoWithPodsScaledAway(t *testing.T) {
 			return err
 		}
 	}
-	w.eventually("a claim for each pod", claims(2))
+	w.eventually("two pods that are available", func() error {
+		set, err := w.AppsV1().StatefulSets(w.namespace).Get(ctx, "db", metav1.GetOptions{})
+		if err == nil && set.Status.AvailableReplicas != 2 {
+			err = fmt.Errorf("status %+v", set.Status)
+		}
+		return err
+	})
+	w.eventually("a claim for each", claims(2))
 	if _, err := w.AppsV1().StatefulSets(w.namespace).Patch(ctx, "db", types.MergePatchType, []byte(`{"spec":{"replicas":0}}`), metav1.PatchOptions{}); err != nil {
 		t.Fatal(err)
 	}

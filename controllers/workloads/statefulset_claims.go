@@ -120,8 +120,12 @@ func (c *statefulSets) claimsRight(set *appsv1.StatefulSet, pod *corev1.Pod) boo
 func (c *statefulSets) fixClaims(ctx context.Context, set *appsv1.StatefulSet, pod *corev1.Pod) error {
 	for _, claim := range claimsFor(set, pod.Name) {
 		has, err := c.claims.PersistentVolumeClaims(claim.Namespace).Get(claim.Name)
+		if apierrors.IsNotFound(err) && retention(set) != keepClaims {
+			// Just made: if its pod goes before the cache shows it, it would stay for ever.
+			has, err = c.client.CoreV1().PersistentVolumeClaims(claim.Namespace).Get(ctx, claim.Name, metav1.GetOptions{})
+		}
 		if apierrors.IsNotFound(err) {
-			continue // just made; the next sync has it
+			continue
 		}
 		if err != nil {
 			return err
@@ -142,15 +146,17 @@ func (c *statefulSets) fixClaims(ctx context.Context, set *appsv1.StatefulSet, p
 	return nil
 }
 
+var keepClaims = appsv1.StatefulSetPersistentVolumeClaimRetentionPolicy{
+	WhenDeleted: appsv1.RetainPersistentVolumeClaimRetentionPolicyType,
+	WhenScaled:  appsv1.RetainPersistentVolumeClaimRetentionPolicyType,
+}
+
 // retention is the set's policy; without one all claims stay.
 func retention(set *appsv1.StatefulSet) appsv1.StatefulSetPersistentVolumeClaimRetentionPolicy {
 	if set.Spec.PersistentVolumeClaimRetentionPolicy != nil {
 		return *set.Spec.PersistentVolumeClaimRetentionPolicy
 	}
-	return appsv1.StatefulSetPersistentVolumeClaimRetentionPolicy{
-		WhenDeleted: appsv1.RetainPersistentVolumeClaimRetentionPolicyType,
-		WhenScaled:  appsv1.RetainPersistentVolumeClaimRetentionPolicyType,
-	}
+	return keepClaims
 }
 
 // claimOwners returns the owner references a claim should have (KEP-1847): the set's if the claim is to go with
