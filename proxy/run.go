@@ -12,6 +12,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
@@ -55,7 +56,8 @@ type Config struct {
 // Proxy keeps the service traffic of one node.
 type Proxy struct {
 	Config
-	factory  informers.SharedInformerFactory
+	factory  informers.SharedInformerFactory // of services and endpoints
+	self     informers.SharedInformerFactory // of the node alone
 	services corelisters.ServiceLister
 	slices   discoverylisters.EndpointSliceLister
 	nodes    corelisters.NodeLister
@@ -75,7 +77,10 @@ func New(c Config) (*Proxy, error) {
 	}))
 	p.services = p.factory.Core().V1().Services().Lister()
 	p.slices = p.factory.Discovery().V1().EndpointSlices().Lister()
-	p.nodes = p.factory.Core().V1().Nodes().Lister()
+	p.self = informers.NewSharedInformerFactoryWithOptions(c.Client, 0, informers.WithTweakListOptions(func(o *metav1.ListOptions) {
+		o.FieldSelector = fields.OneTermEqualSelector(metav1.ObjectNameField, c.NodeName).String()
+	}))
+	p.nodes = p.self.Core().V1().Nodes().Lister()
 	for _, informer := range []cache.SharedIndexInformer{
 		p.factory.Core().V1().Services().Informer(),
 		p.factory.Discovery().V1().EndpointSlices().Informer(),
@@ -88,9 +93,21 @@ func New(c Config) (*Proxy, error) {
 			return nil, err
 		}
 	}
-	p.factory.Core().V1().Nodes().Informer()
+	// A node's status changes every few seconds; here only its zone matters.
+	if _, err := p.self.Core().V1().Nodes().Informer().AddEventHandler(cache.ResourceEventHandlerFuncs{
+		AddFunc: func(any) { p.stir() },
+		UpdateFunc: func(old, now any) {
+			if zone(old.(*corev1.Node)) != zone(now.(*corev1.Node)) {
+				p.stir()
+			}
+		},
+	}); err != nil {
+		return nil, err
+	}
 	return p, nil
 }
+
+func zone(n *corev1.Node) string { return strings.TrimSpace(n.Labels[corev1.LabelTopologyZone]) }
 
 func (p *Proxy) stir() {
 	select {
@@ -104,11 +121,13 @@ func (p *Proxy) stir() {
 // away.
 func (p *Proxy) Run(ctx context.Context) error {
 	defer p.health.close()
-	p.factory.Start(ctx.Done())
-	defer p.factory.Shutdown()
-	for kind, ok := range p.factory.WaitForCacheSync(ctx.Done()) {
-		if !ok {
-			return fmt.Errorf("read %v: %w", kind, ctx.Err())
+	for _, factory := range []informers.SharedInformerFactory{p.factory, p.self} {
+		factory.Start(ctx.Done())
+		defer factory.Shutdown()
+		for kind, ok := range factory.WaitForCacheSync(ctx.Done()) {
+			if !ok {
+				return fmt.Errorf("read %v: %w", kind, ctx.Err())
+			}
 		}
 	}
 	var last *Table
@@ -183,7 +202,7 @@ func (p *Proxy) compute() (*Table, error) {
 	}
 	node := Node{Name: p.NodeName, Pods: p.Pods}
 	if n, err := p.nodes.Get(p.NodeName); err == nil {
-		node.Zone = strings.TrimSpace(n.Labels[corev1.LabelTopologyZone])
+		node.Zone = zone(n)
 	}
 	return Compute(node, services, slicesOf), nil
 }
