@@ -4,6 +4,7 @@ import (
 	_ "embed"
 	"encoding/json"
 	"fmt"
+	"reflect"
 	"strings"
 	"sync"
 )
@@ -14,11 +15,11 @@ var factsText string
 // facts are what upstream's documents say but neither the Go types nor the
 // schema of the apply configurations do: there they are comments.
 type facts struct {
-	enums        map[string][]any          // by Go type: package path, dot, name
-	required     map[string]bool           // by definition.field, where it is not what omitempty says
-	extensions   map[string]map[string]any // by definition or definition.field
-	defaults     map[string]any            // by definition.field
-	descriptions map[string]string         // by definition or definition.field
+	enums        map[string]map[string]string // texts of values by Go type: package path, dot, name
+	required     map[string]bool              // by definition.field, where it is not what omitempty says
+	extensions   map[string]map[string]any    // by definition or definition.field
+	defaults     map[string]any               // by definition.field
+	descriptions map[string]string            // by definition or definition.field
 }
 
 func (f *facts) isRequired(key string, otherwise bool) bool {
@@ -28,11 +29,20 @@ func (f *facts) isRequired(key string, otherwise bool) bool {
 	return otherwise
 }
 
+// enum are the values of t or of what it points to, with their texts; nil: any
+// value will do.
+func (f *facts) enum(t reflect.Type) map[string]string {
+	if t.Kind() == reflect.Pointer {
+		t = t.Elem()
+	}
+	return f.enums[t.PkgPath()+"."+t.Name()]
+}
+
 // loadFacts reads facts.txt: a word, what it is about, and the rest of the
 // line.
 var loadFacts = sync.OnceValue(func() *facts {
 	f := &facts{
-		enums: make(map[string][]any), required: make(map[string]bool), extensions: make(map[string]map[string]any),
+		enums: make(map[string]map[string]string), required: make(map[string]bool), extensions: make(map[string]map[string]any),
 		defaults: make(map[string]any), descriptions: make(map[string]string),
 	}
 	for line := range strings.Lines(factsText) {
@@ -49,32 +59,25 @@ var loadFacts = sync.OnceValue(func() *facts {
 	return f
 })
 
-func (f *facts) add(word, about, value string) error {
+func (f *facts) add(word, about, value string) (err error) {
 	switch word {
 	case "enum":
-		var v []any
-		if err := json.Unmarshal([]byte(value), &v); err != nil {
-			return err
-		}
-		f.enums[about] = v
+		f.enums[about], err = parse[map[string]string](value)
 	case "required", "optional":
 		f.required[about] = word == "required"
 	case "extend":
-		var v map[string]any
-		if err := json.Unmarshal([]byte(value), &v); err != nil {
-			return err
-		}
-		f.extensions[about] = v
+		f.extensions[about], err = parse[map[string]any](value)
 	case "default":
-		var v any
-		if err := json.Unmarshal([]byte(value), &v); err != nil {
-			return err
-		}
-		f.defaults[about] = v
+		f.defaults[about], err = parse[any](value)
 	case "describe":
-		f.descriptions[about] = value
+		f.descriptions[about], err = parse[string](value)
 	default:
 		return fmt.Errorf("unknown word %q", word)
 	}
-	return nil
+	return err
+}
+
+func parse[T any](text string) (v T, err error) {
+	err = json.Unmarshal([]byte(text), &v)
+	return v, err
 }

@@ -3,6 +3,7 @@ package openapi
 import (
 	"slices"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/kube-openapi/pkg/validation/spec"
 )
 
@@ -58,7 +59,7 @@ func (o operation) describe(write func(spec.Parameter) spec.Parameter) *spec.Ope
 	}
 	op.Responses = &spec.Responses{ResponsesProps: spec.ResponsesProps{StatusCodeResponses: codes}}
 	if o.action != "" {
-		op.Extensions = spec.Extensions{extensionAction: o.action, extensionGVK: gvkValue(o.kind)}
+		op.Extensions = spec.Extensions{extensionAction: o.action, extensionGVK: metav1.GroupVersionKind(o.kind)}
 	}
 	return op
 }

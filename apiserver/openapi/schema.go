@@ -3,6 +3,7 @@ package openapi
 import (
 	"encoding"
 	"encoding/json"
+	"maps"
 	"reflect"
 	"slices"
 	"strings"
@@ -150,7 +151,7 @@ func (s *schemas) addFields(d *spec.Schema, t reflect.Type, owner string) {
 		} else {
 			p.Description = docs[f.name]
 		}
-		p.Description = withEnum(p.Description, p.Enum)
+		p.Description = withEnum(p.Description, s.facts.enum(f.Type))
 		if f.omitEmpty && p.Default != nil && !isEmptyObject(p.Default) || f.pointer() {
 			p.Default = nil
 		}
@@ -189,7 +190,9 @@ func (s *schemas) property(t reflect.Type, field bool) spec.Schema {
 	if !reflect.PointerTo(t).Implements(reflect.TypeFor[schemaType]()) {
 		if basic, ok := basicType(t); ok {
 			p.SchemaProps = basic
-			p.Enum = s.facts.enums[t.PkgPath()+"."+t.Name()]
+			for _, value := range slices.Sorted(maps.Keys(s.facts.enum(t))) {
+				p.Enum = append(p.Enum, value)
+			}
 			return p
 		}
 	}
@@ -257,7 +260,8 @@ func addPatch(p *spec.Schema, tag reflect.StructTag) {
 	}
 }
 
-func withEnum(text string, values []any) string {
+// withEnum adds what the values of a field mean to its description.
+func withEnum(text string, values map[string]string) string {
 	if len(values) == 0 {
 		return text
 	}
@@ -267,8 +271,8 @@ func withEnum(text string, values []any) string {
 		b.WriteString("\n\n")
 	}
 	b.WriteString("Possible enum values:")
-	for _, v := range values {
-		b.WriteString("\n - `\"" + v.(string) + "\"`")
+	for _, v := range slices.Sorted(maps.Keys(values)) {
+		b.WriteString(strings.TrimSuffix("\n - `\""+v+"\"` "+values[v], " "))
 	}
 	return b.String()
 }

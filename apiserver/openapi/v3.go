@@ -1,6 +1,9 @@
 package openapi
 
 import (
+	"bytes"
+	"encoding/json"
+
 	"k8s.io/kube-openapi/pkg/openapiconv"
 	"k8s.io/kube-openapi/pkg/spec3"
 	"k8s.io/kube-openapi/pkg/validation/spec"
@@ -26,7 +29,15 @@ func token() *spec.SecurityScheme {
 func renderV3(s *schemas, endpoints []endpoint) ([]byte, error) {
 	doc := &spec3.OpenAPI{Version: "3.0.0", Info: info(), Paths: pathsV3(endpoints)}
 	doc.Components = &spec3.Components{Schemas: s.all, SecuritySchemes: spec3.SecuritySchemes{bearer: openapiconv.ConvertSecurityScheme(token())}}
-	return doc.MarshalJSON() // json.Marshal would go over the result once more
+	plain, err := doc.MarshalJSON() // json.Marshal would go over the result once more
+	if err != nil {
+		return nil, err
+	}
+	// kube-apiserver escapes these documents and not those of version 2. As
+	// their bytes are the same otherwise, so are then their hashes.
+	var b bytes.Buffer
+	json.HTMLEscape(&b, plain)
+	return b.Bytes(), nil
 }
 
 func pathsV3(endpoints []endpoint) *spec3.Paths {
