@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"reflect"
 	"slices"
 	"sync/atomic"
 	"testing"
@@ -71,5 +72,27 @@ func TestTable(t *testing.T) {
 `
 	if got != want {
 		t.Errorf("got\n%swant\n%s", got, want)
+	}
+}
+
+func TestMedians(t *testing.T) {
+	run := func(ours ...float64) []column {
+		return []column{
+			{"real", []figure{{"start", seconds, 4}}},
+			{"ours", []figure{{"start", seconds, ours[0]}, {"create", perSecond, ours[1]}}},
+		}
+	}
+	for _, c := range []struct {
+		name string
+		runs [][]column
+		want []column
+	}{
+		{"of one", [][]column{run(3, 10)}, run(3, 10)},
+		{"of three, row by row", [][]column{run(3, 10), run(1, 20), run(2, 15)}, run(2, 15)},
+		{"of two", [][]column{run(3, 10), run(1, 20)}, run(2, 15)},
+	} {
+		if got := medians(c.runs); !reflect.DeepEqual(got, c.want) {
+			t.Errorf("%s: got %v, want %v", c.name, got, c.want)
+		}
 	}
 }

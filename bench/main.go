@@ -24,10 +24,11 @@ import (
 
 type settings struct {
 	tools, skiff, dir string
+	runs              int
 	scale             scale
 }
 
-// atMost bounds a whole run: what takes longer is not worth waiting for.
+// atMost bounds a run: what takes longer is not worth waiting for.
 const atMost = 4 * time.Minute
 
 func main() {
@@ -35,6 +36,7 @@ func main() {
 	flag.StringVar(&s.tools, "tools", "bin/tools", "folder with kube-apiserver and etcd")
 	flag.StringVar(&s.skiff, "skiff", "bin/skiff", "the program to compare")
 	flag.StringVar(&s.dir, "dir", os.TempDir(), "where to put the servers' data for the time of the run; its disk is measured too")
+	flag.IntVar(&s.runs, "runs", 1, "how often to measure every server, in turn; each figure is then the median")
 	small := flag.Bool("small", false, "a twentieth of the load: to see that everything works, not to measure")
 	flag.Parse()
 	s.scale = full
@@ -43,8 +45,10 @@ func main() {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	ctx, cancel := context.WithTimeoutCause(ctx, atMost, fmt.Errorf("not done after %v", atMost))
-	defer cancel()
+	if s.runs < 1 {
+		fmt.Fprintln(os.Stderr, "bench: -runs must be at least 1")
+		os.Exit(2)
+	}
 	if err := run(ctx, s); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
@@ -65,21 +69,39 @@ func run(ctx context.Context, s settings) error {
 	if err != nil {
 		return err
 	}
+	var runs [][]column
+	for n := range s.runs {
+		slog.Info("measuring", "run", n+1, "of", s.runs)
+		columns, err := runOnce(ctx, s, dir, keys)
+		if err != nil {
+			return err
+		}
+		runs = append(runs, columns)
+	}
+	if s.runs > 1 {
+		m += fmt.Sprintf(" Medians of %d runs.", s.runs)
+	}
+	fmt.Printf("%s\n\n%s", m, table(medians(runs)))
+	return nil
+}
+
+// runOnce measures all servers, each with no data from before.
+func runOnce(ctx context.Context, s settings, dir string, keys keys) (columns []column, err error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, atMost, fmt.Errorf("not done after %v", atMost))
+	defer cancel()
 	subjects, err := newSubjects(s, dir, keys)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	var columns []column
 	for _, subject := range subjects {
 		slog.Info("measuring", "server", subject.name)
 		figures, err := measure(ctx, subject, keys, s.scale)
 		if err != nil {
-			return fmt.Errorf("%s: %w%s", subject.name, err, subject.lastWords())
+			return nil, fmt.Errorf("%s: %w%s", subject.name, err, subject.lastWords())
 		}
 		columns = append(columns, column{subject.name, figures})
 	}
-	fmt.Printf("%s\n\n%s", m, table(columns))
-	return nil
+	return columns, nil
 }
 
 // measure starts the subject, puts all loads on it, starts it once more on its

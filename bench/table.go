@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 )
@@ -42,6 +43,31 @@ func (c column) figure(row string) (figure, bool) {
 		}
 	}
 	return figure{}, false
+}
+
+// medians joins the columns of several runs, which have the same servers and
+// rows, to one run.
+func medians(runs [][]column) []column {
+	var joined []column
+	for c, column := range runs[0] {
+		column.figures = slices.Clone(column.figures)
+		for i := range column.figures {
+			var values []float64
+			for _, run := range runs {
+				values = append(values, run[c].figures[i].value)
+			}
+			column.figures[i].value = median(values)
+		}
+		joined = append(joined, column)
+	}
+	return joined
+}
+
+// median is the value in the middle, or the mean of the two there.
+func median(values []float64) float64 {
+	slices.Sort(values)
+	n := len(values)
+	return (values[(n-1)/2] + values[n/2]) / 2
 }
 
 // table sets the columns beside the first, in Markdown, each with how many
