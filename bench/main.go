@@ -29,7 +29,7 @@ type settings struct {
 }
 
 // atMost bounds a run: what takes longer is not worth waiting for.
-const atMost = 4 * time.Minute
+const atMost = 8 * time.Minute
 
 func main() {
 	var s settings
