@@ -78,6 +78,9 @@ var table = []row{
 	{"clusterrole-aggregation", in(rbacv1.SchemeGroupVersion, "clusterroles"), func(m *Manager) (runner, error) {
 		return policy.ClusterRole(m.policy()), nil
 	}},
+	{"volume-binder", append(in(storagev1.SchemeGroupVersion, "storageclasses"), core("persistentvolumeclaims", "persistentvolumes")...), func(m *Manager) (runner, error) {
+		return storage.Binder(m.storage()), nil
+	}},
 	{"pvc-protection", core("persistentvolumeclaims", "pods"), func(m *Manager) (runner, error) {
 		return storage.ClaimProtection(m.storage()), nil
 	}},
@@ -192,7 +195,7 @@ func (m *Manager) policy() policy.Deps {
 }
 
 func (m *Manager) storage() storage.Deps {
-	return storage.Deps{Client: m.config.Client, Informers: m.config.Informers, Workers: m.config.Concurrency}
+	return storage.Deps{Client: m.config.Client, Informers: m.config.Informers, Recorder: m.recorder, Workers: m.config.Concurrency}
 }
 
 func (m *Manager) workloads() workloads.Deps {

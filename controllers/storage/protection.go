@@ -11,6 +11,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/record"
 
 	"github.com/skiff-k8s/skiff/controllers/reconcile"
 )
@@ -26,6 +27,7 @@ const (
 type Deps struct {
 	Client    kubernetes.Interface
 	Informers informers.SharedInformerFactory
+	Recorder  func(component string) record.EventRecorder
 	Workers   int
 }
 

@@ -1,0 +1,130 @@
+package controllers_test
+
+import (
+	"fmt"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	storagev1 "k8s.io/api/storage/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+func (w *world) volume(name, size, class string) {
+	w.t.Helper()
+	pv := &corev1.PersistentVolume{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: corev1.PersistentVolumeSpec{
+		Capacity: corev1.ResourceList{corev1.ResourceStorage: resource.MustParse(size)}, StorageClassName: class,
+		AccessModes:            []corev1.PersistentVolumeAccessMode{corev1.ReadWriteOnce},
+		PersistentVolumeSource: corev1.PersistentVolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: "/data/" + name}},
+	}}
+	if _, err := w.CoreV1().PersistentVolumes().Create(w.t.Context(), pv, metav1.CreateOptions{}); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+func (w *world) claim(name, size, class string, change ...func(*corev1.PersistentVolumeClaim)) {
+	w.t.Helper()
+	claim := &corev1.PersistentVolumeClaim{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: corev1.PersistentVolumeClaimSpec{
+		AccessModes: []corev1.PersistentVolumeAccessMode{corev1.ReadWriteOnce}, StorageClassName: &class,
+		Resources: corev1.VolumeResourceRequirements{Requests: corev1.ResourceList{corev1.ResourceStorage: resource.MustParse(size)}},
+	}}
+	for _, f := range change {
+		f(claim)
+	}
+	if _, err := w.CoreV1().PersistentVolumeClaims(w.namespace).Create(w.t.Context(), claim, metav1.CreateOptions{}); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// bound waits until a claim is in a phase and has a volume, or none.
+func (w *world) bound(claim string, phase corev1.PersistentVolumeClaimPhase, volume string) {
+	w.t.Helper()
+	w.eventually("claim "+claim, func() error {
+		c, err := w.CoreV1().PersistentVolumeClaims(w.namespace).Get(w.t.Context(), claim, metav1.GetOptions{})
+		if err == nil && (c.Status.Phase != phase || c.Spec.VolumeName != volume) {
+			err = fmt.Errorf("%s with volume %q, want %s with %q", c.Status.Phase, c.Spec.VolumeName, phase, volume)
+		}
+		return err
+	})
+}
+
+func (w *world) volumeIs(name string, phase corev1.PersistentVolumePhase) {
+	w.t.Helper()
+	w.eventually("volume "+name, func() error {
+		pv, err := w.CoreV1().PersistentVolumes().Get(w.t.Context(), name, metav1.GetOptions{})
+		if err == nil && pv.Status.Phase != phase {
+			err = fmt.Errorf("%s, want %s", pv.Status.Phase, phase)
+		}
+		return err
+	})
+}
+
+func TestClaimsGetVolumes(t *testing.T) {
+	w := start(t)
+	ctx := t.Context()
+	w.volume("small", "1Gi", "")
+	w.volume("large", "10Gi", "")
+	w.volume("other", "10Gi", "other")
+	for _, name := range []string{"small", "large", "other"} {
+		w.volumeIs(name, corev1.VolumeAvailable)
+	}
+	w.claim("medium", "2Gi", "")
+	w.bound("medium", corev1.ClaimBound, "large")
+	w.volumeIs("large", corev1.VolumeBound)
+	w.claim("named", "1Gi", "other", func(c *corev1.PersistentVolumeClaim) { c.Spec.VolumeName = "other" })
+	w.bound("named", corev1.ClaimBound, "other")
+
+	if err := w.CoreV1().PersistentVolumeClaims(w.namespace).Delete(ctx, "medium", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	w.volumeIs("large", corev1.VolumeReleased)
+	w.claim("late", "2Gi", "")
+	w.claim("little", "1Gi", "")
+	w.bound("little", corev1.ClaimBound, "small")
+	w.bound("late", corev1.ClaimPending, "") // what is on a released volume is not for others
+
+	if err := w.CoreV1().PersistentVolumes().Delete(ctx, "large", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	w.eventually("the end of a released volume", func() error {
+		_, err := w.CoreV1().PersistentVolumes().Get(ctx, "large", metav1.GetOptions{})
+		return gone(err)
+	})
+	w.volume("larger", "3Gi", "")
+	w.bound("late", corev1.ClaimBound, "larger")
+}
+
+func TestClaimWaitsForItsPod(t *testing.T) {
+	w := start(t)
+	ctx := t.Context()
+	class := &storagev1.StorageClass{
+		ObjectMeta: metav1.ObjectMeta{Name: "local"}, Provisioner: "kubernetes.io/no-provisioner",
+		VolumeBindingMode: ptr(storagev1.VolumeBindingWaitForFirstConsumer),
+	}
+	if _, err := w.StorageV1().StorageClasses().Create(ctx, class, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	w.claim("data", "1Gi", "local")
+	w.volume("disk", "1Gi", "local")
+	w.volumeIs("disk", corev1.VolumeAvailable)
+	w.claim("plain", "1Gi", "")
+	w.volume("any", "1Gi", "")
+	w.bound("plain", corev1.ClaimBound, "any") // by then the loop has looked at the other, too
+	w.bound("data", corev1.ClaimPending, "")
+
+	claim, err := w.CoreV1().PersistentVolumeClaims(w.namespace).Get(ctx, "data", metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.eventually("the scheduler's choice", func() error {
+		pv, err := w.CoreV1().PersistentVolumes().Get(ctx, "disk", metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		pv.Spec.ClaimRef = &corev1.ObjectReference{Kind: "PersistentVolumeClaim", APIVersion: "v1", Namespace: w.namespace, Name: claim.Name, UID: claim.UID}
+		_, err = w.CoreV1().PersistentVolumes().Update(ctx, pv, metav1.UpdateOptions{})
+		return err
+	})
+	w.bound("data", corev1.ClaimBound, "disk")
+	w.volumeIs("disk", corev1.VolumeBound)
+}
