@@ -6,6 +6,7 @@ import (
 	"maps"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -174,8 +175,24 @@ func (w *walker) field(path []string, s *schema, name string, value any, set fun
 				w.try(append(slices.Clone(path), "0"), "= "+brief(wrong.value), first(wrong.value), wrong.update)
 			}
 		} else if item.Properties != nil && w.enter(itemName, path) {
+			w.last(path, v, set)
 			w.walk(item, object, append(slices.Clone(path), "0"), func(changed map[string]any) map[string]any { return first(changed) })
 		}
+	}
+}
+
+// last leaves out the fields of a list's last item, for what is filled in must be
+// so in every item, not in the first alone.
+func (w *walker) last(path []string, list []any, set func(any) map[string]any) {
+	i := len(list) - 1
+	object, ok := list[i].(map[string]any)
+	if i == 0 || !ok {
+		return
+	}
+	for _, field := range slices.Sorted(maps.Keys(object)) {
+		changed := maps.Clone(object)
+		delete(changed, field)
+		w.try(append(slices.Clone(path), strconv.Itoa(i), field), "left out", set(append(slices.Clone(list[:i]), changed)), true)
 	}
 }
 

@@ -238,6 +238,7 @@ func lists(k kind, s samples) testCase {
 		get("resourceVersion=1&resourceVersionMatch=Some", ""), get("resourceVersion=x", ""), get("sendInitialEvents=true", ""), get("timeoutSeconds=x", ""),
 		get("watch=1&resourceVersion=x", ""), get("watch=1&sendInitialEvents=true", ""), get("watch=1&resourceVersion=$LIST&resourceVersionMatch=Exact", ""),
 		get("watch=1&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true&timeoutSeconds=1&"+ours, "metadata"),
+		get("watch=1&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true&timeoutSeconds=1&"+ours, "proto"),
 		request{Method: http.MethodGet, Path: k.root() + "/" + k.Name + "?" + ours, Accept: forms["metalist"]},
 		request{Method: http.MethodDelete, Path: c + "?dryRun=All&" + ours}, request{Method: http.MethodDelete, Path: c + "?labelSelector=n%3D1"},
 		request{Method: http.MethodDelete, Path: c + "?" + ours, Body: `{"kind":"DeleteOptions","apiVersion":"v1","gracePeriodSeconds":0}`}, get(ours, ""))
@@ -272,6 +273,6 @@ func watches(k kind, s samples) []testCase {
 		return request{Method: http.MethodGet, Path: c + from + query, Accept: forms[accept]}
 	}
 	steps = append(steps, watch("&fieldSelector=metadata.name%3D"+name, ""), watch("&fieldSelector=metadata.name%3D"+name, "table"),
-		watch("&labelSelector=change%3Da", "metadata"))
+		watch("&fieldSelector=metadata.name%3D"+name, "proto"), watch("&labelSelector=change%3Da", "metadata"))
 	return []testCase{{Name: "watch", Requests: steps}}
 }

@@ -5,8 +5,9 @@
 // kind, whose lives are played with every verb and from which wrong objects are
 // derived by the schemas kube-apiserver publishes; the other files of corpus
 // have requests written by hand. Differences that are meant are in known.yaml,
-// with their reasons. With record, the answers of kube-apiserver are written to
-// testdata, where a test holds an in-process Skiff against them.
+// with their reasons. A run that leaves nothing out writes what it found into
+// conformance/results.md. With record, the answers of kube-apiserver are written
+// to testdata, where a test holds an in-process Skiff against them.
 package main
 
 import (
@@ -26,8 +27,11 @@ type settings struct {
 	group, kind       string
 	life, verbose     bool
 	record            string
-	out               string
+	out, to           string
 }
+
+// whole says that nothing is to be left out.
+func (s settings) whole() bool { return s.group == "" && s.kind == "" && !s.life }
 
 func main() {
 	var s settings
@@ -40,6 +44,7 @@ func main() {
 	flag.BoolVar(&s.verbose, "v", false, "print every difference, not one of each group")
 	flag.StringVar(&s.record, "record", "", "write the answers of kube-apiserver to this file instead of comparing")
 	flag.StringVar(&s.out, "out", "", "also write every difference to this file")
+	flag.StringVar(&s.to, "results", "conformance/results.md", "the results in which the oracle's part is replaced, unless something was left out; empty: none")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -91,20 +96,23 @@ func folder(dir string) (string, error) {
 
 // compare plays all cases that s asks for on both servers at once.
 func compare(ctx context.Context, s settings, servers *servers, c *corpus, r *report) error {
+	kinds, err := discover(ctx, servers.real)
+	if err != nil {
+		return err
+	}
+	sets := slices.DeleteFunc(append(slices.Clone(c.written), caseSet{"documents", documentCases(kinds)}), func(set caseSet) bool {
+		return s.kind != "" || s.group != "" && s.group != set.name
+	})
+	kinds = slices.DeleteFunc(kinds, func(k kind) bool { return !k.wanted(s.group, s.kind) })
+	if len(sets)+len(kinds) == 0 {
+		return errors.New("kube-apiserver has no such kind, and there are no cases of that name")
+	}
 	for _, ask := range []*server{servers.real, servers.skiff} {
 		if err := prepare(ctx, ask, c); err != nil {
 			return fmt.Errorf("prepare %s: %w", ask.name, err)
 		}
 	}
-	kinds, err := discover(ctx, servers.real)
-	if err != nil {
-		return err
-	}
-	sets := append(slices.Clone(c.written), caseSet{"documents", documentCases(kinds)})
 	for _, set := range sets {
-		if s.kind != "" || s.group != "" && s.group != set.name {
-			continue
-		}
 		r.begin(set.name)
 		for _, t := range set.cases {
 			r.add(t, both(ctx, servers, t))
@@ -112,14 +120,14 @@ func compare(ctx context.Context, s settings, servers *servers, c *corpus, r *re
 		r.end()
 	}
 	for _, k := range kinds {
-		if !k.wanted(s.group, s.kind) || ctx.Err() != nil {
-			continue
+		if ctx.Err() != nil {
+			break
 		}
 		if err := compareKind(ctx, s, servers, c, k, r); err != nil {
 			return fmt.Errorf("%s: %w", k, err)
 		}
 	}
-	return ctx.Err()
+	return context.Cause(ctx)
 }
 
 func compareKind(ctx context.Context, s settings, servers *servers, c *corpus, k kind, r *report) error {

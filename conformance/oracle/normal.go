@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"encoding/binary"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -10,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes/scheme"
 	"sigs.k8s.io/yaml"
 )
@@ -31,6 +33,9 @@ func decode(contentType string, data []byte) any {
 			return value
 		}
 	case "application/vnd.kubernetes.protobuf":
+		if strings.HasSuffix(contentType, "stream=watch") {
+			return events(data)
+		}
 		if object, _, err := scheme.Codecs.UniversalDeserializer().Decode(data, nil, nil); err == nil {
 			if asJSON, err := json.Marshal(object); err == nil {
 				return decode("application/json", asJSON)
@@ -39,6 +44,24 @@ func decode(contentType string, data []byte) any {
 		return fmt.Sprintf("%d bytes of protobuf", len(data))
 	}
 	return string(data)
+}
+
+// events are those of a watch in protobuf, each behind its length.
+func events(data []byte) any {
+	list := []any{}
+	for len(data) >= 4 {
+		length := binary.BigEndian.Uint32(data)
+		if data = data[4:]; int(length) > len(data) {
+			return fmt.Sprintf("an event of %d bytes of which there are %d", length, len(data))
+		}
+		var e metav1.WatchEvent
+		if err := e.Unmarshal(data[:length]); err != nil {
+			return err.Error()
+		}
+		list = append(list, map[string]any{"type": e.Type, "object": decode("application/vnd.kubernetes.protobuf", e.Object.Raw)})
+		data = data[length:]
+	}
+	return list
 }
 
 func documents(data []byte) []any {
@@ -52,6 +75,25 @@ func documents(data []byte) []any {
 		}
 		list = append(list, value)
 	}
+}
+
+// withoutProgress is the body of a watch, decoded and plain, as a list without
+// those bookmarks that say no more than how far the watch is: it is up to the
+// server when to send them.
+func withoutProgress(body any) any {
+	if body == "" {
+		return []any{}
+	}
+	events, ok := body.([]any)
+	if !ok {
+		events = []any{body}
+	}
+	return slices.DeleteFunc(events, func(e any) bool {
+		event, _ := e.(map[string]any)
+		object, _ := event["object"].(map[string]any)
+		metadata, _ := object["metadata"].(map[string]any)
+		return event["type"] == "BOOKMARK" && metadata["annotations"] == nil && metadata["resourceVersion"] == "<rv>"
+	})
 }
 
 func clone(value any) any {
@@ -98,26 +140,30 @@ var (
 	age     = regexp.MustCompile(`^(\d+[smhdy])+$`)
 )
 
-// plain replaces what a server makes up by what it is. told is what clients
-// wrote so far, which stays. value is changed.
-func plain(value any, told string) any {
+// plain replaces what a server makes up by what it is, and by how it compares
+// with what it was. told is what clients wrote so far, which stays. value is
+// changed.
+func plain(value any, told string, s *seen) any {
 	switch v := value.(type) {
 	case map[string]any:
-		for _, key := range slices.Collect(maps.Keys(v)) {
+		for _, key := range slices.Sorted(maps.Keys(v)) { // items of a list before the list
 			inner := v[key]
+			if metadata, ok := inner.(map[string]any); ok && key == "metadata" {
+				s.compare(metadata, told)
+			}
 			if made := randomVolume.ReplaceAllString(key, "kube-api-access-<random>"); made != key {
 				delete(v, key)
 				key = made
 			}
-			switch s, isText := inner.(string); {
-			case key == "resourceVersion" && isText && s != "" && s != "0":
+			switch text, isText := inner.(string); {
+			case key == "resourceVersion" && isText && text != "" && text != "0" && text[0] != '<':
 				v[key] = "<rv>"
-			case key == "continue" && isText && s != "":
+			case key == "continue" && isText && text != "":
 				v[key] = "<token>"
 			case key == "request" && isText: // base64, in which anything may be found
-				v[key] = s
+				v[key] = text
 			default:
-				v[key] = plain(inner, told)
+				v[key] = plain(inner, told, s)
 			}
 		}
 		plainCauses(v)
@@ -125,11 +171,11 @@ func plain(value any, told string) any {
 		return v
 	case []any:
 		for i := range v {
-			v[i] = plain(v[i], told)
+			v[i] = plain(v[i], told, s)
 		}
 		return v
 	case float64: // of YAML
-		return plain(json.Number(strconv.FormatFloat(v, 'f', -1, 64)), told)
+		return plain(json.Number(strconv.FormatFloat(v, 'f', -1, 64)), told, s)
 	case json.Number:
 		if ports.MatchString(v.String()) && len(v) == 5 && !strings.Contains(told, v.String()) {
 			return "<port>"
@@ -162,19 +208,35 @@ func plainText(s, told string) string {
 
 // plainCauses sorts the causes of a Status and takes out what is there twice:
 // kube-apiserver lists some in the order of a map, and twice what two of its
-// validators find. The message says the same again.
+// validators find. A message that says the same again says so instead.
 func plainCauses(status map[string]any) {
 	details, _ := status["details"].(map[string]any)
 	causes, _ := details["causes"].([]any)
 	if len(causes) == 0 {
 		return
 	}
+	if message, ok := status["message"].(string); ok {
+		if before, ok := strings.CutSuffix(message, told(causes)); ok {
+			status["message"] = before + "(the causes)"
+		}
+	}
 	slices.SortFunc(causes, func(a, b any) int { return strings.Compare(text(a), text(b)) })
 	details["causes"] = slices.CompactFunc(causes, func(a, b any) bool { return text(a) == text(b) })
-	if message, ok := status["message"].(string); ok {
-		before, _, _ := strings.Cut(message, ": ")
-		status["message"] = before + ": (the causes)"
+}
+
+// told is how a message tells causes, in their order.
+func told(causes []any) string {
+	var list []string
+	for _, c := range causes {
+		cause, _ := c.(map[string]any)
+		if one := fmt.Sprintf("%v: %v", cause["field"], cause["message"]); !slices.Contains(list, one) {
+			list = append(list, one)
+		}
 	}
+	if len(list) == 1 {
+		return list[0]
+	}
+	return "[" + strings.Join(list, ", ") + "]"
 }
 
 // plainManagers sorts what managers own. The servers sort by the time to the

@@ -4,10 +4,20 @@ import (
 	"bufio"
 	"bytes"
 	"compress/gzip"
+	"encoding/binary"
 	"encoding/json"
+	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
+
+	v1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/serializer/protobuf"
+	"k8s.io/client-go/kubernetes/scheme"
 
 	"github.com/skiff-k8s/skiff/apiserver/apiservertest"
 )
@@ -129,18 +139,126 @@ func TestDifferences(t *testing.T) {
 	}
 }
 
+// TestSeen tells one object after another to a session.
+func TestSeen(t *testing.T) {
+	const list = `{"items":[],"metadata":{"resourceVersion":"%s"}}`
+	object := func(uid, version, created string) string {
+		return fmt.Sprintf(`{"metadata":{"creationTimestamp":%q,"name":"a","resourceVersion":%q,"uid":%q}}`, created, version, uid)
+	}
+	const then, later, one, other = "2026-01-02T03:04:05Z", "2026-01-02T03:04:06Z", "0f2e4d56-1111-2222-3333-444455556666", "0f2e4d56-1111-2222-3333-444455557777"
+	s := &seen{objects: make(map[string]identity)}
+	for _, step := range []struct {
+		name, body, want string
+		cached           bool
+	}{
+		{"made", object(one, "5", then), object("<uid>", "<rv>", "<time>"), false},
+		{"not changed", object(one, "5", then), object("<uid>", "<same rv>", "<time>"), false},
+		{"changed", object(one, "7", then), object("<uid>", "<newer rv>", "<time>"), false},
+		{"from a cache, which may be behind", object(one, "5", then), object("<uid>", "<rv>", "<time>"), true},
+		{"from a watch", object(one, "5", then), object("<uid>", "<older rv>", "<time>"), false},
+		{"born later", object(one, "9", later), object("<uid>", "<newer rv>", "<another time>"), false},
+		{"another of the name", object(other, "11", later), object("<another uid>", "<rv>", "<time>"), false},
+		{"a list of before", fmt.Sprintf(list, "9"), fmt.Sprintf(list, "<old rv>"), false},
+		{"a list", fmt.Sprintf(list, "12"), fmt.Sprintf(list, "<rv>"), false},
+		{"a list with an item that is newer", `{"items":[` + object(other, "20", later) + `],"metadata":{"resourceVersion":"19"}}`,
+			`{"items":[` + object("<uid>", "<newer rv>", "<time>") + `],"metadata":{"resourceVersion":"<old rv>"}}`, false},
+	} {
+		s.cached = step.cached
+		if got := text(plain(decode("application/json", []byte(step.body)), "", s)); got != step.want {
+			t.Errorf("%s: got %s, want %s", step.name, got, step.want)
+		}
+	}
+}
+
+func TestEvents(t *testing.T) {
+	frame := func(kind string, object string) []byte {
+		raw, err := runtime.Encode(protobuf.NewSerializer(scheme.Scheme, scheme.Scheme), &v1.ConfigMap{
+			TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "ConfigMap"}, ObjectMeta: metav1.ObjectMeta{Name: object}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		event, err := (&metav1.WatchEvent{Type: kind, Object: runtime.RawExtension{Raw: raw}}).Marshal()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return append(binary.BigEndian.AppendUint32(nil, uint32(len(event))), event...)
+	}
+	stream := append(frame("ADDED", "a"), frame("DELETED", "b")...)
+	got := text(decode("application/vnd.kubernetes.protobuf;stream=watch", stream))
+	const want = `[{"object":{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"a"}},"type":"ADDED"},{"object":{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"b"}},"type":"DELETED"}]`
+	if got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+	if got := decode("application/vnd.kubernetes.protobuf;stream=watch", stream[:20]); !strings.Contains(fmt.Sprint(got), "of which there are") {
+		t.Errorf("a stream that breaks off: got %v", got)
+	}
+}
+
+func TestWithoutProgress(t *testing.T) {
+	const added = `{"object":{"metadata":{"name":"a"}},"type":"ADDED"}`
+	bookmark := func(version, annotations string) string {
+		return `{"object":{"metadata":{` + annotations + `"resourceVersion":"` + version + `"}},"type":"BOOKMARK"}`
+	}
+	initial := bookmark("<rv>", `"annotations":{"k8s.io/initial-events-end":"true"},`)
+	for _, c := range []struct{ name, body, want string }{
+		{"no event", "", "[]"},
+		{"one event", added, "[" + added + "]"},
+		{"progress", added + bookmark("<rv>", ""), "[" + added + "]"},
+		{"progress alone", bookmark("<rv>", ""), "[]"},
+		{"the end of initial events", added + initial, "[" + added + "," + initial + "]"},
+		{"progress back in time", added + bookmark("<old rv>", ""), "[" + added + "," + bookmark("<old rv>", "") + "]"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			if got := text(withoutProgress(decode("application/json", []byte(c.body)))); got != c.want {
+				t.Errorf("got %s, want %s", got, c.want)
+			}
+		})
+	}
+}
+
+func TestWriteResults(t *testing.T) {
+	s := settings{skiff: filepath.Join(t.TempDir(), "skiff"), to: filepath.Join(t.TempDir(), "results.md")}
+	if err := os.WriteFile(s.skiff, []byte("#!/bin/sh\necho skiff v9\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(s.to, []byte("The suite's part.\n\n"+heading+"\nold\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	r := newReport(nil)
+	r.total, r.unmeant, r.meant, r.rows = 30, 2, 5, []row{{"v1 A", 10, 0}, {"v1 B", 20, 2}}
+	if err := r.writeResults(s); err != nil {
+		t.Fatal(err)
+	}
+	got, err := os.ReadFile(s.to)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"The suite's part.\n\n" + heading, "Commit: v9.", "**30 requests, 2 differences**, in 1 of 2 kinds", "\n| v1 B | 20 | 2 |\n"} {
+		if !strings.Contains(string(got), want) {
+			t.Errorf("got %s\nwant in it %q", got, want)
+		}
+	}
+	if strings.Contains(string(got), "old") || strings.Contains(string(got), "v1 A") {
+		t.Errorf("got %s\nwant neither the old part nor kinds without differences", got)
+	}
+}
+
 func TestPlain(t *testing.T) {
 	for _, c := range []struct{ name, told, body, want string }{
 		{"made by the server", "", `{"metadata":{"uid":"0f2e4d56-1111-2222-3333-444455556666","resourceVersion":"12","creationTimestamp":"2026-01-02T03:04:05Z"}}`,
-			`{"metadata":{"creationTimestamp":"\u003ctime\u003e","resourceVersion":"\u003crv\u003e","uid":"\u003cuid\u003e"}}`},
+			`{"metadata":{"creationTimestamp":"<time>","resourceVersion":"<rv>","uid":"<uid>"}}`},
 		{"sent by the client", "2026-01-02T03:04:05Z 10.96.0.7", `{"a":"2026-01-02T03:04:05Z","b":"10.96.0.7","c":"10.96.0.8"}`,
-			`{"a":"2026-01-02T03:04:05Z","b":"10.96.0.7","c":"\u003caddress\u003e"}`},
-		{"node port", "", `{"nodePort":31000,"port":80}`, `{"nodePort":"\u003cport\u003e","port":80}`},
-		{"causes in any order", "", `{"kind":"Status","message":"x is invalid: [b, a, a]","details":{"causes":[{"field":"b"},{"field":"a"},{"field":"a"}]}}`,
-			`{"details":{"causes":[{"field":"a"},{"field":"b"}]},"kind":"Status","message":"x is invalid: (the causes)"}`},
+			`{"a":"2026-01-02T03:04:05Z","b":"10.96.0.7","c":"<address>"}`},
+		{"node port", "", `{"nodePort":31000,"port":80}`, `{"nodePort":"<port>","port":80}`},
+		{"causes in any order", "", `{"kind":"Status","message":"x is invalid: [b: 1, a: 2]","details":{"causes":[{"field":"b","message":"1"},{"field":"a","message":"2"},{"field":"a","message":"2"}]}}`,
+			`{"details":{"causes":[{"field":"a","message":"2"},{"field":"b","message":"1"}]},"kind":"Status","message":"x is invalid: (the causes)"}`},
+		{"one cause", "", `{"kind":"Status","message":"x is invalid: a: 2","details":{"causes":[{"field":"a","message":"2"}]}}`,
+			`{"details":{"causes":[{"field":"a","message":"2"}]},"kind":"Status","message":"x is invalid: (the causes)"}`},
+		{"a message of its own", "", `{"kind":"Status","message":"x is invalid: a: 2, b: 1","details":{"causes":[{"field":"a","message":"2"},{"field":"b","message":"1"}]}}`,
+			`{"details":{"causes":[{"field":"a","message":"2"},{"field":"b","message":"1"}]},"kind":"Status","message":"x is invalid: a: 2, b: 1"}`},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			if got := text(plain(decode("application/json", []byte(c.body)), c.told)); got != c.want {
+			if got := text(plain(decode("application/json", []byte(c.body)), c.told, &seen{objects: make(map[string]identity)})); got != c.want {
 				t.Errorf("got  %s\nwant %s", got, c.want)
 			}
 		})

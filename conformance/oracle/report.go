@@ -7,6 +7,7 @@ import (
 	"io"
 	"maps"
 	"os"
+	"os/exec"
 	"regexp"
 	"slices"
 	"strings"
@@ -40,8 +41,15 @@ type report struct {
 	started               time.Time
 	requests, different   int
 	total, meant, unmeant int
+	rows                  []row
 	groups                map[string]*group
 	mistakes              []string
+}
+
+// row is what became of a kind.
+type row struct {
+	kind                string
+	requests, different int
 }
 
 // group are differences that look alike, most likely of one cause.
@@ -62,6 +70,7 @@ func (r *report) begin(kind string) {
 
 func (r *report) end() {
 	r.total += r.requests
+	r.rows = append(r.rows, row{r.kind, r.requests, r.different})
 	fmt.Printf("%-60s %6d requests  %5d differences  %4.0fs\n", r.kind, r.requests, r.different, time.Since(r.started).Seconds())
 }
 
@@ -163,6 +172,11 @@ func (r *report) finish(s settings) error {
 		r.print(f, true)
 	}
 	r.print(to, s.verbose)
+	if s.to != "" && s.whole() {
+		if err := r.writeResults(s); err != nil {
+			return err
+		}
+	}
 	if len(r.mistakes) > 0 {
 		return fmt.Errorf("%d mistakes in the cases: kube-apiserver does not answer as they say", len(r.mistakes))
 	}
@@ -170,6 +184,35 @@ func (r *report) finish(s settings) error {
 		return errDiffer
 	}
 	return nil
+}
+
+// heading begins this instrument's part of the results.
+const heading = "## The oracle\n"
+
+// writeResults replaces the oracle's part of the results, the last one.
+func (r *report) writeResults(s settings) error {
+	version, err := exec.Command(s.skiff, "version").Output()
+	if err != nil {
+		return fmt.Errorf("ask %s for its version: %w", s.skiff, err)
+	}
+	old, err := os.ReadFile(s.to)
+	if err != nil {
+		return err
+	}
+	suite, _, _ := strings.Cut(string(old), heading)
+	var to strings.Builder
+	fmt.Fprintf(&to, "%s%s\nDate: %s. Commit: %s. Skiff and kube-apiserver 1.36.3 were asked the same by `make oracle`.\n\n",
+		suite, heading, time.Now().UTC().Format("2006-01-02 15:04 UTC"), strings.TrimSpace(strings.TrimPrefix(string(version), "skiff ")))
+	different := slices.DeleteFunc(slices.Clone(r.rows), func(r row) bool { return r.different == 0 })
+	fmt.Fprintf(&to, "**%d requests, %d differences**, in %d of %d kinds and sets of requests. Besides them %d are known:\n`oracle/known.yaml` has the reasons.\n",
+		r.total, r.unmeant, len(different), len(r.rows), r.meant)
+	if len(different) > 0 {
+		fmt.Fprintln(&to, "\n| where | requests | differences |\n|---|---|---|")
+	}
+	for _, r := range different {
+		fmt.Fprintf(&to, "| %s | %d | %d |\n", r.kind, r.requests, r.different)
+	}
+	return os.WriteFile(s.to, []byte(to.String()), 0o644)
 }
 
 func (r *report) print(to io.Writer, all bool) {

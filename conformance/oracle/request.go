@@ -58,11 +58,12 @@ type session struct {
 	vars   map[string]string
 	object map[string]any // the last one answered
 	told   strings.Builder
+	seen   seen
 }
 
 // play sends the requests of t and returns the answer to each.
 func play(ctx context.Context, s *server, t testCase) ([]answer, error) {
-	p := &session{server: s, vars: map[string]string{"RV": "0", "UID": "", "LIST": "", "CONTINUE": ""}}
+	p := &session{server: s, vars: map[string]string{"RV": "0", "UID": "", "LIST": "", "CONTINUE": ""}, seen: seen{objects: make(map[string]identity)}}
 	var answers []answer
 	for _, r := range t.Requests {
 		a, err := p.step(ctx, r)
@@ -93,7 +94,11 @@ func (p *session) step(ctx context.Context, r request) (answer, error) {
 		return a, err
 	}
 	p.remember(a.Body)
-	a.Body = plain(clone(a.Body), p.told.String())
+	p.seen.cached = strings.Contains(r.Path, "resourceVersion=") && !strings.Contains(r.Path, "=Exact") && !strings.Contains(r.Path, "watch=")
+	a.Body = plain(clone(a.Body), p.told.String(), &p.seen)
+	if strings.Contains(r.Path, "watch=1") && a.Code == http.StatusOK {
+		a.Body = withoutProgress(a.Body)
+	}
 	return a, nil
 }
 
@@ -217,9 +222,11 @@ func merged(into, changes map[string]any) map[string]any {
 
 // text is the JSON of a value that came from JSON or YAML.
 func text(value any) string {
-	b, err := json.Marshal(value)
-	if err != nil {
+	var b strings.Builder
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	if err := e.Encode(value); err != nil {
 		panic(err) // such values always have JSON
 	}
-	return string(b)
+	return strings.TrimSuffix(b.String(), "\n")
 }
