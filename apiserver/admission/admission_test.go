@@ -299,6 +299,14 @@ func TestPriority(t *testing.T) {
 	second := attributes(withDefault, "priorityclasses", create, class("other", 1, true), nil)
 	checkError(t, run(t, priority(), second),
 		`priorityclasses.scheduling.k8s.io "other" is forbidden: PriorityClass usual is already marked as default. Only one default can exist`)
+	for name, want := range map[string]string{
+		"high":                 "",
+		"system-node-critical": `priorityclasses.scheduling.k8s.io "system-node-critical" is forbidden: this is a system priority class and cannot be deleted`,
+	} {
+		deleted := attributes(plain, "priorityclasses", remove, nil, nil)
+		deleted.Name = name
+		checkError(t, run(t, priority(), deleted), want)
+	}
 }
 
 func TestLimitRanger(t *testing.T) {

@@ -8,13 +8,18 @@ import (
 	schedulingv1 "k8s.io/api/scheduling/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/utils/ptr"
+
+	"github.com/skiff-k8s/skiff/apiserver/builtin/scheduling"
 )
 
-// priority turns the priority class of a pod into numbers, and keeps default
-// classes from multiplying.
+// priority turns the priority class of a pod into numbers, keeps default
+// classes from multiplying, and the classes of the system from being deleted.
 func priority() Plugin {
 	return Plugin{Name: "Priority",
 		Mutate: func(ctx context.Context, a *Attributes) error {
+			if _, system := scheduling.System[a.Name]; system && a.Verb == remove && a.is(schedulingv1.GroupName, "priorityclasses") {
+				return a.forbid("this is a system priority class and cannot be deleted")
+			}
 			pod, ok := a.New.(*corev1.Pod)
 			switch {
 			case !ok || !a.is("", "pods"):
