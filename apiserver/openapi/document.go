@@ -81,9 +81,14 @@ func (d *document) form(protobuf bool) (data []byte, etag string, made time.Time
 	return d.protobuf, d.etag, d.made, nil
 }
 
+// writers of gzip are large: the index makes forty documents in a row.
+var writers = sync.Pool{New: func() any { return gzip.NewWriter(nil) }}
+
 func compress(plain []byte) []byte {
 	var b bytes.Buffer
-	w := gzip.NewWriter(&b)
+	w := writers.Get().(*gzip.Writer)
+	defer writers.Put(w)
+	w.Reset(&b)
 	w.Write(plain) // a Buffer never fails
 	w.Close()
 	return bytes.Clone(b.Bytes())
