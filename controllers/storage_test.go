@@ -128,3 +128,41 @@ func TestClaimWaitsForItsPod(t *testing.T) {
 	w.bound("data", corev1.ClaimBound, "disk")
 	w.volumeIs("disk", corev1.VolumeBound)
 }
+
+func TestPodBringsItsClaim(t *testing.T) {
+	w := start(t)
+	ctx := t.Context()
+	w.claim("p-strange", "1Gi", "")
+	volume := func(name string) corev1.Volume {
+		return corev1.Volume{Name: name, VolumeSource: corev1.VolumeSource{Ephemeral: &corev1.EphemeralVolumeSource{
+			VolumeClaimTemplate: &corev1.PersistentVolumeClaimTemplate{
+				ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{"from": "template"}},
+				Spec: corev1.PersistentVolumeClaimSpec{
+					AccessModes: []corev1.PersistentVolumeAccessMode{corev1.ReadWriteOnce},
+					Resources:   corev1.VolumeResourceRequirements{Requests: corev1.ResourceList{corev1.ResourceStorage: resource.MustParse("1Gi")}},
+				},
+			},
+		}}}
+	}
+	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "p"}, Spec: template("p", "x").Spec}
+	pod.Spec.Volumes = []corev1.Volume{volume("scratch"), volume("strange")}
+	if _, err := w.CoreV1().Pods(w.namespace).Create(ctx, pod, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	w.bound("p-scratch", corev1.ClaimPending, "")
+	w.eventually("word of the claim that is not the pod's", func() error {
+		events, err := w.CoreV1().Events(w.namespace).List(ctx, metav1.ListOptions{FieldSelector: "reason=FailedBinding,involvedObject.kind=Pod"})
+		if err == nil && len(events.Items) == 0 {
+			err = fmt.Errorf("no event")
+		}
+		return err
+	})
+	if err := w.CoreV1().Pods(w.namespace).Delete(ctx, "p", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	w.eventually("the end of the claim with its pod", func() error {
+		_, err := w.CoreV1().PersistentVolumeClaims(w.namespace).Get(ctx, "p-scratch", metav1.GetOptions{})
+		return gone(err)
+	})
+	w.bound("p-strange", corev1.ClaimPending, "")
+}

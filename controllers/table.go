@@ -81,6 +81,9 @@ var table = []row{
 	{"volume-binder", append(in(storagev1.SchemeGroupVersion, "storageclasses"), core("persistentvolumeclaims", "persistentvolumes")...), func(m *Manager) (runner, error) {
 		return storage.Binder(m.storage()), nil
 	}},
+	{"ephemeral-claims", core("persistentvolumeclaims", "pods"), func(m *Manager) (runner, error) {
+		return storage.EphemeralClaims(m.storage()), nil
+	}},
 	{"pvc-protection", core("persistentvolumeclaims", "pods"), func(m *Manager) (runner, error) {
 		return storage.ClaimProtection(m.storage()), nil
 	}},
