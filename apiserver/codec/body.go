@@ -5,8 +5,6 @@ import (
 	"net/http"
 	"strings"
 	"sync"
-
-	"sigs.k8s.io/yaml"
 )
 
 // Body is an encoded answer in pieces, which are shared and must not be
@@ -92,5 +90,3 @@ func acceptsGzip(r *http.Request) bool {
 	}
 	return false
 }
-
-func jsonToYAML(data []byte) ([]byte, error) { return yaml.JSONToYAML(data) }

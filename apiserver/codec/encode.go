@@ -8,6 +8,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"sigs.k8s.io/yaml"
 
 	"github.com/skiff-k8s/skiff/apiserver/resource"
 )
@@ -119,7 +120,7 @@ func (o Output) Encode(obj runtime.Object) (Body, error) {
 func (o Output) text(data []byte) (Body, error) {
 	switch {
 	case o.Media == YAML:
-		data, err := jsonToYAML(data)
+		data, err := yaml.JSONToYAML(data)
 		return Body{data}, err
 	case o.Pretty:
 		data, err := pretty(data)

@@ -3,7 +3,6 @@ package rest
 import (
 	"context"
 	"net/http"
-	"strconv"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -19,11 +18,7 @@ func (h *Handler) deleteCollection(w http.ResponseWriter, r *http.Request, t *ta
 	if err != nil {
 		return err
 	}
-	selection, err := listOptions(r.URL.Query())
-	if err != nil {
-		return err
-	}
-	selected, err := match(t, selection.LabelSelector, selection.FieldSelector)
+	selected, err := readSelection(r, t)
 	if err != nil {
 		return err
 	}
@@ -32,25 +27,14 @@ func (h *Handler) deleteCollection(w http.ResponseWriter, r *http.Request, t *ta
 		return err
 	}
 	warnOrphans(r.Context(), t.resource.Stored, options)
-	page, err := h.Store.List(r.Context(), t.resource, store.ListOptions{Match: selected, Limit: selection.Limit, Continue: selection.Continue,
-		ResourceVersion: selection.ResourceVersion, ResourceVersionMatch: selection.ResourceVersionMatch})
+	page, err := h.Store.List(r.Context(), t.resource, selected)
 	if err != nil {
 		return fromStore(err, t.resource, "")
 	}
 	if err := h.deleteAll(r.Context(), newWrite(r, t, options, "", options.DryRun), page.Items, options); err != nil {
 		return err
 	}
-	table, err := codec.ParseTableOptions(r, out)
-	if err != nil {
-		return err
-	}
-	body, err := codec.EncodeList(out, page.Items, t.resource, metav1.ListMeta{
-		ResourceVersion: strconv.FormatInt(page.Revision, 10), Continue: page.Continue, RemainingItemCount: page.Remaining}, table)
-	if err != nil {
-		return err
-	}
-	body.Write(w, r, http.StatusOK, out.Media) // an error here is the client's leaving
-	return nil
+	return answerList(w, r, t, out, page)
 }
 
 // deleteAll deletes items one after the other; those that are gone already are

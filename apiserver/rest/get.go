@@ -9,6 +9,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/skiff-k8s/skiff/apiserver/codec"
+	"github.com/skiff-k8s/skiff/apiserver/resource"
 	"github.com/skiff-k8s/skiff/apiserver/store"
 )
 
@@ -54,11 +55,15 @@ func (h *Handler) read(r *http.Request, t *target, version string) (*store.Item,
 
 // answer writes one item as the client wants it.
 func (h *Handler) answer(w http.ResponseWriter, r *http.Request, t *target, out codec.Output, code int, item codec.Item) error {
+	return answerItem(w, r, t.resource, out, code, item)
+}
+
+func answerItem(w http.ResponseWriter, r *http.Request, kind *resource.Resource, out codec.Output, code int, item codec.Item) error {
 	table, err := codec.ParseTableOptions(r, out)
 	if err != nil {
 		return err
 	}
-	body, err := out.EncodeItem(item, t.resource, table)
+	body, err := out.EncodeItem(item, kind, table)
 	if err != nil {
 		return err
 	}

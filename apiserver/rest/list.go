@@ -18,21 +18,31 @@ func (h *Handler) list(w http.ResponseWriter, r *http.Request, t *target) error 
 	if err != nil {
 		return err
 	}
-	options, err := listOptions(r.URL.Query())
+	options, err := readSelection(r, t)
 	if err != nil {
 		return err
 	}
-	selected, err := match(t, options.LabelSelector, options.FieldSelector)
-	if err != nil {
-		return err
-	}
-	page, err := h.Store.List(r.Context(), t.resource, store.ListOptions{
-		Match: selected, ResourceVersion: options.ResourceVersion, ResourceVersionMatch: options.ResourceVersionMatch,
-		Limit: options.Limit, Continue: options.Continue,
-	})
+	page, err := h.Store.List(r.Context(), t.resource, options)
 	if err != nil {
 		return fromStore(err, t.resource, "")
 	}
+	return answerList(w, r, t, out, page)
+}
+
+// readSelection is what a request about a collection asks for.
+func readSelection(r *http.Request, t *target) (store.ListOptions, error) {
+	o, err := listOptions(r.URL.Query())
+	if err != nil {
+		return store.ListOptions{}, err
+	}
+	selected, err := match(t, o.LabelSelector, o.FieldSelector)
+	return store.ListOptions{
+		Match: selected, ResourceVersion: o.ResourceVersion, ResourceVersionMatch: o.ResourceVersionMatch, Limit: o.Limit, Continue: o.Continue,
+	}, err
+}
+
+// answerList writes a page as the client wants it.
+func answerList(w http.ResponseWriter, r *http.Request, t *target, out codec.Output, page *store.Page) error {
 	table, err := codec.ParseTableOptions(r, out)
 	if err != nil {
 		return err

@@ -44,16 +44,7 @@ func answerObject(w http.ResponseWriter, r *http.Request, code int, res *resourc
 	if err != nil {
 		return err
 	}
-	table, err := codec.ParseTableOptions(r, out)
-	if err != nil {
-		return err
-	}
-	body, err := out.EncodeItem(loose{obj}, res, table)
-	if err != nil {
-		return err
-	}
-	body.Write(w, r, code, out.Media) // an error here is the client's leaving
-	return nil
+	return answerItem(w, r, res, out, code, loose{obj})
 }
 
 // scaleResource lets a Scale be written like any object. There is no list of
