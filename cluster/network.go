@@ -158,9 +158,23 @@ func inNamespace(name string, f func() error) error {
 	return <-done
 }
 
-// route sends a node's pods to the node.
-func route(pods netip.Prefix, via netip.Addr) error {
-	return netlink.RouteReplace(&netlink.Route{Dst: ipNet(pods), Gw: via.AsSlice()})
+// routeTo returns a function that keeps a route on the host to the pods of every
+// node that lives in a namespace. The nodes themselves need none: they send all
+// by the host.
+func routeTo(members []member) func(node string, pods netip.Prefix) error {
+	vias := make(map[string]netip.Addr)
+	for _, m := range members {
+		if m.namespace != "" {
+			vias[m.Name] = m.Address
+		}
+	}
+	return func(node string, pods netip.Prefix) error {
+		via, ok := vias[node]
+		if !ok {
+			return nil
+		}
+		return netlink.RouteReplace(&netlink.Route{Dst: ipNet(pods), Gw: via.AsSlice()})
+	}
 }
 
 // unreachable makes the kernel refuse packets of a range that no more special

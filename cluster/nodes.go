@@ -15,6 +15,7 @@ import (
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 
@@ -39,7 +40,9 @@ func (r *run) startNodes(ctx context.Context, members []member) error {
 			return err
 		}
 	}
-	r.start("routes", ctx, func(ctx context.Context) error { return r.followRoutes(ctx, members) })
+	r.start("routes", ctx, func(ctx context.Context) error {
+		return node.FollowPodCIDRs(ctx, r.plane.config(adminUser), fields.Everything(), r.Log, routeTo(members))
+	})
 	for _, m := range members {
 		if m.namespace == "" {
 			r.start(m.Name, ctx, func(ctx context.Context) error { return r.runHere(ctx, m) })

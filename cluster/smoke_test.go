@@ -15,8 +15,10 @@ import (
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/skiff-k8s/skiff/cluster/clustertest"
+	"github.com/skiff-k8s/skiff/kubelet/runtime"
 )
 
 // exampleImages makes the images of the examples, as make images does.
@@ -99,6 +101,7 @@ func TestKill(t *testing.T) {
 	c := clustertest.New(t, 1)
 	c.Start(t)
 	c.Import(t, images[0])
+	checkPinned(t, filepath.Join(c.DataDir, "nodes", "node-1", "run", "containerd.sock"), "localhost/skiff/examples/hello-node:v1")
 	if out, err := c.Kubectl(t, "create", "deployment", "hello-node", "--image=localhost/skiff/examples/hello-node:v1"); err != nil {
 		t.Fatal(out)
 	}
@@ -116,6 +119,20 @@ func TestKill(t *testing.T) {
 	killProcess(t, uid, "node")
 	c.Until(t, func(out string) bool { return strings.HasSuffix(strings.TrimSpace(out), " 1") }, "get", "pods", fields)
 	c.Stop(t)
+}
+
+// checkPinned checks that the kubelet may not remove an image.
+func checkPinned(t *testing.T, socket, name string) {
+	t.Helper()
+	client, err := runtime.Dial(t.Context(), socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	image, err := client.Image(t.Context(), &cri.ImageSpec{Image: name})
+	if err != nil || image == nil || !image.Pinned {
+		t.Errorf("an imported image: got %v (%v), want it pinned", image, err)
+	}
 }
 
 // killProcess kills the process of a name in a pod.

@@ -26,8 +26,12 @@ func importImages(ctx context.Context, c Config) error {
 	return nil
 }
 
+// pinned is the label by which containerd tells the kubelet not to remove an
+// image for want of disk space: one from an archive can perhaps not be pulled.
+const pinned = "io.cri-containerd.pinned=pinned"
+
 // ImportImage loads a docker or OCI archive into the node's runtime, where pods
-// find it under the names the archive gives it. It does nothing if the runtime
+// find it under the names the archive gives it and it stays until RemoveImage. It does nothing if the runtime
 // still has what it loaded from the same archive.
 func ImportImage(ctx context.Context, c Config, archive string) (loaded bool, err error) {
 	archive, err = filepath.Abs(archive)
@@ -53,7 +57,15 @@ func ImportImage(ctx context.Context, c Config, archive string) (loaded bool, er
 	if err != nil {
 		return true, err
 	}
-	return true, mark.write(names(archive), after)
+	brought := names(archive)
+	for name, digest := range after {
+		if digest != before[name] || slices.Contains(brought, name) {
+			if _, err := ctr(ctx, c, "images", "label", name, pinned); err != nil {
+				return true, err
+			}
+		}
+	}
+	return true, mark.write(brought, after)
 }
 
 // mark is the file that says what an archive brought: a line of name and digest

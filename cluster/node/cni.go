@@ -1,55 +1,17 @@
 package node
 
 import (
-	"context"
 	"encoding/json"
 	"fmt"
-	"log/slog"
+	"net/netip"
 	"os"
 	"path/filepath"
-
-	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/fields"
-	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/rest"
-	"k8s.io/client-go/tools/cache"
 )
 
-// followPodCIDR writes the node's CNI configuration as soon as the cluster has
-// given the node its share of the pod range. Until then the runtime reports its
-// network as not ready, and so does the node.
-func followPodCIDR(ctx context.Context, c Config, config *rest.Config, log *slog.Logger) error {
-	client, err := kubernetes.NewForConfig(config)
-	if err != nil {
-		return err
-	}
-	source := cache.NewListWatchFromClient(client.CoreV1().RESTClient(), "nodes", metav1.NamespaceAll,
-		fields.OneTermEqualSelector(metav1.ObjectNameField, c.Name))
-	apply := func(obj any) {
-		node, ok := obj.(*corev1.Node)
-		if !ok || node.Spec.PodCIDR == "" {
-			return
-		}
-		if err := writeCNIConfig(c, node.Spec.PodCIDR); err != nil {
-			log.Error("write CNI configuration", "error", err)
-		}
-	}
-	_, informer := cache.NewInformerWithOptions(cache.InformerOptions{
-		ListerWatcher: source,
-		ObjectType:    &corev1.Node{},
-		Handler: cache.ResourceEventHandlerFuncs{
-			AddFunc:    apply,
-			UpdateFunc: func(_, obj any) { apply(obj) },
-		},
-	})
-	informer.RunWithContext(ctx)
-	return nil
-}
-
-// writeCNIConfig replaces the configuration if podCIDR is another than before;
-// the runtime notices by itself.
-func writeCNIConfig(c Config, podCIDR string) error {
+// writeCNIConfig replaces the configuration if podCIDR, the node's share of the
+// pod range, is another than before; the runtime notices by itself. Without a
+// configuration the runtime reports its network as not ready, and so does the node.
+func writeCNIConfig(c Config, podCIDR netip.Prefix) error {
 	data, err := cniConfig(c, podCIDR)
 	if err != nil {
 		return err
@@ -68,7 +30,7 @@ func writeCNIConfig(c Config, podCIDR string) error {
 // cniConfig joins the pods of a node by a bridge and serves their host ports.
 // Traffic to the rest of the cluster is routed by the host, with the pod's own
 // address: what must be masqueraded is decided in masquerade.go.
-func cniConfig(c Config, podCIDR string) ([]byte, error) {
+func cniConfig(c Config, podCIDR netip.Prefix) ([]byte, error) {
 	type object = map[string]any
 	data, err := json.MarshalIndent(object{
 		"cniVersion": "1.0.0",

@@ -18,6 +18,8 @@ import (
 	"path/filepath"
 
 	"golang.org/x/sync/errgroup"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/client-go/rest"
 )
 
@@ -80,7 +82,12 @@ func Run(ctx context.Context, c Config, clients Clients, log *slog.Logger, ready
 		}
 	}
 	ready()
-	group.Go(func() error { return followPodCIDR(ctx, c, clients.Kubelet, log) })
+	group.Go(func() error {
+		self := fields.OneTermEqualSelector(metav1.ObjectNameField, c.Name)
+		return FollowPodCIDRs(ctx, clients.Kubelet, self, log, func(_ string, pods netip.Prefix) error {
+			return writeCNIConfig(c, pods)
+		})
+	})
 	group.Go(func() error { return runKubelet(ctx, c, clients.Kubelet, endpoint) })
 	group.Go(func() error { return runProxy(ctx, c, clients.Proxy, log) })
 	if err := group.Wait(); err != nil && !errors.Is(err, context.Canceled) {
