@@ -16,6 +16,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	"github.com/skiff-k8s/skiff/apiserver/authn"
+	"github.com/skiff-k8s/skiff/apiserver/builtin/scheduling"
 	"github.com/skiff-k8s/skiff/apiserver/resource"
 )
 
@@ -28,15 +29,15 @@ func namespaces() []object {
 }
 
 func priorityClasses() []object {
-	class := func(name string, value int32, description string) object {
+	class := func(name, description string) object {
 		return object{group: schedulingv1.GroupName, plural: "priorityclasses", want: &schedulingv1.PriorityClass{
-			ObjectMeta: metav1.ObjectMeta{Name: name}, Value: value, Description: description,
+			ObjectMeta: metav1.ObjectMeta{Name: name}, Value: scheduling.System[name], Description: description,
 		}}
 	}
 	return []object{
-		class("system-node-critical", 2000001000,
+		class("system-node-critical",
 			"Used for system critical pods that must not be moved from their current node."),
-		class("system-cluster-critical", 2000000000,
+		class("system-cluster-critical",
 			"Used for system critical pods that must run in the cluster, but can be moved to another node if necessary."),
 	}
 }

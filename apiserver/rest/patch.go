@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
 
 	jsonpatch "gopkg.in/evanphx/json-patch.v4"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -27,6 +28,11 @@ import (
 
 // mostOperations is how many operations a JSON patch may have.
 const mostOperations = 10000
+
+// limitCopies keeps the copy operations of a JSON patch, each of which can
+// double the object, from making more of it than a request may send
+// (CVE-2019-1002100). The limit is the package's, so it is set once.
+var limitCopies = sync.OnceFunc(func() { jsonpatch.AccumulatedCopySizeLimit = codec.MaxBody })
 
 // patch serves PATCH of an object or of a view of it.
 func (h *Handler) patch(w http.ResponseWriter, r *http.Request, t *target) error {
@@ -193,6 +199,7 @@ func (p *patch) applyJSON(before []byte) (after []byte, strict []error, err erro
 		return nil, nil, apierrors.NewRequestEntityTooLargeError(fmt.Sprintf(
 			"The allowed maximum operations in a JSON patch is %d, got %d", mostOperations, len(operations)))
 	}
+	limitCopies()
 	after, err = operations.Apply(before)
 	if err != nil {
 		return nil, nil, unprocessable(err)
