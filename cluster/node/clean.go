@@ -29,8 +29,9 @@ const politeness = 2 * time.Second
 func Clean(c Config) error {
 	var errs []error
 	errs = append(errs, endContainers(c), killContainerd(c), killShims(c))
-	errs = append(errs, unmountBelow(c.Dir), RemoveCgroups(c.CgroupRoot))
-	errs = append(errs, removeLink(c.Bridge), os.RemoveAll(filepath.Join(c.Dir, "cni")), os.RemoveAll(filepath.Join(c.Dir, "run")))
+	unmount := func() error { return unmountBelow(c.Dir) }
+	errs = append(errs, unmount(), RemoveCgroups(c.CgroupRoot))
+	errs = append(errs, removeLink(c.Bridge), os.RemoveAll(filepath.Join(c.Dir, "cni")), removeMounted(filepath.Join(c.Dir, "run"), unmount))
 	removeMasquerade()
 	removeHostPortRules()
 	errs = append(errs, cleanProxy(), RestoreKernel(c.Dir))
@@ -167,6 +168,21 @@ func processesWith(text string) []int {
 	return pids
 }
 
+// removeMounted removes a folder as soon as nothing is mounted in it any more. The
+// list of mounts is read in pieces while others come and go, so that one look can
+// miss some, and what the dying processes of the node still did may follow.
+func removeMounted(dir string, unmount func() error) error {
+	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		err := os.RemoveAll(dir)
+		if !errors.Is(err, unix.EBUSY) || time.Now().After(deadline) {
+			return err
+		}
+		if err := unmount(); err != nil {
+			return err
+		}
+	}
+}
+
 // unmountBelow unmounts everything mounted below dir, newest first.
 func unmountBelow(dir string) error {
 	file, err := os.Open("/proc/self/mountinfo")
@@ -175,7 +191,8 @@ func unmountBelow(dir string) error {
 	}
 	defer file.Close()
 	var points []string
-	for scanner := bufio.NewScanner(file); scanner.Scan(); {
+	scanner := bufio.NewScanner(file)
+	for scanner.Scan() {
 		fields := strings.Fields(scanner.Text())
 		if len(fields) < 5 {
 			continue
@@ -186,7 +203,7 @@ func unmountBelow(dir string) error {
 			points = append(points, point)
 		}
 	}
-	var errs []error
+	errs := []error{scanner.Err()}
 	for _, point := range slices.Backward(points) {
 		if err := unix.Unmount(point, unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) {
 			errs = append(errs, fmt.Errorf("unmount %s: %w", point, err))
