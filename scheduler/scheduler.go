@@ -178,7 +178,7 @@ func (s *Scheduler) followPods(informer cache.SharedIndexInformer) error {
 // podChanged sorts a pod into what it now is: over, placed, or to be placed.
 func (s *Scheduler) podChanged(old, pod *corev1.Pod) {
 	nominated := pod.Status.NominatedNodeName
-	if pod.Spec.NodeName == "" && (old == nil && nominated != "" || old != nil && nominated != old.Status.NominatedNodeName) {
+	if pod.Spec.NodeName == "" && pod.Spec.SchedulerName == Name && (old == nil && nominated != "" || old != nil && nominated != old.Status.NominatedNodeName) {
 		s.state.nominate(plugin.NewPod(pod), nominated) // by the scheduler before this one, or by somebody else
 	}
 	switch {
