@@ -132,18 +132,30 @@ var builtinTypes = sync.OnceValue(func() upstream.TypeConverter {
 	return applyconfigurations.NewTypeConverter(scheme.Scheme)
 })
 
-// resetFields are those a client cannot own by a path, because what it sends
-// there is put back: status on the object itself, the rest on status.
+// resetFields are those nobody owns by a path, because what is sent there is put
+// back: unless the row says otherwise, status on the object itself and spec on
+// its status.
 func resetFields(r *resource.Resource, subresource string) map[fieldpath.APIVersion]*fieldpath.Set {
-	version := fieldpath.APIVersion(r.GroupVersion().String())
+	reset := r.Reset
 	status := r.Sub("status")
-	switch {
-	case subresource == "status":
-		return map[fieldpath.APIVersion]*fieldpath.Set{version: fieldpath.NewSet(fieldpath.MakePathOrDie("spec"))}
-	case status != nil && status.View:
-		return map[fieldpath.APIVersion]*fieldpath.Set{version: fieldpath.NewSet(fieldpath.MakePathOrDie("status"))}
+	if subresource == "" && reset == nil && status != nil && status.View {
+		reset = []string{"status"}
 	}
-	return nil
+	if sub := r.Sub(subresource); sub != nil {
+		reset = sub.Reset
+		if sub == status && reset == nil {
+			reset = []string{"spec"}
+		}
+	}
+	set := fieldpath.NewSet()
+	for _, path := range reset {
+		var parts []any
+		for name := range strings.SplitSeq(path, ".") {
+			parts = append(parts, name)
+		}
+		set.Insert(fieldpath.MakePathOrDie(parts...))
+	}
+	return map[fieldpath.APIVersion]*fieldpath.Set{fieldpath.APIVersion(r.GroupVersion().String()): set}
 }
 
 // objects converts, defaults and makes objects of one kind for the manager.

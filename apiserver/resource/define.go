@@ -34,11 +34,13 @@ func Define[L any, T any, P interface {
 		Default: erase1(d.Default, typed),
 		Reserve: func(context.Context, Object, Object, bool) (func(bool), error) { return func(bool) {}, nil },
 		Prepare: erase2(d.Prepare, typed),
+		Reset:   d.Reset,
 
 		Validate: eraseErrors(d.Validate, typed),
 		Warn:     eraseWarn(d.Warn, typed),
 
 		Name:           d.Name,
+		Meta:           d.Meta,
 		Generation:     func(_, _ Object) bool { return false },
 		HasGeneration:  d.Generation != nil,
 		Fields:         make(map[string]func(Object) string),
@@ -117,7 +119,7 @@ func Alias[T, S any, P interface {
 	r.Stored = stored
 	r.ToStored = func(obj Object) Object { return PS(up((*T)(obj.(P)))) }
 	r.FromStored = func(obj Object) Object { return P(down((*S)(obj.(PS)))) }
-	r.Prepare, r.Validate, r.Warn = stored.Prepare, stored.Validate, stored.Warn
+	r.Prepare, r.Reset, r.Validate, r.Warn = stored.Prepare, stored.Reset, stored.Validate, stored.Warn
 	r.Reserve, r.Generation, r.HasGeneration = stored.Reserve, stored.Generation, stored.HasGeneration
 	return r
 }
@@ -125,7 +127,7 @@ func Alias[T, S any, P interface {
 func eraseSub[T any](s Subresource[T], typed func(Object) *T) Sub {
 	sub := Sub{
 		Name: s.Name, Kind: s.Kind, Verbs: s.Verbs,
-		View: s.View, Prepare: erase2(s.Prepare, typed), Validate: eraseErrors(s.Validate, typed), Warn: eraseWarn(s.Warn, typed),
+		View: s.View, Prepare: erase2(s.Prepare, typed), Reset: s.Reset, Validate: eraseErrors(s.Validate, typed), Warn: eraseWarn(s.Warn, typed),
 		Create: s.Create, NewBody: s.NewBody, Connect: s.Connect,
 	}
 	if s.Scale != nil {

@@ -48,6 +48,10 @@ type Definition[T any] struct {
 	// resource). old is nil on create. metadata.generation is not its business:
 	// see Generation.
 	Prepare func(obj, old *T)
+	// Reset are the fields Prepare resets on update whatever was sent, as paths
+	// with dots. Nobody owns them by this path (KEP-555). nil means status, if
+	// the kind has such a subresource.
+	Reset []string
 	// Validate lists what is wrong with obj. old is nil on create. Metadata is
 	// validated by the caller with Name.
 	Validate func(obj, old *T) field.ErrorList
@@ -58,6 +62,8 @@ type Definition[T any] struct {
 	// is true) and returns messages as in apimachinery's
 	// api/validation.NameIsDNSSubdomain, which nil means.
 	Name func(name string, prefix bool) []string
+	// Meta is how strictly metadata is judged.
+	Meta MetaRules
 	// Generation reports whether the change from old to obj is one of the
 	// desired state, which increments metadata.generation. nil: the kind keeps
 	// no generation. It starts at 1.
@@ -111,6 +117,20 @@ type Definition[T any] struct {
 	Review func(ctx context.Context, c Call, obj *T) (*T, error)
 }
 
+// MetaRules say how strictly the metadata of a kind is judged. A few kinds were
+// let off when they were made, and clients may count on it.
+type MetaRules int
+
+const (
+	// MetaStrict: Name applies, and finalizers have a domain or are Kubernetes' own.
+	MetaStrict MetaRules = iota
+	// MetaAnyFinalizer: Name applies, finalizers are what clients like.
+	MetaAnyFinalizer
+	// MetaLax: a name is whatever can stand in a path, and finalizers are what
+	// clients like.
+	MetaLax
+)
+
 // AllVerbs are the verbs of a stored resource, in the order of discovery.
 var AllVerbs = []string{"create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"}
 
@@ -134,8 +154,10 @@ type Subresource[T any] struct {
 
 	// View: the parent object, of which only a part may change by this path.
 	// Prepare must put back everything of old that is not that part.
-	View     bool
-	Prepare  func(obj, old *T)
+	View    bool
+	Prepare func(obj, old *T)
+	// Reset as in Definition; nil means spec on status, and nothing elsewhere.
+	Reset    []string
 	Validate func(obj, old *T) field.ErrorList
 	Warn     func(obj, old *T) []string
 
@@ -200,10 +222,12 @@ type Resource struct {
 	Default  func(obj Object)
 	Reserve  func(ctx context.Context, obj, old Object, dryRun bool) (release func(committed bool), err error)
 	Prepare  func(obj, old Object)
+	Reset    []string
 	Validate func(obj, old Object) field.ErrorList
 	Warn     func(obj, old Object) []string
 
 	Name           func(name string, prefix bool) []string
+	Meta           MetaRules
 	Generation     func(obj, old Object) bool
 	HasGeneration  bool
 	Fields         map[string]func(obj Object) string
@@ -241,6 +265,7 @@ type Sub struct {
 	Verbs    []string
 	View     bool
 	Prepare  func(obj, old Object)
+	Reset    []string
 	Validate func(obj, old Object) field.ErrorList
 	Warn     func(obj, old Object) []string
 	Scale    *Scale[Object]

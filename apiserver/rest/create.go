@@ -46,13 +46,13 @@ func (h *Handler) create(w http.ResponseWriter, r *http.Request, t *target) erro
 	if err := place(obj, t); err != nil {
 		return err
 	}
-	if t.resource.Review != nil {
-		return h.review(ctx, w, r, newWrite(r, t, options, "", options.DryRun), obj)
-	}
 	dedupeOwners(obj, false, func(text string) { request.Warn(ctx, text) })
 	wr := newWrite(r, t, options, options.FieldManager, options.DryRun)
 	if err := h.Fields.Update(t.resource, "", t.empty(), obj, wr.manager); err != nil {
 		return err
+	}
+	if t.resource.Review != nil {
+		return h.review(ctx, w, r, wr, obj)
 	}
 	item, err := h.createObject(ctx, wr, obj)
 	if err != nil {

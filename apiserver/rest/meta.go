@@ -86,13 +86,23 @@ var metadata = field.NewPath("metadata")
 // validateMeta lists what is wrong with the metadata of obj; old is nil on
 // create. The name of what exists is not judged again: rules change.
 func validateMeta(r *resource.Resource, obj, old resource.Object) field.ErrorList {
-	if old == nil {
-		errs := validation.ValidateObjectMetaAccessor(obj, r.Namespaced(), r.Name, metadata)
-		return append(errs, validateFinalizers(obj)...)
+	var errs field.ErrorList
+	switch {
+	case old != nil:
+		errs = append(validateSegment(r, obj), validation.ValidateObjectMetaAccessorUpdate(obj, old, metadata)...)
+	case r.Meta != resource.MetaLax:
+		errs = validation.ValidateObjectMetaAccessor(obj, r.Namespaced(), r.Name, metadata)
 	}
-	errs := validation.ValidateObjectMetaAccessor(obj, r.Namespaced(), path.ValidatePathSegmentName, metadata)
-	errs = append(errs, validation.ValidateObjectMetaAccessorUpdate(obj, old, metadata)...)
-	return append(errs, validateFinalizers(obj)...)
+	if r.Meta == resource.MetaStrict {
+		errs = append(errs, validateFinalizers(obj)...)
+	}
+	return errs
+}
+
+// validateSegment is what the metadata of any kind must be like: the name can
+// stand in a path.
+func validateSegment(r *resource.Resource, obj resource.Object) field.ErrorList {
+	return validation.ValidateObjectMetaAccessor(obj, r.Namespaced(), path.ValidatePathSegmentName, metadata)
 }
 
 // validateFinalizers reserves names without a domain for Kubernetes itself, in

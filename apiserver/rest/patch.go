@@ -111,26 +111,35 @@ func (p *patch) updateOptions() *metav1.UpdateOptions {
 	return o
 }
 
-// readPatch takes the patch from a request. Custom resources have no strategic
-// merge patch: their lists have no merge keys in Go types.
-func (h *Handler) readPatch(r *http.Request, t *target) (*patch, error) {
+// patchType is the type of the patch in a request. Custom resources have no
+// strategic merge patch: their lists have no merge keys in Go types.
+func patchType(r *http.Request, t *target) (types.PatchType, error) {
 	contentType, _, _ := strings.Cut(r.Header.Get("Content-Type"), ";")
 	known := []string{string(types.JSONPatchType), string(types.MergePatchType), string(types.StrategicMergePatchType), string(types.ApplyYAMLPatchType)}
 	if _, custom := runtime.Object(t.resource.New()).(runtime.Unstructured); custom {
 		known = slices.Delete(known, 2, 3)
 	}
 	if !slices.Contains(known, contentType) {
-		return nil, errPatchType
+		return "", errPatchType
+	}
+	return types.PatchType(contentType), nil
+}
+
+// readPatch takes the patch from a request.
+func (h *Handler) readPatch(r *http.Request, t *target) (*patch, error) {
+	kind, err := patchType(r, t)
+	if err != nil {
+		return nil, err
 	}
 	body, err := codec.ReadBody(r)
 	if err != nil {
 		return nil, err
 	}
-	options, err := patchOptions(r, types.PatchType(contentType))
+	options, err := patchOptions(r, kind)
 	if err != nil {
 		return nil, err
 	}
-	return &patch{kind: types.PatchType(contentType), body: body, options: options}, nil
+	return &patch{kind: kind, body: body, options: options}, nil
 }
 
 // apply reads into what the patch makes of live. Both are of kind.

@@ -91,8 +91,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	t, serve, err := h.route(info, r)
 	if err == nil && (t.sub == nil || !t.sub.Connect) {
-		request.Warn(r.Context(), t.resource.Deprecated)
-		err = codec.Acceptable(r, t.offer(), info.Verb == "list" || info.Verb == "watch")
+		err = acceptable(r, t, info.Verb)
 	}
 	if err == nil {
 		err = serve(h, w, r, t)
@@ -100,6 +99,18 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if err != nil {
 		WriteError(w, r, err)
 	}
+}
+
+// acceptable checks the media types of a request before anything else, and
+// warns of a deprecated kind.
+func acceptable(r *http.Request, t *target, verb string) error {
+	if verb == "patch" {
+		if _, err := patchType(r, t); err != nil {
+			return err
+		}
+	}
+	request.Warn(r.Context(), t.resource.Deprecated)
+	return codec.Acceptable(r, t.offer(), verb == "list" || verb == "watch")
 }
 
 func (h *Handler) notFound(w http.ResponseWriter, r *http.Request) {

@@ -66,15 +66,8 @@ func (h *Handler) update(w http.ResponseWriter, r *http.Request, t *target) erro
 	return h.answer(w, r, t, out, code, item)
 }
 
-// manage records whose fields changed from live to obj. On a view, what it
-// puts back is no change.
+// manage records whose fields changed from live to obj.
 func (h *Handler) manage(w *write, live, obj resource.Object) (resource.Object, error) {
-	if w.sub != nil {
-		version, fields := obj.GetResourceVersion(), obj.GetManagedFields()
-		w.sub.Prepare(obj, live)
-		obj.SetResourceVersion(version)
-		obj.SetManagedFields(fields)
-	}
 	return obj, h.Fields.Update(w.resource, w.subName(), live, obj, w.manager)
 }
 
@@ -136,7 +129,7 @@ func (h *Handler) tryUpdate(ctx context.Context, w *write, c change) (*store.Ite
 		if err := h.mutate(ctx, w, "update", obj, old); err != nil {
 			return nil, err
 		}
-		if err := sameVersion(r, obj, old); err != nil {
+		if err := sameVersion(w.resource, obj, old); err != nil {
 			return nil, err
 		}
 		if err := held.reserve(ctx, w, obj, old); err != nil {
@@ -163,7 +156,7 @@ func (h *Handler) tryUpdate(ctx context.Context, w *write, c change) (*store.Ite
 // uidConflict is the error for a write that was meant for another object of
 // the same name. Clients have been seen to parse it.
 func uidConflict(r *resource.Resource, w *write, want, have types.UID) error {
-	return apierrors.NewConflict(r.GR(), w.name, fmt.Errorf(
+	return apierrors.NewConflict(w.resource.GR(), w.name, fmt.Errorf(
 		"StorageError: invalid object, Code: 4, Key: %s, ResourceVersion: 0, AdditionalErrorMsg: Precondition failed: UID in precondition: %s, UID in object meta: %s",
 		r.Key(w.objectNamespace(), w.name), want, have))
 }

@@ -81,7 +81,7 @@ func admissionError(w *write, err error) error {
 	if err == nil || isStatus(err) || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 		return err
 	}
-	return apierrors.NewForbidden(w.stored().GR(), w.name, err)
+	return apierrors.NewForbidden(w.resource.GR(), w.name, err)
 }
 
 // prepare resets what a client may not set by this path; old is nil on create.
@@ -111,11 +111,14 @@ func (w *write) prepare(obj, old resource.Object) {
 
 // validate gives 422 with all that is wrong with obj.
 func (w *write) validate(obj, old resource.Object) error {
-	errs := validateMeta(w.stored(), obj, old)
+	errs := validateMeta(w.resource, obj, old)
 	if w.sub != nil {
 		errs = append(errs, w.sub.Validate(obj, old)...)
 	} else {
 		errs = append(errs, w.resource.Validate(obj, old)...) // versions may differ in what they accept
+	}
+	if len(errs) == 0 && old == nil {
+		errs = validateSegment(w.resource, obj) // the rules of a kind may say less
 	}
 	if len(errs) == 0 {
 		return nil

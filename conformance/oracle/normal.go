@@ -166,6 +166,7 @@ func plain(value any, told string, s *seen) any {
 				v[key] = plain(inner, told, s)
 			}
 		}
+		plainRules(v)
 		plainCauses(v)
 		plainManagers(v)
 		return v
@@ -204,6 +205,15 @@ func plainText(s, told string) string {
 	s = moment.ReplaceAllStringFunc(s, keep("<time>"))
 	s = address.ReplaceAllStringFunc(s, keep("<address>"))
 	return ports.ReplaceAllStringFunc(s, keep("<port>"))
+}
+
+// plainRules sorts the rules of a SelfSubjectRulesReview, which kube-apiserver
+// lists in the order of a map.
+func plainRules(status map[string]any) {
+	for _, of := range []string{"resourceRules", "nonResourceRules"} {
+		rules, _ := status[of].([]any)
+		slices.SortFunc(rules, func(a, b any) int { return strings.Compare(text(a), text(b)) })
+	}
 }
 
 // plainCauses sorts the causes of a Status and takes out what is there twice:

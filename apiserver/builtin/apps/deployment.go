@@ -53,6 +53,7 @@ func deployments() *resource.Resource {
 					obj.Spec = old.Spec
 					obj.Labels = old.Labels
 				},
+				Reset:    []string{"spec", "metadata.labels"},
 				Validate: validateDeploymentStatus,
 			},
 		},

@@ -122,7 +122,7 @@ func validateStatefulSetSpec(spec *appsv1.StatefulSetSpec, opts podspec.Options,
 	errs = append(errs, validateRetention(spec.PersistentVolumeClaimRetentionPolicy, specPath.Child("persistentVolumeClaimRetentionPolicy"))...)
 	if isNew {
 		for i := range spec.VolumeClaimTemplates {
-			errs = append(errs, podspec.ValidateClaimSpec(&spec.VolumeClaimTemplates[i].Spec, specPath.Child("volumeClaimTemplates").Index(i).Child("spec"))...)
+			errs = append(errs, podspec.ValidateClaimSpec(&spec.VolumeClaimTemplates[i].Spec, nil, specPath.Child("volumeClaimTemplates").Index(i).Child("spec"))...)
 		}
 	}
 	errs = append(errs, notNegative(specPath,

@@ -8,6 +8,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"github.com/skiff-k8s/skiff/apiserver/builtin/podspec"
 )
 
 type fieldErrors = field.ErrorList
@@ -41,7 +43,7 @@ func validateLocal(review *authorizationv1.LocalSubjectAccessReview) fieldErrors
 		errs = append(errs, field.Invalid(spec.Child("resourceAttributes", "namespace"), r.Namespace, "must match metadata.namespace"))
 	}
 	if p := review.Spec.NonResourceAttributes; p != nil {
-		errs = append(errs, field.Invalid(spec.Child("nonResourceAttributes"), p, "disallowed on this kind of request"))
+		errs = append(errs, field.Invalid(spec.Child("nonResourceAttributes"), podspec.Untagged(p), "disallowed on this kind of request"))
 	}
 	return errs
 }
@@ -53,7 +55,7 @@ func validateAttributes(r *authorizationv1.ResourceAttributes, p *authorizationv
 func validateChoice(r *authorizationv1.ResourceAttributes, p *authorizationv1.NonResourceAttributes) fieldErrors {
 	switch {
 	case r != nil && p != nil:
-		return fieldErrors{field.Invalid(spec.Child("nonResourceAttributes"), p, "cannot be specified in combination with resourceAttributes")}
+		return fieldErrors{field.Invalid(spec.Child("nonResourceAttributes"), podspec.Untagged(p), "cannot be specified in combination with resourceAttributes")}
 	case r == nil && p == nil:
 		return fieldErrors{field.Invalid(spec.Child("resourceAttributes"), p, "exactly one of nonResourceAttributes or resourceAttributes must be specified")}
 	}

@@ -34,6 +34,7 @@ func signingRequests() *resource.Resource {
 		// Only here is known who asks, and nobody may ask for somebody else.
 		Reserve:  nameRequester,
 		Prepare:  prepareRequest,
+		Reset:    []string{"spec", "status"},
 		Validate: validateRequest,
 		Name:     func(string, bool) []string { return nil },
 		Fields:   map[string]func(*signing) string{"spec.signerName": func(r *signing) string { return r.Spec.SignerName }},
@@ -46,8 +47,8 @@ func signingRequests() *resource.Resource {
 			table.Text("Condition", table.Doc(status, "conditions"), conditionColumn),
 		},
 		Subresources: []resource.Subresource[signing]{
-			{Name: "approval", View: true, Prepare: prepareApproval, Validate: validateApproval},
-			{Name: "status", View: true, Prepare: prepareStatus, Validate: validateStatus},
+			{Name: "approval", View: true, Prepare: prepareApproval, Reset: []string{"spec", "status.certificate"}, Validate: validateApproval},
+			{Name: "status", View: true, Prepare: prepareStatus, Reset: []string{"spec", "status.conditions"}, Validate: validateStatus},
 		},
 	})
 }

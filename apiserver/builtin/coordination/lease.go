@@ -21,6 +21,7 @@ func leases() *resource.Resource {
 			l.Spec.Strategy, l.Spec.PreferredHolder = nil, nil
 		},
 		Validate:       validateLease,
+		Meta:           resource.MetaAnyFinalizer,
 		CreateOnUpdate: true,
 		NeedsVersion:   true,
 		Columns: []resource.Column[*coordinationv1.Lease]{

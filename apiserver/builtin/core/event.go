@@ -20,6 +20,7 @@ const EventLifetime = 60 * 60
 func events() *resource.Resource {
 	return resource.Define[corev1.EventList](resource.Definition[corev1.Event]{
 		Version: "v1", Kind: "Event", Plural: "events", ShortNames: []string{"ev"},
+		Meta:           resource.MetaLax,
 		Validate:       func(e, _ *corev1.Event) field.ErrorList { return ValidateEvent(e, "reportingComponent") },
 		Fields:         EventFields(),
 		CreateOnUpdate: true,

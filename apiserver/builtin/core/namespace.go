@@ -36,7 +36,7 @@ func namespaces() *resource.Resource {
 		},
 		Subresources: []resource.Subresource[corev1.Namespace]{
 			{Name: "finalize", View: true, Verbs: []string{"update"},
-				Prepare: prepareNamespaceFinalize, Validate: validateFinalize},
+				Prepare: prepareNamespaceFinalize, Reset: []string{"status"}, Validate: validateFinalize},
 			{Name: "status", View: true,
 				Prepare: prepareNamespaceStatus, Validate: validateNamespaceStatus},
 		},

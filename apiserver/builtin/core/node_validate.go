@@ -3,6 +3,7 @@ package core
 import (
 	"encoding/json"
 	"fmt"
+	"regexp"
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
@@ -19,6 +20,10 @@ func validateNode(n, old *corev1.Node) field.ErrorList {
 	errs := validateNodeAnnotations(n)
 	errs = append(errs, validateTaints(n.Spec.Taints)...)
 	errs = append(errs, validateNodeQuantities(n)...)
+	if swap := n.Status.NodeInfo.Swap; swap != nil && swap.Capacity != nil && *swap.Capacity <= 0 {
+		errs = append(errs, field.Invalid(field.NewPath("metadata", "nodeSwapStatus", "capacity"), *swap.Capacity, "must be greater than zero"))
+	}
+	errs = append(errs, validateDeclaredFeatures(n.Status.DeclaredFeatures)...)
 	errs = append(errs, validatePodCIDRs(n)...)
 	if old != nil {
 		errs = append(errs, validateNodeUpdate(n, old)...)
@@ -83,7 +88,32 @@ func validateNodeQuantities(n *corev1.Node) field.ErrorList {
 		of   corev1.ResourceList
 	}{{"capacity", n.Status.Capacity}, {"allocatable", n.Status.Allocatable}} {
 		for name, quantity := range list.of {
-			errs = append(errs, validateQuantity(name, quantity, field.NewPath("status", list.name, string(name)))...)
+			errs = append(errs, validateAmount(name, quantity, field.NewPath("status", list.name, string(name)))...)
+		}
+	}
+	return errs
+}
+
+var declaredFeature = regexp.MustCompile(`^[A-Z][a-zA-Z0-9]*(/[a-zA-Z][a-zA-Z0-9]*)*$`)
+
+// validateDeclaredFeatures demands names of features in their order (KEP-5328).
+func validateDeclaredFeatures(features []string) field.ErrorList {
+	const form = "must start with an UpperCamelCase segment, with subsequent segments separated by '/' (e.g., MyFeature or MyFeature/mySubFeature), and contain only alphanumeric characters and slashes"
+	var errs field.ErrorList
+	for i, name := range features {
+		path := field.NewPath("status", "declaredFeatures").Index(i)
+		switch {
+		case len(name) > validation.DNS1123SubdomainMaxLength:
+			errs = append(errs, field.Invalid(path, name, fmt.Sprintf("invalid feature name %q: must be no more than %d characters", name, validation.DNS1123SubdomainMaxLength)))
+		case !declaredFeature.MatchString(name):
+			errs = append(errs, field.Invalid(path, name, fmt.Sprintf("invalid feature name %q: %s", name, form)))
+		}
+		switch {
+		case i == 0 || features[i-1] < name:
+		case features[i-1] == name:
+			errs = append(errs, field.Duplicate(path, name))
+		default:
+			errs = append(errs, field.Invalid(path, name, "list must be sorted alphabetically"))
 		}
 	}
 	return errs
@@ -110,7 +140,7 @@ func validatePodCIDRs(n *corev1.Node) field.ErrorList {
 
 // validateNodeUpdate serves the node and its status alike.
 func validateNodeUpdate(n, old *corev1.Node) field.ErrorList {
-	errs := validateNodeQuantities(n)
+	errs := append(validateNodeQuantities(n), validateDeclaredFeatures(n.Status.DeclaredFeatures)...)
 	seen := make(map[corev1.NodeAddress]bool)
 	for i, a := range n.Status.Addresses {
 		if seen[a] {

@@ -10,6 +10,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/conversion"
 	"k8s.io/apimachinery/pkg/util/diff"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/utils/ptr"
@@ -29,7 +30,7 @@ func persistentVolumes() *resource.Resource {
 		Default:        defaultVolume,
 		Prepare:        prepareVolume,
 		Validate:       validateVolume,
-		Fields:         map[string]func(*volume) string{"name": func(v *volume) string { return v.Name }},
+		Warn:           warnVolume,
 		Columns: []resource.Column[*volume]{
 			resource.NameColumn[*volume](),
 			table.Text("Capacity", table.Doc(spec, "capacity"), func(v *volume) string { return storageText(v.Spec.Capacity) }),
@@ -94,7 +95,11 @@ func validateVolume(v, old *corev1.PersistentVolume) field.ErrorList {
 		if a.Required == nil {
 			errs = append(errs, field.Required(at.Child("nodeAffinity", "required"), "must specify required node constraints"))
 		} else {
-			errs = append(errs, podspec.ValidateNodeSelector(a.Required, old != nil, at.Child("nodeAffinity", "required"))...)
+			var before *corev1.NodeSelector
+			if old != nil && old.Spec.NodeAffinity != nil {
+				before = old.Spec.NodeAffinity.Required
+			}
+			errs = append(errs, podspec.ValidateNodeSelector(a.Required, before, at.Child("nodeAffinity", "required"))...)
 		}
 	}
 	errs = append(errs, validateVolumeSource(&v.Spec, at)...)
@@ -154,6 +159,7 @@ func validateVolumeCapacity(c corev1.ResourceList, at *field.Path) field.ErrorLi
 		errs = append(errs, field.NotSupported(at, c, []corev1.ResourceName{corev1.ResourceStorage}))
 	}
 	for name, q := range c {
+		errs = append(errs, validateStored(q, at.Key(string(name)))...)
 		if q.Sign() <= 0 {
 			errs = append(errs, field.Invalid(at.Key(string(name)), q.String(), "must be greater than zero"))
 		}
@@ -245,13 +251,79 @@ func validateVolumeUpdate(v, old *corev1.PersistentVolume) field.ErrorList {
 		errs = append(errs, field.Forbidden(field.NewPath("spec", "persistentvolumesource"), fmt.Sprintf("spec.persistentvolumesource is immutable after creation\n%v", diff.Diff(podspec.Untagged(was), podspec.Untagged(is)))))
 	}
 	errs = append(errs, validation.ValidateImmutableField(v.Spec.VolumeMode, old.Spec.VolumeMode, field.NewPath("volumeMode"))...)
-	if a := old.Spec.NodeAffinity; a != nil && !equality.Semantic.DeepEqual(v.Spec.NodeAffinity, a) {
+	if a := old.Spec.NodeAffinity; a != nil && !butStableLabels.DeepEqual(v.Spec.NodeAffinity, a) {
 		errs = append(errs, field.Invalid(field.NewPath("nodeAffinity"), podspec.Untagged(v.Spec.NodeAffinity), "field is immutable, except for updating from beta label to GA"))
 	}
 	if old.Spec.VolumeAttributesClassName != nil && v.Spec.VolumeAttributesClassName == nil {
 		errs = append(errs, field.Forbidden(field.NewPath("spec", "volumeAttributesClassName"), "update from non-nil value to nil is forbidden"))
 	}
 	return errs
+}
+
+// stableLabels are the labels of nodes that took the place of beta ones.
+var stableLabels = map[string]string{
+	corev1.LabelFailureDomainBetaZone:   corev1.LabelTopologyZone,
+	corev1.LabelFailureDomainBetaRegion: corev1.LabelTopologyRegion,
+	"beta.kubernetes.io/os":             corev1.LabelOSStable,
+	"beta.kubernetes.io/arch":           corev1.LabelArchStable,
+	corev1.LabelInstanceType:            corev1.LabelInstanceTypeStable,
+}
+
+// butStableLabels is equality that lets a beta label, on the right, become its
+// stable one.
+var butStableLabels = func() conversion.Equalities {
+	equal := equality.Semantic.Copy()
+	if err := equal.AddFunc(func(is, was corev1.NodeSelectorRequirement) bool {
+		if stableLabels[was.Key] == is.Key {
+			was.Key = is.Key
+		}
+		return equality.Semantic.DeepEqual(is, was)
+	}); err != nil {
+		panic(err) // of the form of the function alone
+	}
+	return equal
+}()
+
+// deprecatedSources are types of volumes whose drivers are gone, with the
+// release that warned first and the one without.
+var deprecatedSources = []struct {
+	name, since, gone string
+	used              func(*corev1.PersistentVolumeSource) bool
+}{
+	{"cephfs", "v1.28", "v1.31", func(s *corev1.PersistentVolumeSource) bool { return s.CephFS != nil }},
+	{"photonPersistentDisk", "v1.11", "v1.16", func(s *corev1.PersistentVolumeSource) bool { return s.PhotonPersistentDisk != nil }},
+	{"scaleIO", "v1.16", "v1.22", func(s *corev1.PersistentVolumeSource) bool { return s.ScaleIO != nil }},
+	{"storageOS", "v1.22", "v1.25", func(s *corev1.PersistentVolumeSource) bool { return s.StorageOS != nil }},
+	{"glusterfs", "v1.25", "v1.26", func(s *corev1.PersistentVolumeSource) bool { return s.Glusterfs != nil }},
+	{"rbd", "v1.28", "v1.31", func(s *corev1.PersistentVolumeSource) bool { return s.RBD != nil }},
+}
+
+func warnVolume(v, _ *corev1.PersistentVolume) []string {
+	warnings := warnClassAnnotation(v.Annotations)
+	if _, ok := v.Annotations[corev1.MountOptionAnnotation]; ok {
+		warnings = append(warnings, fmt.Sprintf("metadata.annotations[%s]: deprecated since v1.31; use \"mountOptions\" attribute instead", corev1.MountOptionAnnotation))
+	}
+	if v.Spec.PersistentVolumeReclaimPolicy == corev1.PersistentVolumeReclaimRecycle {
+		warnings = append(warnings, "spec.persistentVolumeReclaimPolicy: The Recycle reclaim policy is deprecated. Instead, the recommended approach is to use dynamic provisioning.")
+	}
+	if a := v.Spec.NodeAffinity; a != nil && a.Required != nil {
+		warnings = append(warnings, podspec.WarnNodeSelector(a.Required, field.NewPath("spec", "nodeAffinity", "required"))...)
+	}
+	for _, d := range deprecatedSources {
+		if d.used(&v.Spec.PersistentVolumeSource) {
+			warnings = append(warnings, fmt.Sprintf("spec.%s: deprecated in %s, non-functional in %s+", d.name, d.since, d.gone))
+		}
+	}
+	return warnings
+}
+
+// warnClassAnnotation is for volumes and claims that name their class as they
+// did before there was a field for it.
+func warnClassAnnotation(annotations map[string]string) []string {
+	if _, ok := annotations[corev1.BetaStorageClassAnnotation]; !ok {
+		return nil
+	}
+	return []string{fmt.Sprintf("metadata.annotations[%s]: deprecated since v1.8; use \"storageClassName\" attribute instead", corev1.BetaStorageClassAnnotation)}
 }
 
 func storageText(list corev1.ResourceList) string {

@@ -2,6 +2,7 @@ package core
 
 import (
 	"fmt"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
@@ -10,6 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/utils/ptr"
 
+	"github.com/skiff-k8s/skiff/apiserver/builtin/check"
 	"github.com/skiff-k8s/skiff/apiserver/builtin/podspec"
 	"github.com/skiff-k8s/skiff/apiserver/builtin/table"
 	"github.com/skiff-k8s/skiff/apiserver/resource"
@@ -29,8 +31,9 @@ func persistentVolumeClaims() *resource.Resource {
 		},
 		Prepare:  prepareClaim,
 		Validate: validateClaim,
-		Warn:     func(c, _ *claim) []string { return podspec.WarnClaimSpec(&c.Spec, field.NewPath("spec")) },
-		Fields:   map[string]func(*claim) string{"name": func(c *claim) string { return c.Name }},
+		Warn: func(c, _ *claim) []string {
+			return append(warnClassAnnotation(c.Annotations), podspec.WarnClaimSpec(&c.Spec, field.NewPath("spec"))...)
+		},
 		Columns: []resource.Column[*claim]{
 			resource.NameColumn[*claim](),
 			table.Text("Status", table.Doc(status, "phase"), func(c *claim) string { return phase(c.DeletionTimestamp, string(c.Status.Phase)) }),
@@ -58,6 +61,9 @@ func prepareClaim(c, old *corev1.PersistentVolumeClaim) {
 	} else {
 		c.Status = *old.Status.DeepCopy()
 	}
+	if r := c.Spec.DataSourceRef; r != nil && ptr.Deref(r.Namespace, "") != "" && (old == nil || old.Spec.DataSourceRef == nil) {
+		c.Spec.DataSourceRef = nil // data of other namespaces is a feature that is off (KEP-3294)
+	}
 	pairDataSources(&c.Spec, old)
 }
 
@@ -83,10 +89,10 @@ func validDataSource(d *corev1.TypedLocalObjectReference) bool {
 }
 
 func validateClaim(c, old *corev1.PersistentVolumeClaim) field.ErrorList {
-	errs := podspec.ValidateClaimSpec(&c.Spec, field.NewPath("spec"))
 	if old == nil {
-		return errs
+		return podspec.ValidateClaimSpec(&c.Spec, nil, field.NewPath("spec"))
 	}
+	errs := podspec.ValidateClaimSpec(&c.Spec, &old.Spec, field.NewPath("spec"))
 	return append(errs, validateClaimUpdate(c, old)...)
 }
 
@@ -137,14 +143,44 @@ func validateClassChange(c, old *corev1.PersistentVolumeClaim) field.ErrorList {
 	return nil
 }
 
+var resizeStatuses = []corev1.ClaimResourceStatus{
+	corev1.PersistentVolumeClaimControllerResizeInProgress, corev1.PersistentVolumeClaimControllerResizeInfeasible,
+	corev1.PersistentVolumeClaimNodeResizeInProgress, corev1.PersistentVolumeClaimNodeResizeInfeasible, corev1.PersistentVolumeClaimNodeResizePending,
+}
+
 func validateClaimStatus(c, _ *corev1.PersistentVolumeClaim) field.ErrorList {
+	at := field.NewPath("status")
 	var errs field.ErrorList
 	for name, q := range c.Status.Capacity {
-		if q.Sign() < 0 {
-			errs = append(errs, field.Invalid(field.NewPath("status", "capacity").Key(string(name)), q.String(), "must be a valid resource quantity"))
+		errs = append(errs, validateStored(q, at.Child("capacity").Key(string(name)))...)
+	}
+	for name, status := range c.Status.AllocatedResourceStatuses {
+		path := at.Child("allocatedResourceStatuses")
+		errs = append(errs, validateClaimResource(name, path)...)
+		if !slices.Contains(resizeStatuses, status) {
+			errs = append(errs, field.NotSupported[corev1.ClaimResourceStatus](path, name, resizeStatuses))
 		}
 	}
+	for name, q := range c.Status.AllocatedResources {
+		path := at.Child("allocatedResources")
+		wrong := validateClaimResource(name, path)
+		if len(wrong) == 0 {
+			wrong = validateStored(q, path.Key(string(name)))
+		}
+		errs = append(errs, wrong...)
+	}
 	return errs
+}
+
+// validateClaimResource demands storage, or a resource of somebody else.
+func validateClaimResource(name corev1.ResourceName, path *field.Path) field.ErrorList {
+	if errs := check.Qualified(string(name), path); len(errs) > 0 {
+		return errs
+	}
+	if podspec.IsNative(name) {
+		return check.Supported(name, path, corev1.ResourceStorage)
+	}
+	return nil
 }
 
 func bound(text func(*corev1.PersistentVolumeClaim) string) func(*corev1.PersistentVolumeClaim) string {

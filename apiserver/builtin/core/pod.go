@@ -72,7 +72,7 @@ func podSubresources() []resource.Subresource[corev1.Pod] {
 		connect("portforward", "PodPortForwardOptions"),
 		connect("proxy", "PodProxyOptions", "create", "delete", "get", "patch", "update"),
 		{Name: "resize", View: true, Prepare: prepareResize, Validate: validateResize},
-		{Name: "status", View: true, Prepare: preparePodStatus, Validate: validatePodStatus, Warn: warnPodStatus},
+		{Name: "status", View: true, Prepare: preparePodStatus, Reset: []string{"spec", "metadata.deletionTimestamp", "metadata.ownerReferences"}, Validate: validatePodStatus, Warn: warnPodStatus},
 	}
 }
 

@@ -2,7 +2,6 @@ package core
 
 import (
 	"fmt"
-	"net/netip"
 	"slices"
 	"strings"
 
@@ -10,6 +9,7 @@ import (
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+	netutils "k8s.io/utils/net"
 
 	"github.com/skiff-k8s/skiff/apiserver/builtin/podspec"
 )
@@ -234,19 +234,11 @@ func validateIPs(ips, before []string, value any, path *field.Path) field.ErrorL
 	if len(ips) < 2 {
 		return errs
 	}
-	v4, v6 := 0, 0
-	for _, ip := range ips {
-		addr, err := netip.ParseAddr(ip)
-		switch {
-		case err != nil:
-			errs = append(errs, field.InternalError(path, fmt.Errorf("failed to check for dual stack with error:%w", err)))
-		case addr.Unmap().Is4():
-			v4++
-		default:
-			v6++
-		}
+	dual, err := netutils.IsDualStackIPStrings(ips)
+	if err != nil {
+		errs = append(errs, field.InternalError(path, fmt.Errorf("failed to check for dual stack with error:%w", err)))
 	}
-	if v4 == 0 || v6 == 0 || len(ips) > 2 {
+	if !dual || len(ips) > 2 {
 		errs = append(errs, field.Invalid(path, podspec.Untagged(value), "may specify no more than one IP for each IP family"))
 	}
 	return errs

@@ -15,7 +15,12 @@ import (
 // validateQuantity checks an amount of a resource: not negative, and whole
 // where the resource cannot be divided.
 func validateQuantity(name corev1.ResourceName, quantity resource.Quantity, path *field.Path) field.ErrorList {
-	errs := check.Resource(name, path)
+	return append(check.Resource(name, path), validateAmount(name, quantity, path)...)
+}
+
+// validateAmount checks the quantity of a resource whatever its name.
+func validateAmount(name corev1.ResourceName, quantity resource.Quantity, path *field.Path) field.ErrorList {
+	var errs field.ErrorList
 	if quantity.Cmp(resource.Quantity{}) < 0 {
 		errs = append(errs, field.Invalid(path, quantity.String(), validation.IsNegativeErrorMsg))
 	}
@@ -23,6 +28,14 @@ func validateQuantity(name corev1.ResourceName, quantity resource.Quantity, path
 		errs = append(errs, field.Invalid(path, quantity, "must be an integer"))
 	}
 	return errs
+}
+
+// validateStored refuses less than nothing.
+func validateStored(q resource.Quantity, path *field.Path) field.ErrorList {
+	if q.Value() < 0 {
+		return field.ErrorList{field.Invalid(path, q.Value(), "must be a valid resource quantity")}
+	}
+	return nil
 }
 
 // indivisible reports whether a resource is counted in whole pieces: objects,

@@ -7,6 +7,7 @@ import (
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/api/validate/content"
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -32,6 +33,12 @@ func replicationControllers() *resource.Resource {
 		},
 		Validate: validateReplicationController,
 		Warn:     warnReplicationController,
+		Name: func(name string, prefix bool) []string {
+			if prefix {
+				return nil // only the name that comes of it counts
+			}
+			return content.IsDNS1123Subdomain(name)
+		},
 		Generation: func(obj, old *corev1.ReplicationController) bool {
 			return !equality.Semantic.DeepEqual(obj.Spec, old.Spec)
 		},

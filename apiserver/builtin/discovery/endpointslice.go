@@ -78,14 +78,11 @@ const (
 
 func validateEndpointSlice(s, old *discoveryv1.EndpointSlice) field.ErrorList {
 	errs := check.OneOf(s.AddressType, field.NewPath("addressType"), discoveryv1.AddressTypeFQDN, discoveryv1.AddressTypeIPv4, discoveryv1.AddressTypeIPv6)
-	var before []string
+	errs = append(errs, validatePorts(s.Ports, field.NewPath("ports"))...)
 	if old != nil {
-		// Addresses of another type would all be wrong, too.
-		if changed := check.Immutable(s.AddressType, old.AddressType, field.NewPath("addressType")); len(changed) > 0 {
-			return changed
-		}
-		for _, e := range old.Endpoints {
-			before = append(before, e.Addresses...)
+		errs = append(errs, check.Immutable(s.AddressType, old.AddressType, field.NewPath("addressType"))...)
+		if equality.Semantic.DeepEqual(s.Endpoints, old.Endpoints) {
+			return errs // they were good enough once
 		}
 	}
 	path := field.NewPath("endpoints")
@@ -93,12 +90,12 @@ func validateEndpointSlice(s, old *discoveryv1.EndpointSlice) field.ErrorList {
 		return append(errs, field.TooMany(path, len(s.Endpoints), maxEndpoints))
 	}
 	for i := range s.Endpoints {
-		errs = append(errs, validateEndpoint(&s.Endpoints[i], s.AddressType, before, path.Index(i))...)
+		errs = append(errs, validateEndpoint(&s.Endpoints[i], s.AddressType, path.Index(i))...)
 	}
-	return append(errs, validatePorts(s.Ports, field.NewPath("ports"))...)
+	return errs
 }
 
-func validateEndpoint(e *discoveryv1.Endpoint, addressType discoveryv1.AddressType, before []string, path *field.Path) field.ErrorList {
+func validateEndpoint(e *discoveryv1.Endpoint, addressType discoveryv1.AddressType, path *field.Path) field.ErrorList {
 	var errs field.ErrorList
 	addresses := path.Child("addresses")
 	if len(e.Addresses) == 0 {
@@ -107,7 +104,7 @@ func validateEndpoint(e *discoveryv1.Endpoint, addressType discoveryv1.AddressTy
 		errs = append(errs, field.TooMany(addresses, len(e.Addresses), maxAddresses))
 	}
 	for i, a := range e.Addresses {
-		errs = append(errs, validateAddress(a, addressType, before, addresses, i)...)
+		errs = append(errs, validateAddress(a, addressType, addresses, i)...)
 	}
 	if e.NodeName != nil {
 		errs = append(errs, check.Subdomain(*e.NodeName, path.Child("nodeName"))...)
@@ -120,12 +117,19 @@ func validateEndpoint(e *discoveryv1.Endpoint, addressType discoveryv1.AddressTy
 }
 
 // validateAddress checks address a, which is number i of the list at path.
-func validateAddress(a string, addressType discoveryv1.AddressType, before []string, list *field.Path, i int) field.ErrorList {
+func validateAddress(a string, addressType discoveryv1.AddressType, list *field.Path, i int) field.ErrorList {
 	path := list.Index(i)
-	if addressType == discoveryv1.AddressTypeFQDN {
+	var errs field.ErrorList
+	switch addressType {
+	case discoveryv1.AddressTypeFQDN:
 		return validation.IsFullyQualifiedDomainName(path, a)
+	case discoveryv1.AddressTypeIPv4: // whose leading zeros were allowed once
+		errs = validation.IsValidIPForLegacyField(path, a, true, nil)
+	case discoveryv1.AddressTypeIPv6:
+		errs = validation.IsValidIP(path, a)
+	default:
+		return nil
 	}
-	errs := validation.IsValidIPForLegacyField(path, a, true, before)
 	ip, err := netip.ParseAddr(a)
 	if err != nil {
 		return errs
@@ -205,7 +209,7 @@ func validatePorts(ports []discoveryv1.EndpointPort, path *field.Path) field.Err
 			errs = append(errs, field.Duplicate(path.Child("name"), name))
 		}
 		seen[name] = true
-		errs = append(errs, check.OneOf(ptr.Deref(p.Protocol, ""), path.Child("protocol"), corev1.ProtocolSCTP, corev1.ProtocolTCP, corev1.ProtocolUDP)...)
+		errs = append(errs, check.Supported(ptr.Deref(p.Protocol, ""), path.Child("protocol"), corev1.ProtocolSCTP, corev1.ProtocolTCP, corev1.ProtocolUDP)...)
 		if p.AppProtocol != nil {
 			errs = append(errs, check.Qualified(*p.AppProtocol, path.Child("appProtocol"))...)
 		}

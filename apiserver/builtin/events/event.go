@@ -8,10 +8,10 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	eventsv1 "k8s.io/api/events/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
-	"k8s.io/apimachinery/pkg/api/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/skiff-k8s/skiff/apiserver/builtin/core"
+	"github.com/skiff-k8s/skiff/apiserver/builtin/podspec"
 	"github.com/skiff-k8s/skiff/apiserver/resource"
 )
 
@@ -164,7 +164,7 @@ func validateUpdate(e, old *corev1.Event) field.ErrorList {
 		{"reportingController", e.ReportingController, old.ReportingController},
 		{"reportingInstance", e.ReportingInstance, old.ReportingInstance},
 	} {
-		errs = append(errs, validation.ValidateImmutableField(f.value, f.was, field.NewPath(f.name))...)
+		errs = append(errs, podspec.Immutable(f.value, f.was, field.NewPath(f.name))...)
 	}
 	// JSON keeps microseconds of a time; protobuf keeps more.
 	if e.EventTime.UnixMicro() != old.EventTime.UnixMicro() {

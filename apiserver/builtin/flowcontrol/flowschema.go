@@ -15,6 +15,7 @@ import (
 	"k8s.io/apiserver/pkg/apis/flowcontrol/bootstrap"
 
 	"github.com/skiff-k8s/skiff/apiserver/builtin/check"
+	"github.com/skiff-k8s/skiff/apiserver/builtin/podspec"
 	"github.com/skiff-k8s/skiff/apiserver/builtin/table"
 	"github.com/skiff-k8s/skiff/apiserver/resource"
 )
@@ -65,6 +66,7 @@ func flowSchemas() *resource.Resource {
 				s.Spec = *old.Spec.DeepCopy()
 				metav1.ResetObjectMetaForStatus(s, old)
 			},
+			Reset: []string{"spec", "metadata"},
 			Validate: func(s, _ *schema) field.ErrorList {
 				return validateConditions(s.Status.Conditions, func(c flowcontrolv1.FlowSchemaCondition) string { return string(c.Type) })
 			},
@@ -110,8 +112,10 @@ func validateSchema(s, _ *flowcontrolv1.FlowSchema) field.ErrorList {
 	if spec.MatchingPrecedence == 1 && s.Name != flowcontrolv1.FlowSchemaNameExempt {
 		errs = append(errs, field.Invalid(precedence, spec.MatchingPrecedence, "only the schema named 'exempt' may have matchingPrecedence 1"))
 	}
-	if m := spec.DistinguisherMethod; m != nil {
-		errs = append(errs, check.Supported(m.Type, at.Child("distinguisherMethod", "type"), flowcontrolv1.FlowDistinguisherMethodByNamespaceType, flowcontrolv1.FlowDistinguisherMethodByUserType)...)
+	methods := []flowcontrolv1.FlowDistinguisherMethodType{flowcontrolv1.FlowDistinguisherMethodByNamespaceType, flowcontrolv1.FlowDistinguisherMethodByUserType}
+	if m := spec.DistinguisherMethod; m != nil && !slices.Contains(methods, m.Type) {
+		// The value shown is the method, not its type.
+		errs = append(errs, field.NotSupported[flowcontrolv1.FlowDistinguisherMethodType](at.Child("distinguisherMethod", "type"), podspec.Untagged(m), methods))
 	}
 	if level := spec.PriorityLevelConfiguration.Name; level == "" {
 		errs = append(errs, field.Required(at.Child("priorityLevelConfiguration", "name"), "must reference a priority level"))

@@ -52,6 +52,7 @@ func priorityLevels() *resource.Resource {
 				l.Spec = *old.Spec.DeepCopy()
 				metav1.ResetObjectMetaForStatus(l, old)
 			},
+			Reset: []string{"spec", "metadata"},
 			Validate: func(l, _ *level) field.ErrorList {
 				return validateConditions(l.Status.Conditions, func(c flowcontrolv1.PriorityLevelConfigurationCondition) string { return string(c.Type) })
 			},

@@ -113,6 +113,7 @@ func serviceCIDRs() *resource.Resource {
 				c.Spec = *old.Spec.DeepCopy()
 				metav1.ResetObjectMetaForStatus(&c.ObjectMeta, old.ObjectMeta.DeepCopy())
 			},
+			Reset: []string{"spec", "metadata"},
 		}},
 	})
 }

@@ -2,10 +2,10 @@ package networking
 
 import (
 	"net/netip"
+	"reflect"
 
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
-	"k8s.io/apimachinery/pkg/api/equality"
 	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/apimachinery/pkg/util/validation"
@@ -21,10 +21,11 @@ func networkPolicies() *resource.Resource {
 	type policy = networkingv1.NetworkPolicy
 	return resource.Define[networkingv1.NetworkPolicyList](resource.Definition[policy]{
 		Group: networkingv1.GroupName, Version: "v1", Kind: "NetworkPolicy", Plural: "networkpolicies", ShortNames: []string{"netpol"},
-		Default:    defaultNetworkPolicy,
-		Validate:   validateNetworkPolicy,
-		Warn:       warnNetworkPolicy,
-		Generation: func(p, old *policy) bool { return !equality.Semantic.DeepEqual(p.Spec, old.Spec) },
+		Default:  defaultNetworkPolicy,
+		Validate: validateNetworkPolicy,
+		Warn:     warnNetworkPolicy,
+		// An empty list is not the same as none here.
+		Generation: func(p, old *policy) bool { return !reflect.DeepEqual(p.Spec, old.Spec) },
 		Columns: []resource.Column[*policy]{
 			resource.NameColumn[*policy](),
 			table.Text("Pod-Selector", table.Doc(networkingv1.NetworkPolicySpec{}, "podSelector"), func(p *policy) string {

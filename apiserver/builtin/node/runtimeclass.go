@@ -2,6 +2,9 @@
 package node
 
 import (
+	"maps"
+	"slices"
+
 	corev1 "k8s.io/api/core/v1"
 	nodev1 "k8s.io/api/node/v1"
 	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
@@ -22,6 +25,8 @@ func runtimeClasses() *resource.Resource {
 		Group: "node.k8s.io", Version: "v1", Kind: "RuntimeClass", Plural: "runtimeclasses",
 		ClusterScoped:  true,
 		Validate:       validateRuntimeClass,
+		Meta:           resource.MetaAnyFinalizer,
+		Warn:           warnRuntimeClass,
 		CreateOnUpdate: true,
 		NeedsVersion:   true,
 		Columns: []resource.Column[*class]{
@@ -68,4 +73,17 @@ func validateTolerations(list []corev1.Toleration, at *field.Path) field.ErrorLi
 		seen[key] = true
 	}
 	return errs
+}
+
+func warnRuntimeClass(c, _ *nodev1.RuntimeClass) []string {
+	if c.Scheduling == nil {
+		return nil
+	}
+	var warnings []string
+	for _, label := range slices.Sorted(maps.Keys(c.Scheduling.NodeSelector)) {
+		if message, ok := podspec.DeprecatedNodeLabels[label]; ok {
+			warnings = append(warnings, "scheduling.nodeSelector: "+message)
+		}
+	}
+	return warnings
 }

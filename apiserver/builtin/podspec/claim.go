@@ -10,16 +10,21 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
 
-// ValidateClaimSpec lists what is wrong with a new persistent volume claim spec
-// at path.
-func ValidateClaimSpec(s *v1.PersistentVolumeClaimSpec, path *field.Path) field.ErrorList {
+// ValidateClaimSpec lists what is wrong with a persistent volume claim spec at
+// path; old is nil for a new one. What was allowed in old may stay wrong: the
+// values of its selector and the groups of its data sources.
+func ValidateClaimSpec(s, old *v1.PersistentVolumeClaimSpec, path *field.Path) field.ErrorList {
 	v := &validator{}
 	modes := path.Child("accessModes")
 	if len(s.AccessModes) == 0 {
 		v.required(modes, "at least 1 access mode is required")
 	}
 	if s.Selector != nil {
-		v.add(metavalidation.ValidateLabelSelector(s.Selector, metavalidation.LabelSelectorValidationOptions{}, path.Child("selector"))...)
+		strict := metavalidation.LabelSelectorValidationOptions{}
+		anyValue := metavalidation.LabelSelectorValidationOptions{
+			AllowInvalidLabelValueInSelector: old != nil && len(metavalidation.ValidateLabelSelector(old.Selector, strict, nil)) > 0,
+		}
+		v.add(metavalidation.ValidateLabelSelector(s.Selector, anyValue, path.Child("selector"))...)
 	}
 	alone, shared := false, false
 	for _, mode := range s.AccessModes {
@@ -42,22 +47,23 @@ func ValidateClaimSpec(s *v1.PersistentVolumeClaimSpec, path *field.Path) field.
 	if s.VolumeMode != nil {
 		oneOf(v, path.Child("volumeMode"), *s.VolumeMode, v1.PersistentVolumeBlock, v1.PersistentVolumeFilesystem)
 	}
-	v.checkDataSources(s, path)
+	hadGroup := old != nil && (old.DataSource != nil && old.DataSource.APIGroup != nil || old.DataSourceRef != nil && old.DataSourceRef.APIGroup != nil)
+	v.checkDataSources(s, hadGroup, path)
 	if name := s.VolumeAttributesClassName; name != nil && *name != "" {
 		v.subdomain(path.Child("volumeAttributesClassName"), *name)
 	}
 	return v.errs
 }
 
-func (v *validator) checkDataSources(s *v1.PersistentVolumeClaimSpec, path *field.Path) {
+func (v *validator) checkDataSources(s *v1.PersistentVolumeClaimSpec, anyGroup bool, path *field.Path) {
 	source, ref := s.DataSource, s.DataSourceRef
 	if source != nil {
-		v.checkDataSource(source, path.Child("dataSource"))
+		v.checkDataSource(source, anyGroup, path.Child("dataSource"))
 	}
 	if ref == nil {
 		return
 	}
-	v.checkDataSource(&v1.TypedLocalObjectReference{APIGroup: ref.APIGroup, Kind: ref.Kind, Name: ref.Name}, path.Child("dataSourceRef"))
+	v.checkDataSource(&v1.TypedLocalObjectReference{APIGroup: ref.APIGroup, Kind: ref.Kind, Name: ref.Name}, anyGroup, path.Child("dataSourceRef"))
 	elsewhere := ref.Namespace != nil && *ref.Namespace != ""
 	if elsewhere {
 		v.label(path.Child("dataSourceRef", "namespace"), *ref.Namespace)
@@ -71,7 +77,7 @@ func (v *validator) checkDataSources(s *v1.PersistentVolumeClaimSpec, path *fiel
 	}
 }
 
-func (v *validator) checkDataSource(s *v1.TypedLocalObjectReference, path *field.Path) {
+func (v *validator) checkDataSource(s *v1.TypedLocalObjectReference, anyGroup bool, path *field.Path) {
 	v.need(path.Child("name"), s.Name)
 	v.need(path.Child("kind"), s.Kind)
 	group := ""
@@ -81,7 +87,7 @@ func (v *validator) checkDataSource(s *v1.TypedLocalObjectReference, path *field
 	if group == "" && s.Kind != "PersistentVolumeClaim" {
 		v.invalid(path, s.Kind, "must be 'PersistentVolumeClaim' when referencing the default apiGroup")
 	}
-	if group != "" {
+	if group != "" && !anyGroup {
 		v.messages(path.Child("apiGroup"), group, validation.IsDNS1123Subdomain(group))
 	}
 }

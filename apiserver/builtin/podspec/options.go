@@ -1,6 +1,8 @@
 package podspec
 
 import (
+	"slices"
+
 	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	metavalidation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
@@ -77,18 +79,21 @@ func badTokenPath(p *v1.ProjectedVolumeSource) bool {
 	return len(v.errs) > 0
 }
 
+// hasBadValues reports whether a selector has values no label can have.
+func hasBadValues(s *v1.NodeSelector) bool {
+	return slices.ContainsFunc(s.NodeSelectorTerms, func(t v1.NodeSelectorTerm) bool {
+		return slices.ContainsFunc(t.MatchExpressions, func(r v1.NodeSelectorRequirement) bool {
+			return slices.ContainsFunc(r.Values, func(value string) bool { return len(validation.IsValidLabelValue(value)) > 0 })
+		})
+	})
+}
+
 func (o *Options) fromAffinity(a *v1.Affinity) {
 	if a == nil {
 		return
 	}
 	if a.NodeAffinity != nil && a.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution != nil {
-		for _, term := range a.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution.NodeSelectorTerms {
-			for _, r := range term.MatchExpressions {
-				for _, value := range r.Values {
-					o.BadNodeAffinityValues = o.BadNodeAffinityValues || len(validation.IsValidLabelValue(value)) > 0
-				}
-			}
-		}
+		o.BadNodeAffinityValues = hasBadValues(a.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution)
 	}
 	selectors := func(required []v1.PodAffinityTerm, preferred []v1.WeightedPodAffinityTerm) {
 		for i := range required {

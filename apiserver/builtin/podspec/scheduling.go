@@ -56,10 +56,10 @@ func (v *validator) checkNodeSelector(s *v1.NodeSelector, path *field.Path) {
 	}
 }
 
-// ValidateNodeSelector lists what is wrong with a selector of nodes at path, as
-// persistent volumes have it too.
-func ValidateNodeSelector(s *v1.NodeSelector, anyValues bool, path *field.Path) field.ErrorList {
-	v := &validator{opts: Options{BadNodeAffinityValues: anyValues}}
+// ValidateNodeSelector lists what is wrong with a selector at path; old is what
+// it was, or nil, whose values no label can have may stay.
+func ValidateNodeSelector(s, old *v1.NodeSelector, path *field.Path) field.ErrorList {
+	v := &validator{opts: Options{BadNodeAffinityValues: old != nil && hasBadValues(old)}}
 	v.checkNodeSelector(s, path)
 	return v.errs
 }

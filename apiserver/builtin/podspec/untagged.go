@@ -52,9 +52,9 @@ func (u untagged) MarshalJSON() ([]byte, error) {
 	return json.Marshal(v.Interface())
 }
 
-// podSpecFields and podSecurityFields are the fields of a pod spec and of its
-// security context as the API's own types have them: in their order, and with
-// what is about namespaces in the security context.
+// podSpecFields, podSecurityFields and volumeFields are the fields of a pod spec,
+// of its security context and of a volume as the API's own types have them: in
+// their order, and with what is about namespaces in the security context.
 var (
 	podSpecFields = strings.Fields(`Volumes InitContainers Containers EphemeralContainers RestartPolicy TerminationGracePeriodSeconds
 		ActiveDeadlineSeconds DNSPolicy NodeSelector ServiceAccountName AutomountServiceAccountToken NodeName SecurityContext
@@ -64,24 +64,30 @@ var (
 	podSecurityFields = strings.Fields(`HostNetwork HostPID HostIPC ShareProcessNamespace HostUsers SELinuxOptions WindowsOptions
 		RunAsUser RunAsGroup RunAsNonRoot SupplementalGroups SupplementalGroupsPolicy FSGroup FSGroupChangePolicy Sysctls
 		SeccompProfile AppArmorProfile SELinuxChangePolicy`)
+	volumeFields = strings.Fields(`HostPath EmptyDir GCEPersistentDisk AWSElasticBlockStore GitRepo Secret NFS ISCSI Glusterfs
+		PersistentVolumeClaim RBD Quobyte FlexVolume Cinder CephFS Flocker DownwardAPI FC AzureFile ConfigMap VsphereVolume
+		AzureDisk PhotonPersistentDisk Projected PortworxVolume ScaleIO StorageOS CSI Ephemeral Image`)
 )
 
 func (u untagged) fields() ([]byte, error) {
-	spec, ok := u.value.Interface().(v1.PodSpec)
-	if ok {
+	byName := func(name string) json.Marshaler { return untagged{u.value.FieldByName(name)} }
+	switch spec := u.value.Interface().(type) {
+	case v1.PodSpec:
 		return object(podSpecFields, func(name string) json.Marshaler {
 			if name == "SecurityContext" {
 				return podSecurity{&spec}
 			}
-			return untagged{u.value.FieldByName(name)}
+			return byName(name)
 		})
+	case v1.VolumeSource:
+		return object(volumeFields, byName)
 	}
 	var names []string
 	t := u.value.Type()
 	for i := range t.NumField() {
 		names = append(names, t.Field(i).Name)
 	}
-	return object(names, func(name string) json.Marshaler { return untagged{u.value.FieldByName(name)} }, anonymous(t)...)
+	return object(names, byName, anonymous(t)...)
 }
 
 // podSecurity is the security context of a pod spec.

@@ -298,7 +298,7 @@ func (v *validator) checkEphemeralVolume(s *v1.EphemeralVolumeSource, at *field.
 	v.add(apivalidation.ValidateAnnotations(t.Annotations, meta.Child("annotations"))...)
 	v.add(metavalidation.ValidateLabels(t.Labels, meta.Child("labels"))...)
 	v.onlyFields(withoutFields(t.ObjectMeta), map[string]bool{"Annotations": true, "Labels": true}, meta, "cannot be set")
-	v.add(ValidateClaimSpec(&t.Spec, at.Child("spec"))...)
+	v.add(ValidateClaimSpec(&t.Spec, nil, at.Child("spec"))...)
 }
 
 // withoutFields leaves out what the server itself keeps in metadata.

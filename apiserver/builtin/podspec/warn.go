@@ -143,6 +143,15 @@ func (w *warner) nodeLabels() {
 	}
 }
 
+// WarnNodeSelector lists what is doubtful about a selector of nodes at path.
+func WarnNodeSelector(s *v1.NodeSelector, path *field.Path) []string {
+	w := &warner{}
+	for i := range s.NodeSelectorTerms {
+		w.nodeTerm(&s.NodeSelectorTerms[i], false, path.Child("nodeSelectorTerms").Index(i))
+	}
+	return w.warnings
+}
+
 // nodeTerm warns of labels that are going, and of values no label can have
 // where those are accepted.
 func (w *warner) nodeTerm(t *v1.NodeSelectorTerm, checkValues bool, path *field.Path) {

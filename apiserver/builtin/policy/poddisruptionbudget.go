@@ -29,6 +29,7 @@ func podDisruptionBudgets() *resource.Resource {
 			}
 		},
 		Validate:     validateBudget,
+		Meta:         resource.MetaLax,
 		Generation:   func(b, old *budget) bool { return !equality.Semantic.DeepEqual(b.Spec, old.Spec) },
 		NeedsVersion: true,
 		Columns: []resource.Column[*budget]{

@@ -51,6 +51,7 @@ func volumeAttachments() *resource.Resource {
 				a.Spec = *old.Spec.DeepCopy()
 				metav1.ResetObjectMetaForStatus(&a.ObjectMeta, old.ObjectMeta.DeepCopy())
 			},
+			Reset:    []string{"spec", "metadata"},
 			Validate: validateAttachment,
 		}},
 	})

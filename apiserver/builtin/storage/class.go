@@ -126,7 +126,7 @@ func validateParameters(p map[string]string, at *field.Path) field.ErrorList {
 
 func validateTopologies(terms []corev1.TopologySelectorTerm, at *field.Path) field.ErrorList {
 	var errs field.ErrorList
-	var seen []map[string]sets.Set[string]
+	seen := []map[string]sets.Set[string]{nil} // a term without expressions counts as there already
 	for i, term := range terms {
 		expressions := at.Index(i).Child("matchLabelExpressions")
 		wanted := make(map[string]sets.Set[string])
