@@ -101,15 +101,19 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// acceptable checks the media types of a request before anything else, and
-// warns of a deprecated kind.
+// acceptable checks the media types of a request before anything else. Who sends
+// a body that can be read is warned of a deprecated kind.
 func acceptable(r *http.Request, t *target, verb string) error {
-	if verb == "patch" {
-		if _, err := patchType(r, t); err != nil {
-			return err
-		}
+	var unreadable error
+	switch verb {
+	case "patch":
+		_, unreadable = patchType(r, t)
+	case "create", "update":
+		_, unreadable = codec.NegotiateInput(r, t.offer().Protobuf)
 	}
-	request.Warn(r.Context(), t.resource.Deprecated)
+	if unreadable == nil {
+		request.Warn(r.Context(), t.resource.Deprecated)
+	}
 	return codec.Acceptable(r, t.offer(), verb == "list" || verb == "watch")
 }
 

@@ -103,6 +103,7 @@ func validateVolume(v, old *corev1.PersistentVolume) field.ErrorList {
 		}
 	}
 	errs = append(errs, validateVolumeSource(&v.Spec, at)...)
+	errs = append(errs, validateMountAnnotation(v)...)
 	if v.Spec.StorageClassName != "" {
 		errs = append(errs, check.Subdomain(v.Spec.StorageClassName, at.Child("storageClassName"))...)
 	}
@@ -116,6 +117,20 @@ func validateVolume(v, old *corev1.PersistentVolume) field.ErrorList {
 		errs = append(errs, validateVolumeUpdate(v, old)...)
 	}
 	return errs
+}
+
+// mountable are the sources for which the annotation of mount options is read.
+var mountable = []string{"gcePersistentDisk", "awsElasticBlockStore", "glusterfs", "nfs", "rbd", "quobyte", "iscsi", "cinder", "cephfs",
+	"azureFile", "vsphereVolume", "azureDisk", "photonPersistentDisk"}
+
+func validateMountAnnotation(v *corev1.PersistentVolume) field.ErrorList {
+	_, annotated := v.Annotations[corev1.MountOptionAnnotation]
+	read := slices.ContainsFunc(volumeSources(&v.Spec.PersistentVolumeSource), func(name string) bool { return slices.Contains(mountable, name) })
+	if !annotated || read {
+		return nil
+	}
+	at := field.NewPath("metadata", "annotations", corev1.MountOptionAnnotation)
+	return field.ErrorList{field.Forbidden(at, "may not specify mount options for this volume type")}
 }
 
 func validateAttributesClassName(class string, csi bool, at *field.Path) field.ErrorList {

@@ -69,10 +69,7 @@ func defaultService(s *corev1.Service) {
 	if externallyAccessible(s) && spec.ExternalTrafficPolicy == "" {
 		spec.ExternalTrafficPolicy = corev1.ServiceExternalTrafficPolicyCluster
 	}
-	if spec.Type == corev1.ServiceTypeExternalName {
-		// No traffic passes through the cluster.
-		spec.InternalTrafficPolicy = nil
-	} else if spec.InternalTrafficPolicy == nil {
+	if spec.Type != corev1.ServiceTypeExternalName && spec.InternalTrafficPolicy == nil {
 		spec.InternalTrafficPolicy = ptr.To(corev1.ServiceInternalTrafficPolicyCluster)
 	}
 	if spec.Type != corev1.ServiceTypeLoadBalancer {
@@ -103,6 +100,9 @@ func defaultAffinityConfig(spec *corev1.ServiceSpec) {
 }
 
 func prepareService(s, old *corev1.Service) {
+	if s.Spec.Type == corev1.ServiceTypeExternalName {
+		s.Spec.InternalTrafficPolicy = nil // no traffic passes through the cluster
+	}
 	if old == nil {
 		s.Status = corev1.ServiceStatus{}
 		return
