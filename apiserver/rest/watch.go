@@ -187,10 +187,15 @@ func (s *stream) nextBookmark(ctx context.Context) time.Duration {
 // bookmarkAfter paces bookmarks: two and one second before the end of the watch,
 // where they let the client resume at its last state, and regularly until then.
 func bookmarkAfter(every, left time.Duration) time.Duration {
-	if before := left - 2*time.Second; before > 0 {
+	switch before := left - 2*time.Second; {
+	case before > 0:
 		return min(every, before)
+	case left > time.Second:
+		return min(every, time.Second)
+	case every < left:
+		return every
 	}
-	return min(every, time.Second)
+	return left + time.Minute // never: it must not race with the end
 }
 
 // sendInitial sends the objects there are, and a bookmark after them that

@@ -17,7 +17,7 @@ func TestBookmarkAfter(t *testing.T) {
 		{"regularly", time.Minute, time.Hour, time.Minute},
 		{"two seconds before the end", time.Minute, 30 * time.Second, 28 * time.Second},
 		{"one second before the end", time.Minute, 2 * time.Second, time.Second},
-		{"not at the end", time.Minute, time.Second, time.Second},
+		{"not at the end", time.Minute, time.Second, time.Second + time.Minute},
 		{"often", time.Millisecond, time.Second, time.Millisecond},
 	} {
 		if got := bookmarkAfter(c.every, c.left); got != c.want {
