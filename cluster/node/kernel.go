@@ -140,6 +140,9 @@ func (s setting) apply() error {
 // else's by now; of another namespace, which went with its node, nothing is left.
 func (c change) undo() error {
 	now, err := readSetting(c.File)
+	if errors.Is(err, fs.ErrNotExist) { // a module of the kernel was unloaded
+		return nil
+	}
 	if err != nil || now != c.New || namespaceOf(c.File) != c.Namespace {
 		return err
 	}

@@ -47,6 +47,13 @@ func TestRegister(t *testing.T) {
 			check(t, os.WriteFile(s.file, []byte("2"), 0o644))
 			check(t, r.restore("a"))
 		}, "2", false},
+		{"the kernel has lost it meanwhile", "0", func(t *testing.T, r register, s setting) {
+			lost := setting{file: s.file + "-lost", value: "1"}
+			check(t, os.WriteFile(lost.file, []byte("0"), 0o644))
+			check(t, r.set("a", []setting{lost}))
+			check(t, os.Remove(lost.file))
+			check(t, r.restore("a"))
+		}, "0", false},
 		{"nothing was set", "0", func(t *testing.T, r register, _ setting) {
 			check(t, r.restore("a"))
 		}, "0", false},
