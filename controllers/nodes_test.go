@@ -66,6 +66,43 @@ func TestLostNodeIsTaintedAndItsPodsGo(t *testing.T) {
 	}))
 }
 
+func TestPodsOfANodeThatNeverReportedStayReady(t *testing.T) {
+	w := start(t)
+	ctx := t.Context()
+	if _, err := w.CoreV1().Nodes().Create(ctx, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n3"}}, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "p"}, Spec: template("p", "x").Spec}
+	pod.Spec.NodeName = "n3"
+	pod.Spec.Tolerations = []corev1.Toleration{{Operator: corev1.TolerationOpExists}}
+	if _, err := w.CoreV1().Pods(w.namespace).Create(ctx, pod, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	ready := func() error {
+		pod, err := w.CoreV1().Pods(w.namespace).Get(ctx, "p", metav1.GetOptions{})
+		if err == nil && !slices.ContainsFunc(pod.Status.Conditions, func(c corev1.PodCondition) bool {
+			return c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue
+		}) {
+			err = fmt.Errorf("conditions %v", pod.Status.Conditions)
+		}
+		return err
+	}
+	w.eventually("a pod that is ready", ready)
+	if _, err := w.CoreV1().Nodes().Patch(ctx, "n3", types.MergePatchType, []byte(`{"spec":{"unschedulable":true}}`), metav1.PatchOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	w.eventually("the taint of a cordoned node", func() error { // by then the loop has looked at the node
+		node, err := w.CoreV1().Nodes().Get(ctx, "n3", metav1.GetOptions{})
+		if err == nil && !hasTaint(node, corev1.TaintNodeUnschedulable, corev1.TaintEffectNoSchedule) {
+			err = fmt.Errorf("taints %v", node.Spec.Taints)
+		}
+		return err
+	})
+	if err := ready(); err != nil {
+		t.Errorf("a pod of a node that never reported: %v", err)
+	}
+}
+
 func TestTaintEvictsWhoDoesNotTolerate(t *testing.T) {
 	w := start(t)
 	ctx := t.Context()

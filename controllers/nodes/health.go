@@ -47,6 +47,7 @@ func Health(d Deps, grace time.Duration) (reconcile.Controller, error) {
 		client: d.Client, nodes: nodes.Lister(), podIndex: index, grace: grace,
 		events: d.Recorder("node-controller"),
 		signs:  map[string]sign{},
+		ceased: map[string]bool{},
 		pace:   newPace(),
 	}
 	return reconcile.Controller{
@@ -69,9 +70,10 @@ type health struct {
 	grace    time.Duration
 	events   record.EventRecorder
 
-	mu    sync.Mutex
-	signs map[string]sign
-	pace  *pace
+	mu     sync.Mutex
+	signs  map[string]sign
+	ceased map[string]bool // nodes that were ready and are not any more, until their pods are marked
+	pace   *pace
 }
 
 // sign is the last sign of life of a node.
@@ -101,6 +103,7 @@ func (h *health) nodeChanged(old, node *corev1.Node) []reconcile.Key {
 		h.mu.Lock()
 		defer h.mu.Unlock()
 		delete(h.signs, old.Name)
+		delete(h.ceased, old.Name)
 		h.events.Eventf(aboutNode(old), corev1.EventTypeNormal, "RemovingNode", "Node %s event: Removing Node %s from Controller", old.Name, old.Name)
 		return h.everyNode()
 	}
@@ -110,6 +113,9 @@ func (h *health) nodeChanged(old, node *corev1.Node) []reconcile.Key {
 		h.events.Eventf(aboutNode(node), corev1.EventTypeNormal, "RegisteredNode", "Node %s event: Registered Node %s in Controller", node.Name, node.Name)
 		return append(h.everyNode(), reconcile.KeyOf(node))
 	case readiness(old) != readiness(node):
+		if readiness(old) == corev1.ConditionTrue || readiness(node) == corev1.ConditionTrue {
+			h.setCeased(node.Name, readiness(node) != corev1.ConditionTrue)
+		}
 		return append(h.everyNode(), reconcile.KeyOf(node))
 	}
 	return []reconcile.Key{reconcile.KeyOf(node)}
@@ -125,6 +131,18 @@ func (h *health) everyNode() []reconcile.Key {
 		keys = append(keys, reconcile.KeyOf(node))
 	}
 	return keys
+}
+
+func (h *health) setCeased(node string, ceased bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.ceased[node] = ceased
+}
+
+func (h *health) hasCeased(node string) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.ceased[node]
 }
 
 func (h *health) noteHeartbeat(node *corev1.Node) {
@@ -155,8 +173,12 @@ func (h *health) sync(ctx context.Context, key reconcile.Key) (time.Duration, er
 		}
 	}
 	var errs []error
-	if readiness(node) != corev1.ConditionTrue {
-		errs = append(errs, h.markPodsNotReady(ctx, node))
+	if h.hasCeased(node.Name) && readiness(node) != corev1.ConditionTrue {
+		if err := h.markPodsNotReady(ctx, node); err != nil {
+			errs = append(errs, err)
+		} else {
+			h.setCeased(node.Name, false)
+		}
 	}
 	wait, err := h.taint(ctx, node)
 	errs = append(errs, err)
@@ -214,7 +236,8 @@ func setUnknown(node *corev1.Node, now time.Time) (changed bool) {
 	return changed
 }
 
-// markPodsNotReady takes the pods of a node that is not ready out of service.
+// markPodsNotReady takes the pods of a node that has ceased to be ready out of service. That is done once: a
+// node that never was ready, or still reports, knows best about its pods.
 func (h *health) markPodsNotReady(ctx context.Context, node *corev1.Node) error {
 	pods, err := podsOn(h.podIndex, node.Name)
 	if err != nil {
