@@ -1,11 +1,9 @@
 package rest
 
 import (
-	"fmt"
 	"net/http"
 	"strconv"
 
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/skiff-k8s/skiff/apiserver/codec"
@@ -55,8 +53,4 @@ func answerList(w http.ResponseWriter, r *http.Request, t *target, out codec.Out
 	}
 	body.Write(w, r, http.StatusOK, out.Media) // an error here is the client's leaving
 	return nil
-}
-
-func invalidVersion(version string, err error) error {
-	return apierrors.NewBadRequest(fmt.Sprintf("invalid resource version: resourceVersion: Invalid value: %q: %v", version, err))
 }
