@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -262,5 +263,23 @@ func TestPlain(t *testing.T) {
 				t.Errorf("got  %s\nwant %s", got, c.want)
 			}
 		})
+	}
+}
+
+// TestLastItem wants what is filled in to be asked of every item of a list.
+func TestLastItem(t *testing.T) {
+	text := &schema{Type: "string"}
+	port := &schema{Type: "object", Properties: map[string]*schema{"port": text, "protocol": text}}
+	root := &schema{Type: "object", Properties: map[string]*schema{"ports": {Type: "array", Items: port}}}
+	object := map[string]any{"ports": []any{map[string]any{"port": "1", "protocol": "a"}, map[string]any{"port": "2", "protocol": "b"}}}
+	w := &walker{visits: make(map[string]int)}
+	w.walk(root, object, nil, func(change map[string]any) map[string]any { return change })
+	i := slices.IndexFunc(w.found, func(m mutation) bool { return m.what == "ports.1.protocol left out" })
+	if i < 0 {
+		t.Fatal("nothing leaves out the protocol of the last port")
+	}
+	want := map[string]any{"ports": []any{map[string]any{"port": "1", "protocol": "a"}, map[string]any{"port": "2"}}}
+	if got := w.found[i].object; !reflect.DeepEqual(got, want) {
+		t.Errorf("got %v, want %v", got, want)
 	}
 }
