@@ -2,10 +2,12 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
 	"os"
+	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -49,8 +51,9 @@ func (c *client) config(component string) (*rest.Config, error) {
 	return config, nil
 }
 
-// lead runs work, once this process is the leader if leaders are elected. A
-// leader that loses its lease ends, for its replacement must be alone.
+// lead runs work, once this process is the leader if leaders are elected. The
+// lease is given up only when work has ended; if it is lost before, work is
+// told to end and lead returns errLeaseLost, for its replacement must be alone.
 func (c *client) lead(ctx context.Context, name string, clients kubernetes.Interface, work func(context.Context) error) error {
 	if !c.leaderElect {
 		return work(ctx)
@@ -59,9 +62,7 @@ func (c *client) lead(ctx context.Context, name string, clients kubernetes.Inter
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	var result error
+	leading := make(chan context.Context, 1) // ends when the lease is lost
 	elector, err := leaderelection.NewLeaderElector(leaderelection.LeaderElectionConfig{
 		Lock: &resourcelock.LeaseLock{
 			LeaseMeta:  metav1.ObjectMeta{Namespace: metav1.NamespaceSystem, Name: name},
@@ -74,19 +75,36 @@ func (c *client) lead(ctx context.Context, name string, clients kubernetes.Inter
 		ReleaseOnCancel: true,
 		Name:            name,
 		Callbacks: leaderelection.LeaderCallbacks{
-			OnStartedLeading: func(ctx context.Context) {
-				defer cancel()
-				result = work(ctx)
-			},
+			OnStartedLeading: func(held context.Context) { leading <- held },
 			OnStoppedLeading: func() {},
 		},
 	})
 	if err != nil {
 		return err
 	}
-	elector.Run(ctx)
-	return result
+	election, giveUp := context.WithCancel(context.WithoutCancel(ctx))
+	var running sync.WaitGroup
+	running.Go(func() { elector.Run(election) })
+	defer running.Wait()
+	defer giveUp()
+	select {
+	case <-ctx.Done():
+		return nil
+	case held := <-leading:
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		defer context.AfterFunc(held, cancel)()
+		if err := work(ctx); err != nil {
+			return err
+		}
+		if held.Err() != nil {
+			return errLeaseLost
+		}
+		return nil
+	}
 }
+
+var errLeaseLost = errors.New("the lease of the leader was lost")
 
 func controllersCommand() *cobra.Command {
 	var c client
