@@ -101,20 +101,19 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// acceptable checks the media types of a request before anything else. Who sends
-// a body that can be read is warned of a deprecated kind.
+// acceptable checks what a request wants to get before anything else. Who may
+// get it is warned of a deprecated kind, unless a patch is of no type there is.
 func acceptable(r *http.Request, t *target, verb string) error {
-	var unreadable error
-	switch verb {
-	case "patch":
-		_, unreadable = patchType(r, t)
-	case "create", "update":
-		_, unreadable = codec.NegotiateInput(r, t.offer().Protobuf)
+	if err := codec.Acceptable(r, t.offer(), verb == "list" || verb == "watch"); err != nil {
+		return err
 	}
-	if unreadable == nil {
-		request.Warn(r.Context(), t.resource.Deprecated)
+	if verb == "patch" {
+		if _, err := patchType(r, t); err != nil {
+			return err
+		}
 	}
-	return codec.Acceptable(r, t.offer(), verb == "list" || verb == "watch")
+	request.Warn(r.Context(), t.resource.Deprecated)
+	return nil
 }
 
 func (h *Handler) notFound(w http.ResponseWriter, r *http.Request) {
