@@ -38,7 +38,7 @@ func TestLead(t *testing.T) {
 	<-ending
 	select {
 	case <-result:
-		t.Error("lead returned while the work went on")
+		t.Fatal("lead returned while the work went on")
 	case <-time.After(100 * time.Millisecond): // more than giving up the lease takes
 	}
 	if holder() == "" {
