@@ -18,6 +18,7 @@ import (
 	"time"
 
 	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 	kubeletconfig "k8s.io/kubelet/config/v1beta1"
@@ -54,6 +55,9 @@ type Config struct {
 	// ImageHigh and ImageLow are the disk usage in percent at which unused images are removed, and down to
 	// which; 85 and 80.
 	ImageHigh, ImageLow int
+	// MinDisk is how much of RootDir's file system is to stay free, in bytes; a tenth of it. With less left the
+	// node takes no pods and evicts some.
+	MinDisk int64
 	// LogMaxSize (bytes, 10 MiB) and LogMaxFiles (5) limit the log of one container.
 	LogMaxSize  int64
 	LogMaxFiles int
@@ -98,6 +102,10 @@ func (c Config) ips() []string {
 
 // published is the configuration as /configz shows it, in the terms of the upstream kubelet.
 func (c Config) published() kubeletconfig.KubeletConfiguration {
+	minDisk := "10%"
+	if c.MinDisk > 0 {
+		minDisk = resource.NewQuantity(c.MinDisk, resource.BinarySI).String()
+	}
 	second := func(n int) metav1.Duration { return metav1.Duration{Duration: time.Duration(n) * time.Second} }
 	return kubeletconfig.KubeletConfiguration{
 		TypeMeta:                     metav1.TypeMeta{APIVersion: "kubelet.config.k8s.io/v1beta1", Kind: "KubeletConfiguration"},
@@ -121,7 +129,7 @@ func (c Config) published() kubeletconfig.KubeletConfiguration {
 		ImageGCHighThresholdPercent:  ptr.To(int32(cmp.Or(c.ImageHigh, 85))),
 		ImageGCLowThresholdPercent:   ptr.To(int32(cmp.Or(c.ImageLow, 80))),
 		ContainerLogMaxFiles:         ptr.To(int32(cmp.Or(c.LogMaxFiles, 5))),
-		EvictionHard:                 map[string]string{"memory.available": "100Mi", "nodefs.available": "10%", "nodefs.inodesFree": "5%"},
+		EvictionHard:                 map[string]string{"memory.available": "100Mi", "nodefs.available": minDisk, "nodefs.inodesFree": "5%"},
 		EnableDebuggingHandlers:      ptr.To(true),
 		EnableControllerAttachDetach: ptr.To(true),
 		FailSwapOn:                   ptr.To(false),

@@ -129,7 +129,7 @@ func (k *Kubelet) assemble(ctx context.Context) {
 		Runtime: k.runtime.Service(), Images: k.runtime.ImageService(),
 	})
 	k.evictor = evict.New(evict.Config{
-		RootDir: cfg.RootDir, Recorder: k.recorder, Node: cfg.NodeName,
+		RootDir: cfg.RootDir, MinDisk: cfg.MinDisk, Recorder: k.recorder, Node: cfg.NodeName,
 		Pods: k.pods.Pods, Evict: k.pods.Evict, Summary: k.stats.Summary,
 		FreeImages: k.images.RemoveAll, Changed: k.node.Changed,
 	})

@@ -18,6 +18,11 @@ import (
 	"github.com/skiff-k8s/skiff/proxy/iptables"
 )
 
+// minDisk is what a node leaves free of a disk that it shares with all else on
+// the machine. The tenth that a kubelet keeps of a disk of its own would end pods
+// on a large disk that has room enough.
+const minDisk = 1 << 30
+
 func runKubelet(ctx context.Context, c Config, config *rest.Config, endpoint string) error {
 	client, err := kubernetes.NewForConfig(config)
 	if err != nil {
@@ -45,6 +50,8 @@ func runKubelet(ctx context.Context, c Config, config *rest.Config, endpoint str
 		Listen:          fmt.Sprintf("%s:10250", c.Address),
 		TLS:             serving,
 		ClientCA:        clients,
+		MinDisk:         minDisk,
+		ImageHigh:       100,
 	})
 	if err != nil {
 		return fmt.Errorf("kubelet: %w", err)

@@ -1,6 +1,6 @@
 // Package evict ends pods before the node runs out of memory or disk, and pods that use more local
-// storage than they may. The thresholds are upstream's hard ones: less than 100 MiB of memory, 10 % of
-// the node's file system or 5 % of its inodes left.
+// storage than they may. The thresholds are upstream's hard ones, unless Config says otherwise: less than
+// 100 MiB of memory, 10 % of the node's file system or 5 % of its inodes left.
 package evict
 
 import (
@@ -30,9 +30,8 @@ const (
 	// settleTime is how long a pressure is reported after it was last seen, so that it does not flap.
 	settleTime = 5 * time.Minute
 
-	minMemory      = 100 << 20 // bytes
-	minDiskPercent = 10
-	minInodes      = 5 // percent
+	minMemory = 100 << 20 // bytes
+	minInodes = 5         // percent
 
 	// grace of an evicted pod: it is urgent.
 	grace = time.Second
@@ -42,6 +41,7 @@ const (
 type Config struct {
 	Node     string
 	RootDir  string // whose file system is watched
+	MinDisk  int64  // bytes to keep free there; 0 is a tenth of it
 	Recorder record.EventRecorder
 	Pods     func() []*v1.Pod // with their status
 	Evict    func(types.UID, status.Failure, time.Duration) bool
@@ -221,7 +221,7 @@ func (m *Manager) shortages() ([]shortage, error) {
 		return nil, fmt.Errorf("measure %s: %w", m.cfg.RootDir, err)
 	}
 	size, free := int64(fs.Blocks)*fs.Bsize, int64(fs.Bavail)*fs.Bsize
-	if least := size * minDiskPercent / 100; free < least {
+	if least := cmp.Or(m.cfg.MinDisk, size/10); free < least {
 		short = append(short, shortage{disk, *bytes(least), *bytes(free)})
 	}
 	// Some file systems have no fixed number of inodes.

@@ -1,6 +1,7 @@
 package evict
 
 import (
+	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -20,6 +21,28 @@ func pod(name string, priority int32, memory string) *v1.Pod {
 		Spec: v1.PodSpec{Priority: &priority, Containers: []v1.Container{{Name: "c", Resources: v1.ResourceRequirements{
 			Requests: v1.ResourceList{v1.ResourceMemory: resource.MustParse(memory)},
 		}}}},
+	}
+}
+
+func TestMinDisk(t *testing.T) {
+	for _, test := range []struct {
+		name string
+		min  int64 // bytes
+		want bool
+	}{
+		{"less is left than must be", 1 << 60, true},
+		{"more is left than must be", 1, false},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			short, err := New(Config{RootDir: t.TempDir(), MinDisk: test.min}).shortages()
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := slices.ContainsFunc(short, func(s shortage) bool { return s.signal == disk })
+			if got != test.want {
+				t.Errorf("short of disk: got %v (%v), want %v", got, short, test.want)
+			}
+		})
 	}
 }
 
