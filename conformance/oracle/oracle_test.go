@@ -225,8 +225,9 @@ func TestWriteResults(t *testing.T) {
 	if err := os.WriteFile(s.to, []byte("The suite's part.\n\n"+heading+"\nold\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	r := newReport(nil)
+	r := newReport([]known{{Reason: "rare"}, {Reason: "unmet"}, {Reason: "this | that\n"}})
 	r.total, r.unmeant, r.meant, r.rows = 30, 2, 5, []row{{"v1 A", 10, 0}, {"v1 B", 20, 2}}
+	r.used = map[int]int{0: 1, 2: 4}
 	if err := r.writeResults(s); err != nil {
 		t.Fatal(err)
 	}
@@ -234,13 +235,13 @@ func TestWriteResults(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"The suite's part.\n\n" + heading, "Commit: v9.", "**30 requests, 2 differences**, in 1 of 2 kinds", "\n| v1 B | 20 | 2 |\n"} {
+	for _, want := range []string{"The suite's part.\n\n" + heading, "Commit: v9.", "**30 requests, 2 differences**, in 1 of 2 kinds", "\n| v1 B | 20 | 2 |\n", "5 are known (below).\n", "\n| this \\| that | 4 |\n| rare | 1 |\n"} {
 		if !strings.Contains(string(got), want) {
 			t.Errorf("got %s\nwant in it %q", got, want)
 		}
 	}
-	if strings.Contains(string(got), "old") || strings.Contains(string(got), "v1 A") {
-		t.Errorf("got %s\nwant neither the old part nor kinds without differences", got)
+	if strings.Contains(string(got), "old") || strings.Contains(string(got), "v1 A") || strings.Contains(string(got), "unmet") {
+		t.Errorf("got %s\nwant neither the old part nor what was not met", got)
 	}
 }
 

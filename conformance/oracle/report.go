@@ -204,7 +204,7 @@ func (r *report) writeResults(s settings) error {
 	fmt.Fprintf(&to, "%s%s\nDate: %s. Commit: %s. Skiff and kube-apiserver 1.36.3 were asked the same by `make oracle`.\n\n",
 		suite, heading, time.Now().UTC().Format("2006-01-02 15:04 UTC"), strings.TrimSpace(strings.TrimPrefix(string(version), "skiff ")))
 	different := slices.DeleteFunc(slices.Clone(r.rows), func(r row) bool { return r.different == 0 })
-	fmt.Fprintf(&to, "**%d requests, %d differences**, in %d of %d kinds and sets of requests. Besides them %d are known:\n`oracle/known.yaml` has the reasons.\n",
+	fmt.Fprintf(&to, "**%d requests, %d differences**, in %d of %d kinds and sets of requests. Besides them %d are known (below).\n",
 		r.total, r.unmeant, len(different), len(r.rows), r.meant)
 	if len(different) > 0 {
 		fmt.Fprintln(&to, "\n| where | requests | differences |\n|---|---|---|")
@@ -212,7 +212,20 @@ func (r *report) writeResults(s settings) error {
 	for _, r := range different {
 		fmt.Fprintf(&to, "| %s | %d | %d |\n", r.kind, r.requests, r.different)
 	}
+	r.printKnown(&to)
 	return os.WriteFile(s.to, []byte(to.String()), 0o644)
+}
+
+// printKnown tells how often each known difference was met, and why it is one.
+func (r *report) printKnown(to io.Writer) {
+	if r.meant == 0 {
+		return
+	}
+	fmt.Fprintln(to, "\n| known difference (`oracle/known.yaml`) | times |\n|---|---|")
+	met := slices.SortedFunc(maps.Keys(r.used), func(a, b int) int { return cmp.Or(cmp.Compare(r.used[b], r.used[a]), cmp.Compare(a, b)) })
+	for _, i := range met {
+		fmt.Fprintf(to, "| %s | %d |\n", strings.TrimSpace(strings.ReplaceAll(r.known[i].Reason, "|", `\|`)), r.used[i])
+	}
 }
 
 func (r *report) print(to io.Writer, all bool) {
