@@ -99,7 +99,11 @@ func (c Config) instance() string {
 }
 
 func (c Config) network() network {
-	return network{bridge: "skiff" + c.instance(), nodes: c.NodeCIDR}
+	n := network{bridge: "skiff" + c.instance(), nodes: c.NodeCIDR}
+	if c.Isolated {
+		n.only = []netip.Prefix{c.PodCIDR, c.ServiceCIDR}
+	}
+	return n
 }
 
 // dns is the address of the cluster's name server: the tenth of the Service
@@ -132,6 +136,7 @@ func (c Config) members(host netip.Addr) []member {
 				Address:     host,
 				Bridge:      "cni0",
 				PodCIDR:     c.PodCIDR,
+				NodeCIDR:    c.NodeCIDR,
 				ServiceCIDR: c.ServiceCIDR, ClusterDNS: c.dns(), ClusterDomain: c.Domain,
 				Mirror:  c.Mirror,
 				MaxPods: c.MaxPods,

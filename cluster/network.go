@@ -18,6 +18,9 @@ import (
 type network struct {
 	bridge string
 	nodes  netip.Prefix
+	// only is what nodes reach besides each other and this machine; nil is
+	// everything.
+	only []netip.Prefix
 }
 
 // gateway is the host's address on the bridge.
@@ -102,7 +105,31 @@ func (n network) connect(inside *netlink.Handle, ns netns.NsHandle, link string,
 	if err := inside.LinkSetUp(eth0); err != nil {
 		return err
 	}
-	return inside.RouteAdd(&netlink.Route{LinkIndex: eth0.Attrs().Index, Gw: n.gateway().AsSlice()})
+	for _, route := range n.routes(eth0.Attrs().Index) {
+		if err := inside.RouteAdd(&route); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// routes are those of a node, by way of this machine. What it must not reach is
+// refused at once: packets that nobody answers would make lookups of names, and
+// so pulls of images, wait.
+func (n network) routes(link int) []netlink.Route {
+	everything := netip.PrefixFrom(netip.IPv4Unspecified(), 0)
+	if n.only == nil {
+		return []netlink.Route{n.byHost(link, everything)}
+	}
+	routes := []netlink.Route{{Dst: ipNet(everything), Type: unix.RTN_UNREACHABLE}}
+	for _, prefix := range n.only {
+		routes = append(routes, n.byHost(link, prefix))
+	}
+	return routes
+}
+
+func (n network) byHost(link int, to netip.Prefix) netlink.Route {
+	return netlink.Route{LinkIndex: link, Dst: ipNet(to), Gw: n.gateway().AsSlice()}
 }
 
 // openNamespace opens a named network namespace (as "ip netns" lists them),

@@ -21,15 +21,17 @@ var hooks = []struct{ table, from, chain string }{
 	{"filter", "OUTPUT", strayChain},
 }
 
-// masqueradeRules is the iptables-restore input for c: packets of pods leave the
-// cluster with the node's address, and packets for Service addresses that no
-// Service has are refused here, instead of following the default route to
-// wherever it leads.
+// masqueradeRules is the iptables-restore input for c: packets of pods, and of
+// nodes that have this machine as their way out, leave the cluster with the
+// node's address, and packets for Service addresses that no Service has are
+// refused here, instead of following the default route to wherever it leads.
 func masqueradeRules(c Config) string {
 	return strings.Join([]string{
 		"*nat",
 		":" + masqueradeChain + " - [0:0]",
-		fmt.Sprintf("-A %s -s %s ! -d %s -j MASQUERADE", masqueradeChain, c.PodCIDR, c.PodCIDR),
+		fmt.Sprintf("-A %s -d %s -j RETURN", masqueradeChain, c.PodCIDR),
+		fmt.Sprintf("-A %s -s %s -j MASQUERADE", masqueradeChain, c.PodCIDR),
+		fmt.Sprintf("-A %s -s %s ! -d %s -j MASQUERADE", masqueradeChain, c.NodeCIDR, c.NodeCIDR),
 		"COMMIT",
 		"*filter",
 		":" + strayChain + " - [0:0]",

@@ -37,10 +37,11 @@ type Config struct {
 	// Bridge is the name of the link that joins the node's pods.
 	Bridge string
 
-	// PodCIDR and ServiceCIDR are the ranges of the whole cluster.
-	PodCIDR, ServiceCIDR netip.Prefix
-	ClusterDNS           netip.Addr
-	ClusterDomain        string
+	// PodCIDR, ServiceCIDR and NodeCIDR (of the nodes in namespaces) are the ranges
+	// of the whole cluster.
+	PodCIDR, ServiceCIDR, NodeCIDR netip.Prefix
+	ClusterDNS                     netip.Addr
+	ClusterDomain                  string
 
 	// CA signs the clients the kubelet believes; Cert and Key are what it shows.
 	CA, Cert, Key []byte
