@@ -60,15 +60,11 @@ type change struct {
 // set makes what is wanted hold for user. Changes are written down first, so that
 // they can be undone whenever the process dies.
 func (r register) set(user string, wanted []setting) error {
-	unlock, err := r.lock()
+	changes, unlock, err := r.open()
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	changes, err := r.read()
-	if err != nil {
-		return err
-	}
 	for _, s := range wanted {
 		if changes, err = s.note(changes, user); err != nil {
 			return err
@@ -87,15 +83,11 @@ func (r register) set(user string, wanted []setting) error {
 
 // restore puts back what was set for user alone.
 func (r register) restore(user string) error {
-	unlock, err := r.lock()
+	changes, unlock, err := r.open()
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	changes, err := r.read()
-	if err != nil {
-		return err
-	}
 	var kept []change
 	var errs []error
 	for _, c := range changes {
@@ -162,6 +154,18 @@ func namespaceOf(file string) string {
 	}
 	name, _ := os.Readlink("/proc/thread-self/ns/net") // without it all are one
 	return name
+}
+
+// open locks the register until unlock is called, and reads it.
+func (r register) open() (changes []change, unlock func(), err error) {
+	if unlock, err = r.lock(); err != nil {
+		return nil, nil, err
+	}
+	if changes, err = r.read(); err != nil {
+		unlock()
+		return nil, nil, err
+	}
+	return changes, unlock, nil
 }
 
 // lock keeps other processes from the register. Its own file is the directory's,

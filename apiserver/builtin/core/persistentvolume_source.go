@@ -38,10 +38,7 @@ func DefaultVolumeSpec(s *corev1.PersistentVolumeSpec) {
 		set(&v.FSType, "xfs")
 	}
 	if v := s.AzureDisk; v != nil {
-		podspec.SetDefault(&v.CachingMode, corev1.AzureDataDiskCachingReadWrite)
-		podspec.SetDefault(&v.FSType, "ext4")
-		podspec.SetDefault(&v.ReadOnly, false)
-		podspec.SetDefault(&v.Kind, corev1.AzureSharedBlobDisk)
+		podspec.DefaultAzureDisk(v)
 	}
 	roundQuantities(s.Capacity)
 }

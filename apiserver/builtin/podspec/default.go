@@ -139,6 +139,14 @@ func defaultProjected(p *v1.ProjectedVolumeSource) {
 	}
 }
 
+// DefaultAzureDisk fills a source that volumes of pods and persistent ones share.
+func DefaultAzureDisk(v *v1.AzureDiskVolumeSource) {
+	SetDefault(&v.CachingMode, v1.AzureDataDiskCachingReadWrite)
+	SetDefault(&v.FSType, "ext4")
+	SetDefault(&v.ReadOnly, false)
+	SetDefault(&v.Kind, v1.AzureSharedBlobDisk)
+}
+
 // defaultLegacyVolume fills the sources whose drivers have left Kubernetes; the
 // API still describes them.
 func defaultLegacyVolume(s *v1.VolumeSource) {
@@ -151,10 +159,7 @@ func defaultLegacyVolume(s *v1.VolumeSource) {
 		set(&v.Keyring, "/etc/ceph/keyring")
 	}
 	if v := s.AzureDisk; v != nil {
-		SetDefault(&v.CachingMode, v1.AzureDataDiskCachingReadWrite)
-		SetDefault(&v.FSType, "ext4")
-		SetDefault(&v.ReadOnly, false)
-		SetDefault(&v.Kind, v1.AzureSharedBlobDisk)
+		DefaultAzureDisk(v)
 	}
 	if v := s.ScaleIO; v != nil {
 		set(&v.StorageMode, "ThinProvisioned")
