@@ -17,7 +17,7 @@ var immortalNamespaces = []string{metav1.NamespaceDefault, metav1.NamespaceSyste
 // deleted, and the deletion of namespaces the system needs.
 func namespaceLifecycle() Plugin {
 	return Plugin{Name: "NamespaceLifecycle", Mutate: func(ctx context.Context, a *Attributes) error {
-		isNamespace := a.Resource.Group == "" && a.Resource.Plural == "namespaces"
+		isNamespace := a.Resource.IsNamespace()
 		if isNamespace && a.Verb == remove && slices.Contains(immortalNamespaces, a.Name) {
 			return a.forbid("this namespace may not be deleted")
 		}

@@ -25,7 +25,7 @@ func podSecurity() Plugin {
 			return nil
 		}
 		switch {
-		case a.Resource.Group == "" && a.Resource.Plural == "namespaces":
+		case a.Resource.IsNamespace():
 			return securityOfNamespace(ctx, a)
 		case a.Resource.Group == "" && a.Resource.Plural == "pods":
 			return securityOfPod(ctx, a)

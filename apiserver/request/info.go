@@ -32,7 +32,11 @@ type Info struct {
 	Version string
 	// Namespace is empty for cluster-wide resources and for all namespaces. A
 	// request for a Namespace object has that namespace's own name.
-	Namespace   string
+	Namespace string
+	// InNamespace is true for paths below namespaces/{namespace}/ that name a
+	// resource there, of whatever kind: also for namespaces/a/namespaces/b, which
+	// is authorized as a request in a and is the path of no object.
+	InNamespace bool
 	Resource    string
 	Subresource string
 	// Name is also set for a list or watch whose field selector names one object.
@@ -93,7 +97,7 @@ func (i *Info) setParts(parts []string) {
 	if parts[0] == "namespaces" && len(parts) > 1 {
 		i.Namespace = parts[1]
 		if len(parts) > 2 && parts[2] != "status" && parts[2] != "finalize" {
-			parts = parts[2:]
+			i.InNamespace, parts = true, parts[2:]
 		}
 	}
 	i.Parts = parts

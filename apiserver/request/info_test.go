@@ -27,13 +27,13 @@ func TestParse(t *testing.T) {
 			i.Path, i.Verb, i.Resource, i.Parts = "/api/v1/pods", "list", "pods", []string{"pods"}
 		})},
 		{"list in a namespace", "GET", "/api/v1/namespaces/n/pods", resource(func(i *Info) {
-			i.Path, i.Verb, i.Namespace, i.Resource, i.Parts = "/api/v1/namespaces/n/pods", "list", "n", "pods", []string{"pods"}
+			i.InNamespace, i.Path, i.Verb, i.Namespace, i.Resource, i.Parts = true, "/api/v1/namespaces/n/pods", "list", "n", "pods", []string{"pods"}
 		})},
 		{"get", "GET", "/api/v1/namespaces/n/pods/p", resource(func(i *Info) {
-			i.Path, i.Verb, i.Namespace, i.Resource, i.Name, i.Parts = "/api/v1/namespaces/n/pods/p", "get", "n", "pods", "p", []string{"pods", "p"}
+			i.InNamespace, i.Path, i.Verb, i.Namespace, i.Resource, i.Name, i.Parts = true, "/api/v1/namespaces/n/pods/p", "get", "n", "pods", "p", []string{"pods", "p"}
 		})},
 		{"subresource with a path", "GET", "/api/v1/namespaces/n/pods/p/proxy/a/b", resource(func(i *Info) {
-			i.Path, i.Verb, i.Namespace, i.Resource, i.Name, i.Subresource = "/api/v1/namespaces/n/pods/p/proxy/a/b", "get", "n", "pods", "p", "proxy"
+			i.InNamespace, i.Path, i.Verb, i.Namespace, i.Resource, i.Name, i.Subresource = true, "/api/v1/namespaces/n/pods/p/proxy/a/b", "get", "n", "pods", "p", "proxy"
 			i.Parts = []string{"pods", "p", "proxy", "a", "b"}
 		})},
 		{"a namespace is in itself", "GET", "/api/v1/namespaces/n", resource(func(i *Info) {
@@ -42,6 +42,9 @@ func TestParse(t *testing.T) {
 		{"status of a namespace", "PUT", "/api/v1/namespaces/n/status", resource(func(i *Info) {
 			i.Path, i.Verb, i.Namespace, i.Resource, i.Name, i.Subresource = "/api/v1/namespaces/n/status", "update", "n", "namespaces", "n", "status"
 			i.Parts = []string{"namespaces", "n", "status"}
+		})},
+		{"a namespace below a namespace", "DELETE", "/api/v1/namespaces/a/namespaces/b", resource(func(i *Info) {
+			i.InNamespace, i.Path, i.Verb, i.Namespace, i.Resource, i.Name, i.Parts = true, "/api/v1/namespaces/a/namespaces/b", "delete", "a", "namespaces", "b", []string{"namespaces", "b"}
 		})},
 		{"all namespaces", "GET", "/api/v1/namespaces", resource(func(i *Info) {
 			i.Path, i.Verb, i.Resource, i.Parts = "/api/v1/namespaces", "list", "namespaces", []string{"namespaces"}
@@ -54,14 +57,14 @@ func TestParse(t *testing.T) {
 			i.Path, i.Verb, i.Resource, i.Parts = "/api/v1/pods", "list", "pods", []string{"pods"}
 		})},
 		{"a selected name", "GET", "/api/v1/namespaces/n/pods?fieldSelector=metadata.name%3Dp", resource(func(i *Info) {
-			i.Path, i.Verb, i.Namespace, i.Resource, i.Name, i.Parts = "/api/v1/namespaces/n/pods", "list", "n", "pods", "p", []string{"pods"}
+			i.InNamespace, i.Path, i.Verb, i.Namespace, i.Resource, i.Name, i.Parts = true, "/api/v1/namespaces/n/pods", "list", "n", "pods", "p", []string{"pods"}
 			i.FieldSelector = "metadata.name=p"
 		})},
 		{"a selected name that is a path", "GET", "/api/v1/pods?fieldSelector=metadata.name%3Da%2Fb", resource(func(i *Info) {
 			i.Path, i.Verb, i.Resource, i.Parts, i.FieldSelector = "/api/v1/pods", "list", "pods", []string{"pods"}, "metadata.name=a/b"
 		})},
 		{"old watch path", "GET", "/api/v1/watch/namespaces/n/pods/p?labelSelector=a", resource(func(i *Info) {
-			i.Path, i.Verb, i.Namespace, i.Resource, i.Name, i.Parts = "/api/v1/watch/namespaces/n/pods/p", "watch", "n", "pods", "p", []string{"pods", "p"}
+			i.InNamespace, i.Path, i.Verb, i.Namespace, i.Resource, i.Name, i.Parts = true, "/api/v1/watch/namespaces/n/pods/p", "watch", "n", "pods", "p", []string{"pods", "p"}
 			i.VerbInPath = true
 		})},
 		{"old proxy path", "GET", "/api/v1/proxy/nodes/n/x", resource(func(i *Info) {
@@ -70,10 +73,10 @@ func TestParse(t *testing.T) {
 		})},
 		{"delete of a collection", "DELETE", "/apis/apps/v1/namespaces/n/deployments?labelSelector=a", Info{
 			IsResource: true, Path: "/apis/apps/v1/namespaces/n/deployments", Verb: "deletecollection", Prefix: "apis", Group: "apps", Version: "v1",
-			Namespace: "n", Resource: "deployments", Parts: []string{"deployments"}, LabelSelector: "a"}},
+			Namespace: "n", InNamespace: true, Resource: "deployments", Parts: []string{"deployments"}, LabelSelector: "a"}},
 		{"patch", "PATCH", "/apis/apps/v1/namespaces/n/deployments/d/scale", Info{
 			IsResource: true, Path: "/apis/apps/v1/namespaces/n/deployments/d/scale", Verb: "patch", Prefix: "apis", Group: "apps", Version: "v1",
-			Namespace: "n", Resource: "deployments", Name: "d", Subresource: "scale", Parts: []string{"deployments", "d", "scale"}}},
+			Namespace: "n", InNamespace: true, Resource: "deployments", Name: "d", Subresource: "scale", Parts: []string{"deployments", "d", "scale"}}},
 		{"a method that is no verb", "OPTIONS", "/api/v1/pods", resource(func(i *Info) {
 			i.Path, i.Resource, i.Parts = "/api/v1/pods", "pods", []string{"pods"}
 		})},

@@ -6,7 +6,6 @@ package resource
 
 import (
 	"context"
-	"path"
 	"slices"
 	"strings"
 
@@ -293,6 +292,10 @@ func (r *Resource) GR() schema.GroupResource {
 // Namespaced reports whether objects of r live in namespaces.
 func (r *Resource) Namespaced() bool { return !r.ClusterScoped }
 
+// IsNamespace reports whether objects of r are the namespaces themselves. Who
+// asks for one of them is authorized in the namespace it is.
+func (r *Resource) IsNamespace() bool { return r.Group == "" && r.Plural == "namespaces" }
+
 // Sub returns the subresource of a name, or nil.
 func (r *Resource) Sub(name string) *Sub {
 	i := slices.IndexFunc(r.Subresources, func(s Sub) bool { return s.Name == name })
@@ -304,13 +307,15 @@ func (r *Resource) Sub(name string) *Sub {
 
 // Key is where an object of this kind is stored. An empty name gives the
 // prefix of a namespace, an empty namespace the prefix of all. It does not
-// depend on the version.
+// depend on the version. Names are taken as they are: ".." leads nowhere.
 func (r *Resource) Key(namespace, name string) string {
-	key := path.Join("/registry", r.Stored.Group, r.Stored.Plural, namespace, name)
-	if name == "" {
-		key += "/"
+	key := "/registry/"
+	for _, part := range [...]string{r.Stored.Group, r.Stored.Plural, namespace} {
+		if part != "" {
+			key += part + "/"
+		}
 	}
-	return key
+	return key + name
 }
 
 func (r *Resource) setNames() {

@@ -85,7 +85,7 @@ func (h *Handler) review(ctx context.Context, rw http.ResponseWriter, r *http.Re
 // createObject brings an object whose fields are managed into the store. A
 // generated name that is taken is generated anew.
 func (h *Handler) createObject(ctx context.Context, w *write, obj resource.Object) (*store.Item, error) {
-	if w.stored().GR().String() == "namespaces" {
+	if w.stored().IsNamespace() {
 		w = w.in(obj.GetName())
 	}
 	if err := h.mutate(ctx, w, "create", obj, nil); err != nil {

@@ -171,7 +171,7 @@ func preconditions(r *resource.Resource, old resource.Object, options *metav1.De
 	if p == nil {
 		return nil
 	}
-	if r.GR().String() == "namespaces" {
+	if r.IsNamespace() {
 		return namespacePreconditions(old, p)
 	}
 	conflict := func(format string, args ...any) error {

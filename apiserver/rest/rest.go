@@ -6,10 +6,8 @@ package rest
 import (
 	"context"
 	"net/http"
-	"slices"
 	"time"
 
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 
@@ -53,29 +51,6 @@ type Connection struct {
 	Sub             *resource.Sub
 	Namespace, Name string
 	Path            string // what follows the name of the subresource, without the slash
-}
-
-// target is what a request is about.
-type target struct {
-	resource        *resource.Resource // as served
-	sub             *resource.Sub      // as stored; nil for the object itself
-	namespace, name string
-}
-
-// subName is the name of the subresource, or empty.
-func (t *target) subName() string {
-	if t.sub == nil {
-		return ""
-	}
-	return t.sub.Name
-}
-
-// kind is that of the body.
-func (t *target) kind() schema.GroupVersionKind {
-	if t.sub != nil && !t.sub.Kind.Empty() {
-		return t.sub.Kind
-	}
-	return t.resource.GVK()
 }
 
 // ServeHTTP answers a request whose Info is in the context.
@@ -124,109 +99,6 @@ func (h *Handler) notFound(w http.ResponseWriter, r *http.Request) {
 	http.NotFound(w, r)
 }
 
-type verb func(h *Handler, w http.ResponseWriter, r *http.Request, t *target) error
-
-// The verbs on objects and collections, and on views of objects.
-var (
-	objectVerbs = map[string]verb{
-		"get": (*Handler).get, "update": (*Handler).update, "patch": (*Handler).patch, "delete": (*Handler).delete,
-		"list": (*Handler).list, "watch": (*Handler).watch, "create": (*Handler).create, "deletecollection": (*Handler).deleteCollection,
-	}
-	viewVerbs  = map[string]verb{"get": (*Handler).get, "update": (*Handler).update, "patch": (*Handler).patch}
-	scaleVerbs = map[string]verb{"get": (*Handler).getScale, "update": (*Handler).updateScale, "patch": (*Handler).patchScale}
-)
-
-// route finds what a request is about and which function serves it.
-func (h *Handler) route(info *request.Info, r *http.Request) (*target, verb, error) {
-	res := h.Lookup(schema.GroupVersionResource{Group: info.Group, Version: info.Version, Resource: info.Resource})
-	if res == nil {
-		return nil, nil, errNoResource
-	}
-	t := &target{resource: res, namespace: info.Namespace, name: info.Name}
-	if res.ClusterScoped {
-		t.namespace = ""
-	}
-	if !placed(info, res) {
-		return nil, nil, errNoResource
-	}
-	if info.VerbInPath && r.Method != http.MethodGet {
-		return nil, nil, ErrNoMethod
-	}
-	if info.Subresource != "" {
-		return h.routeSub(t, info, r.Method)
-	}
-	if len(info.Parts) < 2 && info.Name != "" && info.Verb != "list" && info.Verb != "watch" {
-		t.name = ""
-	}
-	serve := objectVerbs[info.Verb]
-	everywhere := res.Namespaced() && info.Namespace == ""
-	collection := len(info.Parts) < 2
-	switch {
-	case serve == nil || !slices.Contains(res.Verbs, info.Verb) || r.Method == http.MethodHead,
-		everywhere && info.Verb != "list" && info.Verb != "watch" && !(info.Verb == "create" && !slices.Contains(res.Verbs, "get")),
-		collection && (info.Verb == "update" || info.Verb == "patch"),
-		!collection && info.Verb == "create":
-		return nil, nil, ErrNoMethod
-	}
-	return t, serve, nil
-}
-
-// placed reports whether the path is one for objects of res: in a namespace
-// or not, and no longer than it may be. Of the old paths only those that watch
-// objects are left; below them a subresource would be served to who may only
-// watch it.
-func placed(info *request.Info, res *resource.Resource) bool {
-	inNamespace := info.Namespace != "" && info.Resource != "namespaces"
-	switch {
-	case info.VerbInPath && (info.Verb != "watch" || info.Subresource != ""):
-		return false
-	case res.ClusterScoped:
-		return !inNamespace
-	case info.Namespace != "":
-		return true
-	}
-	return len(info.Parts) < 2
-}
-
-func (h *Handler) routeSub(t *target, info *request.Info, method string) (*target, verb, error) {
-	sub := t.resource.Sub(info.Subresource)
-	if sub == nil {
-		return nil, nil, errNoResource
-	}
-	if stored := t.resource.Stored.Sub(info.Subresource); stored != nil {
-		sub = stored
-	}
-	t.sub = sub
-	if len(info.Parts) > 3 && sub.Name != "proxy" {
-		return nil, nil, errNoResource
-	}
-	if !hasMethod(sub, info.Verb, method) {
-		return nil, nil, ErrNoMethod
-	}
-	switch {
-	case sub.Connect:
-		return t, (*Handler).connect, nil
-	case sub.Create != nil:
-		return t, (*Handler).createSub, nil
-	case sub.Scale != nil:
-		return t, scaleVerbs[info.Verb], nil
-	}
-	serve := viewVerbs[info.Verb]
-	if serve == nil {
-		return nil, nil, ErrNoMethod
-	}
-	return t, serve, nil
-}
-
-// hasMethod reports whether a subresource serves a method. HEAD and OPTIONS,
-// which are no verbs of the API, are passed on by proxies only.
-func hasMethod(sub *resource.Sub, verb, method string) bool {
-	if method == http.MethodHead || method == http.MethodOptions {
-		return sub.Name == "proxy"
-	}
-	return slices.Contains(sub.Verbs, verb)
-}
-
 // offer is what answers about t can be made of.
 func (t *target) offer() codec.Offer {
 	return codec.Offer{Protobuf: codec.HasProtobuf(t.resource.New()), Table: true, Partial: true}
@@ -238,9 +110,3 @@ const most = 34 * time.Second
 func deadline(r *http.Request) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(r.Context(), most)
 }
-
-var (
-	errNoResource = apierrors.NewGenericServerResponse(http.StatusNotFound, "", schema.GroupResource{}, "", "", 0, false)
-	// ErrNoMethod answers a method that a path does not have.
-	ErrNoMethod = apierrors.NewGenericServerResponse(http.StatusMethodNotAllowed, "", schema.GroupResource{}, "", "", 0, false)
-)
