@@ -33,6 +33,12 @@ type Config struct {
 	// Other serves what is no resource that is served: discovery, health,
 	// metrics; nil: all that is 404.
 	Other http.Handler
+	// Documents describe what is served. They are told at first and after every
+	// change.
+	Documents []Document
+	// Parts ask the server about objects; they are not used before New has
+	// returned.
+	Parts []Part
 
 	// History is how long watches can be resumed; 0 means five minutes.
 	History time.Duration
@@ -51,6 +57,15 @@ type Config struct {
 	// Log gets what operators need to know; nil means slog.Default().
 	Log *slog.Logger
 }
+
+// Document describes resources, as discovery and OpenAPI do.
+type Document interface {
+	// Publish replaces the resources described.
+	Publish([]*resource.Resource)
+}
+
+// Part is something the server is made with that needs the server itself.
+type Part interface{ Use(resource.Cluster) }
 
 func (c Config) withDefaults() Config {
 	if c.MaxReading == 0 {

@@ -27,32 +27,11 @@ type Server struct {
 	store    *store.Store
 	rest     *rest.Handler
 	served   atomic.Pointer[served]
+	setting  sync.Mutex // held by SetResources
 	handler  http.Handler
 	parts    sync.WaitGroup
 	stopping context.Context
 	stop     context.CancelFunc
-}
-
-// served are the resources that can be reached now. It is never changed, only
-// replaced.
-type served struct {
-	list    []*resource.Resource
-	byGVR   map[schema.GroupVersionResource]*resource.Resource
-	storage map[schema.GroupResource]*resource.Resource
-	groups  map[string]bool
-}
-
-func newServed(list []*resource.Resource) *served {
-	s := &served{
-		list: list, byGVR: make(map[schema.GroupVersionResource]*resource.Resource),
-		storage: make(map[schema.GroupResource]*resource.Resource), groups: make(map[string]bool),
-	}
-	for _, r := range list {
-		s.byGVR[r.GVR()] = r
-		s.groups[r.Group] = true
-		s.storage[r.GR()] = r.Stored
-	}
-	return s
 }
 
 // New loads what is stored and makes the server. ctx is its life: when it
@@ -62,7 +41,11 @@ func New(ctx context.Context, c Config) (*Server, error) {
 		return nil, errors.New("a server needs a backend, an authenticator and an authorizer")
 	}
 	s := &Server{config: c.withDefaults()}
-	s.served.Store(newServed(c.Resources))
+	now, err := newServed(c.Resources)
+	if err != nil {
+		return nil, err
+	}
+	s.served.Store(now)
 	st, err := store.Open(ctx, store.Config{Backend: c.Backend, Resources: c.Resources, History: c.History})
 	if err != nil {
 		return nil, fmt.Errorf("open the store: %w", err)
@@ -71,7 +54,7 @@ func New(ctx context.Context, c Config) (*Server, error) {
 	s.stopping, s.stop = context.WithCancel(ctx)
 	s.rest = &rest.Handler{
 		Store:      st,
-		Lookup:     func(gvr schema.GroupVersionResource) *resource.Resource { return s.served.Load().byGVR[gvr] },
+		Lookup:     s.find,
 		Storage:    func(gr schema.GroupResource) *resource.Resource { return s.served.Load().storage[gr] },
 		Serves:     func(group string) bool { return s.served.Load().groups[group] },
 		Admission:  c.Admission,
@@ -82,12 +65,16 @@ func New(ctx context.Context, c Config) (*Server, error) {
 		NotFound: s.config.Other,
 	}
 	s.handler = s.chain()
+	for _, part := range c.Parts {
+		part.Use(s.Cluster())
+	}
+	s.describe(now)
 	return s, nil
 }
 
 // version finds a resource in another version.
 func (s *Server) version(gv schema.GroupVersion, plural string) *resource.Resource {
-	return s.served.Load().byGVR[gv.WithResource(plural)]
+	return s.find(gv.WithResource(plural))
 }
 
 // Handler serves requests that come over a network, or from within with their

@@ -93,7 +93,7 @@ func Standard(ctx context.Context, o Options) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	documents := discovery.New(o.Advertise.String())
+	documents, descriptions := discovery.New(o.Advertise.String()), openapi.New(openapi.Config{})
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	mux := http.NewServeMux()
@@ -106,22 +106,18 @@ func Standard(ctx context.Context, o Options) (*Server, error) {
 		Connect: func(w http.ResponseWriter, r *http.Request, c rest.Connection) error {
 			return connections.ServeConnect(w, r, connect.Target(c))
 		},
-		Other:   mux,
-		Metrics: registry,
-		Log:     o.Log,
+		Other:     mux,
+		Documents: []Document{documents, descriptions},
+		Parts:     []Part{tokens, services, connections},
+		Metrics:   registry,
+		Log:       o.Log,
 	})
 	if err != nil {
 		return nil, err
 	}
-	tokens.Use(s.Cluster())
-	services.Use(s.Cluster())
-	connections.Use(s.Cluster())
-	documents.Publish(s.Resources())
 	for _, path := range []string{"/api", "/api/", "/apis", "/apis/"} {
 		mux.Handle(path, documents)
 	}
-	descriptions := openapi.New(openapi.Config{})
-	descriptions.Publish(s.Resources())
 	fixed := map[string]http.Handler{
 		openapi.PathV2: descriptions, openapi.PathV3: descriptions, openapi.PathV3 + "/": descriptions,
 		authn.OpenIDConfigurationPath: tokens.OpenIDConfiguration(o.Advertise.String()), authn.KeysPath: tokens.Keys(),

@@ -1,0 +1,91 @@
+package apiserver
+
+import (
+	"context"
+	"fmt"
+
+	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"github.com/skiff-k8s/skiff/apiserver/resource"
+)
+
+// served are the resources that can be reached now. It is never changed, only
+// replaced.
+type served struct {
+	list    []*resource.Resource
+	byGVR   map[schema.GroupVersionResource]*resource.Resource
+	storage map[schema.GroupResource]*resource.Resource
+	groups  map[string]bool
+}
+
+func newServed(list []*resource.Resource) (*served, error) {
+	s := &served{
+		list: list, byGVR: make(map[schema.GroupVersionResource]*resource.Resource),
+		storage: make(map[schema.GroupResource]*resource.Resource), groups: make(map[string]bool),
+	}
+	for _, r := range list {
+		if s.byGVR[r.GVR()] != nil {
+			return nil, fmt.Errorf("%s is served twice", r.GVR())
+		}
+		if other := s.storage[r.GR()]; other != nil && other != r.Stored {
+			return nil, fmt.Errorf("%s is stored in two ways", r.GR())
+		}
+		s.byGVR[r.GVR()] = r
+		s.groups[r.Group] = true
+		s.storage[r.GR()] = r.Stored
+	}
+	return s, nil
+}
+
+// find is a resource that is served, or nil.
+func (s *Server) find(gvr schema.GroupVersionResource) *resource.Resource {
+	return s.served.Load().byGVR[gvr]
+}
+
+// SetResources replaces all that is served. A row that stays must be the same
+// value as before; a changed kind is a new row, and watches of it end, so that
+// clients resume them under the new one. Objects of kinds that are served no
+// longer stay in the backend.
+//
+// It is the only place that changes what is served. It goes in an order in
+// which no client is told of a resource that it cannot reach: the store takes
+// the new kinds in, requests find them, documents name them; then what is kept
+// for those that went is dropped. After an error what is served and described
+// is as it was, and the call can be repeated.
+func (s *Server) SetResources(ctx context.Context, list []*resource.Resource) error {
+	s.setting.Lock()
+	defer s.setting.Unlock()
+	next, err := newServed(list)
+	if err != nil {
+		return err
+	}
+	old := s.served.Load()
+	for kind, row := range next.storage {
+		if old.storage[kind] == row {
+			continue
+		}
+		if err := s.store.Add(ctx, row); err != nil {
+			return fmt.Errorf("serve %s: %w", kind, err)
+		}
+	}
+	s.served.Store(next)
+	s.describe(next)
+	for kind, row := range old.storage {
+		if next.storage[kind] == nil {
+			s.store.Remove(row)
+		}
+	}
+	for gvr, row := range old.byGVR {
+		if next.byGVR[gvr] != row {
+			s.rest.Fields.Forget(row)
+		}
+	}
+	return nil
+}
+
+// describe tells the documents what is served.
+func (s *Server) describe(now *served) {
+	for _, d := range s.config.Documents {
+		d.Publish(now.list)
+	}
+}
