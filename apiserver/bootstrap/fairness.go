@@ -112,8 +112,30 @@ func flowMeta(name string) metav1.ObjectMeta {
 	return metav1.ObjectMeta{Name: name, Annotations: map[string]string{flowUpdate: "true"}}
 }
 
+// PriorityLevels are those of every cluster.
+func PriorityLevels() []*flowcontrolv1.PriorityLevelConfiguration {
+	var list []*flowcontrolv1.PriorityLevelConfiguration
+	for _, l := range levels {
+		list = append(list, l.configuration())
+	}
+	return list
+}
+
+// FlowSchemas are those of every cluster.
+func FlowSchemas() []*flowcontrolv1.FlowSchema {
+	var list []*flowcontrolv1.FlowSchema
+	for _, f := range flows {
+		list = append(list, f.schema())
+	}
+	return list
+}
+
+func (l level) configuration() *flowcontrolv1.PriorityLevelConfiguration {
+	return &flowcontrolv1.PriorityLevelConfiguration{ObjectMeta: flowMeta(l.name), Spec: l.spec()}
+}
+
 func (l level) object() object {
-	want := &flowcontrolv1.PriorityLevelConfiguration{ObjectMeta: flowMeta(l.name), Spec: l.spec()}
+	want := l.configuration()
 	return object{group: flowcontrolv1.GroupName, plural: "prioritylevelconfigurations", want: want, repair: func(have resource.Object) bool {
 		o := have.(*flowcontrolv1.PriorityLevelConfiguration)
 		if o.Annotations[flowUpdate] != "true" || equality.Semantic.DeepEqual(o.Spec, want.Spec) {
@@ -146,8 +168,10 @@ func (l level) spec() flowcontrolv1.PriorityLevelConfigurationSpec {
 	}
 }
 
-func (f flow) object() object {
-	name := cmp.Or(f.level, f.name)
+// levelName is the level of its requests.
+func (f flow) levelName() string { return cmp.Or(f.level, f.name) }
+
+func (f flow) schema() *flowcontrolv1.FlowSchema {
 	rule := flowcontrolv1.PolicyRulesWithSubjects{Subjects: f.subjects, ResourceRules: f.resources}
 	if len(f.paths) > 0 {
 		verb := "get"
@@ -156,14 +180,19 @@ func (f flow) object() object {
 		}
 		rule.NonResourceRules = []flowcontrolv1.NonResourcePolicyRule{{Verbs: []string{verb}, NonResourceURLs: f.paths}}
 	}
-	want := &flowcontrolv1.FlowSchema{ObjectMeta: flowMeta(f.name), Spec: flowcontrolv1.FlowSchemaSpec{
-		PriorityLevelConfiguration: flowcontrolv1.PriorityLevelConfigurationReference{Name: name},
+	schema := &flowcontrolv1.FlowSchema{ObjectMeta: flowMeta(f.name), Spec: flowcontrolv1.FlowSchemaSpec{
+		PriorityLevelConfiguration: flowcontrolv1.PriorityLevelConfigurationReference{Name: f.levelName()},
 		MatchingPrecedence:         f.precedence,
 		Rules:                      []flowcontrolv1.PolicyRulesWithSubjects{rule},
 	}}
 	if f.by != "" {
-		want.Spec.DistinguisherMethod = &flowcontrolv1.FlowDistinguisherMethod{Type: f.by}
+		schema.Spec.DistinguisherMethod = &flowcontrolv1.FlowDistinguisherMethod{Type: f.by}
 	}
+	return schema
+}
+
+func (f flow) object() object {
+	want := f.schema()
 	return object{group: flowcontrolv1.GroupName, plural: "flowschemas", want: want, repair: func(have resource.Object) (changed bool) {
 		o := have.(*flowcontrolv1.FlowSchema)
 		if o.Annotations[flowUpdate] == "true" && !equality.Semantic.DeepEqual(o.Spec, want.Spec) {
@@ -174,7 +203,7 @@ func (f flow) object() object {
 			o.Status.Conditions, changed = []flowcontrolv1.FlowSchemaCondition{{
 				Type: flowcontrolv1.FlowSchemaConditionDangling, Status: flowcontrolv1.ConditionFalse,
 				LastTransitionTime: metav1.Now(), Reason: "Found",
-				Message: fmt.Sprintf("This FlowSchema references the PriorityLevelConfiguration object named %q and it exists", name),
+				Message: fmt.Sprintf("This FlowSchema references the PriorityLevelConfiguration object named %q and it exists", f.levelName()),
 			}}, true
 		}
 		return changed
