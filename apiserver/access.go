@@ -6,6 +6,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 
 	"github.com/skiff-k8s/skiff/apiserver/request"
@@ -23,12 +24,25 @@ func (s *Server) authenticate(next http.Handler) http.Handler {
 		answer, ok, err := s.config.Authenticator.AuthenticateRequest(r)
 		if err != nil || !ok {
 			s.config.Log.DebugContext(r.Context(), "not authenticated", "path", r.URL.Path, "from", r.RemoteAddr, "err", err)
+			endConnection(w, r)
 			rest.WriteError(w, r, apierrors.NewUnauthorized("Unauthorized"))
 			return
+		}
+		if answer.User.GetName() == user.Anonymous {
+			endConnection(w, r)
 		}
 		r.Header.Del("Authorization") // no later step needs it, and none should pass it on
 		next.ServeHTTP(w, r.WithContext(request.WithUser(r.Context(), answer.User)))
 	})
+}
+
+// endConnection makes this the last request of a connection of HTTP/2, whose
+// streams are cheap to open and dear to serve: those that nobody vouches for
+// get no more than over HTTP/1.1.
+func endConnection(w http.ResponseWriter, r *http.Request) {
+	if r.ProtoMajor == 2 {
+		w.Header().Set("Connection", "close")
+	}
 }
 
 // authorize asks whether the user may do this.

@@ -12,8 +12,8 @@ type filter func(http.Handler) http.Handler
 
 // chain makes the handler of the server. Filters run from top to bottom.
 func (s *Server) chain() http.Handler {
-	m := newMetrics(s.config.Metrics)
-	limits := newLimits(s.config.MaxReading, s.config.MaxWriting, m)
+	m := newMetrics(s.config.Metrics, s.serves)
+	limits := newLimits(s.config.Limits, m)
 	filters := []filter{
 		s.recoverPanics,
 		s.identify, // Audit-Id
@@ -21,12 +21,12 @@ func (s *Server) chain() http.Handler {
 		s.parse,    // request.Info
 		s.log,
 		m.measure,
-		s.limitTime, // deadline; shutdown ends long-running requests
+		s.limitTime, // deadline, also of body and answer; shutdown ends long-running requests
 		s.warn,
 		s.authenticate, // 401
 		s.impersonate,
-		limits.limit, // 429
 		s.authorize,  // 403
+		limits.limit, // 429; who may not ask takes no slot
 	}
 	h := s.dispatch()
 	for _, f := range slices.Backward(filters) {

@@ -3,6 +3,7 @@
 package apiserver
 
 import (
+	"cmp"
 	"log/slog"
 	"net/http"
 	"time"
@@ -42,12 +43,8 @@ type Config struct {
 
 	// History is how long watches can be resumed; 0 means five minutes.
 	History time.Duration
-	// MaxReading and MaxWriting are how many requests are served at once, long
-	// running ones not counted; 0 means 400 and 200. More get 429.
-	MaxReading, MaxWriting int
-	// RequestTimeout is how long a request may take that is not long-running;
-	// 0 means a minute.
-	RequestTimeout time.Duration
+	// Limits are what clients may ask of the server.
+	Limits Limits
 	// MinWatch is how long a watch lasts at least; 0 means 30 minutes.
 	MinWatch time.Duration
 	// BookmarkEvery is the time between bookmarks of a watch; 0 means a minute.
@@ -67,16 +64,30 @@ type Document interface {
 // Part is something the server is made with that needs the server itself.
 type Part interface{ Use(resource.Cluster) }
 
+// Limits are what clients may ask of a server. The zero value of a field is
+// described with it.
+type Limits struct {
+	// MaxRequests is how many requests are served at once, long-running ones
+	// counted only until they have begun; 0 means 600. Each priority level has its
+	// share of them. More get 429.
+	MaxRequests int
+	// RequestTimeout is how long a request may take that is not long-running, its
+	// body included, and how long a watch waits for its client to read; 0 means a
+	// minute.
+	RequestTimeout time.Duration
+	// AnswerTimeout is how much longer the answer may take; 0 means five seconds.
+	AnswerTimeout time.Duration
+}
+
+func (l Limits) withDefaults() Limits {
+	l.MaxRequests = cmp.Or(l.MaxRequests, 600)
+	l.RequestTimeout = cmp.Or(l.RequestTimeout, time.Minute)
+	l.AnswerTimeout = cmp.Or(l.AnswerTimeout, 5*time.Second)
+	return l
+}
+
 func (c Config) withDefaults() Config {
-	if c.MaxReading == 0 {
-		c.MaxReading = 400
-	}
-	if c.MaxWriting == 0 {
-		c.MaxWriting = 200
-	}
-	if c.RequestTimeout == 0 {
-		c.RequestTimeout = time.Minute
-	}
+	c.Limits = c.Limits.withDefaults()
 	if c.Other == nil {
 		c.Other = http.NotFoundHandler()
 	}

@@ -39,6 +39,9 @@ func (s *Server) recoverPanics(next http.Handler) http.Handler {
 
 const auditIDHeader = "Audit-Id"
 
+// mostAuditID is how much of an id is kept, as much as kube-apiserver logs.
+const mostAuditID = 64
+
 // identify gives the request the id the client sent, or a new one.
 func (s *Server) identify(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -46,6 +49,7 @@ func (s *Server) identify(next http.Handler) http.Handler {
 		if id == "" {
 			id = uuid.NewString()
 		}
+		id = id[:min(len(id), mostAuditID)]
 		w.Header().Set(auditIDHeader, id)
 		next.ServeHTTP(w, r.WithContext(request.WithAuditID(r.Context(), id)))
 	})
@@ -59,12 +63,20 @@ func (s *Server) headers(next http.Handler) http.Handler {
 	})
 }
 
+// mostPath is how long a path may be. Paths of objects have less than 1,000
+// bytes; those of proxied applications have what browsers allow.
+const mostPath = 32 << 10
+
 // parse reads what is asked for.
 func (s *Server) parse(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if len(r.URL.Path) > mostPath {
+			http.Error(w, "the path is too long", http.StatusRequestURITooLong)
+			return
+		}
 		info, err := request.Parse(r)
 		if err != nil {
-			http.Error(w, fmt.Sprintf("Internal Server Error: %q: failed to create RequestInfo: %v", r.RequestURI, err), http.StatusInternalServerError)
+			http.Error(w, rest.Short(fmt.Sprintf("Internal Server Error: %q: failed to create RequestInfo: %v", r.RequestURI, err)), http.StatusInternalServerError)
 			return
 		}
 		next.ServeHTTP(w, r.WithContext(request.With(r.Context(), info)))
@@ -86,23 +98,22 @@ func (s *Server) log(next http.Handler) http.Handler {
 			return
 		}
 		info := request.From(r.Context())
-		s.config.Log.Log(r.Context(), level, "request", "verb", info.Verb, "path", r.URL.RequestURI(), "code", out.code, "took", time.Since(began),
-			"agent", r.UserAgent(), "from", r.RemoteAddr, "audit-id", request.AuditID(r.Context()), "err", *failure)
+		s.config.Log.Log(r.Context(), level, "request", "verb", info.Verb, "path", rest.Short(r.URL.RequestURI()), "code", out.code, "took", time.Since(began),
+			"agent", rest.Short(r.UserAgent()), "from", r.RemoteAddr, "audit-id", request.AuditID(r.Context()), "err", *failure)
 	})
 }
 
-// limitTime gives requests a deadline, the client's own if it is sooner.
-// Long-running ones end when the server does.
+// limitTime gives requests a deadline, the client's own if it is sooner. A body
+// that has not come by then is not waited for; the answer may take AnswerTimeout
+// longer.
 func (s *Server) limitTime(next http.Handler) http.Handler {
+	long := s.endWithServer(next)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if request.From(r.Context()).IsLongRunning(r) {
-			ctx, cancel := context.WithCancel(r.Context())
-			defer cancel()
-			defer context.AfterFunc(s.stopping, cancel)()
-			next.ServeHTTP(w, r.WithContext(ctx))
+			long.ServeHTTP(w, r)
 			return
 		}
-		limit := s.config.RequestTimeout
+		limit := s.config.Limits.RequestTimeout
 		if wish := r.URL.Query().Get("timeout"); r.URL.RawQuery != "" && wish != "" {
 			d, err := time.ParseDuration(wish)
 			if err != nil {
@@ -115,6 +126,32 @@ func (s *Server) limitTime(next http.Handler) http.Handler {
 		}
 		ctx, cancel := context.WithTimeout(r.Context(), limit)
 		defer cancel()
+		controller := http.NewResponseController(w)
+		// That ctx is over comes first: to end a read over HTTP/1.1 looks like the
+		// client's leaving, of which nobody would be told.
+		expire := func() { <-ctx.Done(); stopReading(controller)() }
+		g := &guard{pause: s.config.Limits.AnswerTimeout, steps: []func(){expire, stopWriting(controller), cutOff(ctx)}}
+		g.start(limit)
+		defer g.stop()
+		next.ServeHTTP(w, r.WithContext(ctx))
+	})
+}
+
+// endWithServer serves long-running requests, which end when the server does.
+// They have no deadline, but a watch does not wait long for its client to read.
+// Connections do: whoever looks at a log may take a break.
+func (s *Server) endWithServer(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		ctx, cancel := context.WithCancel(r.Context())
+		defer cancel()
+		defer context.AfterFunc(s.stopping, cancel)()
+		controller := http.NewResponseController(w)
+		controller.SetReadDeadline(time.Time{}) // in process there is none
+		controller.SetWriteDeadline(time.Time{})
+		if request.From(r.Context()).Verb == "watch" {
+			w = &response{ResponseWriter: w, patience: s.config.Limits.RequestTimeout,
+				stall: &guard{pause: s.config.Limits.AnswerTimeout, steps: []func(){stopWriting(controller), cutOff(ctx)}}}
+		}
 		next.ServeHTTP(w, r.WithContext(ctx))
 	})
 }

@@ -2,6 +2,7 @@ package apiserver
 
 import (
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -19,12 +20,16 @@ type metrics struct {
 	inflight *prometheus.GaugeVec
 	long     *prometheus.GaugeVec
 	drops    *prometheus.CounterVec
+	served   func(*request.Info) bool
 }
 
 var requestLabels = []string{"verb", "group", "version", "resource", "subresource", "scope", "component"}
 
-func newMetrics(registry prometheus.Registerer) *metrics {
+// newMetrics counts in registry. served reports whether a request names what
+// this server has.
+func newMetrics(registry prometheus.Registerer, served func(*request.Info) bool) *metrics {
 	m := &metrics{
+		served: served,
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "apiserver_request_total",
 			Help: "Counter of apiserver requests broken out for each verb, dry run value, group, version, resource, scope, component, and HTTP response code."},
 			append(requestLabels[:len(requestLabels):len(requestLabels)], "code")),
@@ -49,7 +54,7 @@ func (m *metrics) measure(next http.Handler) http.Handler {
 		began, out := time.Now(), &response{ResponseWriter: w}
 		next.ServeHTTP(out, r)
 		info := request.From(r.Context())
-		values := labelValues(info)
+		values := m.labelValues(info)
 		m.requests.WithLabelValues(append(values, strconv.Itoa(out.code))...).Inc()
 		if !info.IsLongRunning(r) {
 			m.seconds.WithLabelValues(values...).Observe(time.Since(began).Seconds())
@@ -57,11 +62,11 @@ func (m *metrics) measure(next http.Handler) http.Handler {
 	})
 }
 
-// labelValues are those of requestLabels. Other paths than those of resources
-// share one value: anybody can invent paths.
-func labelValues(info *request.Info) []string {
-	if !info.IsResource {
-		return []string{strings.ToUpper(info.Verb), "", "", "", "", "", "apiserver"}
+// labelValues are those of requestLabels. All that is not served shares one
+// value: anybody can invent paths and methods, and each value stays in memory.
+func (m *metrics) labelValues(info *request.Info) []string {
+	if !m.served(info) {
+		return []string{metricMethod(info.Verb), "", "", "", "", "", "apiserver"}
 	}
 	scope := "cluster"
 	switch {
@@ -71,6 +76,14 @@ func labelValues(info *request.Info) []string {
 		scope = "namespace"
 	}
 	return []string{metricVerb(info.Verb), info.Group, info.Version, info.Resource, info.Subresource, scope, "apiserver"}
+}
+
+func metricMethod(verb string) string {
+	verb = metricVerb(verb)
+	if !slices.Contains([]string{"GET", "LIST", "WATCH", "PROXY", "POST", "PUT", "PATCH", "DELETE", "DELETECOLLECTION", "HEAD", "OPTIONS", "CONNECT"}, verb) {
+		return "OTHER"
+	}
+	return verb
 }
 
 func metricVerb(verb string) string {
@@ -85,7 +98,7 @@ func metricVerb(verb string) string {
 
 // running and serving count a request until what they return is called.
 func (m *metrics) running(info *request.Info) func() {
-	g := m.long.WithLabelValues(labelValues(info)...)
+	g := m.long.WithLabelValues(m.labelValues(info)...)
 	g.Inc()
 	return g.Dec
 }

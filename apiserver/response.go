@@ -4,13 +4,19 @@ import (
 	"bufio"
 	"net"
 	"net/http"
+	"time"
 )
 
-// response remembers what was answered.
+// response remembers what was answered, and sees to it that answering does not
+// wait for ever.
 type response struct {
 	http.ResponseWriter
-	code  int
-	bytes int64
+	code int
+	// begun, if not nil, is called when the answer begins.
+	begun func()
+	// stall, if not nil, guards every write and flush, which may take patience.
+	stall    *guard
+	patience time.Duration
 }
 
 var (
@@ -19,29 +25,50 @@ var (
 )
 
 func (w *response) WriteHeader(code int) {
-	if w.code == 0 {
-		w.code = code
-	}
+	w.begin(code)
 	w.ResponseWriter.WriteHeader(code)
 }
 
-func (w *response) Write(p []byte) (int, error) {
-	if w.code == 0 {
-		w.code = http.StatusOK
+func (w *response) begin(code int) {
+	if w.code != 0 {
+		return
 	}
-	n, err := w.ResponseWriter.Write(p)
-	w.bytes += int64(n)
-	return n, err
+	w.code = code
+	if w.begun != nil {
+		w.begun()
+	}
 }
 
-// Flush and Hijack are passed on; Unwrap lets http.ResponseController find the
-// rest.
-func (w *response) Flush() { http.NewResponseController(w.ResponseWriter).Flush() }
+func (w *response) Write(p []byte) (int, error) {
+	w.begin(http.StatusOK)
+	defer w.guarded()()
+	return w.ResponseWriter.Write(p)
+}
+
+// guarded guards until what it returns is called.
+func (w *response) guarded() func() {
+	if w.stall == nil {
+		return func() {}
+	}
+	w.stall.start(w.patience)
+	return w.stall.stop
+}
+
+// Flush, FlushError and Hijack are passed on; Unwrap lets
+// http.ResponseController find the rest.
+func (w *response) Flush() { w.FlushError() }
+
+// FlushError tells whether the client is still there.
+func (w *response) FlushError() error {
+	w.begin(http.StatusOK)
+	defer w.guarded()()
+	return http.NewResponseController(w.ResponseWriter).Flush()
+}
 
 func (w *response) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	conn, rw, err := http.NewResponseController(w.ResponseWriter).Hijack()
-	if err == nil && w.code == 0 {
-		w.code = http.StatusSwitchingProtocols
+	if err == nil {
+		w.begin(http.StatusSwitchingProtocols)
 	}
 	return conn, rw, err
 }

@@ -15,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/skiff-k8s/skiff/apiserver/managedfields"
+	"github.com/skiff-k8s/skiff/apiserver/request"
 	"github.com/skiff-k8s/skiff/apiserver/resource"
 	"github.com/skiff-k8s/skiff/apiserver/rest"
 	"github.com/skiff-k8s/skiff/apiserver/store"
@@ -61,7 +62,7 @@ func New(ctx context.Context, c Config) (*Server, error) {
 		Fields:     &managedfields.Managers{Versions: s.version},
 		Authorizer: c.Authorizer,
 		Connect:    c.Connect,
-		MinWatch:   c.MinWatch, BookmarkEvery: c.BookmarkEvery,
+		MinWatch:   c.MinWatch, BookmarkEvery: c.BookmarkEvery, Patience: s.config.Limits.RequestTimeout,
 		NotFound: s.config.Other,
 	}
 	s.handler = s.chain()
@@ -70,6 +71,13 @@ func New(ctx context.Context, c Config) (*Server, error) {
 	}
 	s.describe(now)
 	return s, nil
+}
+
+// serves reports whether a request names a resource, and a subresource, that is
+// served.
+func (s *Server) serves(info *request.Info) bool {
+	r := s.served.Load().byGVR[schema.GroupVersionResource{Group: info.Group, Version: info.Version, Resource: info.Resource}]
+	return info.IsResource && r != nil && (info.Subresource == "" || r.Sub(info.Subresource) != nil)
 }
 
 // version finds a resource in another version.
@@ -97,18 +105,30 @@ func (s *Server) Wait() { s.parts.Wait() }
 // drainTime is how long requests may go on after Serve was told to end.
 const drainTime = 10 * time.Second
 
+// mostStreams is how many requests a connection of HTTP/2 may have at once.
+const mostStreams = 100
+
 // Serve answers on l, over TLS unless config is nil, until ctx ends. Then it
 // takes no new connections, ends watches, and lets other requests finish.
 func (s *Server) Serve(ctx context.Context, l net.Listener, config *tls.Config) error {
+	limits := s.config.Limits
 	server := &http.Server{
 		Handler:           s.handler,
 		TLSConfig:         config,
 		ReadHeaderTimeout: 32 * time.Second,
 		IdleTimeout:       90 * time.Second,
-		ErrorLog:          slog.NewLogLogger(s.config.Log.Handler(), slog.LevelDebug),
-		// Every watch is a stream: clients with many informers on one connection
-		// must not wait for each other, nor for small windows.
-		HTTP2: &http.HTTP2Config{MaxConcurrentStreams: 1000, MaxReceiveBufferPerStream: 256 << 10, MaxReceiveBufferPerConnection: 25 << 20},
+		// Also what comes before and after the filters has an end: limitTime makes
+		// these shorter, and takes them from long-running requests.
+		ReadTimeout:  limits.RequestTimeout + limits.AnswerTimeout,
+		WriteTimeout: limits.RequestTimeout + limits.AnswerTimeout,
+		ConnContext:  withConn,
+		ErrorLog:     slog.NewLogLogger(s.config.Log.Handler(), slog.LevelDebug),
+		// As kube-apiserver has it: every stream is a request in memory, and clients
+		// with more watches than that open another connection.
+		HTTP2: &http.HTTP2Config{
+			MaxConcurrentStreams: mostStreams, MaxReceiveBufferPerStream: 256 << 10, MaxReceiveBufferPerConnection: mostStreams * 256 << 10,
+			WriteByteTimeout: limits.RequestTimeout,
+		},
 	}
 	server.RegisterOnShutdown(s.stop)
 	failed := make(chan error, 1)

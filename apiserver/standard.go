@@ -62,6 +62,8 @@ type Options struct {
 	NodePorts alloc.PortRange
 	// Advertise is where pods and other machines reach this server.
 	Advertise netip.AddrPort
+	// Limits are what clients may ask of the server.
+	Limits Limits
 	// Log gets what operators need to know; nil means slog.Default().
 	Log *slog.Logger
 }
@@ -107,6 +109,7 @@ func Standard(ctx context.Context, o Options) (*Server, error) {
 			return connections.ServeConnect(w, r, connect.Target(c))
 		},
 		Other:     mux,
+		Limits:    o.Limits,
 		Documents: []Document{documents, descriptions},
 		Parts:     []Part{tokens, services, connections},
 		Metrics:   registry,

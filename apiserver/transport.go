@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"sync"
 
 	"k8s.io/apiserver/pkg/authentication/user"
@@ -30,7 +31,8 @@ type transport struct {
 
 func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	ctx, cancel := context.WithCancel(r.Context())
-	served := r.Clone(request.WithUser(ctx, t.user))
+	a := &answer{request: r, header: make(http.Header), body: newPipe(cancel), begun: make(chan struct{})}
+	served := r.Clone(withCut(request.WithUser(ctx, t.user), func() { a.body.closeWith(os.ErrDeadlineExceeded) }))
 	served.RequestURI, served.RemoteAddr = r.URL.RequestURI(), "in-process"
 	if served.Host == "" {
 		served.Host = r.URL.Host
@@ -38,7 +40,6 @@ func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	if served.Body == nil {
 		served.Body = http.NoBody
 	}
-	a := &answer{request: r, header: make(http.Header), body: newPipe(cancel), begun: make(chan struct{})}
 	stop := context.AfterFunc(ctx, func() { a.body.closeWith(ctx.Err()) })
 	go func() {
 		defer stop()

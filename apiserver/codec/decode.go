@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"os"
 	"strings"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -19,7 +20,8 @@ import (
 // MaxBody is how large the body of a request may be, in bytes.
 const MaxBody = 3 * 1024 * 1024
 
-// ReadBody reads the whole body; one larger than MaxBody gives 413.
+// ReadBody reads the whole body; one larger than MaxBody gives 413, one that
+// has not come by the request's deadline 504.
 func ReadBody(r *http.Request) ([]byte, error) {
 	defer r.Body.Close()
 	body, err := io.ReadAll(io.LimitReader(r.Body, MaxBody+1))
@@ -27,6 +29,9 @@ func ReadBody(r *http.Request) ([]byte, error) {
 		var tooLarge *http.MaxBytesError
 		if errors.As(err, &tooLarge) {
 			return nil, apierrors.NewRequestEntityTooLargeError(fmt.Sprintf("limit is %d", MaxBody))
+		}
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			return nil, apierrors.NewTimeoutError("request did not complete within the allotted timeout", 0)
 		}
 		return nil, err
 	}

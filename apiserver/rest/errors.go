@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/validate/content"
@@ -81,16 +82,17 @@ func isStatus(err error) bool {
 	return ok || errors.As(err, new(apierrors.APIStatus))
 }
 
-// ToStatus is the Status object that answers with err. Errors that are not of
-// the API are 500.
+// ToStatus is the Status object that answers with err, of bounded size. Errors
+// that are not of the API are 500.
 func ToStatus(err error) *metav1.Status {
 	var api apierrors.APIStatus
 	if !errors.As(err, &api) {
 		return &metav1.Status{
-			TypeMeta: statusKind, Status: metav1.StatusFailure, Code: http.StatusInternalServerError, Message: err.Error(),
+			TypeMeta: statusKind, Status: metav1.StatusFailure, Code: http.StatusInternalServerError, Message: Short(err.Error()),
 		}
 	}
 	status := api.Status()
+	shorten(&status)
 	if status.Status == "" {
 		status.Status = metav1.StatusFailure
 	}
@@ -103,10 +105,16 @@ func ToStatus(err error) *metav1.Status {
 
 var statusKind = metav1.TypeMeta{Kind: "Status", APIVersion: "v1"}
 
+// errorTime is how long a client may take to read why it got nothing. Until
+// then its request is in memory.
+const errorTime = 5 * time.Second
+
 // WriteError answers with err as a Status in the negotiated encoding.
 func WriteError(w http.ResponseWriter, r *http.Request, err error) {
 	status := ToStatus(err)
 	request.Fail(r.Context(), err)
+	// What is short is soon read. In process there is no deadline to set.
+	http.NewResponseController(w).SetWriteDeadline(time.Now().Add(errorTime))
 	if errors.Is(r.Context().Err(), context.Canceled) {
 		return // nobody is there to read it
 	}

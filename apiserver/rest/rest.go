@@ -41,6 +41,9 @@ type Handler struct {
 	// BookmarkEvery is how often watches that want bookmarks get them; 0 means
 	// a minute.
 	BookmarkEvery time.Duration
+	// Patience is how long a watch over a WebSocket waits for its client to read;
+	// 0 means a minute. Over HTTP the server sees to that.
+	Patience time.Duration
 	// NotFound answers paths of groups that are not served.
 	NotFound http.Handler
 }

@@ -2,9 +2,11 @@ package rest
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"net/http"
 	"strings"
+	"time"
 
 	"github.com/coder/websocket"
 
@@ -28,7 +30,7 @@ func (s *stream) serveWebSocket(ctx context.Context, w http.ResponseWriter, r *h
 	if s.framer.Media == codec.Protobuf {
 		kind = websocket.MessageBinary
 	}
-	if s.run(ctx, messageSink{ctx, conn, kind}) == nil {
+	if s.run(ctx, messageSink{ctx, conn, kind, cmp.Or(s.handler.Patience, time.Minute)}) == nil {
 		conn.Close(websocket.StatusNormalClosure, "")
 	}
 	return nil
@@ -40,6 +42,8 @@ type messageSink struct {
 	ctx  context.Context
 	conn *websocket.Conn
 	kind websocket.MessageType
+	// patience is how long a message may take.
+	patience time.Duration
 }
 
 func (s messageSink) Write(frame []byte) (int, error) {
@@ -47,7 +51,9 @@ func (s messageSink) Write(frame []byte) (int, error) {
 	if s.kind == websocket.MessageBinary {
 		message = frame[4:]
 	}
-	return len(frame), s.conn.Write(s.ctx, s.kind, bytes.TrimSuffix(message, []byte("\n")))
+	ctx, cancel := context.WithTimeout(s.ctx, s.patience)
+	defer cancel()
+	return len(frame), s.conn.Write(ctx, s.kind, bytes.TrimSuffix(message, []byte("\n")))
 }
 
 func (messageSink) Flush() error { return nil }
