@@ -36,7 +36,7 @@ import (
 
 // listen serves s over TLS and returns how to reach it without credentials,
 // and a client certificate of user eve in group devs.
-func listen(t *testing.T) (s *apiserver.Server, anonymous *rest.Config, eve rest.TLSClientConfig) {
+func listen(t *testing.T, changes ...func(*apiserver.Options)) (s *apiserver.Server, anonymous *rest.Config, eve rest.TLSClientConfig) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -62,6 +62,9 @@ func listen(t *testing.T) (s *apiserver.Server, anonymous *rest.Config, eve rest
 
 	s = apiservertest.Start(t, func(o *apiserver.Options) {
 		o.ClientCA, o.ServiceAccountKey = encode("CERTIFICATE", caDER), encode("EC PRIVATE KEY", private)
+		for _, change := range changes {
+			change(o)
+		}
 	})
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
