@@ -20,7 +20,7 @@ var mayImport = map[string][]string{
 	"apiserver/backend":  nil,
 	"apiserver/store":    {"apiserver/backend", "apiserver/resource"},
 	"apiserver/rest": {
-		"apiserver/admission", "apiserver/codec", "apiserver/managedfields", "apiserver/request", "apiserver/resource", "apiserver/store", "apiserver/connect",
+		"apiserver/admission", "apiserver/codec", "apiserver/heavy", "apiserver/managedfields", "apiserver/request", "apiserver/resource", "apiserver/store", "apiserver/connect",
 	},
 	"apiserver/builtin": {"apiserver/alloc", "apiserver/authn", "apiserver/authz", "apiserver/resource", "apiserver/request"},
 	"controllers":       {"quota"},

@@ -1,6 +1,7 @@
 package apiserver
 
 import (
+	"context"
 	"net/http"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -48,7 +49,7 @@ func endConnection(w http.ResponseWriter, r *http.Request) {
 // authorize asks whether the user may do this.
 func (s *Server) authorize(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		a := access(r)
+		a := access(r.Context())
 		decision, reason, err := s.config.Authorizer.Authorize(r.Context(), a)
 		switch {
 		case decision == authorizer.DecisionAllow:
@@ -61,11 +62,11 @@ func (s *Server) authorize(next http.Handler) http.Handler {
 	})
 }
 
-// access is what a request asks the authorizer for.
-func access(r *http.Request) authorizer.AttributesRecord {
-	info := request.From(r.Context())
+// access is what the request of ctx asks the authorizer for.
+func access(ctx context.Context) authorizer.AttributesRecord {
+	info := request.From(ctx)
 	a := authorizer.AttributesRecord{
-		User: request.User(r.Context()), Verb: info.Verb, Path: info.Path, ResourceRequest: info.IsResource,
+		User: request.User(ctx), Verb: info.Verb, Path: info.Path, ResourceRequest: info.IsResource,
 		APIGroup: info.Group, APIVersion: info.Version, Namespace: info.Namespace,
 		Resource: info.Resource, Subresource: info.Subresource, Name: info.Name,
 	}

@@ -43,7 +43,7 @@ func (s *Server) impersonate(next http.Handler) http.Handler {
 			refuse(w, r, apierrors.NewBadRequest(fmt.Sprintf("requested %#v without impersonating a user name", wanted)))
 			return
 		}
-		become, err := s.mayBecome(r.Context(), wanted, access(r))
+		become, err := s.mayBecome(r.Context(), wanted, access(r.Context()))
 		if err != nil {
 			refuse(w, r, err)
 			return

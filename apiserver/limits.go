@@ -1,6 +1,7 @@
 package apiserver
 
 import (
+	"context"
 	"net/http"
 	"slices"
 
@@ -34,7 +35,7 @@ func (l *limits) limit(next http.Handler) http.Handler {
 				return
 			}
 		}
-		release, ok := l.slots.Take(access(r))
+		release, ok := l.slots.Take(access(r.Context()))
 		if !ok {
 			l.metrics.dropped(requestKind(info))
 			w.Header().Set("Retry-After", "1")
@@ -49,6 +50,22 @@ func (l *limits) limit(next http.Handler) http.Handler {
 		defer l.metrics.serving(requestKind(info))()
 		next.ServeHTTP(w, r)
 	})
+}
+
+// mostHeavy is how much heavy work goes on at once. It is divided as requests
+// are; every level has one place of its own.
+const mostHeavy = 12
+
+// takeHeavy takes places for heavy work, whose requests need not be there any
+// more when it ends. The server's own work has a place always.
+func takeHeavy() func(context.Context) (release func(), ok bool) {
+	slots := fairness.New(mostHeavy, bootstrap.PriorityLevels(), bootstrap.FlowSchemas())
+	return func(ctx context.Context) (release func(), ok bool) {
+		if request.User(ctx) == nil || request.From(ctx) == nil {
+			return func() {}, true
+		}
+		return slots.Take(access(ctx))
+	}
 }
 
 // requestKind is the label of metrics.

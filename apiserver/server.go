@@ -14,6 +14,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
+	"github.com/skiff-k8s/skiff/apiserver/heavy"
 	"github.com/skiff-k8s/skiff/apiserver/managedfields"
 	"github.com/skiff-k8s/skiff/apiserver/request"
 	"github.com/skiff-k8s/skiff/apiserver/resource"
@@ -59,7 +60,7 @@ func New(ctx context.Context, c Config) (*Server, error) {
 		Storage:    func(gr schema.GroupResource) *resource.Resource { return s.served.Load().storage[gr] },
 		Serves:     func(group string) bool { return s.served.Load().groups[group] },
 		Admission:  c.Admission,
-		Fields:     &managedfields.Managers{Versions: s.version},
+		Fields:     &managedfields.Managers{Versions: s.version, Heavy: heavy.Runner{Take: takeHeavy()}},
 		Authorizer: c.Authorizer,
 		Connect:    c.Connect,
 		MinWatch:   c.MinWatch, BookmarkEvery: c.BookmarkEvery, Patience: s.config.Limits.RequestTimeout,

@@ -5,6 +5,7 @@
 package managedfields
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"sync"
@@ -22,6 +23,7 @@ import (
 	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
 
 	"github.com/skiff-k8s/skiff/apiserver/codec"
+	"github.com/skiff-k8s/skiff/apiserver/heavy"
 	"github.com/skiff-k8s/skiff/apiserver/resource"
 )
 
@@ -35,6 +37,9 @@ type Managers struct {
 	// result, means that they are deduced from the values.
 	Schema func(r *resource.Resource) upstream.TypeConverter
 
+	// Heavy runs what takes long for large objects.
+	Heavy heavy.Runner
+
 	managers sync.Map // managerKey → func() (*upstream.FieldManager, error)
 }
 
@@ -45,24 +50,30 @@ type managerKey struct {
 
 // Update records in obj what manager changed from live to obj. live is the
 // empty object on create. Both are of the stored version; live is not changed.
-func (m *Managers) Update(r *resource.Resource, subresource string, live, obj resource.Object, manager string) error {
+func (m *Managers) Update(ctx context.Context, r *resource.Resource, subresource string, live, obj resource.Object, manager string) error {
 	fields, err := m.manager(r, subresource)
 	if err != nil {
 		return err
 	}
-	fields.UpdateNoErrors(codec.As(live, r.Stored.GVK()), obj, manager)
-	return nil
+	return m.Heavy.Do(ctx, max(heavy.Fields(live), heavy.Fields(obj)), func() error {
+		fields.UpdateNoErrors(codec.As(live, r.Stored.GVK()), obj, manager)
+		return nil
+	})
 }
 
 // Apply merges the applied configuration patch, of the version of r, into live
 // and returns the new object, of the stored version. Conflicts with other
 // managers are a 409 error with a cause per field, unless force is set.
-func (m *Managers) Apply(r *resource.Resource, subresource string, live resource.Object, patch *unstructured.Unstructured, manager string, force bool) (resource.Object, error) {
+func (m *Managers) Apply(ctx context.Context, r *resource.Resource, subresource string, live resource.Object, patch *unstructured.Unstructured, manager string, force bool) (resource.Object, error) {
 	fields, err := m.manager(r, subresource)
 	if err != nil {
 		return nil, err
 	}
-	result, err := fields.Apply(codec.As(live.DeepCopyObject(), r.Stored.GVK()), patch, manager, force)
+	var result runtime.Object
+	err = m.Heavy.Do(ctx, max(heavy.Fields(live), heavy.Fields(patch.Object)), func() (err error) {
+		result, err = fields.Apply(codec.As(live.DeepCopyObject(), r.Stored.GVK()), patch, manager, force)
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}

@@ -21,7 +21,7 @@ func (h *Handler) apply(ctx context.Context, w *write, p *patch, live resource.O
 		return nil, err
 	}
 	force := p.options.Force != nil && *p.options.Force
-	obj, err := h.Fields.Apply(w.resource, w.subName(), live, config, p.options.FieldManager, force)
+	obj, err := h.Fields.Apply(ctx, w.resource, w.subName(), live, config, p.options.FieldManager, force)
 	if err != nil {
 		return nil, err
 	}

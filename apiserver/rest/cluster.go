@@ -58,7 +58,7 @@ func (c cluster) Create(ctx context.Context, r *resource.Resource, obj resource.
 	w := c.write(ctx, r, obj.GetNamespace(), obj.GetName(), false)
 	obj = w.toStored(obj.DeepCopyObject().(resource.Object))
 	own(obj)
-	if err := c.h.Fields.Update(w.resource, "", w.empty(), obj, w.manager); err != nil {
+	if err := c.h.Fields.Update(ctx, w.resource, "", w.empty(), obj, w.manager); err != nil {
 		return nil, err
 	}
 	item, err := c.h.createObject(ctx, w, obj)

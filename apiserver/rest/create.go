@@ -48,7 +48,7 @@ func (h *Handler) create(w http.ResponseWriter, r *http.Request, t *target) erro
 	}
 	dedupeOwners(obj, false, func(text string) { request.Warn(ctx, text) })
 	wr := newWrite(r, t, options, options.FieldManager, options.DryRun)
-	if err := h.Fields.Update(t.resource, "", t.empty(), obj, wr.manager); err != nil {
+	if err := h.Fields.Update(ctx, t.resource, "", t.empty(), obj, wr.manager); err != nil {
 		return err
 	}
 	if t.resource.Review != nil {

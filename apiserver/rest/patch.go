@@ -22,6 +22,7 @@ import (
 	kjson "sigs.k8s.io/json"
 
 	"github.com/skiff-k8s/skiff/apiserver/codec"
+	"github.com/skiff-k8s/skiff/apiserver/heavy"
 	"github.com/skiff-k8s/skiff/apiserver/request"
 	"github.com/skiff-k8s/skiff/apiserver/resource"
 )
@@ -87,10 +88,10 @@ func (h *Handler) patched(ctx context.Context, w *write, p *patch, live resource
 func (h *Handler) modify(ctx context.Context, w *write, p *patch, live resource.Object) (resource.Object, error) {
 	served := codec.As(w.resource.FromStored(live), w.resource.GVK())
 	obj := w.resource.New()
-	if err := p.apply(ctx, served, obj, w.resource.GVK()); err != nil {
+	if err := p.apply(ctx, h.Fields.Heavy, served, obj, w.resource.GVK()); err != nil {
 		return nil, err
 	}
-	return h.manage(w, live, w.toStored(obj))
+	return h.manage(ctx, w, live, w.toStored(obj))
 }
 
 // patch is the body of a PATCH.
@@ -143,15 +144,15 @@ func (h *Handler) readPatch(r *http.Request, t *target) (*patch, error) {
 }
 
 // apply reads into what the patch makes of live. Both are of kind.
-func (p *patch) apply(ctx context.Context, live, into runtime.Object, kind schema.GroupVersionKind) error {
+func (p *patch) apply(ctx context.Context, run heavy.Runner, live, into runtime.Object, kind schema.GroupVersionKind) error {
 	if p.kind == types.StrategicMergePatchType {
-		return p.applyStrategic(ctx, live, into)
+		return p.applyStrategic(ctx, run, live, into)
 	}
 	before, err := json.Marshal(live)
 	if err != nil {
 		return fmt.Errorf("encode %T: %w", live, err)
 	}
-	after, strict, err := p.applyJSON(before)
+	after, strict, err := p.applyJSON(ctx, run, before)
 	if err != nil {
 		return err
 	}
@@ -182,7 +183,7 @@ func invalidPatch(value string, err error) error {
 
 // applyJSON makes new JSON of old by a JSON patch (RFC 6902) or a merge patch
 // (RFC 7386).
-func (p *patch) applyJSON(before []byte) (after []byte, strict []error, err error) {
+func (p *patch) applyJSON(ctx context.Context, run heavy.Runner, before []byte) (after []byte, strict []error, err error) {
 	if p.kind == types.MergePatchType {
 		if !p.lax() {
 			if strict, err = kjson.UnmarshalStrict(p.body, &map[string]any{}); err != nil {
@@ -209,9 +210,16 @@ func (p *patch) applyJSON(before []byte) (after []byte, strict []error, err erro
 			"The allowed maximum operations in a JSON patch is %d, got %d", mostOperations, len(operations)))
 	}
 	limitCopies()
-	after, err = operations.Apply(before)
+	err = run.Do(ctx, operationsCost(len(operations), before, p.body), func() error {
+		made, err := operations.Apply(before)
+		if err != nil {
+			return unprocessable(err)
+		}
+		after = made
+		return nil
+	})
 	if err != nil {
-		return nil, nil, unprocessable(err)
+		return nil, nil, err
 	}
 	return after, strict, nil
 }
@@ -244,7 +252,7 @@ func unprocessable(err error) error {
 }
 
 // applyStrategic merges by the merge keys in the tags of the Go type.
-func (p *patch) applyStrategic(ctx context.Context, live, into runtime.Object) error {
+func (p *patch) applyStrategic(ctx context.Context, run heavy.Runner, live, into runtime.Object) error {
 	before, err := runtime.DefaultUnstructuredConverter.ToUnstructured(live)
 	if err != nil {
 		return err
@@ -259,9 +267,13 @@ func (p *patch) applyStrategic(ctx context.Context, live, into runtime.Object) e
 	if err != nil {
 		return apierrors.NewBadRequest(err.Error())
 	}
-	after, err := strategicpatch.StrategicMergeMapPatch(before, changes, into)
-	if err != nil {
+	var after strategicpatch.JSONMap
+	err = run.Do(ctx, strategicCost(before, changes), func() (err error) {
+		after, err = strategicpatch.StrategicMergeMapPatch(before, changes, into)
 		return strategicError(err)
+	})
+	if err != nil {
+		return err
 	}
 	value := fmt.Sprintf("%+v", changes)
 	err = runtime.DefaultUnstructuredConverter.FromUnstructuredWithValidation(after, into, !p.lax())

@@ -90,7 +90,7 @@ func (h *Handler) updateScale(w http.ResponseWriter, r *http.Request, t *target)
 	}
 	wr := newWrite(r, t, options, options.FieldManager, options.DryRun)
 	return h.rescale(ctx, w, r, wr, func(live *autoscalingv1.Scale) (resource.Object, error) {
-		return h.manageScale(wr, live, scale.DeepCopy())
+		return h.manageScale(ctx, wr, live, scale.DeepCopy())
 	})
 }
 
@@ -107,17 +107,17 @@ func (h *Handler) patchScale(w http.ResponseWriter, r *http.Request, t *target) 
 			return h.applyScale(ctx, wr, p, live)
 		}
 		scale := &autoscalingv1.Scale{}
-		if err := p.apply(ctx, live, scale, scaleKind); err != nil {
+		if err := p.apply(ctx, h.Fields.Heavy, live, scale, scaleKind); err != nil {
 			return nil, err
 		}
-		return h.manageScale(wr, live, scale)
+		return h.manageScale(ctx, wr, live, scale)
 	})
 }
 
 // manageScale records whose field the number of replicas is.
-func (h *Handler) manageScale(w *write, live, scale *autoscalingv1.Scale) (resource.Object, error) {
+func (h *Handler) manageScale(ctx context.Context, w *write, live, scale *autoscalingv1.Scale) (resource.Object, error) {
 	scale.SetGroupVersionKind(scaleKind)
-	return scale, h.Fields.Update(scaleResource, w.sub.Name, live, scale, w.manager)
+	return scale, h.Fields.Update(ctx, scaleResource, w.sub.Name, live, scale, w.manager)
 }
 
 // applyScale merges an applied Scale.
@@ -127,7 +127,7 @@ func (h *Handler) applyScale(ctx context.Context, w *write, p *patch, live *auto
 		return nil, err
 	}
 	force := p.options.Force != nil && *p.options.Force
-	scale, err := h.Fields.Apply(scaleResource, w.sub.Name, live, config, p.options.FieldManager, force)
+	scale, err := h.Fields.Apply(ctx, scaleResource, w.sub.Name, live, config, p.options.FieldManager, force)
 	if err != nil {
 		return nil, err
 	}

@@ -53,7 +53,7 @@ func (h *Handler) update(w http.ResponseWriter, r *http.Request, t *target) erro
 	item, created, err := h.updateObject(ctx, wr, change{
 		uid: obj.GetUID(), create: t.resource.CreateOnUpdate && t.sub == nil,
 		make: func(live resource.Object) (resource.Object, error) {
-			return h.manage(wr, live, obj.DeepCopyObject().(resource.Object))
+			return h.manage(ctx, wr, live, obj.DeepCopyObject().(resource.Object))
 		},
 	})
 	if err != nil {
@@ -67,8 +67,8 @@ func (h *Handler) update(w http.ResponseWriter, r *http.Request, t *target) erro
 }
 
 // manage records whose fields changed from live to obj.
-func (h *Handler) manage(w *write, live, obj resource.Object) (resource.Object, error) {
-	return obj, h.Fields.Update(w.resource, w.subName(), live, obj, w.manager)
+func (h *Handler) manage(ctx context.Context, w *write, live, obj resource.Object) (resource.Object, error) {
+	return obj, h.Fields.Update(ctx, w.resource, w.subName(), live, obj, w.manager)
 }
 
 // change is how an update makes the new object of the live one.
