@@ -77,7 +77,7 @@ func New(ctx context.Context, c Config) (*Server, error) {
 // serves reports whether a request names a resource, and a subresource, that is
 // served.
 func (s *Server) serves(info *request.Info) bool {
-	r := s.served.Load().byGVR[schema.GroupVersionResource{Group: info.Group, Version: info.Version, Resource: info.Resource}]
+	r := s.find(schema.GroupVersionResource{Group: info.Group, Version: info.Version, Resource: info.Resource})
 	return info.IsResource && r != nil && (info.Subresource == "" || r.Sub(info.Subresource) != nil)
 }
 
