@@ -26,19 +26,17 @@ func listed(list []string, value string) bool {
 	return slices.Contains(list, value) || slices.Contains(list, "*")
 }
 
-// matchResource knows the forms "pods", "pods/log", "*/scale" and "*", which
-// alone covers subresources too.
+// matchResource compares names whole: "pods/log" is the resource of a request for pods with the subresource log, and
+// likewise that of a review that names it so, without a subresource. Besides these forms there are "*", which is
+// everything, and "*/scale", which needs a subresource.
 func matchResource(list []string, resource, sub string) bool {
-	for _, entry := range list {
-		if entry == "*" {
-			return true
-		}
-		name, entrySub, _ := strings.Cut(entry, "/")
-		if entrySub == sub && (name == resource || name == "*" && sub != "") {
-			return true
-		}
+	if slices.Contains(list, "*") {
+		return true
 	}
-	return false
+	if sub == "" {
+		return slices.Contains(list, resource)
+	}
+	return slices.Contains(list, resource+"/"+sub) || slices.Contains(list, "*/"+sub)
 }
 
 // matchPath knows exact paths and prefixes that end in "*".
