@@ -281,7 +281,11 @@ func restrictToken(ctx context.Context, a *Attributes, node string, rights Right
 	if len(request.Spec.Audiences) == 1 {
 		audience = request.Spec.Audiences[0]
 	}
-	if projectsAudience(pod, audience) {
+	wants, err := wantsAudience(ctx, a.Cluster, pod, audience)
+	switch {
+	case err != nil:
+		return a.forbid("error validating audience %q: %w", audience, err)
+	case wants:
 		return nil
 	}
 	// Administrators can allow more (KEP-4412).
@@ -296,20 +300,6 @@ func restrictToken(ctx context.Context, a *Attributes, node string, rights Right
 		return a.forbid("audience %q not found in pod spec volume, error authorizing %s to request tokens for this audience: %w", audience, a.User.GetName(), err)
 	}
 	return a.forbid("audience %q not found in pod spec volume, %s is not authorized to request tokens for this audience", audience, a.User.GetName())
-}
-
-func projectsAudience(pod *corev1.Pod, audience string) bool {
-	for _, v := range pod.Spec.Volumes {
-		if v.Projected == nil {
-			continue
-		}
-		for _, s := range v.Projected.Sources {
-			if s.ServiceAccountToken != nil && s.ServiceAccountToken.Audience == audience {
-				return true
-			}
-		}
-	}
-	return false
 }
 
 func restrictLease(a *Attributes, node string) error {
