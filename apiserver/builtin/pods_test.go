@@ -8,11 +8,14 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
+	policyv1beta1 "k8s.io/api/policy/v1beta1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/utils/ptr"
 
 	"github.com/skiff-k8s/skiff/apiserver/apiservertest"
@@ -102,6 +105,27 @@ func TestBinding(t *testing.T) {
 	}
 	err = client.CoreV1().Pods("default").Bind(t.Context(), &corev1.Binding{ObjectMeta: metav1.ObjectMeta{Name: "free"}, Target: corev1.ObjectReference{Name: "n"}}, metav1.CreateOptions{})
 	expect(t, err, http.StatusConflict, "pod free is being deleted, cannot be assigned to a host")
+}
+
+// TestEvictionInBothVersions: clients from before policy/v1 send v1beta1, which is made a v1 of before admission and
+// the budget see it.
+func TestEvictionInBothVersions(t *testing.T) {
+	client, create := pods(t)
+	for _, contentType := range []string{runtime.ContentTypeJSON, runtime.ContentTypeYAML, runtime.ContentTypeProtobuf} {
+		create("old", nil)
+		eviction := &policyv1beta1.Eviction{ObjectMeta: metav1.ObjectMeta{Name: "old", Namespace: "default"}}
+		eviction.SetGroupVersionKind(policyv1beta1.SchemeGroupVersion.WithKind("Eviction"))
+		info, _ := runtime.SerializerInfoForMediaType(scheme.Codecs.SupportedMediaTypes(), contentType)
+		body, err := runtime.Encode(info.Serializer, eviction)
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = client.CoreV1().RESTClient().Post().Namespace("default").Resource("pods").Name("old").SubResource("eviction").
+			SetHeader("Content-Type", contentType).Body(body).Do(t.Context()).Error()
+		expect(t, err, 0, "")
+		_, err = client.CoreV1().Pods("default").Get(t.Context(), "old", metav1.GetOptions{})
+		expect(t, err, http.StatusNotFound, `pods "old" not found`)
+	}
 }
 
 func TestEviction(t *testing.T) {

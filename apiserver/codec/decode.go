@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -53,6 +54,27 @@ type Input struct {
 
 // Decode reads body into into, a new object of in.Kind. Errors are 400.
 func Decode(body []byte, in Input, into runtime.Object) error {
+	_, kind, err := read(body, in, into)
+	if err != nil {
+		return err
+	}
+	return isKind(kind, in.Kind, body)
+}
+
+// DecodeVersion is Decode for a body that may also be of the same kind in another version. The result is into, unless
+// it is an object of such a version.
+func DecodeVersion(body []byte, in Input, also []schema.GroupVersion, into runtime.Object) (runtime.Object, error) {
+	obj, kind, err := read(body, in, into)
+	if err != nil {
+		return nil, err
+	}
+	if kind.Kind == in.Kind.Kind && slices.Contains(also, kind.GroupVersion()) {
+		return obj, nil
+	}
+	return obj, isKind(kind, in.Kind, body)
+}
+
+func read(body []byte, in Input, into runtime.Object) (runtime.Object, *schema.GroupVersionKind, error) {
 	strict := in.Validation != metav1.FieldValidationIgnore
 	obj, kind, err := decoders[in.Media][index(strict)].Decode(body, &in.Kind, into)
 	if lax, ok := runtime.AsStrictDecodingError(err); ok && obj != nil && in.Validation != metav1.FieldValidationStrict {
@@ -60,9 +82,9 @@ func Decode(body []byte, in Input, into runtime.Object) error {
 		err = nil
 	}
 	if err != nil {
-		return decodeError(err, kind, in.Kind, body)
+		return nil, nil, decodeError(err, kind, in.Kind, body)
 	}
-	return isKind(kind, in.Kind, body)
+	return obj, kind, nil
 }
 
 // DecodePatched reads the JSON that a patch made into into, a new object of a

@@ -128,7 +128,7 @@ func eraseSub[T any](s Subresource[T], typed func(Object) *T) Sub {
 	sub := Sub{
 		Name: s.Name, Kind: s.Kind, Verbs: s.Verbs,
 		View: s.View, Prepare: erase2(s.Prepare, typed), Reset: s.Reset, Validate: eraseErrors(s.Validate, typed), Warn: eraseWarn(s.Warn, typed),
-		Create: s.Create, NewBody: s.NewBody, Connect: s.Connect,
+		Create: s.Create, NewBody: s.NewBody, Convert: s.Convert, Connect: s.Connect,
 	}
 	if s.Scale != nil {
 		sub.Scale = &Scale[Object]{

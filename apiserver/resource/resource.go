@@ -167,6 +167,8 @@ type Subresource[T any] struct {
 	Create func(ctx context.Context, c Call, body runtime.Object) (runtime.Object, error)
 	// NewBody makes an empty body of Kind for Create.
 	NewBody func() runtime.Object
+	// Convert are the other versions in which the body of Create may come, each with what makes one of Kind of it.
+	Convert map[schema.GroupVersion]func(body runtime.Object) runtime.Object
 
 	// Connect: streaming or proxying, served by package connect under
 	// "<plural>/<name>". Options is the kind of its query options
@@ -270,6 +272,7 @@ type Sub struct {
 	Scale    *Scale[Object]
 	Create   func(ctx context.Context, c Call, body runtime.Object) (runtime.Object, error)
 	NewBody  func() runtime.Object
+	Convert  map[schema.GroupVersion]func(body runtime.Object) runtime.Object
 	Connect  bool
 }
 

@@ -1,7 +1,9 @@
 package rest
 
 import (
+	"maps"
 	"net/http"
+	"slices"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -21,8 +23,8 @@ func (h *Handler) createSub(w http.ResponseWriter, r *http.Request, t *target) e
 	if err != nil {
 		return err
 	}
-	body := t.sub.NewBody()
-	if err := decodeSub(r, t, options.FieldValidation, body); err != nil {
+	body, err := decodeBody(r, t, options.FieldValidation)
+	if err != nil {
 		return err
 	}
 	if obj, ok := body.(metav1.Object); ok {
@@ -71,15 +73,38 @@ func answerResult(w http.ResponseWriter, r *http.Request, code int, result runti
 	return nil
 }
 
+// decodeBody reads what acts on the object, in any version the subresource takes.
+func decodeBody(r *http.Request, t *target, validation string) (runtime.Object, error) {
+	into := t.sub.NewBody()
+	body, in, err := readSub(r, t, validation, into)
+	if err != nil {
+		return nil, err
+	}
+	decoded, err := codec.DecodeVersion(body, in, slices.Collect(maps.Keys(t.sub.Convert)), into)
+	if err != nil {
+		return nil, err
+	}
+	if convert := t.sub.Convert[decoded.GetObjectKind().GroupVersionKind().GroupVersion()]; convert != nil {
+		return convert(decoded), nil
+	}
+	return decoded, nil
+}
+
 func decodeSub(r *http.Request, t *target, validation string, into runtime.Object) error {
+	body, in, err := readSub(r, t, validation, into)
+	if err != nil {
+		return err
+	}
+	return codec.Decode(body, in, into)
+}
+
+// readSub reads a body that is not the object itself, and says how to decode it.
+func readSub(r *http.Request, t *target, validation string, into runtime.Object) ([]byte, codec.Input, error) {
 	media, err := codec.NegotiateInput(r, codec.HasProtobuf(into))
 	if err != nil {
-		return err
+		return nil, codec.Input{}, err
 	}
 	body, err := codec.ReadBody(r)
-	if err != nil {
-		return err
-	}
-	return codec.Decode(body, codec.Input{Media: media, Kind: t.kind(), Validation: validation,
-		Warn: func(text string) { request.Warn(r.Context(), text) }}, into)
+	return body, codec.Input{Media: media, Kind: t.kind(), Validation: validation,
+		Warn: func(text string) { request.Warn(r.Context(), text) }}, err
 }

@@ -7,6 +7,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
+	policyv1beta1 "k8s.io/api/policy/v1beta1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -30,6 +31,13 @@ func evictionSubresource() resource.Subresource[corev1.Pod] {
 	return resource.Subresource[corev1.Pod]{
 		Name: "eviction", Kind: evictionKind,
 		NewBody: func() runtime.Object { return &policyv1.Eviction{} },
+		Convert: map[schema.GroupVersion]func(runtime.Object) runtime.Object{
+			policyv1beta1.SchemeGroupVersion: func(body runtime.Object) runtime.Object {
+				e := (*policyv1.Eviction)(body.(*policyv1beta1.Eviction))
+				e.SetGroupVersionKind(evictionKind)
+				return e
+			},
+		},
 		Create: func(ctx context.Context, c resource.Call, body runtime.Object) (runtime.Object, error) {
 			e, ok := body.(*policyv1.Eviction)
 			if !ok {
