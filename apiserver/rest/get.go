@@ -6,7 +6,6 @@ import (
 	"strconv"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/skiff-k8s/skiff/apiserver/codec"
 	"github.com/skiff-k8s/skiff/apiserver/resource"
@@ -19,13 +18,15 @@ func (h *Handler) get(w http.ResponseWriter, r *http.Request, t *target) error {
 	if err != nil {
 		return err
 	}
-	options := metav1.GetOptions{}
+	var version string
 	if r.URL.RawQuery != "" {
-		if err := parseQuery(r.URL.Query(), &options); err != nil {
+		options, err := getOptions(r.URL.Query())
+		if err != nil {
 			return err
 		}
+		version = options.ResourceVersion
 	}
-	item, err := h.read(r, t, options.ResourceVersion)
+	item, err := h.read(r, t, version)
 	if err != nil {
 		return err
 	}

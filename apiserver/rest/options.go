@@ -3,6 +3,7 @@ package rest
 import (
 	"net/http"
 	"net/url"
+	"strings"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/apis/meta/internalversion"
@@ -36,6 +37,18 @@ func checked(kind string, errs field.ErrorList) error {
 	}
 	return apierrors.NewInvalid(schema.GroupKind{Group: metav1.GroupName, Kind: kind}, "", errs)
 }
+
+// getOptions refuses what was once asked with export: objects without what the server had set.
+func getOptions(query url.Values) (*metav1.GetOptions, error) {
+	o := &metav1.GetOptions{}
+	if query.Has("export") && isTrue(query.Get("export")) {
+		return nil, apierrors.NewBadRequest("the export parameter, deprecated since v1.14, is no longer supported")
+	}
+	return o, parseQuery(query, o)
+}
+
+// isTrue reads a boolean of a query: all but 0 and false is true.
+func isTrue(value string) bool { return value != "0" && !strings.EqualFold(value, "false") }
 
 func createOptions(r *http.Request) (*metav1.CreateOptions, error) {
 	o := &metav1.CreateOptions{}

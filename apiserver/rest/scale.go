@@ -60,8 +60,8 @@ var scaleResource = resource.Define[metav1.PartialObjectMetadataList](resource.D
 })
 
 func (h *Handler) getScale(w http.ResponseWriter, r *http.Request, t *target) error {
-	options := metav1.GetOptions{}
-	if err := parseQuery(r.URL.Query(), &options); err != nil {
+	options, err := getOptions(r.URL.Query())
+	if err != nil {
 		return err
 	}
 	item, err := h.read(r, t, options.ResourceVersion)
