@@ -62,7 +62,7 @@ func (h *Handler) route(info *request.Info, r *http.Request) (*target, verb, err
 	if res.ClusterScoped {
 		t.namespace = ""
 	}
-	if !placed(info, res) {
+	if !placed(info, res) || !hasPath(info, res) {
 		return nil, nil, errNoResource
 	}
 	if info.VerbInPath && r.Method != http.MethodGet {
@@ -79,7 +79,7 @@ func (h *Handler) route(info *request.Info, r *http.Request) (*target, verb, err
 	collection := len(info.Parts) < 2
 	switch {
 	case serve == nil || !slices.Contains(res.Verbs, info.Verb) || r.Method == http.MethodHead,
-		everywhere && info.Verb != "list" && info.Verb != "watch" && !(info.Verb == "create" && !slices.Contains(res.Verbs, "get")),
+		everywhere && info.Verb != "list" && info.Verb != "watch",
 		collection && (info.Verb == "update" || info.Verb == "patch"),
 		!collection && info.Verb == "create":
 		return nil, nil, ErrNoMethod
@@ -101,6 +101,23 @@ func placed(info *request.Info, res *resource.Resource) bool {
 		return true
 	}
 	return len(info.Parts) < 2
+}
+
+// hasPath reports whether res is served at a path of this form, by whatever method. Which forms there are follows from
+// its verbs: what can only be created has no paths of single objects, nor one for all namespaces.
+func hasPath(info *request.Info, res *resource.Resource) bool {
+	has := func(verbs ...string) bool {
+		return slices.ContainsFunc(verbs, func(v string) bool { return slices.Contains(res.Verbs, v) })
+	}
+	switch {
+	case info.VerbInPath:
+		return has("watch")
+	case len(info.Parts) > 1:
+		return has("get", "update", "patch", "delete")
+	case res.Namespaced() && info.Namespace == "":
+		return has("list")
+	}
+	return true
 }
 
 func (h *Handler) routeSub(t *target, info *request.Info, method string) (*target, verb, error) {
