@@ -64,6 +64,9 @@ type Options struct {
 	Advertise netip.AddrPort
 	// Limits are what clients may ask of the server.
 	Limits Limits
+	// Components probe the parts of the control plane that run in this process, by the name ComponentStatuses have for
+	// them: controller-manager and scheduler. One that is missing is judged by the lease of its leader.
+	Components map[string]func(ctx context.Context) error
 	// Log gets what operators need to know; nil means slog.Default().
 	Log *slog.Logger
 }
@@ -99,9 +102,11 @@ func Standard(ctx context.Context, o Options) (*Server, error) {
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	mux := http.NewServeMux()
-	s, err := New(ctx, Config{
-		Backend:       o.Backend,
-		Resources:     builtin.Resources(builtin.Deps{Services: services, Tokens: users.Tokens(), Audiences: tokens.Audiences(), Issuer: tokens, Authorizer: rights}),
+	var s *Server
+	s, err = New(ctx, Config{
+		Backend: o.Backend,
+		Resources: builtin.Resources(builtin.Deps{Services: services, Tokens: users.Tokens(), Audiences: tokens.Audiences(), Issuer: tokens,
+			Authorizer: rights, Components: o.components(func() *Server { return s })}),
 		Authenticator: authn.New(users),
 		Authorizer:    rights,
 		Admission:     admission.Standard(rights),
@@ -129,10 +134,7 @@ func Standard(ctx context.Context, o Options) (*Server, error) {
 		mux.Handle(path, handler)
 	}
 	paths := func() []string { return slices.AppendSeq(documents.Paths(), maps.Keys(fixed)) }
-	checks := []health.Check{health.Ping, {Name: "storage", Probe: func(ctx context.Context) error {
-		_, err := s.store.Revision(ctx)
-		return err
-	}}}
+	checks := []health.Check{health.Ping, {Name: "storage", Probe: s.probeStorage}}
 	health.Register(mux, health.Config{Live: checks, Ready: checks, Metrics: registry, Paths: paths})
 	s.follow(ctx, "service claims", services.Run)
 	return s, s.begin(ctx, rights, o.objects(s, services))

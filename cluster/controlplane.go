@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/client-go/informers"
@@ -50,6 +51,24 @@ type controlPlane struct {
 	backend backend.Backend
 	server  *apiserver.Server
 	served  chan error
+	// What runs beside the API server, as ComponentStatuses tell of it.
+	managing, scheduling part
+}
+
+// part is a part of the control plane that runs in this process, or does not.
+type part struct{ running atomic.Bool }
+
+func (p *part) run(ctx context.Context, work func(context.Context) error) error {
+	p.running.Store(true)
+	defer p.running.Store(false)
+	return work(ctx)
+}
+
+func (p *part) probe(context.Context) error {
+	if !p.running.Load() {
+		return errors.New("not running")
+	}
+	return nil
 }
 
 // startControlPlane opens the storage and serves the API. It returns when the
@@ -100,6 +119,7 @@ func (p *controlPlane) start(ctx context.Context) error {
 		KubeletKey:        toKubelets.KeyPEM,
 		ServiceCIDR:       r.ServiceCIDR,
 		Advertise:         netip.AddrPortFrom(r.host, r.Listen.Port()),
+		Components:        map[string]func(context.Context) error{"controller-manager": p.managing.probe, "scheduler": p.scheduling.probe},
 		Log:               r.Log.With("component", "apiserver"),
 	})
 	if err != nil {
@@ -234,8 +254,8 @@ func (p *controlPlane) controllers(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	scheduled := make(chan error, 1)
-	go func() { defer cancel(); scheduled <- s.Run(ctx) }()
-	err = manager.Run(ctx)
+	go func() { defer cancel(); scheduled <- p.scheduling.run(ctx, s.Run) }()
+	err = p.managing.run(ctx, manager.Run)
 	cancel()
 	return errors.Join(err, <-scheduled)
 }

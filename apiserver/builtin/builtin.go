@@ -43,11 +43,13 @@ type Deps struct {
 	Issuer authentication.Issuer
 	// Authorizer answers SubjectAccessReviews and the like.
 	Authorizer authorization.Authorizer
+	// Components are the parts of the control plane that ComponentStatuses tell of.
+	Components []core.Component
 }
 
 // Resources are all rows, groups in the order of discovery.
 func Resources(d Deps) []*resource.Resource {
-	inCore := core.Resources(core.Config{Services: d.Services, Token: token(d)})
+	inCore := core.Resources(core.Config{Services: d.Services, Token: token(d), Components: d.Components})
 	all := [][]*resource.Resource{
 		inCore,
 		apps.Resources(),

@@ -99,6 +99,16 @@ func Define[L any, T any, P interface {
 			return P(answer), err
 		}
 	}
+	if d.Live != nil {
+		r.Live = func(ctx context.Context) []Object {
+			live := d.Live(ctx)
+			list := make([]Object, len(live))
+			for i, obj := range live {
+				list[i] = P(obj)
+			}
+			return list
+		}
+	}
 	if d.Held != nil {
 		r.Held = func(obj Object) bool { return d.Held(typed(obj)) }
 	}

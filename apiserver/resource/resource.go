@@ -114,6 +114,10 @@ type Definition[T any] struct {
 	// returns, and nothing is stored (TokenReview, SubjectAccessReview, …).
 	// Verbs must then be create alone.
 	Review func(ctx context.Context, c Call, obj *T) (*T, error)
+
+	// Live makes the kind one whose objects are found out anew for every reader, and nothing is stored
+	// (ComponentStatus). The result has all objects there are. Verbs must then be get and list.
+	Live func(ctx context.Context) []*T
 }
 
 // MetaRules say how strictly the metadata of a kind is judged. A few kinds were
@@ -248,8 +252,10 @@ type Resource struct {
 	OrphanByDefault bool
 	OrphanWarning   string
 
-	// Review is nil for kinds that are stored: the one function that may be.
+	// Review is nil for kinds that are no questions.
 	Review func(ctx context.Context, c Call, obj Object) (Object, error)
+	// Live is nil for kinds whose objects are stored.
+	Live func(ctx context.Context) []Object
 
 	// Stored is the resource under which objects of this one are kept; itself
 	// unless the kind is served in several versions. ToStored and FromStored

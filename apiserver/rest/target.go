@@ -42,6 +42,7 @@ var (
 		"get": (*Handler).get, "update": (*Handler).update, "patch": (*Handler).patch, "delete": (*Handler).delete,
 		"list": (*Handler).list, "watch": (*Handler).watch, "create": (*Handler).create, "deletecollection": (*Handler).deleteCollection,
 	}
+	liveVerbs  = map[string]verb{"get": (*Handler).getLive, "list": (*Handler).listLive, "watch": (*Handler).watchLive}
 	viewVerbs  = map[string]verb{"get": (*Handler).get, "update": (*Handler).update, "patch": (*Handler).patch}
 	scaleVerbs = map[string]verb{"get": (*Handler).getScale, "update": (*Handler).updateScale, "patch": (*Handler).patchScale}
 )
@@ -75,10 +76,13 @@ func (h *Handler) route(info *request.Info, r *http.Request) (*target, verb, err
 		t.name = ""
 	}
 	serve := objectVerbs[info.Verb]
+	if res.Live != nil {
+		serve = liveVerbs[info.Verb]
+	}
 	everywhere := res.Namespaced() && info.Namespace == ""
 	collection := len(info.Parts) < 2
 	switch {
-	case serve == nil || !slices.Contains(res.Verbs, info.Verb) || r.Method == http.MethodHead,
+	case serve == nil || res.Live == nil && !slices.Contains(res.Verbs, info.Verb) || r.Method == http.MethodHead,
 		everywhere && info.Verb != "list" && info.Verb != "watch",
 		collection && (info.Verb == "update" || info.Verb == "patch"),
 		!collection && info.Verb == "create":

@@ -20,6 +20,8 @@ type Config struct {
 	// Token is serviceaccounts/token, of the package that signs tokens; nil if
 	// no tokens are issued.
 	Token *resource.Subresource[corev1.ServiceAccount]
+	// Components are the parts of the control plane that ComponentStatuses tell of.
+	Components []Component
 }
 
 // Resources are the rows of the group in the order of discovery.
@@ -30,6 +32,7 @@ func Resources(c Config) []*resource.Resource {
 	}
 	return []*resource.Resource{
 		bindings(),
+		componentStatuses(c.Components),
 		configMaps(),
 		endpoints(),
 		events(),
