@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/skiff-k8s/skiff/apiserver/resource"
 )
@@ -39,17 +40,23 @@ type Config struct {
 }
 
 // object is one that must exist. repair, if given, makes an object that is
-// there what it must be and reports whether it changed anything.
+// there what it must be and reports whether it changed anything. displaces, if
+// given, reports that an object that is there cannot be repaired and is to be
+// made anew.
 type object struct {
 	group, plural string
 	want          resource.Object
 	repair        func(have resource.Object) (changed bool)
+	displaces     func(have resource.Object) bool
 }
 
 // Ensure makes what is missing and repairs what was changed. The objects are
 // independent of each other and written together, so that a backend can commit
 // them in groups.
 func Ensure(ctx context.Context, c Config) error {
+	if err := makeHeirs(ctx, c.Cluster); err != nil {
+		return err
+	}
 	objects := namespaces()
 	objects = append(objects, rbacObjects()...)
 	objects = append(objects, priorityClasses()...)
@@ -101,6 +108,17 @@ func (o object) ensure(ctx context.Context, cluster resource.Cluster) error {
 		return errors.New("the kind is not served")
 	}
 	have, err := cluster.Get(ctx, kind, o.want.GetNamespace(), o.want.GetName())
+	if err == nil && o.displaces != nil && o.displaces(have) {
+		uid := have.GetUID()
+		_, err = cluster.Delete(ctx, kind, have.GetNamespace(), have.GetName(), &metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &uid}})
+		if err != nil && !apierrors.IsNotFound(err) {
+			return err
+		}
+		have, err = cluster.Get(ctx, kind, o.want.GetNamespace(), o.want.GetName())
+		if err == nil && o.displaces(have) {
+			return errors.New("it was made by somebody else, and something holds it back from being deleted")
+		}
+	}
 	if apierrors.IsNotFound(err) {
 		have, err = cluster.Create(ctx, kind, o.want.DeepCopyObject().(resource.Object))
 		if apierrors.IsAlreadyExists(err) {

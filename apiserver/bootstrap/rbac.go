@@ -2,10 +2,12 @@ package bootstrap
 
 import (
 	"cmp"
+	"maps"
 	"slices"
 	"strings"
 
 	rbacv1 "k8s.io/api/rbac/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/component-helpers/auth/rbac/validation"
 
@@ -77,7 +79,7 @@ func (r role) object() object {
 		want := &rbacv1.Role{ObjectMeta: meta, Rules: r.policyRules()}
 		return object{group: rbacv1.GroupName, plural: "roles", want: want, repair: func(have resource.Object) bool {
 			o := have.(*rbacv1.Role)
-			return updates(o) && addRules(&o.Rules, want.Rules)
+			return reconcile(o, want, func() bool { return addRules(&o.Rules, want.Rules) })
 		}}
 	}
 	want := &rbacv1.ClusterRole{ObjectMeta: meta, Rules: r.policyRules()}
@@ -89,8 +91,11 @@ func (r role) object() object {
 	}
 	return object{group: rbacv1.GroupName, plural: "clusterroles", want: want, repair: func(have resource.Object) bool {
 		o := have.(*rbacv1.ClusterRole)
-		// The rules of roles that aggregate are the business of a controller.
-		return updates(o) && want.AggregationRule == nil && addRules(&o.Rules, want.Rules)
+		return reconcile(o, want, func() bool {
+			changed := addSelectors(&o.AggregationRule, want.AggregationRule)
+			// The rules of roles that aggregate are the business of a controller.
+			return want.AggregationRule == nil && addRules(&o.Rules, want.Rules) || changed
+		})
 	}}
 }
 
@@ -140,16 +145,24 @@ func (b binding) object() object {
 	if b.namespace != "" {
 		ref.Kind = "Role"
 		want := &rbacv1.RoleBinding{ObjectMeta: meta, RoleRef: ref, Subjects: b.subjects}
-		return object{group: rbacv1.GroupName, plural: "rolebindings", want: want, repair: func(have resource.Object) bool {
-			o := have.(*rbacv1.RoleBinding)
-			return updates(o) && o.RoleRef == ref && addSubjects(&o.Subjects, b.subjects)
-		}}
+		return object{group: rbacv1.GroupName, plural: "rolebindings", want: want,
+			repair: func(have resource.Object) bool {
+				o := have.(*rbacv1.RoleBinding)
+				return reconcile(o, want, func() bool { return addSubjects(&o.Subjects, b.subjects) })
+			},
+			displaces: func(have resource.Object) bool { return updates(have) && have.(*rbacv1.RoleBinding).RoleRef != ref },
+		}
 	}
 	want := &rbacv1.ClusterRoleBinding{ObjectMeta: meta, RoleRef: ref, Subjects: b.subjects}
-	return object{group: rbacv1.GroupName, plural: "clusterrolebindings", want: want, repair: func(have resource.Object) bool {
-		o := have.(*rbacv1.ClusterRoleBinding)
-		return updates(o) && o.RoleRef == ref && addSubjects(&o.Subjects, b.subjects)
-	}}
+	return object{group: rbacv1.GroupName, plural: "clusterrolebindings", want: want,
+		repair: func(have resource.Object) bool {
+			o := have.(*rbacv1.ClusterRoleBinding)
+			return reconcile(o, want, func() bool { return addSubjects(&o.Subjects, b.subjects) })
+		},
+		displaces: func(have resource.Object) bool {
+			return updates(have) && have.(*rbacv1.ClusterRoleBinding).RoleRef != ref
+		},
+	}
 }
 
 func systemMeta(namespace, name string) metav1.ObjectMeta {
@@ -160,8 +173,55 @@ func systemMeta(namespace, name string) metav1.ObjectMeta {
 	}
 }
 
-// updates reports whether the administrator lets a default object be repaired.
-func updates(obj resource.Object) bool { return obj.GetAnnotations()[autoUpdate] == "true" }
+// updates reports whether a default object may be repaired: unless its administrator says no.
+func updates(obj resource.Object) bool { return obj.GetAnnotations()[autoUpdate] != "false" }
+
+// reconcile makes the labels and annotations of a default object what they must be, then what part is about. It
+// does nothing to an object that an administrator took out of its hands.
+func reconcile(have, want resource.Object, part func() (changed bool)) (changed bool) {
+	if !updates(have) {
+		return false
+	}
+	annotations, some := missing(have.GetAnnotations(), want.GetAnnotations())
+	if some {
+		have.SetAnnotations(annotations)
+	}
+	labels, more := missing(have.GetLabels(), want.GetLabels())
+	if more {
+		have.SetLabels(labels)
+	}
+	return part() || some || more
+}
+
+// missing adds to have the keys of want that it lacks; values that differ are the administrator's.
+func missing(have, want map[string]string) (all map[string]string, some bool) {
+	all = make(map[string]string, len(want))
+	maps.Copy(all, have)
+	for k, v := range want {
+		if _, ok := all[k]; !ok {
+			all[k], some = v, true
+		}
+	}
+	return all, some
+}
+
+// addSelectors makes have gather the rules that want gathers, and none if want gathers none.
+func addSelectors(have **rbacv1.AggregationRule, want *rbacv1.AggregationRule) (changed bool) {
+	if want == nil {
+		changed = *have != nil
+		*have = nil
+		return changed
+	}
+	if *have == nil {
+		*have = &rbacv1.AggregationRule{}
+	}
+	for _, s := range want.ClusterRoleSelectors {
+		if !slices.ContainsFunc((*have).ClusterRoleSelectors, func(h metav1.LabelSelector) bool { return equality.Semantic.DeepEqual(h, s) }) {
+			(*have).ClusterRoleSelectors, changed = append((*have).ClusterRoleSelectors, s), true
+		}
+	}
+	return changed
+}
 
 // addRules adds what is missing. What was added to a default role stays.
 func addRules(have *[]rbacv1.PolicyRule, want []rbacv1.PolicyRule) (changed bool) {
