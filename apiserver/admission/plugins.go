@@ -37,6 +37,7 @@ func Standard(rights Rights) Chain {
 		certificateSubjectRestriction(),
 		defaultIngressClass(),
 		podTopologyLabels(),
+		nodeDeclaredFeatureValidator(),
 		podResizeValidator(),
 		// Roles are checked last in the mutating phase: what is granted must be
 		// what will be stored.
