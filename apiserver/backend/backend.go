@@ -36,12 +36,12 @@ type Entry struct {
 	Revision int64
 }
 
-// Change is one write. Value is nil for a delete; Old is nil for a create.
+// Change is one write, at its revision. Value is nil for a delete; it is shared
+// and must not be changed.
 type Change struct {
-	Key        string
-	Value, Old []byte
-	// Revision is that of the write, OldRevision that of the value replaced.
-	Revision, OldRevision int64
+	Key      string
+	Value    []byte
+	Revision int64
 }
 
 // Page is part of the entries below a prefix, in ascending order of keys.

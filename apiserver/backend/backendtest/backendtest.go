@@ -164,11 +164,15 @@ func testPutGetDelete(t *testing.T, e Engine) {
 	_, newest, err = b.Get(t.Context(), "/a")
 	is(t, "get after delete", err, backend.ErrNotFound)
 	same(t, "newest after delete", newest, r4)
-	r5 := put(t, b, "/a", "", backend.Absent)
+	r5, err := b.Put(t.Context(), "/a", nil, backend.Absent, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
 	entry, _, err = b.Get(t.Context(), "/a")
 	if err != nil || len(entry.Value) != 0 || entry.Revision != r5 {
 		t.Errorf("empty value: got %v, %v, want it at %d", entry, err, r5)
 	}
+	same(t, "change to an empty value", describe(collect(t, b, "/a", r4, 1)[0]), fmt.Sprintf("/a=@%d", r5))
 }
 
 func testExpected(t *testing.T, e Engine) {
@@ -370,15 +374,12 @@ func collect(t testing.TB, b backend.Backend, prefix string, after int64, n int)
 	return nil
 }
 
-// describe is a change as "key old→new".
+// describe is a change as "key=value@revision", or "key gone@revision".
 func describe(c backend.Change) string {
-	side := func(value []byte, revision int64) string {
-		if value == nil {
-			return "-"
-		}
-		return fmt.Sprintf("%s@%d", value, revision)
+	if c.Value == nil {
+		return fmt.Sprintf("%s gone@%d", c.Key, c.Revision)
 	}
-	return fmt.Sprintf("%d %s %s→%s", c.Revision, c.Key, side(c.Old, c.OldRevision), side(c.Value, c.Revision))
+	return fmt.Sprintf("%s=%s@%d", c.Key, c.Value, c.Revision)
 }
 
 func testWatch(t *testing.T, e Engine) {
@@ -393,10 +394,10 @@ func testWatch(t *testing.T, e Engine) {
 	r3 := del(t, b, "/w/a", r2)
 	r4 := put(t, b, "/w/a", "4", backend.Absent)
 	want := []string{
-		fmt.Sprintf("%d /w/a -→1@%d", r1, r1),
-		fmt.Sprintf("%d /w/a 1@%d→2@%d", r2, r1, r2),
-		fmt.Sprintf("%d /w/a 2@%d→-", r3, r2),
-		fmt.Sprintf("%d /w/a -→4@%d", r4, r4),
+		fmt.Sprintf("/w/a=1@%d", r1),
+		fmt.Sprintf("/w/a=2@%d", r2),
+		fmt.Sprintf("/w/a gone@%d", r3),
+		fmt.Sprintf("/w/a=4@%d", r4),
 	}
 	for name, changes := range map[string][]backend.Change{"live": <-live, "late": collect(t, b, "/w/", start, 4)} {
 		for i, c := range changes {
@@ -502,7 +503,7 @@ func testCompaction(t *testing.T, e Engine) {
 	}
 	is(t, "watch from before the compaction", last, backend.ErrCompacted)
 	changes := collect(t, b, "/c/", r2, 3)
-	same(t, "last change after the compaction", describe(changes[2]), fmt.Sprintf("%d /c/a 2@%d→3@%d", r3, r2, r3))
+	same(t, "last change after the compaction", describe(changes[2]), fmt.Sprintf("/c/a=3@%d", r3))
 	if err := b.Compact(t.Context(), r1); err != nil {
 		t.Errorf("compacting less than before: %v", err)
 	}
@@ -525,8 +526,7 @@ func testFuture(t *testing.T, e Engine) {
 
 func testLifetime(t *testing.T, e Engine) {
 	b := open(t, e)
-	short, err := b.Put(t.Context(), "/l/short", []byte("1"), backend.Absent, time.Second)
-	if err != nil {
+	if _, err := b.Put(t.Context(), "/l/short", []byte("1"), backend.Absent, time.Second); err != nil {
 		t.Fatal(err)
 	}
 	renewed, err := b.Put(t.Context(), "/l/renewed", []byte("1"), backend.Absent, time.Second)
@@ -547,7 +547,7 @@ func testLifetime(t *testing.T, e Engine) {
 		if c.Key == "" {
 			continue
 		}
-		same(t, "change", describe(c), fmt.Sprintf("%d /l/short 1@%d→-", c.Revision, short))
+		same(t, "change", describe(c), fmt.Sprintf("/l/short gone@%d", c.Revision))
 		break
 	}
 	same(t, "what stays", text(list(t, b, "/l/", "", 0, 0)), fmt.Sprintf("/l/renewed=2@%d /l/unlimited=1@%d", renewed, forever))
@@ -581,10 +581,10 @@ func testLarge(t *testing.T, e Engine) {
 	r1 := put(t, b, "/large", large, backend.Absent)
 	put(t, b, "/binary", binary, backend.Absent)
 	put(t, b, "/"+strings.Repeat("n", 253)+"/"+strings.Repeat("m", 253), "1", backend.Absent)
-	put(t, b, "/large", "small", r1)
-	for _, c := range collect(t, b, "/large", r1, 1) {
-		same(t, "large value in a change", string(c.Old) == large, true)
-	}
+	r2 := put(t, b, "/large", "small", r1)
+	changes := collect(t, b, "/large", 0, 2)
+	same(t, "large value in a change", string(changes[0].Value) == large, true)
+	same(t, "the change after it", describe(changes[1]), fmt.Sprintf("/large=small@%d", r2))
 	entry, _, err := b.Get(t.Context(), "/binary")
 	if err != nil || string(entry.Value) != binary {
 		t.Errorf("binary value: got %q, %v, want %q", entry.Value, err, binary)
@@ -619,7 +619,7 @@ func testReopen(t *testing.T, e Engine) {
 	_, err := b.List(t.Context(), "/", "", 0, r1)
 	is(t, "a compacted revision", err, backend.ErrCompacted)
 	changes := collect(t, b, "/gone", r2, 2)
-	same(t, "history", describe(changes[1]), fmt.Sprintf("%d /gone 5@%d→-", last, gone))
+	same(t, "history", describe(changes[1]), fmt.Sprintf("/gone gone@%d", last))
 	collect(t, b, "/short", last, 1) // the end of its lifetime
 	if err := b.Compact(t.Context(), revisionOf(t, b)); err != nil {
 		t.Fatal(err)

@@ -22,13 +22,16 @@ type Log struct {
 	mu      sync.RWMutex
 	changes []backend.Change
 	last    int64
-	bytes   int
+	bytes   int           // that the changes take
+	limit   int           // of bytes; 0: none
 	wake    chan struct{} // closed by the next Append; nil while nobody waits
 	closed  bool
 }
 
-// New returns a log that knows the changes after revision: none so far.
-func New(revision int64) *Log { return &Log{last: revision} }
+// New returns a log that knows the changes after revision: none so far. It
+// drops the oldest when all take more than limit bytes; 0 means that the engine
+// calls Forget.
+func New(revision int64, limit int) *Log { return &Log{last: revision, limit: limit} }
 
 // Last is the newest revision.
 func (l *Log) Last() int64 {
@@ -46,6 +49,9 @@ func (l *Log) Append(changes ...backend.Change) {
 		l.bytes += size(c)
 		l.last = c.Revision
 	}
+	if l.limit > 0 {
+		l.trim()
+	}
 	l.wakeAll()
 }
 
@@ -56,13 +62,11 @@ func (l *Log) Forget(revision int64) {
 	l.forget(max(0, int(revision-l.floor())))
 }
 
-// Trim drops the oldest changes until the values of the rest take no more than
-// limit bytes.
-func (l *Log) Trim(limit int) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
+// trim drops the oldest changes, and the newest too if it is too large alone:
+// watchers ask the engine for it.
+func (l *Log) trim() {
 	n, left := 0, l.bytes
-	for n < len(l.changes) && left > limit {
+	for n < len(l.changes) && left > l.limit {
 		left -= size(l.changes[n])
 		n++
 	}
@@ -189,4 +193,5 @@ func (l *Log) wakeAll() {
 	}
 }
 
+// size is what a change takes in memory, with its place in the log.
 func size(c backend.Change) int { return len(c.Key) + len(c.Value) + 64 }

@@ -19,12 +19,11 @@ func change(revision int64) backend.Change {
 // Changes the log has dropped are asked for, and joined without a gap to those
 // it has.
 func TestGone(t *testing.T) {
-	l := changelog.New(10)
+	l := changelog.New(10, 10_000) // keeps fewer than ten
 	for r := range int64(20) {
 		l.Append(change(11 + r))
 	}
 	l.Forget(13)
-	l.Trim(10_000) // leaves fewer than ten
 	asked := 0
 	older := func(after int64) ([]backend.Change, error) {
 		asked++
@@ -52,10 +51,36 @@ func TestGone(t *testing.T) {
 	}
 }
 
+// However large changes are, the log holds no more bytes than it may: also not
+// the newest, which the engine has.
+func TestLimit(t *testing.T) {
+	const limit = 10_000
+	for _, size := range []int{1000, limit - 100, limit + 1} {
+		l := changelog.New(0, limit)
+		for r := range int64(300) {
+			l.Append(backend.Change{Key: "/a", Value: make([]byte, size), Revision: r + 1})
+		}
+		held := 0
+		for from := int64(299); from >= 0; from-- {
+			known := true
+			for range l.Watch(t.Context(), "/", from, func(int64) ([]backend.Change, error) { known = false; return nil, backend.ErrCompacted }) {
+				break
+			}
+			if !known {
+				break
+			}
+			held += size
+		}
+		if held > limit || size < limit && held < limit/2 {
+			t.Errorf("with changes of %d bytes the log holds %d bytes, want up to %d", size, held, limit)
+		}
+	}
+}
+
 // Watchers sleep until there is something new, then have it.
 func TestWake(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l := changelog.New(0)
+		l := changelog.New(0, 0)
 		ctx, cancel := context.WithCancel(t.Context())
 		seen := make([][]int64, 3)
 		for i, prefix := range []string{"/", "/0", "/1"} {

@@ -1,9 +1,11 @@
 package file
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -59,7 +61,7 @@ func TestLeftovers(t *testing.T) {
 	for i := range int64(3) {
 		lost = append(lost, &request{revision: r + 1 + i, record: record{key: fmt.Sprint("/lost/", i), value: []byte("x")}})
 	}
-	if _, err := b.store(lost); err != nil { // but not published
+	if err := b.store(lost); err != nil { // but not published
 		t.Fatal(err)
 	}
 	if _, err := b.Put(t.Context(), "/b", []byte("2"), backend.Absent, 0); err != nil {
@@ -79,8 +81,32 @@ func TestLeftovers(t *testing.T) {
 	}
 }
 
+// A watch that is far behind reads large changes a few at a time.
+func TestOlder(t *testing.T) {
+	b := openTest(t)
+	const writes = 40
+	value := make([]byte, 1<<20)
+	var at int64
+	for range writes {
+		var err error
+		if at, err = b.Put(t.Context(), "/a", value, at, 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for after := int64(0); after < at; {
+		changes, err := b.older(after)
+		if err != nil || len(changes) == 0 || changes[0].Revision != after+1 {
+			t.Fatalf("after %d: got %d changes, %v, want the next", after, len(changes), err)
+		}
+		if held := len(changes) * len(value); held > olderBytes+len(value) {
+			t.Errorf("after %d: %d bytes were read at a time, want up to %d", after, held, olderBytes)
+		}
+		after = changes[len(changes)-1].Revision
+	}
+}
+
 func TestRecord(t *testing.T) {
-	good := record{old: 7, key: "/a", value: []byte("value")}.encode()
+	good := record{key: "/a", value: []byte("value")}.encode()
 	for _, c := range []struct{ name, bytes string }{
 		{"empty", ""},
 		{"flags only", "\x00"},
@@ -92,7 +118,9 @@ func TestRecord(t *testing.T) {
 			t.Errorf("%s: got %v, want %v", c.name, err, errRecord)
 		}
 	}
-	if r, err := decodeRecord(good); err != nil || r.old != 7 || r.key != "/a" || string(r.value) != "value" || r.deleted || !r.end.IsZero() {
+	// Earlier versions wrote a number after the flags that has no use any more.
+	good = slices.Replace(good, 1, 2, binary.AppendVarint(nil, 300)...)
+	if r, err := decodeRecord(good); err != nil || r.key != "/a" || string(r.value) != "value" || r.deleted || !r.end.IsZero() {
 		t.Errorf("got %+v, %v, want what was encoded", r, err)
 	}
 }

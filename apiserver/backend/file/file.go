@@ -70,7 +70,7 @@ func Open(path string) (*Backend, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("read storage %s: %w", path, err), db.Close())
 	}
-	b.log = changelog.New(b.revision)
+	b.log = changelog.New(b.revision, recentBytes)
 	b.lifetimes = lifetime.Start(b.Delete)
 	for _, e := range ends {
 		b.lifetimes.Add(e.key, e.revision, e.at)

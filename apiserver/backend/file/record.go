@@ -31,15 +31,15 @@ const format = "skiff storage 1"
 // record is one write: a value, or a delete.
 type record struct {
 	deleted bool
-	old     int64     // revision of the value it replaced; 0: none
 	end     time.Time // of the value's lifetime; zero: none
 	key     string
 	value   []byte
 }
 
-// A record is stored as a byte of flags, the old revision, the end (in
-// milliseconds since 1970; 0: none) and the length of the key as varints, the
-// key and the value.
+// A record is stored as a byte of flags, then as varints a number without a
+// meaning (where earlier versions wrote the revision replaced), the end (in
+// milliseconds since 1970; 0: none) and the length of the key, then the key and
+// the value.
 const flagDeleted = 1
 
 var errRecord = errors.New("storage record is damaged")
@@ -55,7 +55,7 @@ func (r record) encode() []byte {
 		end = r.end.UnixMilli()
 	}
 	b = append(b, flags)
-	b = binary.AppendVarint(b, r.old)
+	b = binary.AppendVarint(b, 0)
 	b = binary.AppendVarint(b, end)
 	b = binary.AppendUvarint(b, uint64(len(r.key)))
 	b = append(b, r.key...)
@@ -69,7 +69,7 @@ func decodeRecord(b []byte) (record, error) {
 	}
 	r := record{deleted: b[0]&flagDeleted != 0}
 	b = b[1:]
-	old, n := binary.Varint(b)
+	_, n := binary.Varint(b)
 	if n <= 0 {
 		return record{}, errRecord
 	}
@@ -84,7 +84,7 @@ func decodeRecord(b []byte) (record, error) {
 		return record{}, errRecord
 	}
 	b = b[n:]
-	r.old, r.key, r.value = old, string(b[:length]), b[length:]
+	r.key, r.value = string(b[:length]), b[length:]
 	if end != 0 {
 		r.end = time.UnixMilli(end)
 	}
@@ -117,9 +117,14 @@ func entryOf(tx *bbolt.Tx, key string, revision int64) (backend.Entry, error) {
 	return backend.Entry{Key: key, Value: value, Revision: revision}, err
 }
 
-// changesOf reads the changes after a revision up to and including another.
+// olderBytes is how much of the file changesOf reads, but for the last record.
+const olderBytes = 8 << 20
+
+// changesOf reads changes after a revision, the first at least and none after
+// until.
 func changesOf(tx *bbolt.Tx, after, until int64) ([]backend.Change, error) {
 	var changes []backend.Change
+	size := 0
 	cursor := tx.Bucket(logBucket).Cursor()
 	last := revisionKey(until)
 	for k, v := cursor.Seek(revisionKey(after + 1)); k != nil && bytes.Compare(k, last) <= 0; k, v = cursor.Next() {
@@ -131,24 +136,19 @@ func changesOf(tx *bbolt.Tx, after, until int64) ([]backend.Change, error) {
 		if err != nil {
 			return nil, fmt.Errorf("read revision %d: %w", revision, err)
 		}
-		change, err := changeOf(tx, revision, r)
-		if err != nil {
-			return nil, err
+		r.value = append([]byte{}, r.value...)
+		changes = append(changes, r.change(revision))
+		if size += len(v); size > olderBytes {
+			break
 		}
-		changes = append(changes, change)
 	}
 	return changes, nil
 }
 
-func changeOf(tx *bbolt.Tx, revision int64, r record) (backend.Change, error) {
-	c := backend.Change{Key: r.key, Revision: revision, OldRevision: r.old}
-	if !r.deleted {
-		c.Value = append([]byte{}, r.value...)
+// change is what watchers see of a record, with which they share its value.
+func (r record) change(revision int64) backend.Change {
+	if r.deleted {
+		return backend.Change{Key: r.key, Revision: revision}
 	}
-	if r.old == backend.Absent {
-		return c, nil
-	}
-	var err error
-	c.Old, err = valueAt(tx, r.old)
-	return c, err
+	return backend.Change{Key: r.key, Value: r.value, Revision: revision}
 }

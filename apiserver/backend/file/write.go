@@ -35,7 +35,10 @@ type request struct {
 
 // Put writes a key, as backend.Backend says.
 func (b *Backend) Put(ctx context.Context, key string, value []byte, expected int64, life time.Duration) (int64, error) {
-	r := &request{record: record{key: key, value: value, old: expected}, expected: expected}
+	if value == nil {
+		value = []byte{} // nil means deleted
+	}
+	r := &request{record: record{key: key, value: value}, expected: expected}
 	if life > 0 {
 		r.record.end = time.Now().Add(life)
 	}
@@ -53,7 +56,7 @@ func (b *Backend) Delete(ctx context.Context, key string, expected int64) (int64
 	if expected == backend.Absent {
 		return 0, backend.ErrConflict
 	}
-	r := &request{record: record{key: key, deleted: true, old: expected}, expected: expected}
+	r := &request{record: record{key: key, deleted: true}, expected: expected}
 	err := b.submit(r)
 	return r.revision, err
 }
@@ -150,9 +153,9 @@ func (b *Backend) gather(first *request) []*request {
 // commit writes a batch and answers its requests.
 func (b *Backend) commit(batch []*request) {
 	writes := b.order(batch)
-	changes, err := b.store(writes)
+	err := b.store(writes)
 	if err == nil {
-		b.publish(writes, changes)
+		b.publish(writes)
 	}
 	for _, r := range batch {
 		switch {
@@ -194,14 +197,14 @@ func (b *Backend) order(batch []*request) (writes []*request) {
 }
 
 // store writes and syncs the records of a batch.
-func (b *Backend) store(writes []*request) (changes []backend.Change, err error) {
+func (b *Backend) store(writes []*request) error {
 	if len(writes) == 0 {
-		return nil, nil
+		return nil
 	}
 	if b.broken != nil {
-		return nil, b.broken
+		return b.broken
 	}
-	err = b.db.Update(func(tx *bbolt.Tx) error {
+	err := b.db.Update(func(tx *bbolt.Tx) error {
 		log := tx.Bucket(logBucket)
 		log.FillPercent = 1 // revisions only ascend, so pages fill up and are left
 		if err := dropAfter(log, b.revision); err != nil {
@@ -211,18 +214,13 @@ func (b *Backend) store(writes []*request) (changes []backend.Change, err error)
 			if err := log.Put(revisionKey(w.revision), w.record.encode()); err != nil {
 				return err
 			}
-			change, err := changeOf(tx, w.revision, w.record)
-			if err != nil {
-				return err
-			}
-			changes = append(changes, change)
 		}
 		return nil
 	})
 	if err != nil {
-		return nil, b.failed(fmt.Errorf("write storage: %w", err))
+		return b.failed(fmt.Errorf("write storage: %w", err))
 	}
-	return changes, nil
+	return nil
 }
 
 // failed decides whether writes can go on after an error. A full disk is found
@@ -255,18 +253,19 @@ func dropAfter(log *bbolt.Bucket, revision int64) error {
 }
 
 // publish lets readers and watchers see a batch that is on disk.
-func (b *Backend) publish(writes []*request, changes []backend.Change) {
+func (b *Backend) publish(writes []*request) {
 	if len(writes) == 0 {
 		return
 	}
+	changes := make([]backend.Change, len(writes))
 	b.mu.Lock()
-	for _, w := range writes {
+	for i, w := range writes {
 		b.index.Add(w.record.key, w.revision, w.record.deleted)
+		changes[i] = w.record.change(w.revision)
 	}
 	b.revision = writes[len(writes)-1].revision
 	b.mu.Unlock()
 	b.log.Append(changes...)
-	b.log.Trim(recentBytes)
 }
 
 // compact forgets history up to a revision. That it did is written first: an

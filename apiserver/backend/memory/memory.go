@@ -31,7 +31,7 @@ var _ backend.Backend = (*Backend)(nil)
 
 // New returns an empty backend. It must be closed.
 func New() *Backend {
-	b := &Backend{index: revisions.New(), values: make(map[int64][]byte), log: changelog.New(0)}
+	b := &Backend{index: revisions.New(), values: make(map[int64][]byte), log: changelog.New(0, 0)}
 	b.lifetimes = lifetime.Start(b.Delete)
 	return b
 }
@@ -106,7 +106,7 @@ func (b *Backend) write(key string, value []byte, expected int64) (int64, error)
 	if value != nil {
 		b.values[b.revision] = value
 	}
-	b.log.Append(backend.Change{Key: key, Value: value, Old: b.values[expected], Revision: b.revision, OldRevision: expected})
+	b.log.Append(backend.Change{Key: key, Value: value, Revision: b.revision})
 	return b.revision, nil
 }
 
