@@ -34,15 +34,17 @@ type Server struct {
 	parts    sync.WaitGroup
 	stopping context.Context
 	stop     context.CancelFunc
+	end      context.CancelFunc // of the parts
 }
 
 // New loads what is stored and makes the server. ctx is its life: when it
-// ends, watches end and no more is read from the backend.
+// ends, watches end and no more is read from the backend. The server must be
+// closed, before the backend is.
 func New(ctx context.Context, c Config) (*Server, error) {
 	if c.Backend == nil || c.Authenticator == nil || c.Authorizer == nil {
 		return nil, errors.New("a server needs a backend, an authenticator and an authorizer")
 	}
-	s := &Server{config: c.withDefaults()}
+	s := &Server{config: c.withDefaults(), end: func() {}}
 	now, err := newServed(c.Resources)
 	if err != nil {
 		return nil, err
@@ -99,9 +101,14 @@ func (s *Server) Store() *store.Store { return s.store }
 // Resources are those served now.
 func (s *Server) Resources() []*resource.Resource { return s.served.Load().list }
 
-// Wait returns when the parts that Standard started have ended, after the
-// server's ctx has.
-func (s *Server) Wait() { s.parts.Wait() }
+// Close ends the parts that Standard started, watches, and what follows the
+// backend, and waits for them. Serve must have returned.
+func (s *Server) Close() {
+	s.end()
+	s.parts.Wait()
+	s.stop()
+	s.store.Close()
+}
 
 // drainTime is how long requests may go on after Serve was told to end.
 const drainTime = 10 * time.Second

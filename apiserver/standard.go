@@ -73,7 +73,8 @@ type Options struct {
 
 // Standard makes the server of the product: all built-in kinds, with
 // authentication, authorization and admission, and the objects every cluster
-// has. It is ready when Standard returns, and works until ctx ends.
+// has. It is ready when Standard returns, and works until ctx ends. It must be
+// closed, before the backend is.
 func Standard(ctx context.Context, o Options) (*Server, error) {
 	if o.Issuer == "" {
 		o.Issuer = "https://kubernetes.default.svc.cluster.local"
@@ -102,6 +103,7 @@ func Standard(ctx context.Context, o Options) (*Server, error) {
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	mux := http.NewServeMux()
+	ctx, end := context.WithCancel(ctx)
 	var s *Server
 	s, err = New(ctx, Config{
 		Backend: o.Backend,
@@ -121,8 +123,10 @@ func Standard(ctx context.Context, o Options) (*Server, error) {
 		Log:       o.Log,
 	})
 	if err != nil {
+		end()
 		return nil, err
 	}
+	s.end = end
 	for _, path := range []string{"/api", "/api/", "/apis", "/apis/"} {
 		mux.Handle(path, documents)
 	}
@@ -137,7 +141,11 @@ func Standard(ctx context.Context, o Options) (*Server, error) {
 	checks := []health.Check{health.Ping, {Name: "storage", Probe: s.probeStorage}}
 	health.Register(mux, health.Config{Live: checks, Ready: checks, Metrics: registry, Paths: paths})
 	s.follow(ctx, "service claims", services.Run)
-	return s, s.begin(ctx, rights, o.objects(s, services))
+	if err := s.begin(ctx, rights, o.objects(s, services)); err != nil {
+		s.Close()
+		return nil, err
+	}
+	return s, nil
 }
 
 // begin makes the first objects and starts what follows the store.

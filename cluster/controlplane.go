@@ -134,7 +134,7 @@ func (p *controlPlane) start(ctx context.Context) error {
 // wait returns when the API server has ended and the storage is closed.
 func (p *controlPlane) wait() error {
 	err := <-p.served
-	p.server.Wait()
+	p.server.Close()
 	if errors.Is(err, context.Canceled) {
 		err = nil
 	}

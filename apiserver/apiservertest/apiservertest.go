@@ -44,7 +44,7 @@ func Start(t testing.TB, change func(*apiserver.Options)) *apiserver.Server {
 	}
 	t.Cleanup(func() {
 		cancel()
-		s.Wait()
+		s.Close()
 		o.Backend.Close()
 	})
 	return s

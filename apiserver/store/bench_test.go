@@ -44,13 +44,12 @@ func testPod(name, node string) *corev1.Pod {
 }
 
 func openBench(b *testing.B, engine backend.Backend) *store.Store {
-	ctx, cancel := context.WithCancel(context.Background())
-	s, err := store.Open(ctx, store.Config{Backend: engine, Resources: []*resource.Resource{pods}})
+	s, err := store.Open(context.Background(), store.Config{Backend: engine, Resources: []*resource.Resource{pods}})
 	if err != nil {
 		b.Fatal(err)
 	}
 	b.Cleanup(func() {
-		cancel()
+		s.Close()
 		engine.Close()
 	})
 	return s
@@ -230,12 +229,11 @@ func BenchmarkOpen(b *testing.B) {
 			b.Fatal(err)
 		}
 		defer engine.Close()
-		ctx, cancel := context.WithCancel(b.Context())
-		defer cancel()
-		s, err := store.Open(ctx, store.Config{Backend: engine, Resources: []*resource.Resource{pods}})
+		s, err := store.Open(b.Context(), store.Config{Backend: engine, Resources: []*resource.Resource{pods}})
 		if err != nil {
 			b.Fatal(err)
 		}
+		defer s.Close()
 		use(s)
 	}
 	start(func(s *store.Store) {

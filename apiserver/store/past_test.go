@@ -112,12 +112,11 @@ func TestInterruptedFollower(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			b := &interrupted{Backend: memory.New()}
 			defer b.Close()
-			ctx, cancel := context.WithCancel(t.Context())
-			defer cancel()
-			s, err := store.Open(ctx, store.Config{Backend: b, Resources: []*resource.Resource{configMaps}})
+			s, err := store.Open(t.Context(), store.Config{Backend: b, Resources: []*resource.Resource{configMaps}})
 			if err != nil {
 				t.Fatal(err)
 			}
+			defer s.Close()
 			item := create(t, s, "a", "x", "1")
 			kept := create(t, s, "a", "kept", "1")
 			next, stop := iter.Pull2(s.Watch(t.Context(), configMaps, store.Match{}, kept.Revision()))

@@ -36,6 +36,8 @@ type Store struct {
 	history  time.Duration
 	progress progress
 	pending  pendings
+	end      context.CancelFunc
+	running  sync.WaitGroup // what uses the backend without being called
 
 	// order is held by the follower while it applies a change, and by Add and
 	// Remove, which must not see half of one.
@@ -46,8 +48,9 @@ type Store struct {
 	compacted int64 // lists of older revisions have expired
 }
 
-// Open loads all resources from the backend and follows it until ctx ends.
-// When it returns, the cache holds everything that was stored before the call.
+// Open loads all resources from the backend and follows it until ctx ends. When
+// it returns, the cache holds everything that was stored before the call. The
+// store must be closed, before the backend is.
 func Open(ctx context.Context, c Config) (*Store, error) {
 	s := &Store{
 		backend:  c.Backend,
@@ -75,12 +78,20 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 		s.kinds[idOf(r)] = k
 	}
 	s.progress.advance(start)
-	go s.follow(ctx)
-	go s.keepHistory(ctx)
+	ctx, s.end = context.WithCancel(ctx)
+	s.running.Go(func() { s.follow(ctx) })
+	s.running.Go(func() { s.keepHistory(ctx) })
 	if err := s.progress.wait(ctx, newest); err != nil {
+		s.Close()
 		return nil, fmt.Errorf("open store: %w", err)
 	}
 	return s, nil
+}
+
+// Close ends all watches and what the store does by itself, and waits for it.
+func (s *Store) Close() {
+	s.end()
+	s.running.Wait()
 }
 
 // Add starts to serve a resource that was not among those of Open. If it is

@@ -12,6 +12,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/skiff-k8s/skiff/apiserver/backend"
 	"github.com/skiff-k8s/skiff/apiserver/backend/memory"
 	"github.com/skiff-k8s/skiff/apiserver/resource"
 	"github.com/skiff-k8s/skiff/apiserver/store"
@@ -37,15 +38,14 @@ func open(t testing.TB) *store.Store {
 	return openOn(t, memory.New(), 0)
 }
 
-func openOn(t testing.TB, b *memory.Backend, history time.Duration) *store.Store {
+func openOn(t testing.TB, b backend.Backend, history time.Duration) *store.Store {
 	t.Helper()
-	ctx, cancel := context.WithCancel(context.Background())
-	s, err := store.Open(ctx, store.Config{Backend: b, Resources: []*resource.Resource{configMaps, pods}, History: history})
+	s, err := store.Open(context.Background(), store.Config{Backend: b, Resources: []*resource.Resource{configMaps, pods}, History: history})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		cancel()
+		s.Close()
 		b.Close()
 	})
 	return s

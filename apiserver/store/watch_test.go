@@ -348,12 +348,11 @@ func TestRestart(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer b.Close()
-		ctx, cancel := context.WithCancel(t.Context())
-		defer cancel()
-		s, err := store.Open(ctx, store.Config{Backend: b, Resources: []*resource.Resource{configMaps, pods}})
+		s, err := store.Open(t.Context(), store.Config{Backend: b, Resources: []*resource.Resource{configMaps, pods}})
 		if err != nil {
 			t.Fatal(err)
 		}
+		defer s.Close()
 		use(s)
 	}
 	var seen int64

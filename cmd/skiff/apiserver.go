@@ -58,7 +58,7 @@ func apiserverCommand() *cobra.Command {
 			}
 			fmt.Fprintln(cmd.OutOrStdout(), "serving on", listen)
 			err = server.Serve(cmd.Context(), listener, &tls.Config{Certificates: []tls.Certificate{certificate}, ClientAuth: tls.RequestClientCert})
-			server.Wait()
+			server.Close()
 			return errors.Join(err, options.Backend.Close())
 		},
 	}
