@@ -28,6 +28,10 @@ var (
 // Absent is the expected revision of a key that must not exist.
 const Absent int64 = 0
 
+// MaxValue is what every engine takes under a key, in bytes. It is what etcd
+// takes in a request, the rest of which is the key, a few times.
+const MaxValue = 3 << 19
+
 // Entry is a key with its value at the revision that wrote it. Value is shared
 // and must not be changed.
 type Entry struct {

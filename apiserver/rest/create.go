@@ -132,6 +132,10 @@ func (h *Handler) insert(ctx context.Context, w *write, obj resource.Object) (*s
 	}
 	name := obj.GetName()
 	item, err := h.Store.Create(ctx, w.stored(), obj, w.dryRun)
+	if w.mayForget(err) {
+		obj.SetManagedFields(nil)
+		item, err = h.Store.Create(ctx, w.stored(), obj, w.dryRun)
+	}
 	if err != nil {
 		return nil, h.createError(ctx, w, name, generate, err)
 	}

@@ -43,6 +43,8 @@ func fromStore(err error, r *resource.Resource, name string) error {
 		return apierrors.NewAlreadyExists(r.GR(), name)
 	case errors.Is(err, store.ErrConflict):
 		return apierrors.NewConflict(r.GR(), name, errChanged)
+	case errors.Is(err, store.ErrTooLarge):
+		return errTooLarge
 	case errors.As(err, &expired):
 		status := apierrors.NewResourceExpired(expired.Error())
 		status.ErrStatus.Continue = expired.Continue
@@ -60,6 +62,11 @@ func fromStore(err error, r *resource.Resource, name string) error {
 	}
 	return err
 }
+
+// errTooLarge has no reason, as kube-apiserver's has none.
+var errTooLarge = &apierrors.StatusError{ErrStatus: metav1.Status{
+	Status: metav1.StatusFailure, Code: http.StatusInternalServerError, Message: store.ErrTooLarge.Error(),
+}}
 
 // tooLargeVersion is the error for a resourceVersion that is not there yet;
 // reflectors know its cause and try again.

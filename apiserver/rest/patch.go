@@ -48,6 +48,7 @@ func (h *Handler) patch(w http.ResponseWriter, r *http.Request, t *target) error
 		return err
 	}
 	wr := newWrite(r, t, p.updateOptions(), p.options.FieldManager, p.options.DryRun)
+	wr.applies = p.kind == types.ApplyYAMLPatchType
 	item, created, err := h.updateObject(ctx, wr, change{
 		create: p.kind == types.ApplyYAMLPatchType && t.sub == nil,
 		make:   func(live resource.Object) (resource.Object, error) { return h.patched(ctx, wr, p, live) },

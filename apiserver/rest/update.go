@@ -81,6 +81,19 @@ type change struct {
 	make func(live resource.Object) (resource.Object, error)
 }
 
+// unmanaged is c without the managers of the fields.
+func (c change) unmanaged() change {
+	managed := c.make
+	c.make = func(live resource.Object) (resource.Object, error) {
+		obj, err := managed(live)
+		if err == nil {
+			obj.SetManagedFields(nil)
+		}
+		return obj, err
+	}
+	return c
+}
+
 // emptied says that the last finalizer of an object in deletion was removed.
 type emptied struct {
 	object  resource.Object
@@ -93,6 +106,9 @@ func (e *emptied) Error() string { return "the last finalizer was removed" }
 func (h *Handler) updateObject(ctx context.Context, w *write, c change) (item codec.Item, created bool, err error) {
 	for {
 		stored, err := h.tryUpdate(ctx, w, c)
+		if w.mayForget(err) {
+			stored, err = h.tryUpdate(ctx, w, c.unmanaged())
+		}
 		var gone *emptied
 		switch {
 		case errors.As(err, &gone):

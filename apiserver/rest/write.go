@@ -24,6 +24,8 @@ type write struct {
 	manager string // of the fields it sets
 	options runtime.Object
 	dryRun  bool
+	// applies: it is an apply, which must not forget which fields it applied.
+	applies bool
 	// trusted writes are the server's own: admission has no say in them.
 	trusted bool
 }
@@ -136,6 +138,10 @@ func (w *write) warn(ctx context.Context, obj, old resource.Object) {
 		request.Warn(ctx, text)
 	}
 }
+
+// mayForget reports whether a write that failed with err may be tried again
+// without saying who manages the fields of the object, which makes it smaller.
+func (w *write) mayForget(err error) bool { return errors.Is(err, store.ErrTooLarge) && !w.applies }
 
 // reservation is what a write holds until it is known whether it was stored.
 type reservation struct {

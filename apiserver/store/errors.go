@@ -13,6 +13,9 @@ var (
 	ErrExists = errors.New("object already exists")
 	// ErrConflict: the object is not at the revision the caller expected.
 	ErrConflict = errors.New("object has been changed")
+	// ErrTooLarge: an object is larger when encoded than the storage takes. The
+	// text is that of Kubernetes, by which clients know it.
+	ErrTooLarge = errors.New("etcdserver: request is too large")
 	// ErrExpired: a revision or a place in the feed is older than the history
 	// kept. Lists give an *ExpiredError.
 	ErrExpired = errors.New("resource version is too old")

@@ -15,8 +15,9 @@ import (
 )
 
 // Create stores obj, of the stored version, which it takes over: the caller
-// uses the item returned. ErrExists if there is one of its name. A dry run
-// checks that and returns an item without a resourceVersion.
+// uses the item returned. ErrExists if there is one of its name, ErrTooLarge,
+// which leaves obj to the caller. A dry run checks the name and returns an item
+// without a resourceVersion.
 func (s *Store) Create(ctx context.Context, r *resource.Resource, obj resource.Object, dryRun bool) (*Item, error) {
 	k, err := s.kind(r)
 	if err != nil {
@@ -34,7 +35,7 @@ func (s *Store) Create(ctx context.Context, r *resource.Resource, obj resource.O
 		}
 		return newItem(w.obj, 0, w.key, w.value), nil
 	}
-	item, err := s.put(ctx, k, w, backend.Absent)
+	item, err := s.put(ctx, k, w, nil)
 	if errors.Is(err, backend.ErrConflict) {
 		return nil, ErrExists
 	}
@@ -46,7 +47,8 @@ func (s *Store) Create(ctx context.Context, r *resource.Resource, obj resource.O
 // current one), which the store takes over; its error is returned as it is. It
 // is called again when somebody else changed the object in between. When the
 // result is stored as the same bytes nothing is written and the current item
-// is returned. A dry run returns an item at the current revision.
+// is returned. A dry run returns an item at the current revision. ErrNotFound,
+// ErrUnreadable, ErrTooLarge.
 func (s *Store) Update(ctx context.Context, r *resource.Resource, namespace, name string, dryRun bool,
 	change func(current *Item) (resource.Object, error)) (*Item, error) {
 	k, err := s.kind(r)
@@ -83,7 +85,7 @@ func (s *Store) update(ctx context.Context, k *kind, current *Item, dryRun bool,
 	if dryRun {
 		return newItem(w.obj, current.revision, w.key, w.value), nil
 	}
-	return s.put(ctx, k, w, current.revision)
+	return s.put(ctx, k, w, current)
 }
 
 // Delete removes the object if current still is; else ErrConflict (also when
@@ -159,10 +161,17 @@ func (k *kind) prepare(key string, obj resource.Object) (*pending, error) {
 	return &pending{kind: k, key: key, value: value, obj: decoded}, nil
 }
 
-// put writes w and waits until the follower has applied it, so that the writer
-// finds its write in the cache. backend.ErrConflict is passed on.
-func (s *Store) put(ctx context.Context, k *kind, w *pending, expected int64) (*Item, error) {
-	key := k.prefix + w.key
+// put writes w in place of current (nil: there is none) and waits until the
+// follower has applied it, so that the writer finds its write in the cache.
+// backend.ErrConflict is passed on. All objects are written here.
+func (s *Store) put(ctx context.Context, k *kind, w *pending, current *Item) (*Item, error) {
+	key, expected := k.prefix+w.key, backend.Absent
+	if current != nil {
+		expected = current.revision
+	}
+	if !fits(key, w, current) {
+		return nil, ErrTooLarge
+	}
 	lifetime := time.Duration(k.r.TTL(w.obj)) * time.Second
 	s.pending.add(key, w)
 	defer s.pending.remove(key, w)
@@ -178,6 +187,21 @@ func (s *Store) put(ctx context.Context, k *kind, w *pending, expected int64) (*
 		return nil, err
 	}
 	return newItem(obj, revision, w.key, w.value), nil
+}
+
+// fits reports whether w may be stored under key. An object that is too large
+// already (from before there was a limit) can still be made smaller, and its
+// deletion can begin, which adds the time of it.
+func fits(key string, w *pending, current *Item) bool {
+	// What etcd adds to a value: the key up to three times, and some numbers.
+	if size := len(w.value) + 3*len(key) + 64; size <= backend.MaxValue {
+		return true
+	}
+	if current == nil {
+		return false
+	}
+	begins := current.object.GetDeletionTimestamp() == nil && w.obj.GetDeletionTimestamp() != nil
+	return begins || len(w.value) <= current.size
 }
 
 // await returns the event the follower made of a committed write; nil if it

@@ -576,7 +576,7 @@ func testClosed(t *testing.T, e Engine) {
 
 func testLarge(t *testing.T, e Engine) {
 	b := open(t, e)
-	large := strings.Repeat("0123456789abcdef", 3<<20/32) // 1.5 MiB, the most an object may have
+	large := strings.Repeat("0123456789abcdef", backend.MaxValue/16)
 	binary := "\x00\xff\n'\"\\\x80"
 	r1 := put(t, b, "/large", large, backend.Absent)
 	put(t, b, "/binary", binary, backend.Absent)
