@@ -12,8 +12,9 @@ import (
 // Bounds of a feed, beside the time the store keeps history.
 const (
 	feedBytes  = 16 << 20 // of stored bytes; decoded objects take a few times that
-	feedEvents = 100      // that are kept however large they are
+	frameBytes = 16 << 20 // of frames made of the events
 	readBatch  = 128      // events a watcher takes at a time
+	readBytes  = 1 << 20  // of their stored bytes, but for the last
 	// coolAfter is how long the encoded bytes of an event are kept. Watchers
 	// that are not far behind have taken them by then.
 	coolAfter = 20 * time.Second
@@ -29,12 +30,13 @@ const (
 type feed struct {
 	index func(resource.Object) string // nil if the kind has none
 
-	mu    sync.RWMutex
-	all   *log
-	parts map[part]*log
-	floor int64 // all events after this revision are there
-	cold  int   // number of the first event that is not cool
-	bytes int
+	mu     sync.RWMutex
+	all    *log
+	parts  map[part]*log
+	floor  int64 // all events after this revision are there
+	cold   int   // number of the first event that is not cool
+	bytes  int   // that the events take, see Event.size
+	framed int   // that the frames of those take that are not cool
 }
 
 // part names the events a log holds. One field is set, or none: all events.
@@ -59,18 +61,20 @@ func newFeed(r *resource.Resource, revision int64) *feed {
 	return f
 }
 
-// append adds an event and drops the oldest while the feed is too large.
+// append adds an event and drops the oldest while the feed is too large; the
+// event itself too, should it be too large alone.
 func (f *feed) append(e *Event) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	e.feed = f
 	f.all.append(e)
-	f.bytes += e.item().size
+	f.bytes += e.size()
 	for _, p := range f.partsOf(e) {
 		if l := f.parts[p]; l != nil {
 			l.append(e)
 		}
 	}
-	for f.bytes > feedBytes && len(f.all.events) > feedEvents {
+	for f.bytes > feedBytes {
 		f.dropFirst()
 	}
 	f.cool(e.at)
@@ -78,12 +82,32 @@ func (f *feed) append(e *Event) {
 
 // cool lets the encoded bytes of older events go.
 func (f *feed) cool(now time.Time) {
-	for f.cold = max(f.cold, f.all.first); f.cold < f.all.end(); f.cold++ {
-		e := f.all.events[f.cold-f.all.first]
-		if now.Sub(e.at) < coolAfter {
-			return
-		}
-		e.cool()
+	for f.cold < f.all.end() && now.Sub(f.all.events[f.cold-f.all.first].at) >= coolAfter {
+		f.coolNext()
+	}
+}
+
+// coolNext lets the encoded bytes of the oldest event go that has some.
+func (f *feed) coolNext() {
+	e := f.all.events[f.cold-f.all.first]
+	f.cold++
+	f.framed -= e.framed
+	e.cold = true
+	e.cool()
+}
+
+// frameMade counts a frame that was made of e, and lets those of the oldest
+// events go while there are too many.
+func (f *feed) frameMade(e *Event, size int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if e.cold {
+		return // it is not kept
+	}
+	e.framed += size
+	f.framed += size
+	for f.framed > frameBytes && f.cold < f.all.end() {
+		f.coolNext()
 	}
 }
 
@@ -103,7 +127,10 @@ func (f *feed) truncate(revision int64) {
 
 func (f *feed) dropFirst() {
 	e := f.all.events[0]
-	f.bytes -= e.item().size
+	if f.cold == f.all.first {
+		f.coolNext()
+	}
+	f.bytes -= e.size()
 	f.floor = max(f.floor, e.Revision)
 	f.all.truncate(e.Revision)
 	for _, p := range f.partsOf(e) {
@@ -117,8 +144,12 @@ func (f *feed) dropFirst() {
 func (f *feed) reset(revision int64) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	for f.cold < f.all.end() {
+		f.coolNext()
+	}
 	f.floor, f.bytes = revision, 0
 	f.all.reset()
+	f.cold = f.all.first
 	for _, l := range f.parts {
 		l.reset()
 	}
@@ -127,8 +158,11 @@ func (f *feed) reset(revision int64) {
 // inherit takes over the events of another feed of the same kind, which ends
 // where f begins. f has no readers yet.
 func (f *feed) inherit(old *feed) {
-	old.mu.RLock()
-	defer old.mu.RUnlock()
+	old.mu.Lock()
+	defer old.mu.Unlock()
+	for old.cold < old.all.end() {
+		old.coolNext()
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.all.events = slices.Concat(old.all.events, f.all.events)
@@ -247,7 +281,12 @@ func (c *cursor) take(into []*Event) (events []*Event, known bool) {
 		return nil, false
 	}
 	rest := c.log.events[c.next-c.log.first:]
-	events = append(into[:0], rest[:min(len(rest), readBatch)]...)
+	events = into[:0]
+	for size := 0; len(events) < min(len(rest), readBatch) && size < readBytes; {
+		e := rest[len(events)]
+		events = append(events, e)
+		size += e.size()
+	}
 	c.next += len(events)
 	return events, true
 }

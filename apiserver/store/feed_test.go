@@ -56,14 +56,92 @@ func TestFeedIsBounded(t *testing.T) {
 	}
 }
 
-// Large objects do not leave a feed without events.
-func TestFeedKeepsSome(t *testing.T) {
+// However large objects are, the feed keeps no more bytes than it may, in
+// whichever direction their sizes change.
+func TestFeedIsBoundedByBytes(t *testing.T) {
 	f := newFeed(configMaps, 0)
-	for i := range int64(2 * feedEvents) {
-		f.append(event(i+1, "a/x", feedBytes))
+	held := func() (bytes int) {
+		for _, e := range f.all.events {
+			if e.Old != nil {
+				bytes += e.Old.size
+			}
+		}
+		return bytes
 	}
-	if len(f.all.events) != feedEvents {
-		t.Errorf("feed has %d events, want %d", len(f.all.events), feedEvents)
+	var old *Item
+	for i := range int64(200) {
+		e := event(i+1, "a/x", feedBytes/10)
+		if i%2 == 1 {
+			e.New.size = 1
+		}
+		e.Old, old = old, e.New
+		f.append(e)
+		if got := held(); got > feedBytes {
+			t.Fatalf("after %d events the feed holds %d bytes, want up to %d", i+1, got, feedBytes)
+		}
+	}
+	if n := len(f.all.events); n < 8 {
+		t.Errorf("the feed has %d events, want all that fit", n)
+	}
+	f.append(event(201, "a/x", feedBytes+1))
+	if len(f.all.events) != 0 || f.bytes != 0 || f.floor != 201 {
+		t.Errorf("after an event that is too large: %d events of %d bytes after %d, want none after 201", len(f.all.events), f.bytes, f.floor)
+	}
+}
+
+// A watcher that stalls holds on to few large events.
+func TestReadIsBoundedByBytes(t *testing.T) {
+	f := newFeed(configMaps, 0)
+	c := f.open(part{}, 0)
+	for i := range int64(12) {
+		f.append(event(i+1, "a/x", readBytes/2+1))
+	}
+	for i := int64(1); i < 12; i += 2 {
+		if got := read(t, c); len(got) != 2 || got[0] != i {
+			t.Errorf("got %v, want two events from %d on", got, i)
+		}
+	}
+}
+
+// Frames of all forms together are bounded: those of the oldest events go.
+func TestFramesAreBounded(t *testing.T) {
+	f := newFeed(configMaps, 0)
+	kept := func() (bytes int) {
+		for _, e := range f.all.events {
+			for o := e.frames.head.Load(); o != nil && o != spent; o = o.next {
+				bytes += len(o.bytes)
+			}
+		}
+		return bytes
+	}
+	made := 0
+	frame := func(e *Event, form int) {
+		_, _ = e.Frame(form, func(*Event) ([]byte, error) { made++; return make([]byte, frameBytes/20), nil })
+	}
+	var events []*Event
+	for i := range int64(10) {
+		events = append(events, event(i+1, "a/x", 1))
+		f.append(events[i])
+	}
+	for form := range 10 {
+		for _, e := range events {
+			frame(e, form)
+			if got := kept(); got > frameBytes || got != f.framed {
+				t.Fatalf("frames of %d bytes are kept and %d are counted, want up to %d", got, f.framed, frameBytes)
+			}
+		}
+	}
+	if kept() < frameBytes/2 {
+		t.Errorf("frames of %d bytes are kept, want more", kept())
+	}
+	before := made
+	frame(events[9], 9)
+	if made != before {
+		t.Error("the newest frame was not kept")
+	}
+	f.truncate(10)
+	if f.framed != 0 {
+		t.Errorf("%d bytes are counted of no frames", f.framed)
 	}
 }
 
@@ -112,10 +190,13 @@ func TestFeedCools(t *testing.T) {
 		t.Errorf("the frame of a fresh event was made %d times, want once", made)
 	}
 	f.cool(time.Now().Add(coolAfter))
-	if e.frames.head.Load() != nil {
+	if e.frames.head.Load() != spent {
 		t.Error("the frame of an old event is kept")
 	}
 	frame()
+	if e.frames.head.Load() != spent {
+		t.Error("the frame that a late watcher asked for is kept")
+	}
 	if made != 2 {
 		t.Errorf("after cooling, the frame was made %d times in all, want twice", made)
 	}

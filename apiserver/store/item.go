@@ -55,6 +55,10 @@ type Event struct {
 	at     time.Time // when it was applied
 	last   atomic.Pointer[Item]
 	frames onces
+
+	feed   *feed // that has it, or had it
+	cold   bool  // no frames are kept any more; guarded by feed.mu, like framed
+	framed int   // bytes of frames
 }
 
 // Last is the object as a watcher sees it with this event: New or, for a
@@ -68,7 +72,11 @@ func (e *Event) Last() *Item {
 	}
 	obj := e.Old.object.DeepCopyObject().(resource.Object)
 	obj.SetResourceVersion(strconv.FormatInt(e.Revision, 10))
-	e.last.CompareAndSwap(nil, &Item{object: obj, revision: e.Revision, key: e.Old.key, size: e.Old.size, sum: e.Old.sum})
+	item := &Item{object: obj, revision: e.Revision, key: e.Old.key, size: e.Old.size, sum: e.Old.sum}
+	if e.frames.head.Load() == spent {
+		item.encoded.head.Store(spent)
+	}
+	e.last.CompareAndSwap(nil, item)
 	return e.last.Load()
 }
 
@@ -78,16 +86,37 @@ func (e *Event) Last() *Item {
 // the bytes depend on, the type of the event (ADDED or DELETED by a selector)
 // included.
 func (e *Event) Frame(form any, make func(*Event) ([]byte, error)) ([]byte, error) {
-	return e.frames.get(form, func() ([]byte, error) { return make(e) })
+	return e.frames.get(form, func() ([]byte, error) {
+		frame, err := make(e)
+		if e.feed != nil {
+			e.feed.frameMade(e, len(frame))
+		}
+		return frame, err
+	})
 }
 
 // cool gives up the bytes made of the event and of the revision it replaced,
-// of which hardly anybody will ask again.
+// of which hardly anybody will ask again; for those who do they are made anew.
 func (e *Event) cool() {
-	e.frames.head.Store(nil)
+	e.frames.head.Store(spent)
 	if e.Old != nil {
-		e.Old.encoded.head.Store(nil)
+		e.Old.encoded.head.Store(spent)
 	}
+	if last := e.last.Load(); last != nil {
+		last.encoded.head.Store(spent)
+	}
+}
+
+// size is what the event counts in the feed: stored bytes of the larger of its
+// items, of which one at least is held by the feed alone sooner or later.
+func (e *Event) size() int {
+	size := 0
+	for _, item := range []*Item{e.New, e.Old} {
+		if item != nil {
+			size = max(size, item.size)
+		}
+	}
+	return size
 }
 
 // item is the one that names the object of the event, without its Last copy.
@@ -105,6 +134,9 @@ type onces struct {
 	head atomic.Pointer[once]
 }
 
+// spent is the head of a set that keeps nothing any more.
+var spent = new(once)
+
 type once struct {
 	form  any
 	do    sync.Once
@@ -115,14 +147,21 @@ type once struct {
 
 func (o *onces) get(form any, make func() ([]byte, error)) ([]byte, error) {
 	entry := o.entry(form)
+	if entry == nil {
+		return make()
+	}
 	entry.do.Do(func() { entry.bytes, entry.err = make() })
 	return entry.bytes, entry.err
 }
 
-// entry finds the entry of form or puts a new one in front.
+// entry finds the entry of form or puts a new one in front; nil if the set is
+// spent.
 func (o *onces) entry(form any) *once {
 	for {
 		head := o.head.Load()
+		if head == spent {
+			return nil
+		}
 		for e := head; e != nil; e = e.next {
 			if e.form == form {
 				return e
