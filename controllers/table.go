@@ -18,6 +18,7 @@ import (
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	storagev1 "k8s.io/api/storage/v1"
@@ -102,6 +103,9 @@ var table = []row{
 	{"endpointslice-mirroring", append(inDiscovery("endpointslices"), core("services", "endpoints")...), func(m *Manager) (runner, error) {
 		return services.Mirror(m.services()), nil
 	}},
+	{"service-cidr", in(networkingv1.SchemeGroupVersion, "servicecidrs", "ipaddresses"), func(m *Manager) (runner, error) {
+		return services.ServiceCIDR(m.services()), nil
+	}},
 	{"node-health", append(core("nodes", "pods"), in(coordinationv1.SchemeGroupVersion, "leases")...), func(m *Manager) (runner, error) {
 		return made(nodes.Health(m.nodes(), m.config.NodeMonitorGrace))
 	}},
@@ -144,6 +148,7 @@ func (m *Manager) shared() []schema.GroupVersionResource {
 		inDiscovery("endpointslices"),
 		apps("replicasets", "deployments", "daemonsets", "statefulsets", "controllerrevisions"),
 		batch("jobs", "cronjobs"),
+		in(networkingv1.SchemeGroupVersion, "servicecidrs", "ipaddresses"),
 		in(policyv1.SchemeGroupVersion, "poddisruptionbudgets"),
 		in(rbacv1.SchemeGroupVersion, "clusterroles"),
 	), func(r schema.GroupVersionResource) bool { return !m.served[r] })

@@ -11,6 +11,9 @@
 // claim without a Service; Run finds such claims and removes them. A claim is
 // given back only after the Service that held it has been changed or deleted.
 //
+// Addresses come from all ranges whose ServiceCIDR objects are ready, those of
+// the range the server began with first.
+//
 // Claims for values nobody asked for by number are taken from the upper part
 // of the range first, which leaves the lower part to those who choose numbers
 // themselves (KEP-3070 for addresses, KEP-3668 for ports).
@@ -21,6 +24,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net/netip"
 )
 
 // Errors of taking a value. Their texts are part of the API.
@@ -50,7 +54,8 @@ type Claims interface {
 
 // pool is a range of size values of which some must never be handed out.
 type pool struct {
-	size int
+	prefix netip.Prefix // of addresses
+	size   int
 	// low is where the part begins that is used first for values nobody chose.
 	low    int
 	usable func(value int) bool

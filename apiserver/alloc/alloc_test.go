@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"strings"
 	"sync"
 	"testing"
 
@@ -18,7 +19,7 @@ import (
 	"github.com/skiff-k8s/skiff/apiserver/resource"
 )
 
-// objects keeps IPAddresses and Services.
+// objects keeps IPAddresses, ServiceCIDRs and Services.
 type objects struct {
 	resource.Cluster
 	mu  sync.Mutex
@@ -44,8 +45,14 @@ func (o *objects) List(_ context.Context, r *resource.Resource, _ string) ([]res
 	defer o.mu.Unlock()
 	var list []resource.Object
 	for _, obj := range o.all {
-		_, isAddress := obj.(*networkingv1.IPAddress)
-		if isAddress == (r.Plural == "ipaddresses") {
+		plural := "services"
+		switch obj.(type) {
+		case *networkingv1.IPAddress:
+			plural = "ipaddresses"
+		case *networkingv1.ServiceCIDR:
+			plural = "servicecidrs"
+		}
+		if plural == r.Plural {
 			list = append(list, obj)
 		}
 	}
@@ -247,7 +254,7 @@ func TestRepair(t *testing.T) {
 	check := func(when string, addresses, ports []int) {
 		t.Helper()
 		for i, want := range [][]int{addresses, ports} {
-			all, err := []*pool{&s.ipPool, &s.portPool}[i].claims.All(ctx)
+			all, err := []*pool{s.pool(s.cidr), &s.portPool}[i].claims.All(ctx)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -275,4 +282,111 @@ func TestRepair(t *testing.T) {
 		t.Fatal(err)
 	}
 	check("second look", []int{8, 10}, []int{8})
+}
+
+// serviceCIDR is a range that is ready unless a reason says why not.
+func serviceCIDR(name, reason string, deleted bool, cidrs ...string) *networkingv1.ServiceCIDR {
+	c := &networkingv1.ServiceCIDR{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: networkingv1.ServiceCIDRSpec{CIDRs: cidrs}}
+	if deleted {
+		c.DeletionTimestamp = &metav1.Time{}
+	}
+	ready := metav1.Condition{Type: networkingv1.ServiceCIDRConditionReady, Status: metav1.ConditionTrue}
+	switch reason {
+	case "new":
+		return c
+	case "":
+	default:
+		ready.Status, ready.Reason = metav1.ConditionFalse, reason
+	}
+	c.Status.Conditions = []metav1.Condition{ready}
+	return c
+}
+
+func TestUsableRanges(t *testing.T) {
+	const own, other, third = "10.9.0.0/24", "10.8.0.0/24", "10.10.0.0/24"
+	for _, c := range []struct {
+		name string
+		all  []*networkingv1.ServiceCIDR
+		want string
+	}{
+		{"before there are objects", nil, own},
+		{"own, not yet ready", []*networkingv1.ServiceCIDR{serviceCIDR("kubernetes", "new", false, own)}, own},
+		{"own, going", []*networkingv1.ServiceCIDR{serviceCIDR("kubernetes", "", true, own)}, ""},
+		{"own, not ready", []*networkingv1.ServiceCIDR{serviceCIDR("kubernetes", "Terminating", false, own)}, ""},
+		{"own first", []*networkingv1.ServiceCIDR{serviceCIDR("a", "", false, third), serviceCIDR("b", "", false, other)}, own + " " + other + " " + third},
+		{"another, not yet ready", []*networkingv1.ServiceCIDR{serviceCIDR("a", "new", false, other)}, own},
+		{"another, going", []*networkingv1.ServiceCIDR{serviceCIDR("a", "", true, other)}, own},
+		{"one of two objects ready", []*networkingv1.ServiceCIDR{serviceCIDR("a", "", false, other), serviceCIDR("b", "", true, other)}, own + " " + other},
+		{"two families", []*networkingv1.ServiceCIDR{serviceCIDR("a", "", false, "fd00::/112", other)}, own + " " + other},
+		{"another family", []*networkingv1.ServiceCIDR{serviceCIDR("a", "", false, "fd00::/112")}, own},
+	} {
+		var got []string
+		for _, p := range usable(netip.MustParsePrefix(own), c.all) {
+			got = append(got, p.String())
+		}
+		if strings.Join(got, " ") != c.want {
+			t.Errorf("%s: got %v, want %s", c.name, got, c.want)
+		}
+	}
+}
+
+// TestRanges gives 1,000 Services addresses of three ranges, two of which
+// overlap, through two servers.
+func TestRanges(t *testing.T) {
+	b, o := memory.New(), &objects{all: make(map[string]resource.Object)}
+	defer b.Close()
+	for _, c := range []*networkingv1.ServiceCIDR{serviceCIDR("b", "", false, "10.20.0.0/22"), serviceCIDR("c", "", false, "10.20.0.0/25"), serviceCIDR("tiny", "", false, "10.30.0.0/32")} {
+		if _, err := o.Create(t.Context(), o.Resource("networking.k8s.io", "servicecidrs"), c); err != nil {
+			t.Fatal(err)
+		}
+	}
+	servers := []*Services{start(t, b, o, "10.9.0.0/24", PortRange{31000, 31099}), start(t, b, o, "10.9.0.0/24", PortRange{31000, 31099})}
+	var mu sync.Mutex
+	given := make(map[netip.Addr]int)
+	var work sync.WaitGroup
+	for i := range 1000 {
+		work.Go(func() {
+			w := servers[i%2].Begin(Owner{"ns", fmt.Sprint("s", i)}, false)
+			a, err := w.NextAddress(t.Context())
+			if err != nil {
+				t.Errorf("service %d: %v", i, err)
+			}
+			mu.Lock()
+			given[a]++
+			mu.Unlock()
+			w.End(true)
+		})
+	}
+	work.Wait()
+	if len(given) != 1000 {
+		t.Errorf("1,000 services have %d addresses", len(given))
+	}
+	own := 0
+	for a := range given {
+		if netip.MustParsePrefix("10.9.0.0/24").Contains(a) {
+			own++
+		}
+	}
+	if own != 254 {
+		t.Errorf("%d addresses are of the server's own range, want all 254 before those of others", own)
+	}
+	// An address is given back when its range is gone too.
+	var a netip.Addr
+	for a = range given {
+		if !netip.MustParsePrefix("10.9.0.0/24").Contains(a) {
+			break
+		}
+	}
+	delete(o.all, "servicecidrs//b")
+	delete(o.all, "servicecidrs//c")
+	ip := o.all["ipaddresses//"+a.String()].(*networkingv1.IPAddress)
+	w := servers[0].Begin(ownerOf(ip), false)
+	if err := w.Address(t.Context(), a); !errors.Is(err, ErrForeign) {
+		t.Errorf("an address of a range that is gone: got %v, want %v", err, ErrForeign)
+	}
+	w.FreeAddress(a)
+	w.End(true)
+	if _, ok := o.all["ipaddresses//"+a.String()]; ok {
+		t.Errorf("%s is still claimed", a)
+	}
 }

@@ -20,8 +20,11 @@ import (
 // manager marks the IPAddress objects made here, as on other clusters.
 const manager = "ipallocator.k8s.io"
 
-// addressClaims are IPAddress objects.
-type addressClaims struct{ services *Services }
+// addressClaims are the IPAddress objects of a range.
+type addressClaims struct {
+	services *Services
+	prefix   netip.Prefix
+}
 
 func (c *addressClaims) resource() (*resource.Resource, error) {
 	r := c.services.cluster.Resource("networking.k8s.io", "ipaddresses")
@@ -38,7 +41,7 @@ func (c *addressClaims) Take(ctx context.Context, value int, owner Owner) error 
 	}
 	_, err = c.services.cluster.Create(ctx, r, &networkingv1.IPAddress{
 		ObjectMeta: metav1.ObjectMeta{
-			Name: c.services.address(value).String(),
+			Name: addressAt(c.prefix, value).String(),
 			Labels: map[string]string{
 				networkingv1.LabelIPAddressFamily: "IPv4",
 				networkingv1.LabelManagedBy:       manager,
@@ -59,7 +62,7 @@ func (c *addressClaims) Free(ctx context.Context, value int, owner Owner) error 
 	if err != nil {
 		return err
 	}
-	name := c.services.address(value).String()
+	name := addressAt(c.prefix, value).String()
 	obj, err := c.services.cluster.Get(ctx, r, "", name)
 	if apierrors.IsNotFound(err) {
 		return nil
@@ -93,17 +96,17 @@ func (c *addressClaims) All(ctx context.Context) (map[int]Owner, error) {
 		if err != nil || !a.Is4() {
 			continue
 		}
-		if value, ok := c.services.offset(a); ok {
+		if value, ok := offset(c.prefix, a); ok {
 			all[value] = ownerOf(obj.(*networkingv1.IPAddress))
 		}
 	}
 	return all, nil
 }
 
-// ownerOf is the Service an IPAddress belongs to, zero if it is not a Service.
+// ownerOf is the Service an IPAddress was made for, zero if it is a user's.
 func ownerOf(ip *networkingv1.IPAddress) Owner {
 	ref := ip.Spec.ParentRef
-	if ref == nil || ref.Group != "" || ref.Resource != "services" {
+	if ip.Labels[networkingv1.LabelManagedBy] != manager || ref == nil || ref.Group != "" || ref.Resource != "services" {
 		return Owner{}
 	}
 	return Owner{ref.Namespace, ref.Name}

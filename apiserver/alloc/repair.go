@@ -35,7 +35,7 @@ func (s *Services) Run(ctx context.Context) error {
 // repair removes the claims that were suspect before and still are, and
 // returns those that are suspect now.
 func (s *Services) repair(ctx context.Context, before [2]map[int]Owner) (now [2]map[int]Owner, err error) {
-	pools := [2]*pool{&s.ipPool, &s.portPool}
+	pools := [2]*pool{s.addresses, &s.portPool}
 	var claimed [2]map[int]Owner
 	for i, p := range pools {
 		if claimed[i], err = p.claims.All(ctx); err != nil {
@@ -99,7 +99,7 @@ func (s *Services) held(ctx context.Context) (held [2]map[int]Owner, err error) 
 			if err != nil {
 				continue
 			}
-			if value, ok := s.offset(a); ok {
+			if value, ok := offset(everywhere, a); ok {
 				held[0][value] = owner
 			}
 		}

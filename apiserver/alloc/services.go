@@ -2,7 +2,6 @@ package alloc
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -19,7 +18,8 @@ type PortRange struct{ First, Last int }
 // Config of New.
 type Config struct {
 	Backend backend.Backend
-	// CIDR is the range of cluster addresses; zero means 10.96.0.0/16.
+	// CIDR is the range of cluster addresses that the server begins with; zero
+	// means 10.96.0.0/16. ServiceCIDR objects add others.
 	CIDR netip.Prefix
 	// Ports is the range of node ports; zero means 30000 to 32767.
 	Ports PortRange
@@ -30,9 +30,8 @@ type Config struct {
 type Services struct {
 	cidr      netip.Prefix
 	ports     PortRange
-	addresses *addressClaims
 	keys      *keyClaims
-	ipPool    pool
+	addresses *pool // of all ranges, to give back and to repair
 	portPool  pool
 	cluster   resource.Cluster
 }
@@ -53,21 +52,17 @@ func New(c Config) (*Services, error) {
 		return nil, fmt.Errorf("node port range %d-%d: must lie within 1-65535", c.Ports.First, c.Ports.Last)
 	}
 	s := &Services{cidr: c.CIDR, ports: c.Ports}
-	addresses := 1 << (32 - c.CIDR.Bits())
-	s.addresses = &addressClaims{services: s}
+	s.addresses = s.pool(everywhere)
 	s.keys = &keyClaims{backend: c.Backend, first: c.Ports.First}
-	// The network's own address and the broadcast address are no hosts.
-	host := func(value int) bool { return value > 0 && value < addresses-1 }
-	s.ipPool = pool{size: addresses, low: band(addresses, 16, 16, 256), usable: host, claims: s.addresses}
 	ports := c.Ports.Last - c.Ports.First + 1
 	s.portPool = pool{size: ports, low: band(ports, 32, 16, 128), usable: func(int) bool { return true }, claims: s.keys}
 	return s, nil
 }
 
-// Use says where IPAddress objects and Services are kept.
+// Use says where IPAddress and ServiceCIDR objects and Services are kept.
 func (s *Services) Use(c resource.Cluster) { s.cluster = c }
 
-// CIDR is the range of cluster addresses.
+// CIDR is the range of cluster addresses that the server began with.
 func (s *Services) CIDR() netip.Prefix { return s.cidr }
 
 // Ports is the range of node ports.
@@ -75,24 +70,7 @@ func (s *Services) Ports() PortRange { return s.ports }
 
 // First is the first address of the range, which belongs to the Service
 // "kubernetes".
-func (s *Services) First() netip.Addr { return s.address(1) }
-
-func (s *Services) address(value int) netip.Addr {
-	base := s.cidr.Addr().As4()
-	n := binary.BigEndian.Uint32(base[:]) + uint32(value)
-	var a [4]byte
-	binary.BigEndian.PutUint32(a[:], n)
-	return netip.AddrFrom4(a)
-}
-
-func (s *Services) offset(a netip.Addr) (int, bool) {
-	if !s.cidr.Contains(a) {
-		return 0, false
-	}
-	base, b := s.cidr.Addr().As4(), a.As4()
-	value := int(binary.BigEndian.Uint32(b[:]) - binary.BigEndian.Uint32(base[:]))
-	return value, s.ipPool.usable(value)
-}
+func (s *Services) First() netip.Addr { return addressAt(s.cidr, 1) }
 
 // Write collects what one write of a Service takes and gives back.
 type Write struct {
@@ -114,25 +92,41 @@ func (s *Services) Begin(owner Owner, dryRun bool) *Write {
 // said. A dry run gets the address of the range itself, as in kube-apiserver.
 func (w *Write) NextAddress(ctx context.Context) (netip.Addr, error) {
 	if w.dryRun {
-		return w.services.address(0), nil
+		return w.services.cidr.Addr(), nil
 	}
-	value, err := w.next(ctx, &w.services.ipPool)
-	return w.services.address(value), err
+	pools, err := w.services.ranges(ctx)
+	if err != nil {
+		return netip.Addr{}, err
+	}
+	for _, p := range pools {
+		value, err := w.next(ctx, p)
+		if errors.Is(err, ErrFull) {
+			continue
+		}
+		return addressAt(p.prefix, value), err
+	}
+	return netip.Addr{}, ErrFull
 }
 
-// Address claims a given address: ErrAddressTaken or ErrForeign.
+// Address claims a given address of any range: ErrAddressTaken or ErrForeign.
 func (w *Write) Address(ctx context.Context, a netip.Addr) error {
-	value, ok := w.services.offset(a)
-	if !ok {
-		return ErrForeign
+	pools, err := w.services.ranges(ctx)
+	if err != nil {
+		return err
 	}
-	return w.take(ctx, &w.services.ipPool, value, ErrAddressTaken)
+	for _, p := range pools {
+		if value, ok := offset(p.prefix, a); ok && p.usable(value) {
+			return w.take(ctx, p, value, ErrAddressTaken)
+		}
+	}
+	return ErrForeign
 }
 
-// FreeAddress gives an address back when the write has succeeded.
+// FreeAddress gives an address back when the write has succeeded, also if its
+// range is gone.
 func (w *Write) FreeAddress(a netip.Addr) {
-	if value, ok := w.services.offset(a); ok {
-		w.free(&w.services.ipPool, value)
+	if value, ok := offset(everywhere, a); ok {
+		w.free(w.services.addresses, value)
 	}
 }
 

@@ -80,7 +80,10 @@ func (c Config) serviceRange() object {
 	}
 	return object{group: networkingv1.GroupName, plural: "servicecidrs", want: want, repair: func(have resource.Object) bool {
 		r := have.(*networkingv1.ServiceCIDR)
-		if meta.IsStatusConditionTrue(r.Status.Conditions, networkingv1.ServiceCIDRConditionReady) {
+		// What has been decided about it stands, and one that is being deleted is
+		// the controller's; another range of that name is not this server's.
+		if meta.FindStatusCondition(r.Status.Conditions, networkingv1.ServiceCIDRConditionReady) != nil ||
+			r.DeletionTimestamp != nil || !slices.Equal(r.Spec.CIDRs, want.Spec.CIDRs) {
 			return false
 		}
 		return meta.SetStatusCondition(&r.Status.Conditions, metav1.Condition{

@@ -1,6 +1,6 @@
 // Package services holds the controllers that say which pods are behind a Service: as EndpointSlices
 // (endpointslice.go), as Endpoints for clients of old (endpoints.go), and Endpoints made by hand as EndpointSlices
-// (mirror.go).
+// (mirror.go). It also keeps the ranges that Services have their addresses from (ranges.go).
 package services
 
 import (
