@@ -28,6 +28,7 @@ const labelProxyName = "service.kubernetes.io/service-proxy-name"
 // their Service. Only IPv4 is served.
 func Compute(node Node, services []*corev1.Service, slicesOf map[string][]*discoveryv1.EndpointSlice) *Table {
 	t := &Table{Pods: node.Pods, Health: make(map[string]Health)}
+	var wanted claims
 	for _, s := range services {
 		if !served(s) {
 			continue
@@ -37,23 +38,20 @@ func Compute(node Node, services []*corev1.Service, slicesOf map[string][]*disco
 		for i := range s.Spec.Ports {
 			rule := newRule(node, s, &s.Spec.Ports[i], slicesOf[key])
 			local = max(local, len(rule.Local))
-			t.Rules = append(t.Rules, rule)
+			wanted = append(wanted, claim{key, s.CreationTimestamp.Time, rule})
 		}
 		if s.Spec.HealthCheckNodePort > 0 {
 			t.Health[key] = Health{Port: uint16(s.Spec.HealthCheckNodePort), Local: local}
 		}
 	}
-	slices.SortFunc(t.Rules, func(a, b Rule) int {
-		return cmp.Or(strings.Compare(a.Name, b.Name), strings.Compare(string(a.Protocol), string(b.Protocol)))
-	})
+	t.Rules, t.Refused = wanted.settle()
 	return t
 }
 
 // served reports whether a Service has an address of its own that this proxy
 // is to serve.
 func served(s *corev1.Service) bool {
-	addr, err := netip.ParseAddr(s.Spec.ClusterIP)
-	return err == nil && addr.Is4() && s.Spec.Type != corev1.ServiceTypeExternalName && s.Labels[labelProxyName] == ""
+	return addrPort(s.Spec.ClusterIP, 0).Addr().IsValid() && s.Spec.Type != corev1.ServiceTypeExternalName && s.Labels[labelProxyName] == ""
 }
 
 func newRule(node Node, s *corev1.Service, port *corev1.ServicePort, list []*discoveryv1.EndpointSlice) Rule {
@@ -68,8 +66,9 @@ func newRule(node Node, s *corev1.Service, port *corev1.ServicePort, list []*dis
 		}
 	}
 	candidates := endpoints(node, port, list)
-	r.Cluster = addresses(nearest(node, usable(candidates)))
-	r.Local = addresses(usable(onNode(candidates)))
+	r.Cluster = addresses(usable(candidates, func(ready []endpoint) []endpoint { return nearest(node, ready) }))
+	r.Local = addresses(usable(onNode(candidates), all))
+	r.Serving = addresses(filter(candidates, func(e endpoint) bool { return e.ready || e.serving }))
 	return r
 }
 
@@ -93,13 +92,14 @@ func fronts(s *corev1.Service, port *corev1.ServicePort) []Front {
 	if port.NodePort > 0 {
 		list = append(list, Front{Kind: NodePort, Addr: netip.AddrPortFrom(netip.Addr{}, uint16(port.NodePort)), Local: externalLocal})
 	}
-	return slices.DeleteFunc(list, func(f Front) bool { return f.Kind != NodePort && !f.Addr.Addr().Is4() })
+	return slices.DeleteFunc(list, func(f Front) bool { return f.Kind != NodePort && !f.Addr.IsValid() })
 }
 
-// addrPort is invalid if the address does not parse.
+// addrPort is invalid unless the address is one of IPv4 that other machines can
+// have. What listens on a node's loopback is no Service's business.
 func addrPort(ip string, port uint16) netip.AddrPort {
 	addr, err := netip.ParseAddr(ip)
-	if err != nil {
+	if err != nil || !addr.Is4() || addr.IsLoopback() || addr.IsUnspecified() || addr.IsMulticast() {
 		return netip.AddrPort{}
 	}
 	return netip.AddrPortFrom(addr, port)
@@ -128,7 +128,10 @@ type endpoint struct {
 	zones, nodes                []string // hints
 }
 
-// endpoints are those of one port in all slices of a Service, each once.
+// endpoints are those of one port in all slices of a Service, each address once
+// and in ascending order. Of several with one address the best is taken, in
+// whatever order they are found: a pod that terminates may share its address with
+// the next, and an endpoint that moves is in two slices for a while.
 func endpoints(node Node, port *corev1.ServicePort, list []*discoveryv1.EndpointSlice) []endpoint {
 	var found []endpoint
 	for _, slice := range list {
@@ -136,29 +139,52 @@ func endpoints(node Node, port *corev1.ServicePort, list []*discoveryv1.Endpoint
 			continue
 		}
 		for _, p := range slice.Ports {
-			if ptr.Deref(p.Name, "") != port.Name || ptr.Deref(p.Protocol, corev1.ProtocolTCP) != port.Protocol || p.Port == nil {
+			if ptr.Deref(p.Name, "") != port.Name || ptr.Deref(p.Protocol, corev1.ProtocolTCP) != port.Protocol || ptr.Deref(p.Port, 0) == 0 {
 				continue
 			}
 			for i := range slice.Endpoints {
-				e := &slice.Endpoints[i]
-				addr := addrPort(e.Addresses[0], uint16(*p.Port))
-				if addr.IsValid() {
-					found = append(found, newEndpoint(node, e, addr))
+				if e := newEndpoint(node, &slice.Endpoints[i], uint16(*p.Port)); e.addr.IsValid() {
+					found = append(found, e)
 				}
 			}
 		}
 	}
-	slices.SortFunc(found, func(a, b endpoint) int { return a.addr.Compare(b.addr) })
+	slices.SortFunc(found, func(a, b endpoint) int { return cmp.Or(a.addr.Compare(b.addr), better(a, b)) })
 	return slices.CompactFunc(found, func(a, b endpoint) bool { return a.addr == b.addr })
 }
 
-func newEndpoint(node Node, e *discoveryv1.Endpoint, addr netip.AddrPort) endpoint {
-	ready := ptr.Deref(e.Conditions.Ready, true)
+// better orders endpoints that have one address, the best first. Zones and nodes
+// only make it a total order.
+func better(a, b endpoint) int {
+	trueFirst := func(a, b bool) int {
+		switch {
+		case a == b:
+			return 0
+		case a:
+			return -1
+		}
+		return 1
+	}
+	return cmp.Or(
+		trueFirst(!a.going, !b.going),
+		trueFirst(a.ready, b.ready),
+		trueFirst(a.serving, b.serving),
+		trueFirst(a.here, b.here),
+		slices.Compare(a.zones, b.zones),
+		slices.Compare(a.nodes, b.nodes),
+	)
+}
+
+// newEndpoint has an invalid address if e has none that can be served.
+func newEndpoint(node Node, e *discoveryv1.Endpoint, port uint16) endpoint {
+	if len(e.Addresses) == 0 {
+		return endpoint{}
+	}
 	found := endpoint{
-		addr:    addr,
+		addr:    addrPort(e.Addresses[0], port), // all stand for the same
 		here:    ptr.Deref(e.NodeName, "") == node.Name,
-		ready:   ready,
-		serving: ptr.Deref(e.Conditions.Serving, ready),
+		ready:   ptr.Deref(e.Conditions.Ready, true),
+		serving: ptr.Deref(e.Conditions.Serving, true),
 		going:   ptr.Deref(e.Conditions.Terminating, false),
 	}
 	if e.Hints != nil {
@@ -172,14 +198,16 @@ func newEndpoint(node Node, e *discoveryv1.Endpoint, addr netip.AddrPort) endpoi
 	return found
 }
 
-// usable are the ready endpoints, or, if there is none, those that still serve
-// while they terminate (KEP-1669).
-func usable(list []endpoint) []endpoint {
+// usable are those of the ready endpoints that choose picks, or, if none is
+// ready, those that still serve while they terminate (KEP-1669).
+func usable(list []endpoint, choose func([]endpoint) []endpoint) []endpoint {
 	if ready := filter(list, func(e endpoint) bool { return e.ready }); len(ready) > 0 {
-		return ready
+		return choose(ready)
 	}
 	return filter(list, func(e endpoint) bool { return e.serving && e.going })
 }
+
+func all(list []endpoint) []endpoint { return list }
 
 func onNode(list []endpoint) []endpoint {
 	return filter(list, func(e endpoint) bool { return e.here })

@@ -21,7 +21,7 @@ func TestUsableEndpoints(t *testing.T) {
 		"neither ready nor serving is not usable": {[]endpoint{broken}, []endpoint{}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if got := usable(test.list); !reflect.DeepEqual(got, test.want) {
+			if got := usable(test.list, all); !reflect.DeepEqual(got, test.want) {
 				t.Errorf("got %v, want %v", got, test.want)
 			}
 		})
@@ -54,6 +54,7 @@ func TestComputeNodePortService(t *testing.T) {
 		},
 		Cluster: []netip.AddrPort{netip.MustParseAddrPort("10.244.0.5:8080"), netip.MustParseAddrPort("10.244.1.5:8080")},
 		Local:   []netip.AddrPort{netip.MustParseAddrPort("10.244.0.5:8080")},
+		Serving: []netip.AddrPort{netip.MustParseAddrPort("10.244.0.5:8080"), netip.MustParseAddrPort("10.244.1.5:8080")},
 	}}
 	if !reflect.DeepEqual(table.Rules, want) {
 		t.Errorf("got  %+v\nwant %+v", table.Rules, want)

@@ -26,9 +26,9 @@ const (
 	settle = 50 * time.Millisecond
 	// retry is how long after a failed Apply the next is tried.
 	retry = time.Second
-	// resync is how often everything is applied again, should something else on
-	// the node have removed rules.
-	resync = 10 * time.Minute
+	// check is how long it takes at most, when nothing changes, until rules that
+	// another program on the node has removed are missed.
+	check = 10 * time.Second
 )
 
 // Connections forgets what the kernel remembers of flows that a change of
@@ -131,9 +131,15 @@ func (p *Proxy) Run(ctx context.Context) error {
 		}
 	}
 	var last *Table
-	for {
+	for checked := time.Now(); ; {
+		if time.Since(checked) >= check {
+			checked = time.Now()
+			if !p.intact(ctx) {
+				last = nil // what came meanwhile went where nobody knows
+			}
+		}
 		table, err := p.apply(ctx, last)
-		next := resync
+		next := check
 		if err != nil && ctx.Err() == nil {
 			p.Log.Error("apply service rules", "error", err)
 			next = retry
@@ -144,6 +150,19 @@ func (p *Proxy) Run(ctx context.Context) error {
 			return nil
 		}
 	}
+}
+
+// intact reports whether the rules are as they were last applied.
+func (p *Proxy) intact(ctx context.Context) bool {
+	intact, err := p.Backend.Intact(ctx)
+	switch {
+	case ctx.Err() != nil:
+	case err != nil:
+		p.Log.Error("look at the service rules", "error", err)
+	case !intact:
+		p.Log.Warn("another program took service rules away, they are made again")
+	}
+	return intact
 }
 
 // wait returns after a change and a moment for others to join it, or after a
@@ -183,7 +202,23 @@ func (p *Proxy) apply(ctx context.Context, last *Table) (*Table, error) {
 		errs = append(errs, p.Connections.Forget(ctx, last, table))
 	}
 	errs = append(errs, p.health.update(table.Health))
+	p.tell(last, table)
 	return table, errors.Join(errs...)
+}
+
+// tell says which Services have just been refused an address.
+func (p *Proxy) tell(last, table *Table) {
+	known := make(map[string]bool)
+	if last != nil {
+		for _, r := range last.Refused {
+			known[r.String()] = true
+		}
+	}
+	for _, r := range table.Refused {
+		if !known[r.String()] {
+			p.Log.Warn("a Service does not get an address", "refused", r.String())
+		}
+	}
 }
 
 func (p *Proxy) compute() (*Table, error) {

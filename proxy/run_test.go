@@ -26,6 +26,8 @@ func (t tables) Apply(ctx context.Context, table *Table) error {
 	return nil
 }
 
+func (t tables) Intact(context.Context) (bool, error) { return true, nil }
+
 func (t tables) Remove(context.Context) error { return nil }
 
 // TestRunFollowsTheZone gives a node a zone: traffic then goes to the endpoint

