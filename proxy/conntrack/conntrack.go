@@ -7,7 +7,9 @@ package conntrack
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net/netip"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 
@@ -22,19 +24,25 @@ type Netlink struct{}
 
 var _ proxy.Connections = Netlink{}
 
-// Forget deletes UDP flows to fronts whose endpoint is no longer one of the
-// front's, and those that found no endpoint while there now is one.
-func (Netlink) Forget(_ context.Context, old, new *proxy.Table) error {
-	stale := &filter{fronts: fronts(new)}
-	if old != nil {
-		for key := range fronts(old) {
-			if _, still := stale.fronts[key]; !still {
-				stale.fronts[key] = nil
-			}
+// Forget deletes UDP flows to fronts whose endpoint no longer serves, and those
+// that found no endpoint while there now is one. Nothing is done if the fronts and
+// their endpoints are those of last, which is nil if it is not known what was.
+func (Netlink) Forget(_ context.Context, last, now *proxy.Table) error {
+	stale := &filter{fronts: fronts(now)}
+	if last != nil {
+		before := fronts(last)
+		if maps.EqualFunc(before, stale.fronts, maps.Equal) {
+			return nil
 		}
+		stale.gone = before
+		maps.DeleteFunc(stale.gone, func(addr netip.AddrPort, _ endpoints) bool { return stale.fronts[addr] != nil })
 	}
-	if len(stale.fronts) == 0 || unchanged(old, new) {
+	if len(stale.fronts)+len(stale.gone) == 0 {
 		return nil
+	}
+	var err error
+	if stale.local, err = localAddresses(); err != nil {
+		return fmt.Errorf("read the node's addresses: %w", err)
 	}
 	if _, err := netlink.ConntrackDeleteFilters(netlink.ConntrackTable, unix.AF_INET, stale); err != nil {
 		return fmt.Errorf("forget stale UDP flows: %w", err)
@@ -42,72 +50,87 @@ func (Netlink) Forget(_ context.Context, old, new *proxy.Table) error {
 	return nil
 }
 
+// localAddresses are those at which node ports answer, as the kernel sees it.
+func localAddresses() ([]netip.Prefix, error) {
+	routes, err := netlink.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Table: unix.RT_TABLE_LOCAL, Type: unix.RTN_LOCAL},
+		netlink.RT_FILTER_TABLE|netlink.RT_FILTER_TYPE)
+	if err != nil {
+		return nil, err
+	}
+	var list []netip.Prefix
+	for _, r := range routes {
+		if r.Dst == nil {
+			continue
+		}
+		if addr, ok := netip.AddrFromSlice(r.Dst.IP); ok {
+			bits, _ := r.Dst.Mask.Size()
+			list = append(list, netip.PrefixFrom(addr.Unmap(), bits))
+		}
+	}
+	return list, nil
+}
+
+type endpoints = map[netip.AddrPort]bool
+
 // fronts are the UDP addresses with the endpoints that serve each.
-func fronts(t *proxy.Table) map[netip.AddrPort]map[netip.AddrPort]bool {
-	found := make(map[netip.AddrPort]map[netip.AddrPort]bool)
+func fronts(t *proxy.Table) map[netip.AddrPort]endpoints {
+	found := make(map[netip.AddrPort]endpoints)
 	for i := range t.Rules {
 		r := &t.Rules[i]
 		if r.Protocol != corev1.ProtocolUDP {
 			continue
 		}
+		serving := make(endpoints)
+		for _, e := range r.Serving {
+			serving[e] = true
+		}
 		for _, f := range r.Fronts {
-			endpoints := make(map[netip.AddrPort]bool)
-			// A node port with a local policy serves its own pods from all.
-			for _, e := range append(r.Endpoints(f), r.Cluster...) {
-				endpoints[e] = true
-			}
-			found[f.Addr] = endpoints
+			found[f.Addr] = serving
 		}
 	}
 	return found
 }
 
-func unchanged(old, new *proxy.Table) bool {
-	if old == nil {
-		return false
-	}
-	a, b := fronts(old), fronts(new)
-	if len(a) != len(b) {
-		return false
-	}
-	for key, endpoints := range b {
-		before, ok := a[key]
-		if !ok || len(before) != len(endpoints) {
-			return false
-		}
-		for e := range endpoints {
-			if !before[e] {
-				return false
-			}
-		}
-	}
-	return true
-}
-
 // filter matches stale flows.
 type filter struct {
-	fronts map[netip.AddrPort]map[netip.AddrPort]bool
+	fronts, gone map[netip.AddrPort]endpoints
+	local        []netip.Prefix
 }
 
-// MatchConntrackFlow reports whether a flow went to a front by way of an
-// endpoint that does not serve it. The reply's source is where it really went.
+// MatchConntrackFlow reports whether a flow to a front went elsewhere than to an
+// endpoint that serves it. The reply's source is where it really went: for a flow
+// that began before the front was there, the front's address itself.
 func (f *filter) MatchConntrackFlow(flow *netlink.ConntrackFlow) bool {
 	if flow.Forward.Protocol != unix.IPPROTO_UDP {
 		return false
 	}
-	dst, ok := netip.AddrFromSlice(flow.Forward.DstIP)
-	if !ok {
+	to, ok1 := addrPort(flow.Forward.DstIP, flow.Forward.DstPort)
+	went, ok2 := addrPort(flow.Reverse.SrcIP, flow.Reverse.SrcPort)
+	if !ok1 || !ok2 {
 		return false
 	}
-	went, ok := netip.AddrFromSlice(flow.Reverse.SrcIP)
-	if !ok {
-		return false
+	if serving, known := f.find(f.fronts, to); known {
+		return !serving[went]
 	}
-	endpoint := netip.AddrPortFrom(went.Unmap(), flow.Reverse.SrcPort)
-	endpoints, known := f.fronts[netip.AddrPortFrom(dst.Unmap(), flow.Forward.DstPort)]
-	if !known { // perhaps a node port, which has no address of its own
-		endpoints, known = f.fronts[netip.AddrPortFrom(netip.Addr{}, flow.Forward.DstPort)]
-		known = known && endpoint.Addr() != dst.Unmap()
+	// What listens on the node itself may have taken over the port.
+	_, known := f.find(f.gone, to)
+	return known && went != to
+}
+
+// find looks an address up among fronts. A node port has no address of its own:
+// it is a port of every address of the node, and of no other machine's.
+func (f *filter) find(fronts map[netip.AddrPort]endpoints, addr netip.AddrPort) (endpoints, bool) {
+	if found, ok := fronts[addr]; ok {
+		return found, true
 	}
-	return known && !endpoints[endpoint]
+	if !slices.ContainsFunc(f.local, func(p netip.Prefix) bool { return p.Contains(addr.Addr()) }) {
+		return nil, false
+	}
+	found, ok := fronts[netip.AddrPortFrom(netip.Addr{}, addr.Port())]
+	return found, ok
+}
+
+func addrPort(ip []byte, port uint16) (netip.AddrPort, bool) {
+	addr, ok := netip.AddrFromSlice(ip)
+	return netip.AddrPortFrom(addr.Unmap(), port), ok
 }
