@@ -32,9 +32,9 @@ func Clean(c Config) error {
 	unmount := func() error { return unmountBelow(c.Dir) }
 	errs = append(errs, unmount(), RemoveCgroups(c.CgroupRoot))
 	errs = append(errs, removeLink(c.Bridge), os.RemoveAll(filepath.Join(c.Dir, "cni")), removeMounted(filepath.Join(c.Dir, "run"), unmount))
-	removeMasquerade()
 	removeHostPortRules()
-	errs = append(errs, cleanProxy(), RestoreKernel(c.Dir))
+	// The settings go first: route_localnet without the rules is an open door.
+	errs = append(errs, cleanProxy(), RestoreKernel(c.Dir), removeRules())
 	return errors.Join(errs...)
 }
 

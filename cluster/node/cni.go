@@ -29,7 +29,7 @@ func writeCNIConfig(c Config, podCIDR netip.Prefix) error {
 
 // cniConfig joins the pods of a node by a bridge and serves their host ports.
 // Traffic to the rest of the cluster is routed by the host, with the pod's own
-// address: what must be masqueraded is decided in masquerade.go.
+// address: what must be masqueraded is decided in rules.go.
 func cniConfig(c Config, podCIDR netip.Prefix) ([]byte, error) {
 	type object = map[string]any
 	data, err := json.MarshalIndent(object{

@@ -21,6 +21,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/client-go/rest"
+
+	"github.com/skiff-k8s/skiff/proxy/iptables"
 )
 
 // Config says what a node is. All fields but Runtime are required.
@@ -66,7 +68,8 @@ type Clients struct {
 // containers running: Clean stops them. ready is called once the runtime
 // answers.
 func Run(ctx context.Context, c Config, clients Clients, log *slog.Logger, ready func()) error {
-	if err := prepare(c); err != nil {
+	keeper, err := prepare(ctx, c)
+	if err != nil {
 		return err
 	}
 	group, ctx := errgroup.WithContext(ctx)
@@ -83,6 +86,10 @@ func Run(ctx context.Context, c Config, clients Clients, log *slog.Logger, ready
 		}
 	}
 	ready()
+	group.Go(func() error {
+		keepRules(ctx, c, keeper, checkRules, log)
+		return nil
+	})
 	group.Go(func() error {
 		self := fields.OneTermEqualSelector(metav1.ObjectNameField, c.Name)
 		return FollowPodCIDRs(ctx, clients.Kubelet, self, log, func(_ string, pods netip.Prefix) error {
@@ -106,17 +113,25 @@ func stop(group *errgroup.Group) error {
 	return nil
 }
 
-// prepare makes the folders and the kernel settings a node needs.
-func prepare(c Config) error {
+// prepare makes the folders, rules and kernel settings a node needs. Rules come
+// first: route_localnet without them is an open door.
+func prepare(ctx context.Context, c Config) (*iptables.Keeper, error) {
 	for _, dir := range []string{"containerd", "run", "cni/conf", "cni/ipam", "kubelet", "logs"} {
 		if err := os.MkdirAll(filepath.Join(c.Dir, dir), 0o755); err != nil {
-			return err
+			return nil, err
 		}
 	}
-	if err := settings.set(c.Dir, nodeSettings); err != nil {
-		return fmt.Errorf("kernel settings: %w", err)
+	if err := iptables.Available(); err != nil {
+		return nil, err
 	}
-	return applyMasquerade(c)
+	keeper := newRules()
+	if err := keeper.Apply(ctx, rules(c)...); err != nil {
+		return nil, err
+	}
+	if err := settings.set(c.Dir, nodeSettings); err != nil {
+		return nil, fmt.Errorf("kernel settings: %w", err)
+	}
+	return keeper, nil
 }
 
 func (c Config) socket() string { return filepath.Join(c.Dir, "run", "containerd.sock") }
