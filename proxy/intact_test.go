@@ -2,6 +2,8 @@ package proxy
 
 import (
 	"context"
+	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -13,6 +15,7 @@ import (
 
 // robbed is a Backend whose rules another program takes away.
 type robbed struct {
+	sync.Mutex
 	applied int
 	gone    bool   // the rules are, and
 	missed  bool   // the backend knows
@@ -20,6 +23,8 @@ type robbed struct {
 }
 
 func (r *robbed) Apply(context.Context, *Table) error {
+	r.Lock()
+	defer r.Unlock()
 	if r.applied == 0 || r.missed {
 		r.applied++
 		r.gone, r.missed = false, false
@@ -28,6 +33,8 @@ func (r *robbed) Apply(context.Context, *Table) error {
 }
 
 func (r *robbed) Intact(context.Context) (bool, error) {
+	r.Lock()
+	defer r.Unlock()
 	r.missed = r.gone
 	return !r.gone, nil
 }
@@ -35,8 +42,18 @@ func (r *robbed) Intact(context.Context) (bool, error) {
 func (r *robbed) Remove(context.Context) error { return nil }
 
 func (r *robbed) Forget(_ context.Context, last, _ *Table) error {
+	r.Lock()
+	defer r.Unlock()
 	r.forgot = append(r.forgot, last != nil)
 	return nil
+}
+
+// rob takes the rules away and returns what was done until then.
+func (r *robbed) rob() (applied int, forgot []bool) {
+	r.Lock()
+	defer r.Unlock()
+	r.gone = true
+	return r.applied, slices.Clone(r.forgot)
 }
 
 // TestRunRestores takes the rules away: they come back by themselves within half a
@@ -57,10 +74,9 @@ func TestRunRestores(t *testing.T) {
 				go func() { ended <- p.Run(ctx) }()
 				time.Sleep(time.Second)
 				synctest.Wait()
-				if backend.applied != 1 {
-					t.Fatalf("applied %d times at the start, want once", backend.applied)
+				if times, _ := backend.rob(); times != 1 {
+					t.Fatalf("applied %d times at the start, want once", times)
 				}
-				backend.gone = true
 				for i := range 29 {
 					time.Sleep(time.Second)
 					if busy {
@@ -71,11 +87,12 @@ func TestRunRestores(t *testing.T) {
 					}
 				}
 				synctest.Wait()
-				if backend.applied != 2 {
-					t.Errorf("applied %d times half a minute after the rules were gone, want twice", backend.applied)
+				times, forgot := backend.rob()
+				if times != 2 {
+					t.Errorf("applied %d times half a minute after the rules were gone, want twice", times)
 				}
 				unknown := 0
-				for _, told := range backend.forgot {
+				for _, told := range forgot {
 					if !told {
 						unknown++
 					}
