@@ -64,7 +64,7 @@ func (c *Collector) waitForDependents(ctx context.Context, n *node) error {
 func (c *Collector) orphan(ctx context.Context, n *node) error {
 	for _, dependent := range c.graph.dependentsOf(n.uid) {
 		err := c.editOwners(ctx, dependent, without(n.uid))
-		if err != nil && !apierrors.IsNotFound(err) {
+		if err != nil && !isAbsent(err) {
 			return fmt.Errorf("orphan %s %s/%s: %w", dependent.kind, dependent.namespace, dependent.name, err)
 		}
 	}
@@ -83,7 +83,7 @@ type owners struct {
 // dependents itself, otherwise as its own finalizers say.
 func (c *Collector) judge(ctx context.Context, n *node) error {
 	latest, err := c.live(ctx, n)
-	if apierrors.IsNotFound(err) {
+	if isAbsent(err) {
 		c.graph.remove(n.uid)
 		return nil
 	}
@@ -154,16 +154,14 @@ const (
 	absent
 )
 
-// stateOf finds out about an owner: from the graph if that has it, or has seen it go, else from the server.
+// stateOf finds out about an owner: from the graph if that has it or knows it to be absent, else from the server.
+// Either answers for the owner that the reference names in every particular, and for no other. An owner of a kind
+// that is not served is neither there nor absent: the object waits until that is known.
 func (c *Collector) stateOf(ctx context.Context, n *node, ref metav1.OwnerReference) (ownerState, error) {
-	if owner := c.graph.get(ref.UID); owner != nil {
-		if refersTo(ref, n, owner) {
-			return waitingIf(owner.phase == foreground), nil
-		}
-		if owner.namespace != "" && owner.namespace != n.namespace {
-			c.reportNamespace(n, ref)
-		}
-	} else if c.graph.knownGone(ref.UID) {
+	if owner := c.graph.get(ref.UID); owner != nil && refersTo(ref, n, owner) {
+		return waitingIf(owner.phase == foreground), nil
+	}
+	if c.graph.knownAbsent(n, ref) {
 		return absent, nil
 	}
 	resource, namespaced, err := c.monitors.resourceOf(ref.APIVersion, ref.Kind)
@@ -179,14 +177,19 @@ func (c *Collector) stateOf(ctx context.Context, n *node, ref metav1.OwnerRefere
 	}
 	owner, err := c.config.Metadata.Resource(resource).Namespace(namespace).Get(ctx, ref.Name, metav1.GetOptions{})
 	switch {
-	case apierrors.IsNotFound(err):
+	case isAbsent(err) || err == nil && owner.UID != ref.UID:
+		c.graph.notFound(coordinatesIn(namespace, ref))
 		return absent, nil
 	case err != nil:
 		return present, fmt.Errorf("read owner %s %s/%s: %w", ref.Kind, namespace, ref.Name, err)
-	case owner.UID != ref.UID:
-		return absent, nil
 	}
 	return waitingIf(phaseOf(owner) == foreground), nil
+}
+
+// isAbsent tells whether the server says that an object is not there. That it does not know the path is no such
+// answer, although it has the same code: a version may have ceased to be served, and its objects be there still.
+func isAbsent(err error) bool {
+	return apierrors.IsNotFound(err) && !apierrors.HasStatusCause(err, metav1.CauseTypeUnexpectedServerResponse)
 }
 
 func waitingIf(waits bool) ownerState {
@@ -196,10 +199,11 @@ func waitingIf(waits bool) ownerState {
 	return present
 }
 
+// reportNamespace says of an object that it names an owner in another namespace.
 func (c *Collector) reportNamespace(n *node, ref metav1.OwnerReference) {
 	about := &corev1.ObjectReference{Kind: n.kind.Kind, APIVersion: n.resource.GroupVersion().String(), Namespace: n.namespace, Name: n.name, UID: n.uid}
-	c.config.Events.Eventf(about, corev1.EventTypeWarning, "OwnerRefInvalidNamespace", "ownerRef [%s/%s, name: %s, uid: %s] does not exist in namespace %q",
-		ref.APIVersion, ref.Kind, ref.Name, ref.UID, n.namespace)
+	c.config.Events.Eventf(about, corev1.EventTypeWarning, "OwnerRefInvalidNamespace", "ownerRef %s does not exist in namespace %q",
+		coordinatesIn(n.namespace, ref), n.namespace)
 }
 
 // client reaches the resource of an object.
@@ -226,7 +230,7 @@ func (c *Collector) delete(ctx context.Context, n *node, judged *metav1.PartialO
 		PropagationPolicy: &policy,
 		Preconditions:     &metav1.Preconditions{UID: &judged.UID, ResourceVersion: &version},
 	})
-	if apierrors.IsNotFound(err) {
+	if isAbsent(err) {
 		c.graph.remove(n.uid)
 		return nil
 	}
@@ -262,7 +266,7 @@ func (c *Collector) removeFinalizer(ctx context.Context, n *node, finalizer stri
 		left := slices.DeleteFunc(slices.Clone(latest.Finalizers), func(f string) bool { return f == finalizer })
 		return "finalizers", left, len(left) < len(latest.Finalizers)
 	})
-	if apierrors.IsNotFound(err) {
+	if isAbsent(err) {
 		c.graph.remove(n.uid)
 		return nil
 	}

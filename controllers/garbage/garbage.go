@@ -46,7 +46,7 @@ type Collector struct {
 // New returns a collector. It registers the shared informers it needs.
 func New(config Config) (*Collector, error) {
 	c := &Collector{config: config}
-	c.graph = newGraph(c.enqueue)
+	c.graph = newGraph(c.enqueue, c.reportNamespace)
 	c.monitors = newMonitors(config, c.graph)
 	return c, c.monitors.registerShared()
 }

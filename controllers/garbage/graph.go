@@ -1,6 +1,7 @@
 package garbage
 
 import (
+	"fmt"
 	"maps"
 	"slices"
 	"sync"
@@ -19,6 +20,29 @@ type identity struct {
 	namespace string
 	name      string
 	uid       uid
+}
+
+// coordinates are all that an owner reference, together with the place of the dependent, says of an owner. Only
+// a reference that agrees in everything is about the object of that UID.
+type coordinates struct {
+	namespace  string
+	apiVersion string
+	kind       string
+	name       string
+	uid        uid
+}
+
+func (i identity) coordinates() coordinates {
+	return coordinates{i.namespace, i.resource.GroupVersion().String(), i.kind.Kind, i.name, i.uid}
+}
+
+// coordinatesIn are those of the owner that a reference names, if that lives in namespace; none for cluster-scoped ones.
+func coordinatesIn(namespace string, ref metav1.OwnerReference) coordinates {
+	return coordinates{namespace, ref.APIVersion, ref.Kind, ref.Name, ref.UID}
+}
+
+func (c coordinates) String() string {
+	return fmt.Sprintf("[%s/%s, namespace: %s, name: %s, uid: %s]", c.apiVersion, c.kind, c.namespace, c.name, c.uid)
 }
 
 // node is an object as last seen.
@@ -51,18 +75,26 @@ func phaseOf(obj metav1.Object) phase {
 }
 
 // graph remembers all objects and who refers to whom as owner. Whenever a change may leave an object something
-// to be done about, it calls concern with its UID. Safe for concurrent use; nodes are immutable.
+// to be done about, it calls concern with its UID. When an object is seen to refer to an owner of another
+// namespace, it calls misplaced. Safe for concurrent use; nodes are immutable.
 type graph struct {
-	concern func(uid)
+	concern   func(uid)
+	misplaced func(dependent *node, ref metav1.OwnerReference)
 
 	mu         sync.Mutex
 	nodes      map[uid]*node
 	dependents map[uid]map[uid]*node // by owner, also by owners never seen
-	gone       map[uid]bool          // owners with dependents that were seen to go
+	// absent are owners that dependents name and that are surely not there, because they were seen to go or
+	// because the server did not find them. Absence is a matter of all coordinates, not of the UID: a reference
+	// that names a UID under another kind or namespace says nothing of the object that has it.
+	absent map[uid]map[coordinates]bool
 }
 
-func newGraph(concern func(uid)) *graph {
-	return &graph{concern: concern, nodes: map[uid]*node{}, dependents: map[uid]map[uid]*node{}, gone: map[uid]bool{}}
+func newGraph(concern func(uid), misplaced func(*node, metav1.OwnerReference)) *graph {
+	return &graph{
+		concern: concern, misplaced: misplaced,
+		nodes: map[uid]*node{}, dependents: map[uid]map[uid]*node{}, absent: map[uid]map[coordinates]bool{},
+	}
 }
 
 // put notes an object that is new or has changed.
@@ -72,7 +104,7 @@ func (g *graph) put(n *node) {
 	old := g.nodes[n.uid]
 	g.nodes[n.uid] = n
 	if old != nil {
-		g.unlink(old)
+		g.unlink(old, func(owner uid) bool { return names(n, owner) })
 		g.concernFreed(old, n)
 	}
 	for _, ref := range n.owners {
@@ -80,8 +112,12 @@ func (g *graph) put(n *node) {
 			g.dependents[ref.UID] = map[uid]*node{}
 		}
 		g.dependents[ref.UID][n.uid] = n
-		if owner := g.nodes[ref.UID]; owner == nil || owner.phase == foreground || !refersTo(ref, n, owner) {
+		owner := g.nodes[ref.UID]
+		if owner == nil || owner.phase == foreground || !refersTo(ref, n, owner) {
 			g.concern(n.uid)
+		}
+		if owner != nil && elsewhere(n, owner) && (old == nil || !names(old, ref.UID)) {
+			g.misplaced(n, ref)
 		}
 	}
 	switch {
@@ -99,33 +135,66 @@ func (g *graph) put(n *node) {
 func (g *graph) remove(id uid) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	n := g.nodes[id]
-	if n == nil {
-		return
+	if n := g.nodes[id]; n != nil {
+		g.drop(n)
+		g.noteAbsent(n.coordinates())
 	}
-	delete(g.nodes, id)
-	g.unlink(n)
+}
+
+// forget drops all objects of a resource that is watched no more. They may well be there still.
+func (g *graph) forget(resource schema.GroupVersionResource) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, n := range g.nodes {
+		if n.resource == resource {
+			g.drop(n)
+		}
+	}
+}
+
+// drop takes an object out of the graph and wakes those whom that concerns.
+func (g *graph) drop(n *node) {
+	delete(g.nodes, n.uid)
+	g.unlink(n, func(uid) bool { return false })
 	for _, ref := range n.owners {
 		if owner := g.nodes[ref.UID]; owner != nil && owner.phase == foreground {
 			g.concern(owner.uid)
 		}
 	}
-	if len(g.dependents[id]) > 0 {
-		g.gone[id] = true
-		for dependent := range g.dependents[id] {
-			g.concern(dependent)
-		}
+	for dependent := range g.dependents[n.uid] {
+		g.concern(dependent)
 	}
 }
 
-// unlink takes an object off its owners.
-func (g *graph) unlink(n *node) {
+// notFound notes that the server has no object of these coordinates.
+func (g *graph) notFound(owner coordinates) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.noteAbsent(owner)
+}
+
+// noteAbsent remembers an absence for as long as somebody names the UID.
+func (g *graph) noteAbsent(owner coordinates) {
+	if len(g.dependents[owner.uid]) == 0 {
+		return
+	}
+	if g.absent[owner.uid] == nil {
+		g.absent[owner.uid] = map[coordinates]bool{}
+	}
+	g.absent[owner.uid][owner] = true
+}
+
+// unlink takes an object off its owners, but for those that it keeps.
+func (g *graph) unlink(n *node, keeps func(owner uid) bool) {
 	for _, ref := range n.owners {
+		if keeps(ref.UID) {
+			continue
+		}
 		of := g.dependents[ref.UID]
 		delete(of, n.uid)
 		if len(of) == 0 {
 			delete(g.dependents, ref.UID)
-			delete(g.gone, ref.UID)
+			delete(g.absent, ref.UID)
 		}
 	}
 }
@@ -146,8 +215,12 @@ func (g *graph) concernFreed(old, n *node) {
 func (g *graph) concernMisled(owner *node) {
 	for _, dependent := range g.dependents[owner.uid] {
 		for _, ref := range dependent.owners {
-			if ref.UID == owner.uid && !refersTo(ref, dependent, owner) {
-				g.concern(dependent.uid)
+			if ref.UID != owner.uid || refersTo(ref, dependent, owner) {
+				continue
+			}
+			g.concern(dependent.uid)
+			if elsewhere(dependent, owner) {
+				g.misplaced(dependent, ref)
 			}
 		}
 	}
@@ -174,11 +247,13 @@ func (g *graph) dependentsOf(id uid) []*node {
 	return slices.Collect(maps.Values(g.dependents[id]))
 }
 
-// knownGone tells whether an object was seen to go. UIDs do not come back.
-func (g *graph) knownGone(id uid) bool {
+// knownAbsent tells whether an owner that an object names is surely not there. It is so wherever the object may
+// look for it: among those without a namespace, and in its own. UIDs do not come back.
+func (g *graph) knownAbsent(dependent *node, ref metav1.OwnerReference) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return g.gone[id]
+	absent := g.absent[ref.UID]
+	return absent[coordinatesIn("", ref)] || absent[coordinatesIn(dependent.namespace, ref)]
 }
 
 // blockers lists the dependents without which a foreground deletion cannot go on.
@@ -192,10 +267,18 @@ func blocks(ref metav1.OwnerReference) bool {
 	return ref.BlockOwnerDeletion != nil && *ref.BlockOwnerDeletion
 }
 
-// refersTo tells whether a reference names the object that has its UID. Owners are in the namespace of what they
-// own, or cluster-scoped.
+// refersTo tells whether a reference names the object that has its UID, in the version in which it is watched.
+// Owners are in the namespace of what they own, or cluster-scoped.
 func refersTo(ref metav1.OwnerReference, dependent, owner *node) bool {
-	gv, err := schema.ParseGroupVersion(ref.APIVersion)
-	return err == nil && ref.UID == owner.uid && ref.Name == owner.name && ref.Kind == owner.kind.Kind && gv.Group == owner.kind.Group &&
-		(owner.namespace == "" || owner.namespace == dependent.namespace)
+	return !elsewhere(dependent, owner) && coordinatesIn(owner.namespace, ref) == owner.coordinates()
+}
+
+// elsewhere tells whether an owner is in another namespace than a dependent, so that it cannot own it.
+func elsewhere(dependent, owner *node) bool {
+	return owner.namespace != "" && owner.namespace != dependent.namespace
+}
+
+// names tells whether an object has a reference to a UID.
+func names(n *node, id uid) bool {
+	return slices.ContainsFunc(n.owners, func(ref metav1.OwnerReference) bool { return ref.UID == id })
 }

@@ -11,7 +11,7 @@ import (
 
 // object makes a node of kind Thing with owners of that kind.
 func object(name string, p phase, owners ...metav1.OwnerReference) *node {
-	return &node{identity: identity{kind: schema.GroupKind{Kind: "Thing"}, namespace: "ns", name: name, uid: uid(name)}, phase: p, owners: owners}
+	return &node{identity: identity{resource: schema.GroupVersionResource{Version: "v1", Resource: "things"}, kind: schema.GroupKind{Kind: "Thing"}, namespace: "ns", name: name, uid: uid(name)}, phase: p, owners: owners}
 }
 
 func ownedBy(name string, block bool) metav1.OwnerReference {
@@ -44,7 +44,7 @@ func TestGraphSaysWhomAChangeConcerns(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			concerned := map[uid]bool{}
-			g := newGraph(func(id uid) { concerned[id] = true })
+			g := newGraph(func(id uid) { concerned[id] = true }, func(*node, metav1.OwnerReference) {})
 			for _, n := range test.before {
 				g.put(n)
 			}
@@ -63,7 +63,7 @@ func TestGraphSaysWhomAChangeConcerns(t *testing.T) {
 }
 
 func TestGraphBlockers(t *testing.T) {
-	g := newGraph(func(uid) {})
+	g := newGraph(func(uid) {}, func(*node, metav1.OwnerReference) {})
 	owner := object("o", foreground)
 	for _, n := range []*node{owner, object("a", living, ownedBy("o", true)), object("b", living, ownedBy("o", false)), object("c", living)} {
 		g.put(n)
@@ -75,16 +75,61 @@ func TestGraphBlockers(t *testing.T) {
 	if got := g.blockers(owner); len(got) != 0 {
 		t.Errorf("got %d blockers, want none", len(got))
 	}
-	if g.knownGone("o") {
-		t.Error("the owner is not gone")
+}
+
+func TestGraphRemembersAbsence(t *testing.T) {
+	g := newGraph(func(uid) {}, func(*node, metav1.OwnerReference) {})
+	b, clusterScoped := object("b", living, ownedBy("o", false)), object("c", living, ownedBy("o", false))
+	clusterScoped.namespace = ""
+	otherVersion := ownedBy("o", false)
+	otherVersion.APIVersion = "v9"
+	for _, n := range []*node{object("o", living), b, clusterScoped, object("d", living, otherVersion)} {
+		g.put(n)
+	}
+	if g.knownAbsent(b, b.owners[0]) {
+		t.Error("the owner is there")
 	}
 	g.remove("o")
-	if !g.knownGone("o") {
-		t.Error("the owner is gone and has a dependent")
+	g.put(object("b", living, ownedBy("o", true)))
+	for _, test := range []struct {
+		name      string
+		dependent *node
+		ref       metav1.OwnerReference
+		want      bool
+	}{
+		{"named as it was", b, b.owners[0], true},
+		{"named from outside of its namespace", clusterScoped, b.owners[0], false},
+		{"named in another version", b, otherVersion, false},
+	} {
+		if got := g.knownAbsent(test.dependent, test.ref); got != test.want {
+			t.Errorf("%s: absent: got %v, want %v", test.name, got, test.want)
+		}
 	}
-	g.remove("b")
-	if g.knownGone("o") {
-		t.Error("an owner without dependents need not be remembered")
+	for _, id := range []uid{"b", "c", "d"} {
+		g.remove(id)
+	}
+	if len(g.absent) != 0 {
+		t.Errorf("an owner without dependents need not be remembered: got %v", g.absent)
+	}
+}
+
+func TestGraphForgetsWhatIsWatchedNoMore(t *testing.T) {
+	concerned := map[uid]bool{}
+	g := newGraph(func(id uid) { concerned[id] = true }, func(*node, metav1.OwnerReference) {})
+	dependent := object("a", living, ownedBy("o", false))
+	dependent.resource.Resource = "others"
+	g.put(object("o", living))
+	g.put(dependent)
+	clear(concerned)
+	g.forget(object("o", living).resource)
+	if g.get("o") != nil || g.get("a") == nil {
+		t.Error("forgot the wrong objects")
+	}
+	if !concerned["a"] {
+		t.Error("a dependent of what was forgotten was not woken")
+	}
+	if g.knownAbsent(dependent, dependent.owners[0]) {
+		t.Error("what was forgotten counts as absent")
 	}
 }
 

@@ -224,6 +224,11 @@ func (m *monitors) refresh() error {
 
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	for kind := range m.kinds {
+		if !failedGroup(partial, kind.GroupVersion()) {
+			delete(m.kinds, kind)
+		}
+	}
 	for _, s := range servedIn(lists) {
 		m.kinds[s.kind] = s
 	}
@@ -238,6 +243,7 @@ func (m *monitors) refresh() error {
 		if !keep && !failedGroup(partial, resource.GroupVersion()) {
 			monitor.stop()
 			delete(m.all, resource)
+			m.graph.forget(resource)
 		}
 	}
 	for resource, s := range wanted {
