@@ -1,11 +1,13 @@
 package nodes
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -113,28 +115,31 @@ func (c *cidrs) free() (netip.Prefix, error) {
 
 var errNoRange = errors.New("no pod address range is free")
 
-// firstFree returns the lowest prefix of a length within cluster that overlaps none that is taken.
+// firstFree returns the lowest prefix of a length within cluster that overlaps none that is taken. It reorders taken.
 func firstFree(cluster netip.Prefix, bits int, taken []netip.Prefix) (netip.Prefix, error) {
-	for candidate := netip.PrefixFrom(cluster.Addr(), bits); cluster.Contains(candidate.Addr()); {
-		blocker := netip.Prefix{}
-		for _, prefix := range taken {
-			if prefix.Overlaps(candidate) && (!blocker.IsValid() || prefix.Bits() < blocker.Bits()) {
-				blocker = prefix
-			}
+	// In this order, the candidate need only be compared with each prefix once: it moves past it for good.
+	slices.SortFunc(taken, func(a, b netip.Prefix) int {
+		return cmp.Or(a.Masked().Addr().Compare(b.Masked().Addr()), cmp.Compare(a.Bits(), b.Bits()))
+	})
+	candidate := netip.PrefixFrom(cluster.Addr(), bits)
+	for _, prefix := range taken {
+		if !prefix.Overlaps(candidate) {
+			continue
 		}
-		if !blocker.IsValid() {
-			return candidate, nil
+		blocked := candidate
+		if prefix.Bits() < bits {
+			blocked = prefix.Masked()
 		}
-		past, ok := after(candidate)
-		if blocker.Bits() < bits {
-			past, ok = after(blocker.Masked())
-		}
+		past, ok := after(blocked)
 		if !ok {
-			break
+			return netip.Prefix{}, errNoRange
 		}
 		candidate = netip.PrefixFrom(past, bits)
 	}
-	return netip.Prefix{}, errNoRange
+	if !cluster.Contains(candidate.Addr()) {
+		return netip.Prefix{}, errNoRange
+	}
+	return candidate, nil
 }
 
 // after returns the first address behind a prefix, ok is false if there is none.

@@ -14,7 +14,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
 	coordinationinformers "k8s.io/client-go/informers/coordination/v1"
 	"k8s.io/client-go/kubernetes"
@@ -48,6 +47,7 @@ func Health(d Deps, grace time.Duration) (reconcile.Controller, error) {
 		events: d.Recorder("node-controller"),
 		signs:  map[string]sign{},
 		ceased: map[string]bool{},
+		census: newCensus(),
 		pace:   newPace(),
 	}
 	return reconcile.Controller{
@@ -70,10 +70,12 @@ type health struct {
 	grace    time.Duration
 	events   record.EventRecorder
 
+	census *census
+	pace   *pace
+
 	mu     sync.Mutex
 	signs  map[string]sign
 	ceased map[string]bool // nodes that were ready and are not any more, until their pods are marked
-	pace   *pace
 }
 
 // sign is the last sign of life of a node.
@@ -96,39 +98,27 @@ func (h *health) leaseChanged(_, lease *coordinationv1.Lease) []reconcile.Key {
 	return nil
 }
 
-// nodeChanged notes a heartbeat. A node that comes, goes, or changes its readiness matters to all: whether a
-// node is tainted depends on how many are well.
+// nodeChanged names the node, and those others that are to be judged anew because of it: whether a node is tainted
+// depends on how many are well.
 func (h *health) nodeChanged(old, node *corev1.Node) []reconcile.Key {
 	if node == nil {
-		h.mu.Lock()
-		defer h.mu.Unlock()
-		delete(h.signs, old.Name)
-		delete(h.ceased, old.Name)
 		h.events.Eventf(aboutNode(old), corev1.EventTypeNormal, "RemovingNode", "Node %s event: Removing Node %s from Controller", old.Name, old.Name)
-		return h.everyNode()
+		return append(keysOf(h.census.remove(old.Name)), reconcile.KeyOf(old))
 	}
-	h.noteHeartbeat(node)
 	switch {
 	case old == nil:
 		h.events.Eventf(aboutNode(node), corev1.EventTypeNormal, "RegisteredNode", "Node %s event: Registered Node %s in Controller", node.Name, node.Name)
-		return append(h.everyNode(), reconcile.KeyOf(node))
-	case readiness(old) != readiness(node):
-		if readiness(old) == corev1.ConditionTrue || readiness(node) == corev1.ConditionTrue {
-			h.setCeased(node.Name, readiness(node) != corev1.ConditionTrue)
-		}
-		return append(h.everyNode(), reconcile.KeyOf(node))
+	case readiness(old) == readiness(node):
+	case readiness(old) == corev1.ConditionTrue || readiness(node) == corev1.ConditionTrue:
+		h.setCeased(node.Name, readiness(node) != corev1.ConditionTrue)
 	}
-	return []reconcile.Key{reconcile.KeyOf(node)}
+	return append(keysOf(h.census.put(node)), reconcile.KeyOf(node))
 }
 
-func (h *health) everyNode() []reconcile.Key {
-	nodes, err := h.nodes.List(labels.Everything())
-	if err != nil {
-		return nil
-	}
+func keysOf(nodes []string) []reconcile.Key {
 	keys := make([]reconcile.Key, 0, len(nodes)+1)
-	for _, node := range nodes {
-		keys = append(keys, reconcile.KeyOf(node))
+	for _, name := range nodes {
+		keys = append(keys, reconcile.Key{Name: name})
 	}
 	return keys
 }
@@ -145,25 +135,14 @@ func (h *health) hasCeased(node string) bool {
 	return h.ceased[node]
 }
 
-func (h *health) noteHeartbeat(node *corev1.Node) {
-	c := condition(node, corev1.NodeReady)
-	if c == nil {
-		return
-	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	s := h.signs[node.Name]
-	// Our own write of Unknown leaves the heartbeat as it was, so it is no sign of life.
-	if s.at.IsZero() || !s.heartbeat.Equal(c.LastHeartbeatTime.Time) {
-		s.at, s.heartbeat = time.Now(), c.LastHeartbeatTime.Time
-		h.signs[node.Name] = s
-	}
-}
-
 func (h *health) sync(ctx context.Context, key reconcile.Key) (time.Duration, error) {
 	cached, err := h.nodes.Get(key.Name)
+	if apierrors.IsNotFound(err) {
+		h.forget(key.Name)
+		return 0, nil
+	}
 	if err != nil {
-		return 0, reconcile.IgnoreNotFound(err)
+		return 0, err
 	}
 	node := cached.DeepCopy()
 	left := h.timeLeft(node, time.Now())
@@ -188,15 +167,31 @@ func (h *health) sync(ctx context.Context, key reconcile.Key) (time.Duration, er
 	return sooner(left, wait), errors.Join(errs...)
 }
 
-// timeLeft is how long the node may still be silent.
+// timeLeft is how long the node may still be silent. It first notes the heartbeat of the very status that it is
+// asked about: that may be in the cache before anybody was woken for it.
 func (h *health) timeLeft(node *corev1.Node, now time.Time) time.Duration {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	s := h.signs[node.Name]
-	if condition(node, corev1.NodeReady) == nil && s.renewed.IsZero() {
+	ready := condition(node, corev1.NodeReady)
+	if ready == nil && s.at.IsZero() {
 		return node.CreationTimestamp.Add(startupGrace).Sub(now)
 	}
+	// Our own write of Unknown leaves the heartbeat as it was, so it is no sign of life.
+	if ready != nil && (s.at.IsZero() || !s.heartbeat.Equal(ready.LastHeartbeatTime.Time)) {
+		s.at, s.heartbeat = now, ready.LastHeartbeatTime.Time
+		h.signs[node.Name] = s
+	}
 	return s.at.Add(h.grace).Sub(now)
+}
+
+// forget drops what is known of a node that is gone. Only a sync may do so: one that is under way for the node
+// might note it again.
+func (h *health) forget(node string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	delete(h.signs, node)
+	delete(h.ceased, node)
 }
 
 // markUnknown sets what a silent node last said of itself to Unknown.
@@ -266,18 +261,15 @@ func (h *health) markPodsNotReady(ctx context.Context, node *corev1.Node) error 
 // taint brings the node's taints in line with its conditions. One that evicts pods is held back while too many
 // nodes are unwell, or too many were tainted just now; then it returns when to try again.
 func (h *health) taint(ctx context.Context, node *corev1.Node) (wait time.Duration, err error) {
-	all, err := h.nodes.List(labels.Everything())
-	if err != nil {
-		return 0, err
-	}
+	disruption, nodes := h.census.disruption(zoneOf(node))
 	wanted := conditionTaints(node, metav1.Now())
 	if evicting := slices.ContainsFunc(wanted, isEvicting); evicting && !slices.ContainsFunc(node.Spec.Taints, isEvicting) {
-		may, later := h.pace.allow(zoneOf(node), disruptionOf(zoneOf(node), all), len(all), time.Now())
+		may, later := h.pace.allow(zoneOf(node), disruption, nodes, time.Now())
 		if !may {
 			wanted = slices.DeleteFunc(wanted, isEvicting)
 			wait = later
 		}
-	} else if evicting && disruptionOf(zoneOf(node), all) == total {
+	} else if evicting && disruption == total {
 		wanted = slices.DeleteFunc(wanted, isEvicting) // rather it is us who are cut off
 	}
 	taints := mergeTaints(node.Spec.Taints, wanted)

@@ -69,25 +69,88 @@ func TestMergeTaintsKeepsThoseOfOthers(t *testing.T) {
 	}
 }
 
-func TestDisruptionOf(t *testing.T) {
-	nodes := func(well, lost int) []*corev1.Node {
-		var all []*corev1.Node
-		for range well {
-			all = append(all, withConditions("n", is(corev1.NodeReady, corev1.ConditionTrue)))
-		}
-		for range lost {
-			all = append(all, withConditions("n", is(corev1.NodeReady, corev1.ConditionUnknown)))
-		}
-		return all
-	}
+func TestDisruption(t *testing.T) {
 	for _, test := range []struct {
 		well, lost int
 		want       disruption
 	}{
 		{2, 1, single}, {1, 2, single}, {0, 1, total}, {0, 5, total}, {2, 3, partial}, {3, 3, single},
 	} {
-		if got := disruptionOf("/", nodes(test.well, test.lost)); got != test.want {
-			t.Errorf("%d well, %d lost: got %d, want %d", test.well, test.lost, got, test.want)
+		c := newCensus()
+		fill(c, "well", test.well, corev1.ConditionTrue)
+		fill(c, "lost", test.lost, corev1.ConditionUnknown)
+		if got, nodes := c.disruption("/"); got != test.want || nodes != test.well+test.lost {
+			t.Errorf("%d well, %d lost: got %d of %d nodes, want %d", test.well, test.lost, got, nodes, test.want)
+		}
+	}
+}
+
+// fill puts nodes of one status into a census.
+func fill(c *census, name string, n int, status corev1.ConditionStatus) {
+	for i := range n {
+		c.put(withConditions(fmt.Sprint(name, i), is(corev1.NodeReady, status)))
+	}
+}
+
+func TestCensusSaysWhomAChangeConcerns(t *testing.T) {
+	turn := func(name string, status corev1.ConditionStatus) func(*census) []string {
+		return func(c *census) []string { return c.put(withConditions(name, is(corev1.NodeReady, status))) }
+	}
+	for _, test := range []struct {
+		name       string
+		well, lost int
+		change     func(*census) []string
+		want       int
+	}{
+		{"a node comes", 900, 90, turn("new", corev1.ConditionTrue), 0},
+		{"a node comes and has not reported", 900, 90, func(c *census) []string { return c.put(withConditions("new")) }, 0},
+		{"a node is lost", 900, 90, turn("well0", corev1.ConditionUnknown), 0},
+		{"a node is back", 900, 90, turn("lost0", corev1.ConditionTrue), 0},
+		{"nothing changes", 0, 90, turn("lost0", corev1.ConditionUnknown), 0},
+		{"a node goes", 900, 90, func(c *census) []string { return c.remove("well0") }, 0},
+		{"the last that was well is lost", 1, 90, turn("well0", corev1.ConditionUnknown), 91},
+		{"the first is well", 0, 90, turn("lost0", corev1.ConditionTrue), 89},
+		{"most of a large cluster are lost", 46, 55, turn("well0", corev1.ConditionUnknown), 0},
+		{"most of a small cluster are lost", 3, 3, turn("well0", corev1.ConditionFalse), 4},
+		{"no longer most of a small cluster are lost", 2, 3, turn("lost0", corev1.ConditionTrue), 2},
+		{"a small cluster grows large", 20, 30, turn("new", corev1.ConditionTrue), 30},
+		{"a node moves to a zone of its own", 2, 4, func(c *census) []string {
+			node := withConditions("lost0", is(corev1.NodeReady, corev1.ConditionUnknown))
+			node.Labels = map[string]string{corev1.LabelTopologyZone: "z"}
+			return c.put(node)
+		}, 0},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			c := newCensus()
+			fill(c, "well", test.well, corev1.ConditionTrue)
+			fill(c, "lost", test.lost, corev1.ConditionUnknown)
+			if got := test.change(c); len(got) != test.want {
+				t.Errorf("got %d nodes, want %d", len(got), test.want)
+			}
+		})
+	}
+}
+
+func TestCensusCountsWhatIsThere(t *testing.T) {
+	c := newCensus()
+	fill(c, "n", 60, corev1.ConditionTrue)
+	fill(c, "n", 30, corev1.ConditionFalse)
+	for i := range 60 {
+		c.remove(fmt.Sprint("n", i))
+	}
+	c.remove("n0")
+	if len(c.nodes) != 0 || len(c.zones) != 0 || c.ready != 0 {
+		t.Errorf("got %d nodes, %d zones, %d ready, want none", len(c.nodes), len(c.zones), c.ready)
+	}
+}
+
+func TestAStatusThatCameBeforeItsEventIsASignOfLife(t *testing.T) {
+	h := &health{grace: 50 * time.Second, signs: map[string]sign{}}
+	// By its own clock the node's heartbeat is long ago; nobody was woken for it yet.
+	node := withConditions("n", corev1.NodeCondition{Type: corev1.NodeReady, Status: corev1.ConditionTrue, LastHeartbeatTime: metav1.NewTime(now.Add(-time.Hour))})
+	for _, step := range []struct{ at, left time.Duration }{{0, 50 * time.Second}, {20 * time.Second, 30 * time.Second}, {time.Minute, -10 * time.Second}} {
+		if got := h.timeLeft(node, now.Add(step.at)); got != step.left {
+			t.Errorf("after %s: got %s, want %s", step.at, got, step.left)
 		}
 	}
 }
@@ -177,6 +240,8 @@ func TestFirstFree(t *testing.T) {
 		{"a gap", "10.244.0.0/16", 24, []string{"10.244.0.0/24", "10.244.2.0/24"}, "10.244.1.0/24"},
 		{"behind a larger one", "10.244.0.0/16", 24, []string{"10.244.0.0/22"}, "10.244.4.0/24"},
 		{"beside a smaller one", "10.244.0.0/16", 24, []string{"10.244.0.128/25"}, "10.244.1.0/24"},
+		{"behind one in another", "10.244.0.0/16", 24, []string{"10.244.1.0/24", "10.244.0.0/22", "10.244.3.0/24"}, "10.244.4.0/24"},
+		{"beside those of other clusters", "10.244.0.0/16", 24, []string{"10.0.0.0/24", "10.244.0.0/24", "192.168.0.0/16"}, "10.244.1.0/24"},
 		{"none", "10.244.0.0/23", 24, []string{"10.244.0.0/24", "10.244.1.0/24"}, ""},
 		{"the end of all addresses", "255.255.255.0/24", 25, []string{"255.255.255.0/24"}, ""},
 		{"IPv6", "fd00::/48", 64, []string{"fd00::/64"}, "fd00:0:0:1::/64"},

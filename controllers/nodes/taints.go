@@ -98,39 +98,6 @@ func containsTaint(taints []corev1.Taint, t corev1.Taint) bool {
 	return slices.ContainsFunc(taints, func(o corev1.Taint) bool { return o.MatchTaint(&t) })
 }
 
-// disruption says how bad it is in a zone.
-type disruption int
-
-const (
-	single  disruption = iota // some nodes are unwell
-	partial                   // most nodes of the zone are
-	total                     // all nodes of the cluster are
-)
-
-// smallCluster is the number of nodes up to which nothing is evicted while most nodes of a zone are unwell.
-const smallCluster = 50
-
-func disruptionOf(zone string, nodes []*corev1.Node) disruption {
-	ready, unwell, inZone := 0, 0, 0
-	for _, node := range nodes {
-		if readiness(node) == corev1.ConditionTrue {
-			ready++
-		} else if zoneOf(node) == zone {
-			unwell++
-		}
-		if zoneOf(node) == zone {
-			inZone++
-		}
-	}
-	switch {
-	case ready == 0:
-		return total
-	case unwell > 2 && unwell < inZone && float64(unwell)/float64(inZone) >= 0.55:
-		return partial
-	}
-	return single
-}
-
 // pace limits how fast nodes are tainted in each zone: if many go at once the fault is rather elsewhere, and
 // their pods are better left alone for a while.
 type pace struct {
@@ -140,8 +107,8 @@ type pace struct {
 
 func newPace() *pace { return &pace{next: map[string]time.Time{}} }
 
-// allow tells whether one more node of a zone may be tainted now, in a cluster of so many nodes; if not, when to ask again, where 0 means when the health
-// of a node changes.
+// allow tells whether one more node of a zone may be tainted now, in a cluster of so many nodes. If not, it tells
+// when to ask again; 0 means when the census says so.
 func (p *pace) allow(zone string, d disruption, nodes int, now time.Time) (ok bool, later time.Duration) {
 	interval := 10 * time.Second
 	switch d {

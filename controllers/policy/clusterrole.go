@@ -3,6 +3,7 @@ package policy
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -17,31 +18,19 @@ import (
 )
 
 // ClusterRole gives every ClusterRole with an aggregation rule the rules of the roles it selects. It is woken by
-// any ClusterRole: whichever changed may be among those selected.
+// itself, and by the roles it selects or did.
 func ClusterRole(d Deps) reconcile.Controller {
 	roles := d.Informers.Rbac().V1().ClusterRoles()
-	aggregating := func() []reconcile.Key {
-		all, err := roles.Lister().List(labels.Everything())
-		if err != nil {
-			return nil
-		}
-		var keys []reconcile.Key
-		for _, role := range all {
-			if role.AggregationRule != nil {
-				keys = append(keys, reconcile.KeyOf(role))
-			}
-		}
-		return keys
-	}
 	return reconcile.Controller{
 		Name:    "ClusterRoleAggregation",
 		Workers: d.Workers,
 		Watch: []reconcile.Source{
 			reconcile.On(roles.Informer(), func(old, role *rbacv1.ClusterRole) []reconcile.Key {
-				if old == nil && role.AggregationRule != nil {
-					return append(aggregating(), reconcile.KeyOf(role))
+				all, err := roles.Lister().List(labels.Everything())
+				if err != nil {
+					return nil
 				}
-				return aggregating()
+				return concerned(all, old, role)
 			}),
 		},
 		Sync: func(ctx context.Context, key reconcile.Key) (time.Duration, error) {
@@ -68,6 +57,33 @@ func ClusterRole(d Deps) reconcile.Controller {
 			return 0, nil
 		},
 	}
+}
+
+// concerned names the aggregating roles of all that a change of one is about: itself, and those that select it or
+// did. Old is nil when it is new, role when it is gone.
+func concerned(all []*rbacv1.ClusterRole, old, role *rbacv1.ClusterRole) []reconcile.Key {
+	if old != nil && role != nil && maps.Equal(old.Labels, role.Labels) && equality.Semantic.DeepEqual(old.Rules, role.Rules) &&
+		equality.Semantic.DeepEqual(old.AggregationRule, role.AggregationRule) {
+		return nil
+	}
+	var keys []reconcile.Key
+	if role != nil && role.AggregationRule != nil {
+		keys = append(keys, reconcile.KeyOf(role))
+	}
+	for _, other := range all {
+		if other.AggregationRule != nil && (old != nil && mayAggregate(other, old) || role != nil && mayAggregate(other, role)) {
+			keys = append(keys, reconcile.KeyOf(other))
+		}
+	}
+	return keys
+}
+
+// mayAggregate tells whether a role selects another. A selector that cannot be read is left to its own sync.
+func mayAggregate(role, other *rbacv1.ClusterRole) bool {
+	return role.Name != other.Name && slices.ContainsFunc(role.AggregationRule.ClusterRoleSelectors, func(selector metav1.LabelSelector) bool {
+		matches, err := metav1.LabelSelectorAsSelector(&selector)
+		return err == nil && matches.Matches(labels.Set(other.Labels))
+	})
 }
 
 // aggregate collects the rules of the roles that a role selects, each once, in the order of the roles' names.

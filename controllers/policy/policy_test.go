@@ -77,3 +77,37 @@ func TestAggregate(t *testing.T) {
 		t.Errorf("got %v, want %v", got, want)
 	}
 }
+
+func TestWhomAChangedRoleConcerns(t *testing.T) {
+	role := func(name, label string) *rbacv1.ClusterRole {
+		return &rbacv1.ClusterRole{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{"to": label}}}
+	}
+	aggregating := func(name, selected string) *rbacv1.ClusterRole {
+		r := role(name, "")
+		r.AggregationRule = &rbacv1.AggregationRule{ClusterRoleSelectors: []metav1.LabelSelector{{MatchLabels: map[string]string{"to": selected}}}}
+		return r
+	}
+	annotated := role("x", "a")
+	annotated.Annotations = map[string]string{"a": "b"}
+	all := []*rbacv1.ClusterRole{aggregating("A", "a"), aggregating("B", "b"), aggregating("C", "c"), role("x", "a")}
+	for _, test := range []struct {
+		name      string
+		old, role *rbacv1.ClusterRole
+		want      string
+	}{
+		{"comes", nil, role("x", "a"), "[A]"},
+		{"goes", role("x", "a"), nil, "[A]"},
+		{"changes its label", role("x", "a"), role("x", "b"), "[A B]"},
+		{"changes nothing that matters", role("x", "a"), annotated, "[]"},
+		{"selects others", nil, aggregating("C", "c"), "[C]"},
+		{"has nothing to do with any", nil, role("x", "x"), "[]"},
+	} {
+		got := []string{}
+		for _, key := range concerned(all, test.old, test.role) {
+			got = append(got, key.Name)
+		}
+		if fmt.Sprint(got) != test.want {
+			t.Errorf("%s: got %v, want %s", test.name, got, test.want)
+		}
+	}
+}

@@ -55,7 +55,8 @@ func EndpointSlice(d Deps) reconcile.Controller {
 			reconcile.Self(services.Informer()),
 			podSource(pods.Informer(), services.Lister()),
 			sliceSource(all.Informer(), sliceManager, c.tracker),
-			reconcile.On(nodes.Informer(), c.nodeChanged),
+			reconcile.On(nodes.Informer(), nodeChanged),
+			c.overloaded.Source(),
 		},
 		Sync: c.sync,
 	}
@@ -71,26 +72,34 @@ type endpointSlices struct {
 	topology   *topologycache.TopologyCache
 	reconciler *endpointslice.Reconciler
 	events     record.EventRecorder
+	overloaded reconcile.Feed // Services whose hints have become unfair
 }
 
-// nodeChanged keeps the picture of the zones, and names the Services whose hints have become unfair by it.
-func (c *endpointSlices) nodeChanged(old, node *corev1.Node) []reconcile.Key {
+// allNodes is the key of the work on the picture of all zones together: it is drawn once for any number of nodes
+// that change in a moment.
+var allNodes = reconcile.Key{Name: "nodes"}
+
+func nodeChanged(old, node *corev1.Node) []reconcile.Key {
 	if old != nil && node != nil && old.Labels[corev1.LabelTopologyZone] == node.Labels[corev1.LabelTopologyZone] &&
 		ready(old) == ready(node) && old.Status.Allocatable.Cpu().Equal(*node.Status.Allocatable.Cpu()) {
 		return nil
 	}
+	return []reconcile.Key{allNodes}
+}
+
+// drawZones makes the picture of the zones anew, and wakes the Services whose hints have become unfair by it.
+func (c *endpointSlices) drawZones() error {
 	nodes, err := c.nodes.List(labels.Everything())
 	if err != nil {
-		return nil
+		return err
 	}
 	c.topology.SetNodes(logr.Discard(), nodes) // it complains of every node without a zone
-	var keys []reconcile.Key
 	for _, name := range c.topology.GetOverloadedServices() {
 		if key, err := reconcile.ParseKey(name); err == nil {
-			keys = append(keys, key)
+			c.overloaded.Add(key)
 		}
 	}
-	return keys
+	return nil
 }
 
 func ready(node *corev1.Node) bool {
@@ -103,6 +112,9 @@ func ready(node *corev1.Node) bool {
 }
 
 func (c *endpointSlices) sync(_ context.Context, key reconcile.Key) (time.Duration, error) {
+	if key == allNodes {
+		return 0, c.drawZones()
+	}
 	service, err := c.services.Services(key.Namespace).Get(key.Name)
 	if apierrors.IsNotFound(err) {
 		c.triggers.DeleteService(key.Namespace, key.Name)

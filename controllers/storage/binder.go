@@ -3,6 +3,7 @@ package storage
 import (
 	"context"
 	"fmt"
+	"maps"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -40,7 +41,7 @@ func Binder(d Deps) reconcile.Controller {
 		Watch: []reconcile.Source{
 			reconcile.On(claims.Informer(), claimChanged),
 			reconcile.On(volumes.Informer(), b.volumeChanged),
-			reconcile.On(classes.Informer(), func(*storagev1.StorageClass, *storagev1.StorageClass) []reconcile.Key { return b.unbound() }),
+			reconcile.On(classes.Informer(), b.classChanged),
 		},
 		Sync: func(ctx context.Context, key reconcile.Key) (time.Duration, error) {
 			if key.Namespace == "" {
@@ -72,27 +73,54 @@ func claimChanged(old, claim *corev1.PersistentVolumeClaim) []reconcile.Key {
 	return keys
 }
 
-// volumeChanged names a volume, its claim, and the claims that may want it.
+// volumeChanged names a volume, its claim, and the claims that may want it: those that name it, and, if it has
+// become free or another one, those that it would suit. Its status and its end make no claim bindable.
 func (b *binder) volumeChanged(old, pv *corev1.PersistentVolume) []reconcile.Key {
-	keys := b.unbound()
-	if pv != nil {
+	var keys []reconcile.Key
+	last := pv
+	if pv == nil {
+		last = old
+	} else {
 		keys = append(keys, reconcile.KeyOf(pv))
-		old = pv
 	}
-	if ref := old.Spec.ClaimRef; ref != nil {
+	if ref := last.Spec.ClaimRef; ref != nil {
 		keys = append(keys, reconcile.Key{Namespace: ref.Namespace, Name: ref.Name})
 	}
-	return keys
+	changed := old == nil || pv != nil && (!equality.Semantic.DeepEqual(old.Spec, pv.Spec) || old.Status.Phase != pv.Status.Phase ||
+		!maps.Equal(old.Labels, pv.Labels) || !maps.Equal(old.Annotations, pv.Annotations))
+	return append(keys, b.unbound(func(claim *corev1.PersistentVolumeClaim) bool {
+		if claim.Spec.VolumeName != "" {
+			return claim.Spec.VolumeName == last.Name
+		}
+		return changed && suits(claim, pv)
+	})...)
 }
 
-func (b *binder) unbound() []reconcile.Key {
+// suits tells whether a volume is free and offers what a claim asks for.
+func suits(claim *corev1.PersistentVolumeClaim, pv *corev1.PersistentVolume) bool {
+	found, err := volume.FindMatchingVolume(claim, volumesFor(claim, []*corev1.PersistentVolume{pv}), nil, nil, false, true)
+	return err != nil || found != nil // an error is for the claim's own turn to tell
+}
+
+// classChanged names the claims that wait for a volume of a class.
+func (b *binder) classChanged(old, class *storagev1.StorageClass) []reconcile.Key {
+	if class == nil {
+		class = old
+	}
+	return b.unbound(func(claim *corev1.PersistentVolumeClaim) bool {
+		return volume.GetPersistentVolumeClaimClass(claim) == class.Name
+	})
+}
+
+// unbound names the claims that are not bound and for which something holds.
+func (b *binder) unbound(holds func(*corev1.PersistentVolumeClaim) bool) []reconcile.Key {
 	claims, err := b.claims.List(labels.Everything())
 	if err != nil {
 		return nil
 	}
 	var keys []reconcile.Key
 	for _, claim := range claims {
-		if claim.Status.Phase != corev1.ClaimBound {
+		if claim.Status.Phase != corev1.ClaimBound && holds(claim) {
 			keys = append(keys, reconcile.KeyOf(claim))
 		}
 	}
