@@ -581,3 +581,57 @@ func TestDaemonSetKeepsRevisionsMadeByHand(t *testing.T) {
 		return fmt.Errorf("%d revisions", len(list()))
 	})
 }
+
+// TestSetThatKeepsAllItsHistory has a limit that only StatefulSets may have: negative, which means none.
+func TestSetThatKeepsAllItsHistory(t *testing.T) {
+	w := start(t)
+	ctx := t.Context()
+	sets := w.AppsV1().StatefulSets(w.namespace)
+	if _, err := sets.Create(ctx, &appsv1.StatefulSet{ObjectMeta: metav1.ObjectMeta{Name: "s"}, Spec: appsv1.StatefulSetSpec{
+		Replicas: ptr(int32(1)), RevisionHistoryLimit: ptr(int32(-1)), Selector: selector("s"), Template: template("s", "v0"),
+	}}, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	for i, image := range []string{"v0", "v1", "v2"} {
+		if _, err := sets.Patch(ctx, "s", types.StrategicMergePatchType, fmt.Appendf(nil, `{"spec":{"template":{"spec":{"containers":[{"name":"c","image":%q}]}}}}`, image), metav1.PatchOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		w.eventually("the rollout of "+image, func() error {
+			set, err := sets.Get(ctx, "s", metav1.GetOptions{})
+			if err == nil && (set.Status.ObservedGeneration != set.Generation || set.Status.CurrentRevision != set.Status.UpdateRevision || set.Status.ReadyReplicas != 1) {
+				err = fmt.Errorf("generation %d, status %+v", set.Generation, set.Status)
+			}
+			return err
+		})
+		list, err := w.AppsV1().ControllerRevisions(w.namespace).List(ctx, metav1.ListOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(list.Items) != i+1 {
+			t.Errorf("after %s: got %d revisions, want %d", image, len(list.Items), i+1)
+		}
+	}
+}
+
+func TestCronJobWhoseTimeNeverComes(t *testing.T) {
+	w := start(t)
+	ctx := t.Context()
+	job := template("c", "ok")
+	job.Spec.RestartPolicy = corev1.RestartPolicyNever
+	if _, err := w.BatchV1().CronJobs(w.namespace).Create(ctx, &batchv1.CronJob{ObjectMeta: metav1.ObjectMeta{Name: "c"}, Spec: batchv1.CronJobSpec{
+		Schedule: "0 0 31 2 *", JobTemplate: batchv1.JobTemplateSpec{Spec: batchv1.JobSpec{Template: job}},
+	}}, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	w.eventually("a warning", func() error {
+		events, err := w.CoreV1().Events(w.namespace).List(ctx, metav1.ListOptions{FieldSelector: "reason=InvalidSchedule,type=Warning,involvedObject.name=c"})
+		if err != nil {
+			return err
+		}
+		const want = "invalid schedule: 0 0 31 2 * : time difference between two schedules is less than 1 second"
+		if len(events.Items) != 1 || events.Items[0].Message != want {
+			return fmt.Errorf("got %d events %v, want %q", len(events.Items), events.Items, want)
+		}
+		return nil
+	})
+}

@@ -113,15 +113,27 @@ func (c *cronJobs) follow(ctx context.Context, cron *batchv1.CronJob, jobs []*ba
 
 // start creates the job that is due, if there is one, and returns when the next will be.
 func (c *cronJobs) start(ctx context.Context, cron *batchv1.CronJob, now time.Time) (time.Duration, error) {
-	if cron.DeletionTimestamp != nil || cron.Spec.Suspend != nil && *cron.Spec.Suspend {
+	if cron.DeletionTimestamp != nil {
 		return 0, nil
 	}
-	plan, problem := scheduleOf(cron)
+	location, problem := zoneOf(cron)
 	if problem != nil {
-		c.events.Event(cron, corev1.EventTypeWarning, problem.reason, problem.message)
-		return 0, nil // no retry makes it valid
+		return 0, c.complain(cron, problem)
 	}
-	due, missed := plan.due(cron, now)
+	if cron.Spec.Suspend != nil && *cron.Spec.Suspend {
+		return 0, nil
+	}
+	if namesZone(cron) {
+		c.events.Eventf(cron, corev1.EventTypeWarning, "UnsupportedSchedule", "CRON_TZ or TZ used in schedule %q is not officially supported, see https://kubernetes.io/docs/concepts/workloads/controllers/cron-jobs/ for more details", cron.Spec.Schedule)
+	}
+	plan, problem := scheduleOf(cron, location)
+	if problem != nil {
+		return 0, c.complain(cron, problem)
+	}
+	due, missed, problem := plan.due(cron, now)
+	if problem != nil {
+		return 0, c.complain(cron, problem)
+	}
 	next := plan.next(now)
 	if due.IsZero() {
 		return next, nil
@@ -151,6 +163,12 @@ func (c *cronJobs) start(ctx context.Context, cron *batchv1.CronJob, now time.Ti
 		}
 	}
 	return next, c.create(ctx, cron, job, due)
+}
+
+// complain says why a CronJob is not followed. That is no error: no retry makes it valid.
+func (c *cronJobs) complain(cron *batchv1.CronJob, problem *scheduleProblem) error {
+	c.events.Event(cron, corev1.EventTypeWarning, problem.reason, problem.message)
+	return nil
 }
 
 func (c *cronJobs) create(ctx context.Context, cron *batchv1.CronJob, job *batchv1.Job, due time.Time) error {
@@ -203,18 +221,15 @@ func (c *cronJobs) prune(ctx context.Context, cron *batchv1.CronJob, jobs []*bat
 		batchv1.JobComplete: cron.Spec.SuccessfulJobsHistoryLimit,
 		batchv1.JobFailed:   cron.Spec.FailedJobsHistoryLimit,
 	} {
-		if limit == nil {
-			continue
-		}
-		for _, job := range oldestJobs(jobs, end, int(*limit)) {
+		for _, job := range oldestJobs(jobs, end, limit) {
 			errs = append(errs, c.remove(ctx, cron, corev1.ObjectReference{Name: job.Name, UID: job.UID}))
 		}
 	}
 	return errors.Join(errs...)
 }
 
-// oldestJobs returns the jobs that ended this way but for the newest keep.
-func oldestJobs(jobs []*batchv1.Job, end batchv1.JobConditionType, keep int) []*batchv1.Job {
+// oldestJobs returns the jobs that ended this way beyond a history limit.
+func oldestJobs(jobs []*batchv1.Job, end batchv1.JobConditionType, limit *int32) []*batchv1.Job {
 	ended := slices.DeleteFunc(slices.Clone(jobs), func(job *batchv1.Job) bool {
 		return endOfJob(job) != end || job.DeletionTimestamp != nil
 	})
@@ -227,7 +242,7 @@ func oldestJobs(jobs []*batchv1.Job, end batchv1.JobConditionType, keep int) []*
 		}
 		return started(a).Compare(started(b))
 	})
-	return ended[:max(len(ended)-keep, 0)]
+	return ended[:excess(len(ended), limit)]
 }
 
 // remove deletes a job with its pods.

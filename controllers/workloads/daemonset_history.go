@@ -120,11 +120,8 @@ func (c *daemonSets) snapshot(ctx context.Context, set *appsv1.DaemonSet, number
 
 // prune deletes the oldest revisions beyond the history limit that no pod runs.
 func (c *daemonSets) prune(ctx context.Context, s *spread, old []*appsv1.ControllerRevision) error {
-	if s.set.Spec.RevisionHistoryLimit == nil {
-		return nil
-	}
-	excess := len(old) - int(*s.set.Spec.RevisionHistoryLimit)
-	if excess <= 0 {
+	surplus := excess(len(old), s.set.Spec.RevisionHistoryLimit)
+	if surplus == 0 {
 		return nil
 	}
 	inUse := map[string]bool{}
@@ -136,7 +133,7 @@ func (c *daemonSets) prune(ctx context.Context, s *spread, old []*appsv1.Control
 	old = slices.Clone(old)
 	slices.SortFunc(old, func(a, b *appsv1.ControllerRevision) int { return cmp.Compare(a.Revision, b.Revision) })
 	for _, r := range old {
-		if excess == 0 {
+		if surplus == 0 {
 			return nil
 		}
 		if inUse[r.Labels[appsv1.DefaultDaemonSetUniqueLabelKey]] {
@@ -145,7 +142,7 @@ func (c *daemonSets) prune(ctx context.Context, s *spread, old []*appsv1.Control
 		if err := c.history.remove(ctx, r); err != nil && !apierrors.IsNotFound(err) {
 			return err
 		}
-		excess--
+		surplus--
 	}
 	return nil
 }

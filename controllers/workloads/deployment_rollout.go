@@ -243,17 +243,9 @@ func (r *rollout) share(set *appsv1.ReplicaSet) int32 {
 
 // superfluous lists the old sets beyond the history limit, lowest revision first, that hold no pods.
 func (r *rollout) superfluous() []*appsv1.ReplicaSet {
-	limit := r.deployment.Spec.RevisionHistoryLimit
-	if limit == nil || *limit == math.MaxInt32 {
-		return nil
-	}
 	kept := slices.DeleteFunc(slices.Clone(r.old), func(set *appsv1.ReplicaSet) bool { return set.DeletionTimestamp != nil })
-	excess := len(kept) - int(*limit)
-	if excess <= 0 {
-		return nil
-	}
 	slices.SortStableFunc(kept, func(a, b *appsv1.ReplicaSet) int { return cmp.Compare(revisionOf(a), revisionOf(b)) })
-	return slices.DeleteFunc(kept[:excess], func(set *appsv1.ReplicaSet) bool {
+	return slices.DeleteFunc(kept[:excess(len(kept), r.deployment.Spec.RevisionHistoryLimit)], func(set *appsv1.ReplicaSet) bool {
 		return set.Status.Replicas != 0 || *set.Spec.Replicas != 0 || set.Generation > set.Status.ObservedGeneration
 	})
 }

@@ -2,6 +2,7 @@ package workloads
 
 import (
 	"fmt"
+	"math"
 	"slices"
 	"testing"
 	"time"
@@ -325,11 +326,14 @@ func TestScheduleDue(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			cron := &batchv1.CronJob{Spec: batchv1.CronJobSpec{Schedule: test.schedule, TimeZone: ptr("Etc/UTC"), StartingDeadlineSeconds: test.deadline}}
 			cron.Status.LastScheduleTime = &metav1.Time{Time: at(test.last)}
-			s, problem := scheduleOf(cron)
+			s, problem := scheduleOf(cron, time.UTC)
 			if problem != nil {
 				t.Fatal(problem.message)
 			}
-			due, missed := s.due(cron, at(test.now))
+			due, missed, problem := s.due(cron, at(test.now))
+			if problem != nil {
+				t.Fatal(problem.message)
+			}
 			got := ""
 			if !due.IsZero() {
 				got = due.Format("15:04:05")
@@ -349,17 +353,51 @@ func TestScheduleProblems(t *testing.T) {
 	}{
 		{"* * * * *", nil, ""},
 		{"@hourly", nil, ""},
+		{"0 0 29 2 *", nil, ""},
 		{"* * * *", nil, "UnparseableSchedule"},
 		{"TZ=", nil, "UnparseableSchedule"},
 		{"* * * * *", ptr("No/Where"), "UnknownTimeZone"},
+		{"0 0 31 2 *", nil, "InvalidSchedule"},
+		{"0 0 31 4,6,9,11 *", ptr("Etc/UTC"), "InvalidSchedule"},
 	} {
-		_, problem := scheduleOf(&batchv1.CronJob{Spec: batchv1.CronJobSpec{Schedule: test.schedule, TimeZone: test.zone}})
+		problem := problemOf(&batchv1.CronJob{
+			ObjectMeta: metav1.ObjectMeta{CreationTimestamp: metav1.NewTime(time.Date(2030, 1, 2, 0, 0, 0, 0, time.UTC))},
+			Spec:       batchv1.CronJobSpec{Schedule: test.schedule, TimeZone: test.zone},
+		})
 		got := ""
 		if problem != nil {
 			got = problem.reason
 		}
 		if got != test.reason {
 			t.Errorf("%q: got %q, want %q", test.schedule, got, test.reason)
+		}
+	}
+}
+
+func problemOf(cron *batchv1.CronJob) *scheduleProblem {
+	location, problem := zoneOf(cron)
+	if problem != nil {
+		return problem
+	}
+	plan, problem := scheduleOf(cron, location)
+	if problem != nil {
+		return problem
+	}
+	_, _, problem = plan.due(cron, time.Date(2030, 1, 3, 0, 0, 0, 0, time.UTC))
+	return problem
+}
+
+func TestExcess(t *testing.T) {
+	for _, test := range []struct {
+		n     int
+		limit *int32
+		want  int
+	}{
+		{0, ptr(int32(-1)), 0}, {5, ptr(int32(-1)), 0}, {5, ptr(int32(math.MinInt32)), 0}, {5, nil, 0},
+		{5, ptr(int32(0)), 5}, {5, ptr(int32(3)), 2}, {5, ptr(int32(9)), 0}, {5, ptr(int32(math.MaxInt32)), 0},
+	} {
+		if got := excess(test.n, test.limit); got != test.want {
+			t.Errorf("%d with limit %v: got %d, want %d", test.n, test.limit, got, test.want)
 		}
 	}
 }

@@ -116,3 +116,12 @@ func highestRevision(revisions []*appsv1.ControllerRevision) (highest int64) {
 	}
 	return highest
 }
+
+// excess is how many of n old objects are beyond a history limit. Without a limit all are kept, and also with a
+// negative one, which only StatefulSets may have.
+func excess(n int, limit *int32) int {
+	if limit == nil || *limit < 0 {
+		return 0
+	}
+	return max(n-int(*limit), 0)
+}

@@ -25,19 +25,23 @@ type schedule struct {
 // scheduleProblem is why a schedule cannot be followed, as an event.
 type scheduleProblem struct{ reason, message string }
 
-// scheduleOf reads the schedule of a CronJob: five fields, or a macro, in its time zone, which is ours if it
-// names none.
-func scheduleOf(c *batchv1.CronJob) (schedule, *scheduleProblem) {
-	location := time.Local
+// zoneOf is the time zone of a CronJob: ours if it names none.
+func zoneOf(c *batchv1.CronJob) (*time.Location, *scheduleProblem) {
+	if c.Spec.TimeZone == nil {
+		return time.Local, nil
+	}
+	location, err := time.LoadLocation(*c.Spec.TimeZone)
+	if err != nil {
+		return nil, &scheduleProblem{"UnknownTimeZone", fmt.Sprintf("invalid timeZone: %q: %s", *c.Spec.TimeZone, err)}
+	}
+	return location, nil
+}
+
+// scheduleOf reads the schedule of a CronJob, five fields, or a macro, in a time zone.
+func scheduleOf(c *batchv1.CronJob, location *time.Location) (schedule, *scheduleProblem) {
 	text := c.Spec.Schedule
-	if zone := c.Spec.TimeZone; zone != nil {
-		var err error
-		if location, err = time.LoadLocation(*zone); err != nil {
-			return schedule{}, &scheduleProblem{"UnknownTimeZone", fmt.Sprintf("invalid timeZone: %q: %s", *zone, err)}
-		}
-		if !strings.Contains(text, "TZ") {
-			text = "TZ=" + *zone + " " + text
-		}
+	if zone := c.Spec.TimeZone; zone != nil && !namesZone(c) {
+		text = "TZ=" + *zone + " " + text
 	}
 	times, err := parseSchedule(text)
 	if err != nil {
@@ -45,6 +49,9 @@ func scheduleOf(c *batchv1.CronJob) (schedule, *scheduleProblem) {
 	}
 	return schedule{times, location}, nil
 }
+
+// namesZone tells whether a schedule has a time zone in its text, which was never meant to work.
+func namesZone(c *batchv1.CronJob) bool { return strings.Contains(c.Spec.Schedule, "TZ") }
 
 // parseSchedule turns a panic of the parser, which a lone "TZ=" causes, into an error.
 func parseSchedule(text string) (times cron.Schedule, err error) {
@@ -57,8 +64,9 @@ func parseSchedule(text string) (times cron.Schedule, err error) {
 }
 
 // due returns the last time that has come since the last job, zero if none has, and about how many have. Times older
-// than the starting deadline are not looked at.
-func (s schedule) due(c *batchv1.CronJob, now time.Time) (last time.Time, missed int64) {
+// than the starting deadline are not looked at. It is a problem if the schedule comes to an end, or has no time at
+// all: 31 February does parse.
+func (s schedule) due(c *batchv1.CronJob, now time.Time) (last time.Time, missed int64, problem *scheduleProblem) {
 	since := lastScheduled(c)
 	if deadline := c.Spec.StartingDeadlineSeconds; deadline != nil {
 		if start := now.Add(-time.Duration(*deadline) * time.Second); start.After(since) {
@@ -66,12 +74,15 @@ func (s schedule) due(c *batchv1.CronJob, now time.Time) (last time.Time, missed
 		}
 	}
 	first := s.times.Next(since)
-	if first.IsZero() || first.After(now) {
-		return time.Time{}, 0
+	if first.After(now) {
+		return time.Time{}, 0, nil
 	}
 	second := s.times.Next(first)
-	if second.IsZero() || second.After(now) {
-		return first, 1
+	if first.IsZero() || second.IsZero() {
+		return time.Time{}, 0, &scheduleProblem{"InvalidSchedule", fmt.Sprintf("invalid schedule: %s : time difference between two schedules is less than 1 second", c.Spec.Schedule)}
+	}
+	if second.After(now) {
+		return first, 1, nil
 	}
 	// Skip over most of a long gap by its average, rather than step through each time.
 	interval := second.Sub(first)
@@ -84,9 +95,9 @@ func (s schedule) due(c *batchv1.CronJob, now time.Time) (last time.Time, missed
 		last = t
 	}
 	if s.times.Next(last.Add(-time.Second)).Equal(last) {
-		return last, missed
+		return last, missed, nil
 	}
-	return s.lastBefore(first, now), missed
+	return s.lastBefore(first, now), missed, nil
 }
 
 // lastBefore steps from one time to the last that is not after now; it is for schedules with uneven gaps.

@@ -322,9 +322,6 @@ func (c *statefulSets) report(ctx context.Context, set *appsv1.StatefulSet, stat
 
 // prune deletes the oldest revisions beyond the history limit that nobody uses.
 func (c *statefulSets) prune(ctx context.Context, v *statefulView, revisions []*appsv1.ControllerRevision) error {
-	if v.set.Spec.RevisionHistoryLimit == nil {
-		return nil
-	}
 	used := map[string]bool{v.current: true, v.update: true}
 	for _, pod := range v.pods {
 		used[pod.Labels[appsv1.StatefulSetRevisionLabel]] = true
@@ -336,8 +333,8 @@ func (c *statefulSets) prune(ctx context.Context, v *statefulView, revisions []*
 		}
 	}
 	slices.SortFunc(unused, byRevision)
-	for i := range max(len(unused)-int(*v.set.Spec.RevisionHistoryLimit), 0) {
-		if err := c.history.remove(ctx, unused[i]); err != nil && !apierrors.IsNotFound(err) {
+	for _, r := range unused[:excess(len(unused), v.set.Spec.RevisionHistoryLimit)] {
+		if err := c.history.remove(ctx, r); err != nil && !apierrors.IsNotFound(err) {
 			return err
 		}
 	}
