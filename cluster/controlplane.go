@@ -20,6 +20,7 @@ import (
 	"github.com/skiff-k8s/skiff/apiserver/backend"
 	"github.com/skiff-k8s/skiff/apiserver/backend/engines"
 	"github.com/skiff-k8s/skiff/controllers"
+	"github.com/skiff-k8s/skiff/guard"
 	"github.com/skiff-k8s/skiff/scheduler"
 )
 
@@ -249,12 +250,15 @@ func (p *controlPlane) controllers(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	ctx, cancel := context.WithCancel(ctx)
 	factory.Start(ctx.Done())
 	defer factory.Shutdown()
-	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	scheduled := make(chan error, 1)
-	go func() { defer cancel(); scheduled <- p.scheduling.run(ctx, s.Run) }()
+	guard.Go("scheduler", func() {
+		defer cancel()
+		scheduled <- guard.Call("scheduler", func() error { return p.scheduling.run(ctx, s.Run) })
+	})
 	err = p.managing.run(ctx, manager.Run)
 	cancel()
 	return errors.Join(err, <-scheduled)

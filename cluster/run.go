@@ -13,6 +13,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/kubernetes"
+
+	"github.com/skiff-k8s/skiff/guard"
 )
 
 const (
@@ -96,11 +98,12 @@ func (r *run) up(ctx context.Context, ready func()) (err error) {
 	}
 }
 
-// start runs a part of the cluster; one that ends before it is told to takes
-// the cluster down with its error.
+// start runs a part of the cluster. One that ends by a panic is started again;
+// one that ends otherwise before it is told to takes the cluster down with its
+// error.
 func (r *run) start(what string, ctx context.Context, part func(context.Context) error) {
 	r.parts.Go(func() {
-		err := part(ctx)
+		err := guard.Keep(ctx, what, part)
 		if ctx.Err() != nil {
 			return
 		}

@@ -12,7 +12,6 @@ import (
 	"log/slog"
 	"net/netip"
 	"slices"
-	"sync"
 	"time"
 
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -27,6 +26,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/skiff-k8s/skiff/controllers/garbage"
+	"github.com/skiff-k8s/skiff/guard"
 )
 
 // Config says what the controllers work with. A zero value means the default that stands at the field; Client,
@@ -161,11 +161,11 @@ func (m *Manager) Run(ctx context.Context) error {
 	m.broadcaster.StartRecordingToSink(&corev1client.EventSinkImpl{Interface: m.config.Client.CoreV1().Events("")})
 	defer m.broadcaster.Shutdown()
 
-	var loops sync.WaitGroup
+	var loops guard.Group
 	errs := make([]error, len(m.loops))
 	for i, l := range m.loops {
-		loops.Go(func() {
-			if err := l.Run(ctx); err != nil {
+		loops.Go("controller "+l.name, func() {
+			if err := guard.Call("controller "+l.name, func() error { return l.Run(ctx) }); err != nil {
 				errs[i] = fmt.Errorf("controller %s: %w", l.name, err)
 				stop()
 			}

@@ -13,8 +13,23 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/component-helpers/storage/volume"
 
+	"github.com/skiff-k8s/skiff/guard"
 	"github.com/skiff-k8s/skiff/scheduler/plugin"
 )
+
+// attempt does what it is about a pod. A pod at which that panics is tried again after a pause, as after any error
+// of our own, and takes no room until then; the others are none the worse.
+func (s *Scheduler) attempt(ctx context.Context, pod *plugin.Pod, moved int64, step func()) {
+	err := guard.Call("scheduler", func() error { step(); return nil })
+	if err == nil {
+		return
+	}
+	if s.state.unassume(pod.UID) {
+		s.queue.stir(time.Now())
+	}
+	s.queue.failed(pod.UID, moved, false, time.Now())
+	s.tell(ctx, pod, corev1.PodReasonSchedulerError, err.Error(), "")
+}
 
 // place is one cycle: it looks for a node for pod and binds the pod there, or
 // says why it stays pending and, if that helps, makes room.
@@ -31,7 +46,9 @@ func (s *Scheduler) place(ctx context.Context, pod *plugin.Pod, moved int64, sta
 	// The pod counts on its node from now on, so that the next cycle need not
 	// wait for the binding.
 	s.state.assume(pod, found.node)
-	s.bindings.Go(func() { s.bind(ctx, pod, found.node, moved) })
+	s.bindings.Go("scheduler", func() {
+		s.attempt(ctx, pod, moved, func() { s.bind(ctx, pod, found.node, moved) })
+	})
 }
 
 // bindClaims asks for the binding of the claims that waited until it was known

@@ -8,7 +8,6 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -22,6 +21,8 @@ import (
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/events"
 
+	"github.com/skiff-k8s/skiff/guard"
+	"github.com/skiff-k8s/skiff/guard/clientgo"
 	"github.com/skiff-k8s/skiff/scheduler/plugin"
 )
 
@@ -47,7 +48,7 @@ type Scheduler struct {
 	queue    *queue
 	synced   []cache.InformerSynced
 	budgets  func() ([]*policyv1.PodDisruptionBudget, error)
-	bindings sync.WaitGroup
+	bindings guard.Group
 }
 
 // New registers the scheduler with the informers it needs.
@@ -100,7 +101,7 @@ func (s *Scheduler) followBudgets(c Config) error {
 }
 
 func (s *Scheduler) followNodes(informer cache.SharedIndexInformer) error {
-	registration, err := informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
+	registration, err := informer.AddEventHandler(clientgo.Handler("scheduler's events", cache.ResourceEventHandlerFuncs{
 		AddFunc: func(obj any) { s.nodeChanged(obj.(*corev1.Node)) },
 		UpdateFunc: func(old, obj any) {
 			if matters(old.(*corev1.Node), obj.(*corev1.Node)) {
@@ -112,7 +113,7 @@ func (s *Scheduler) followNodes(informer cache.SharedIndexInformer) error {
 				s.state.removeNode(n.Name)
 			}
 		},
-	})
+	}))
 	if err != nil {
 		return err
 	}
@@ -142,10 +143,10 @@ func (s *Scheduler) followStorage(factory informers.SharedInformerFactory) error
 // stirOn gives pods that could not be placed another try when something is made
 // or changed that may be what they lacked.
 func (s *Scheduler) stirOn(informer cache.SharedIndexInformer) error {
-	registration, err := informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
+	registration, err := informer.AddEventHandler(clientgo.Handler("scheduler's events", cache.ResourceEventHandlerFuncs{
 		AddFunc:    func(any) { s.queue.stir(time.Now()) },
 		UpdateFunc: func(any, any) { s.queue.stir(time.Now()) },
-	})
+	}))
 	if err != nil {
 		return err
 	}
@@ -159,7 +160,7 @@ func (s *Scheduler) nodeChanged(n *corev1.Node) {
 }
 
 func (s *Scheduler) followPods(informer cache.SharedIndexInformer) error {
-	registration, err := informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
+	registration, err := informer.AddEventHandler(clientgo.Handler("scheduler's events", cache.ResourceEventHandlerFuncs{
 		AddFunc:    func(obj any) { s.podChanged(nil, obj.(*corev1.Pod)) },
 		UpdateFunc: func(old, obj any) { s.podChanged(old.(*corev1.Pod), obj.(*corev1.Pod)) },
 		DeleteFunc: func(obj any) {
@@ -167,7 +168,7 @@ func (s *Scheduler) followPods(informer cache.SharedIndexInformer) error {
 				s.podGone(pod)
 			}
 		},
-	})
+	}))
 	if err != nil {
 		return err
 	}
@@ -233,6 +234,6 @@ func (s *Scheduler) Run(ctx context.Context) error {
 		if !ok {
 			return nil
 		}
-		s.place(ctx, pod, moved, start)
+		s.attempt(ctx, pod, moved, func() { s.place(ctx, pod, moved, start) })
 	}
 }

@@ -11,7 +11,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync"
 	"time"
 
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -21,6 +20,7 @@ import (
 	"k8s.io/client-go/tools/record"
 
 	"github.com/skiff-k8s/skiff/controllers/reconcile"
+	"github.com/skiff-k8s/skiff/guard"
 )
 
 // Config says what a Collector works with.
@@ -54,9 +54,9 @@ func New(config Config) (*Collector, error) {
 // Run works until ctx is done. Work begins when every monitor has seen what there is, because a dependent that
 // was not seen yet could not hold its owner back.
 func (c *Collector) Run(ctx context.Context) error {
-	ctx, stop := context.WithCancel(ctx)
-	var monitors sync.WaitGroup
-	monitors.Go(func() { c.monitors.run(ctx) })
+	ctx, stop := context.WithCancelCause(ctx)
+	monitors := guard.Group{Failed: stop} // without monitors nothing would be collected, and nobody would know
+	monitors.Go("garbage collector's monitors", func() { c.monitors.run(ctx) })
 
 	loop := reconcile.Controller{
 		Name:    "GarbageCollector",
@@ -77,8 +77,11 @@ func (c *Collector) Run(ctx context.Context) error {
 		},
 	}
 	err := loop.Run(ctx)
-	stop()
+	stop(nil)
 	monitors.Wait()
+	if failed := (*guard.Panic)(nil); errors.As(context.Cause(ctx), &failed) {
+		return failed
+	}
 	return err
 }
 

@@ -16,6 +16,9 @@ import (
 	"k8s.io/client-go/discovery"
 	"k8s.io/client-go/metadata/metadatainformer"
 	"k8s.io/client-go/tools/cache"
+
+	"github.com/skiff-k8s/skiff/guard"
+	"github.com/skiff-k8s/skiff/guard/clientgo"
 )
 
 const (
@@ -292,14 +295,14 @@ func servedIn(lists []*metav1.APIResourceList, verbs ...string) []served {
 // that keeps nothing but what the graph needs.
 func (m *monitors) start(s served) (*monitor, error) {
 	informer, run := m.informerOf(s.resource)
-	registration, err := informer.AddEventHandler(m.handler(s))
+	registration, err := informer.AddEventHandler(clientgo.Handler("garbage collector's events", m.handler(s)))
 	if err != nil {
 		return nil, fmt.Errorf("watch %s: %w", s.resource, err)
 	}
 	done := make(chan struct{})
-	var running sync.WaitGroup
+	var running guard.Group
 	if run {
-		running.Go(func() { informer.Run(done) })
+		running.Go("garbage collector's informer", func() { informer.Run(done) })
 	}
 	return &monitor{
 		synced:   registration.HasSynced,

@@ -10,13 +10,13 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"runtime/debug"
-	"sync"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/util/workqueue"
+
+	"github.com/skiff-k8s/skiff/guard"
 )
 
 // Key names the object to reconcile. Namespace is empty for cluster-scoped objects.
@@ -62,9 +62,9 @@ func (c Controller) Run(ctx context.Context) error {
 		return nil // ctx ended first
 	}
 
-	var workers sync.WaitGroup
+	var workers guard.Group
 	for range max(c.Workers, 1) {
-		workers.Go(func() {
+		workers.Go("controller "+c.Name, func() {
 			for c.next(ctx, queue) {
 			}
 		})
@@ -82,7 +82,11 @@ func (c Controller) next(ctx context.Context, queue workqueue.TypedRateLimitingI
 	}
 	defer queue.Done(key)
 
-	again, err := c.protected(ctx, key)
+	var again time.Duration
+	err := guard.Call("controller "+c.Name, func() (err error) {
+		again, err = c.Sync(ctx, key)
+		return err
+	})
 	if err != nil {
 		if ctx.Err() == nil {
 			c.log(ctx, key, err, queue.NumRequeues(key))
@@ -95,17 +99,6 @@ func (c Controller) next(ctx context.Context, queue workqueue.TypedRateLimitingI
 		queue.AddAfter(key, again)
 	}
 	return true
-}
-
-// protected is Sync with a panic made into an error: one object that a loop cannot digest must not end all loops,
-// nor the API server that may share their process.
-func (c Controller) protected(ctx context.Context, key Key) (again time.Duration, err error) {
-	defer func() {
-		if cause := recover(); cause != nil {
-			err = fmt.Errorf("panic: %v\n%s", cause, debug.Stack())
-		}
-	}()
-	return c.Sync(ctx, key)
 }
 
 // quietRetries is how many failures in a row are everyday: a cache that lags, an owner just gone. By then the

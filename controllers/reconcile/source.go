@@ -6,6 +6,9 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/tools/cache"
+
+	"github.com/skiff-k8s/skiff/guard"
+	"github.com/skiff-k8s/skiff/guard/clientgo"
 )
 
 // Source turns changes of objects into keys.
@@ -26,7 +29,7 @@ func On[T interface {
 			}
 		}
 		var none T
-		registration, err := informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
+		registration, err := informer.AddEventHandler(clientgo.Handler("controllers' events", cache.ResourceEventHandlerFuncs{
 			AddFunc: func(obj any) { wake(none, obj.(T)) },
 			UpdateFunc: func(before, after any) {
 				old, changed := before.(T), after.(T)
@@ -48,7 +51,7 @@ func On[T interface {
 					wake(old, none)
 				}
 			},
-		})
+		}))
 		switch {
 		case err != nil && informer.IsStopped():
 			// The program ends before the loop has begun: it waits for its own end, too.
@@ -81,12 +84,9 @@ func Synced(informer cache.SharedIndexInformer) Source {
 func Own(informer cache.SharedIndexInformer) Source {
 	return Source{func(func(Key)) (func(), cache.InformerSynced, error) {
 		done := make(chan struct{})
-		finished := make(chan struct{})
-		go func() {
-			defer close(finished)
-			informer.Run(done)
-		}()
-		stop := func() { close(done); <-finished }
+		var running guard.Group
+		running.Go("controllers' informer", func() { informer.Run(done) })
+		stop := func() { close(done); running.Wait() }
 		return stop, informer.HasSynced, nil
 	}}
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -16,6 +15,8 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/record"
+
+	"github.com/skiff-k8s/skiff/guard"
 )
 
 // object is a workload: something with metadata that events can be about.
@@ -104,10 +105,10 @@ func inBatches(n int, do func(i int) error) (done int, err error) {
 	next := 0
 	for size := 1; next < n && err == nil; size *= 2 {
 		size = min(size, n-next)
-		var batch sync.WaitGroup
+		var batch guard.Group
 		errs := make([]error, size)
 		for i := range size {
-			batch.Go(func() { errs[i] = do(next + i) })
+			batch.Go("controllers' calls", func() { errs[i] = guard.Call("controllers' calls", func() error { return do(next + i) }) })
 		}
 		batch.Wait()
 		for _, e := range errs {
@@ -126,12 +127,12 @@ func inBatches(n int, do func(i int) error) (done int, err error) {
 func allAtOnce[T any](items []T, do func(T) error) error {
 	errs := make([]error, len(items))
 	slots := make(chan struct{}, 32)
-	var calls sync.WaitGroup
+	var calls guard.Group
 	for i, item := range items {
 		slots <- struct{}{}
-		calls.Go(func() {
+		calls.Go("controllers' calls", func() {
 			defer func() { <-slots }()
-			errs[i] = do(item)
+			errs[i] = guard.Call("controllers' calls", func() error { return do(item) })
 		})
 	}
 	calls.Wait()
