@@ -15,7 +15,7 @@ const module = "github.com/skiff-k8s/skiff/"
 // itself. The longest matching folder applies. Components never import each
 // other: cluster and cmd join them.
 var mayImport = map[string][]string{
-	"apiserver":          {"quota"},
+	"apiserver":          {"quota", "serviceaccount"},
 	"apiserver/resource": nil,
 	"apiserver/backend":  nil,
 	"apiserver/store":    {"apiserver/backend", "apiserver/resource"},
@@ -23,9 +23,10 @@ var mayImport = map[string][]string{
 		"apiserver/admission", "apiserver/codec", "apiserver/heavy", "apiserver/managedfields", "apiserver/request", "apiserver/resource", "apiserver/store", "apiserver/connect",
 	},
 	"apiserver/builtin": {"apiserver/alloc", "apiserver/authn", "apiserver/authz", "apiserver/resource", "apiserver/request"},
-	"controllers":       {"quota"},
+	"controllers":       {"quota", "serviceaccount"},
 	"quota":             nil,
 	"guard":             nil,
+	"serviceaccount":    nil,
 	"scheduler":         {},
 	"kubelet":           {},
 	"proxy":             {},

@@ -2,12 +2,8 @@ package apiserver
 
 import (
 	"context"
-	"crypto"
-	"crypto/ecdsa"
-	"crypto/rsa"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -32,6 +28,8 @@ import (
 	"github.com/skiff-k8s/skiff/apiserver/health"
 	"github.com/skiff-k8s/skiff/apiserver/openapi"
 	"github.com/skiff-k8s/skiff/apiserver/rest"
+	"github.com/skiff-k8s/skiff/guard"
+	"github.com/skiff-k8s/skiff/serviceaccount"
 )
 
 // Options of Standard. Backend, ClientCA, ServiceAccountKey and Advertise are
@@ -82,7 +80,8 @@ func Standard(ctx context.Context, o Options) (*Server, error) {
 	if o.Log == nil {
 		o.Log = slog.Default()
 	}
-	tokens, err := o.tokens()
+	registry := prometheus.NewRegistry()
+	tokens, err := o.tokens(registry)
 	if err != nil {
 		return nil, err
 	}
@@ -100,8 +99,7 @@ func Standard(ctx context.Context, o Options) (*Server, error) {
 		return nil, err
 	}
 	documents, descriptions := discovery.New(o.Advertise.String()), openapi.New(openapi.Config{})
-	registry := prometheus.NewRegistry()
-	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	registry.MustRegister(guard.Panics, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	mux := http.NewServeMux()
 	ctx, end := context.WithCancel(ctx)
 	var s *Server
@@ -178,12 +176,12 @@ func (o Options) objects(s *Server, services *alloc.Services) bootstrap.Config {
 	}
 }
 
-func (o Options) tokens() (*authn.Tokens, error) {
-	key, err := signer(o.ServiceAccountKey)
+func (o Options) tokens(registry prometheus.Registerer) (*authn.Tokens, error) {
+	key, err := serviceaccount.ParseKey(o.ServiceAccountKey)
 	if err != nil {
 		return nil, fmt.Errorf("service account key: %w", err)
 	}
-	return authn.NewTokens(authn.TokensConfig{Issuer: o.Issuer, Key: key})
+	return authn.NewTokens(authn.TokensConfig{Issuer: o.Issuer, Key: key, Metrics: registry})
 }
 
 func (o Options) users(tokens *authn.Tokens) (authn.Config, error) {
@@ -214,29 +212,4 @@ func (o Options) connections(rights *authz.Authorizer) (*connect.Handler, error)
 	// without --kubelet-certificate-authority: nothing here can verify them.
 	c.Kubelet = &tls.Config{Certificates: []tls.Certificate{pair}, InsecureSkipVerify: true}
 	return connect.New(c), nil
-}
-
-// signer reads a private key in PEM: PKCS #8, PKCS #1 or SEC 1.
-func signer(data []byte) (crypto.Signer, error) {
-	block, _ := pem.Decode(data)
-	if block == nil {
-		return nil, errors.New("no key in PEM")
-	}
-	if key, err := x509.ParsePKCS1PrivateKey(block.Bytes); err == nil {
-		return key, nil
-	}
-	if key, err := x509.ParseECPrivateKey(block.Bytes); err == nil {
-		return key, nil
-	}
-	key, err := x509.ParsePKCS8PrivateKey(block.Bytes)
-	if err != nil {
-		return nil, err
-	}
-	switch key := key.(type) {
-	case *rsa.PrivateKey:
-		return key, nil
-	case *ecdsa.PrivateKey:
-		return key, nil
-	}
-	return nil, fmt.Errorf("%T cannot sign tokens", key)
 }

@@ -86,6 +86,9 @@ func startControlPlane(ctx context.Context, r *run) (*controlPlane, error) {
 	return p, nil
 }
 
+// tokenKeyFile is the key that signs tokens of service accounts.
+const tokenKeyFile = "service-accounts"
+
 func (p *controlPlane) start(ctx context.Context) error {
 	r := p.run
 	serving, err := r.pki.Server("apiserver", "kube-apiserver", r.hosts()...)
@@ -96,7 +99,7 @@ func (p *controlPlane) start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	tokenKey, err := r.pki.Key("service-accounts")
+	tokenKey, err := r.pki.Key(tokenKeyFile)
 	if err != nil {
 		return err
 	}
@@ -234,10 +237,14 @@ func (p *controlPlane) controllers(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	tokenKey, err := p.run.pki.Key(tokenKeyFile)
+	if err != nil {
+		return err
+	}
 	factory := informers.NewSharedInformerFactory(client, 0)
 	manager, err := controllers.New(controllers.Config{
 		Client: client, Metadata: meta, Informers: factory,
-		RootCA: p.run.pki.CA(), PodCIDR: p.run.PodCIDR,
+		RootCA: p.run.pki.CA(), ServiceAccountKey: tokenKey, PodCIDR: p.run.PodCIDR,
 	})
 	if err != nil {
 		return err

@@ -41,6 +41,13 @@ type Config struct {
 	// RootCA is published as kube-root-ca.crt, PEM-encoded. Without one nothing is published.
 	RootCA []byte
 
+	// ServiceAccountKey signs the tokens in Secrets of type kubernetes.io/service-account-token, PEM-encoded. Without
+	// one such Secrets are not filled.
+	ServiceAccountKey []byte
+	// LegacyTokenPeriod is after how long without use such a token that was made unasked becomes invalid, and after
+	// how long as such it is deleted; a year.
+	LegacyTokenPeriod time.Duration
+
 	// PodCIDR is divided among the nodes. Without one, nodes get no range.
 	PodCIDR netip.Prefix
 	// NodeCIDRBits is the length of a node's prefix; 24.
@@ -65,6 +72,7 @@ func (c *Config) setDefaults() error {
 	case c.PodCIDR.IsValid() && c.PodCIDR != c.PodCIDR.Masked():
 		return fmt.Errorf("controllers: Config.PodCIDR: %s has bits set beyond its length", c.PodCIDR)
 	}
+	setDefault(&c.LegacyTokenPeriod, 365*24*time.Hour)
 	setDefault(&c.NodeCIDRBits, 24)
 	setDefault(&c.Concurrency, 5)
 	setDefault(&c.NodeMonitorGrace, 50*time.Second)

@@ -20,6 +20,7 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
 
+	"github.com/skiff-k8s/skiff/apiserver"
 	"github.com/skiff-k8s/skiff/apiserver/apiservertest"
 	"github.com/skiff-k8s/skiff/controllers"
 )
@@ -42,7 +43,7 @@ func start(t *testing.T) *world { return startWith(t, controllers.Config{}) }
 // startWith starts a world whose controllers are configured so.
 func startWith(t *testing.T, c controllers.Config) *world {
 	t.Helper()
-	server := apiservertest.Start(t, nil)
+	server := apiservertest.Start(t, func(o *apiserver.Options) { c.ServiceAccountKey = o.ServiceAccountKey })
 	// The controllers have the rights of their user, the test has all.
 	config := apiservertest.Config(server, user.KubeControllerManager, user.AllAuthenticated)
 	meta, err := metadata.NewForConfig(config)

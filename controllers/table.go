@@ -1,6 +1,7 @@
 package controllers
 
 import (
+	"fmt"
 	"slices"
 
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -11,7 +12,9 @@ import (
 	"github.com/skiff-k8s/skiff/controllers/policy"
 	"github.com/skiff-k8s/skiff/controllers/services"
 	"github.com/skiff-k8s/skiff/controllers/storage"
+	"github.com/skiff-k8s/skiff/controllers/tokens"
 	"github.com/skiff-k8s/skiff/controllers/workloads"
+	"github.com/skiff-k8s/skiff/serviceaccount"
 
 	appsv1 "k8s.io/api/apps/v1"
 	batchv1 "k8s.io/api/batch/v1"
@@ -45,6 +48,19 @@ var table = []row{
 			return nil, nil
 		}
 		return namespaces.RootCA(m.namespaces(), m.config.RootCA), nil
+	}},
+	{"serviceaccount-token", core("serviceaccounts", "secrets"), func(m *Manager) (runner, error) {
+		if len(m.config.ServiceAccountKey) == 0 {
+			return nil, nil
+		}
+		key, err := serviceaccount.ParseKey(m.config.ServiceAccountKey)
+		if err != nil {
+			return nil, fmt.Errorf("service account key: %w", err)
+		}
+		return made(tokens.Tokens(m.tokens(), key, m.config.RootCA))
+	}},
+	{"legacy-serviceaccount-token-cleaner", core("serviceaccounts", "secrets", "pods", "configmaps"), func(m *Manager) (runner, error) {
+		return tokens.Cleaner(m.tokens(), m.config.LegacyTokenPeriod), nil
 	}},
 	{"replicaset", append(apps("replicasets"), core("pods")...), func(m *Manager) (runner, error) {
 		return made(workloads.ReplicaSet(m.workloads()))
@@ -188,6 +204,10 @@ func made[T runner](controller T, err error) (runner, error) {
 
 func (m *Manager) namespaces() namespaces.Deps {
 	return namespaces.Deps{Client: m.config.Client, Metadata: m.config.Metadata, Informers: m.config.Informers, Workers: m.config.Concurrency}
+}
+
+func (m *Manager) tokens() tokens.Deps {
+	return tokens.Deps{Client: m.config.Client, Informers: m.config.Informers, Workers: m.config.Concurrency}
 }
 
 func (m *Manager) nodes() nodes.Deps {

@@ -11,13 +11,15 @@ import (
 	"github.com/skiff-k8s/skiff/apiserver/resource"
 )
 
+var errNotStarted = errors.New("service account tokens cannot be checked before the server has started")
+
 var errInvalidated = errors.New("service account token has been invalidated")
 
 // checkBinding looks up what a token is bound to. A token ends with the object
 // it is bound to, after the same leeway that clocks are given.
 func checkBinding(ctx context.Context, cluster resource.Cluster, b Binding, now time.Time) error {
 	if cluster == nil {
-		return errors.New("service account tokens cannot be checked before the server has started")
+		return errNotStarted
 	}
 	gone := func(obj resource.Object) bool {
 		t := obj.GetDeletionTimestamp()

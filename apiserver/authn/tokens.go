@@ -3,11 +3,6 @@ package authn
 import (
 	"context"
 	"crypto"
-	"crypto/ecdsa"
-	"crypto/rsa"
-	"crypto/sha256"
-	"crypto/x509"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"time"
@@ -15,11 +10,15 @@ import (
 	"github.com/go-jose/go-jose/v4"
 	"github.com/go-jose/go-jose/v4/jwt"
 	"github.com/google/uuid"
+	"github.com/prometheus/client_golang/prometheus"
+	utilerrors "k8s.io/apimachinery/pkg/util/errors"
 	"k8s.io/apiserver/pkg/authentication/authenticator"
-	"k8s.io/apiserver/pkg/authentication/serviceaccount"
+	authsa "k8s.io/apiserver/pkg/authentication/serviceaccount"
 	"k8s.io/apiserver/pkg/authentication/user"
 
+	"github.com/skiff-k8s/skiff/apiserver/request"
 	"github.com/skiff-k8s/skiff/apiserver/resource"
+	"github.com/skiff-k8s/skiff/serviceaccount"
 )
 
 // ProjectedTokenSeconds is the lifetime of the tokens that are mounted in pods
@@ -38,6 +37,8 @@ type TokensConfig struct {
 	Key crypto.Signer
 	// OldKeys verify tokens signed before Key was changed.
 	OldKeys []crypto.PublicKey
+	// Metrics is where the use of tokens is counted; nil: nowhere.
+	Metrics prometheus.Registerer
 }
 
 // Tokens issues and verifies service account tokens: JWTs bound to the
@@ -49,28 +50,25 @@ type Tokens struct {
 	signer    jose.Signer
 	keys      []jose.JSONWebKey // the signing key's public half first
 	cluster   resource.Cluster
+	metrics   tokenMetrics
 }
 
 // NewTokens checks the configuration and prepares the keys.
 func NewTokens(c TokensConfig) (*Tokens, error) {
-	t := &Tokens{issuer: c.Issuer, audiences: c.Audiences}
+	t := &Tokens{issuer: c.Issuer, audiences: c.Audiences, metrics: newTokenMetrics(c.Metrics)}
 	if len(t.audiences) == 0 {
 		t.audiences = authenticator.Audiences{c.Issuer}
 	}
 	for _, key := range append([]crypto.PublicKey{c.Key.Public()}, c.OldKeys...) {
-		jwk, err := webKey(key)
+		jwk, err := serviceaccount.WebKey(key)
 		if err != nil {
 			return nil, err
 		}
 		t.keys = append(t.keys, jwk)
 	}
 	var err error
-	t.signer, err = jose.NewSigner(jose.SigningKey{
-		Algorithm: jose.SignatureAlgorithm(t.keys[0].Algorithm),
-		Key:       jose.JSONWebKey{Key: c.Key, KeyID: t.keys[0].KeyID, Algorithm: t.keys[0].Algorithm, Use: "sig"},
-	}, nil)
-	if err != nil {
-		return nil, fmt.Errorf("prepare the service account signing key: %w", err)
+	if t.signer, err = serviceaccount.NewSigner(c.Key); err != nil {
+		return nil, err
 	}
 	return t, nil
 }
@@ -81,30 +79,6 @@ func (t *Tokens) Use(cluster resource.Cluster) { t.cluster = cluster }
 
 // Audiences are those of the API server.
 func (t *Tokens) Audiences() []string { return t.audiences }
-
-// webKey describes a public key as RFC 7517 does. Its id is a hash, so that
-// the key cannot be told from it.
-func webKey(key crypto.PublicKey) (jose.JSONWebKey, error) {
-	der, err := x509.MarshalPKIXPublicKey(key)
-	if err != nil {
-		return jose.JSONWebKey{}, fmt.Errorf("encode service account public key: %w", err)
-	}
-	id := sha256.Sum256(der)
-	jwk := jose.JSONWebKey{Key: key, KeyID: base64.RawURLEncoding.EncodeToString(id[:]), Use: "sig"}
-	switch k := key.(type) {
-	case *rsa.PublicKey:
-		jwk.Algorithm = string(jose.RS256)
-	case *ecdsa.PublicKey:
-		algorithm, ok := map[int]jose.SignatureAlgorithm{256: jose.ES256, 384: jose.ES384, 521: jose.ES512}[k.Curve.Params().BitSize]
-		if !ok {
-			return jose.JSONWebKey{}, fmt.Errorf("service account key: curve %s is not supported", k.Curve.Params().Name)
-		}
-		jwk.Algorithm = string(algorithm)
-	default:
-		return jose.JSONWebKey{}, fmt.Errorf("service account key: type %T is not supported", key)
-	}
-	return jwk, nil
-}
 
 // algorithms a token may be signed with. "none" and shared secrets are not
 // among them.
@@ -147,7 +121,7 @@ func (t *Tokens) Issue(b Binding, audiences []string, now time.Time, lifetime, w
 	token, err := jwt.Signed(t.signer).Claims(Claims{
 		Claims: jwt.Claims{
 			Issuer:    t.issuer,
-			Subject:   serviceaccount.MakeUsername(b.Namespace, b.ServiceAccount.Name),
+			Subject:   authsa.MakeUsername(b.Namespace, b.ServiceAccount.Name),
 			IssuedAt:  jwt.NewNumericDate(now),
 			NotBefore: jwt.NewNumericDate(now),
 			Expiry:    jwt.NewNumericDate(now.Add(lifetime)),
@@ -163,51 +137,89 @@ func (t *Tokens) Issue(b Binding, audiences []string, now time.Time, lifetime, w
 }
 
 // AuthenticateToken verifies a token. ok is false without an error for what is
-// not a token of this issuer.
+// not a token of this issuer, nor one that lives in a Secret.
 func (t *Tokens) AuthenticateToken(ctx context.Context, token string) (answer *authenticator.Response, ok bool, err error) {
-	claims, ours, err := t.verify(token)
+	var legacy serviceaccount.LegacyClaims
+	if ours, err := t.verify(token, serviceaccount.LegacyIssuer, &legacy); err != nil {
+		return nil, false, err
+	} else if ours {
+		return t.authenticateLegacy(ctx, token, legacy)
+	}
+	var claims Claims
+	ours, err := t.verify(token, t.issuer, &claims)
 	if err != nil || !ours {
 		return nil, false, err
 	}
+	audiences, err := t.intersect(ctx, claims.Audience)
+	if err != nil {
+		return nil, false, err
+	}
+	now := time.Now()
+	if err := checkTime(claims, now); err != nil {
+		return nil, false, err
+	}
+	if err := checkBinding(ctx, t.cluster, claims.Kubernetes, now); err != nil {
+		return nil, false, err
+	}
+	t.noteAge(ctx, claims, now)
+	return &authenticator.Response{User: userOf(claims), Audiences: audiences}, true, nil
+}
+
+// intersect returns those of a token's audiences that are asked for, by default
+// those of this server.
+func (t *Tokens) intersect(ctx context.Context, audiences authenticator.Audiences) (authenticator.Audiences, error) {
 	wanted, asked := authenticator.AudiencesFrom(ctx)
 	if !asked {
 		wanted = t.audiences
 	}
-	audiences := authenticator.Audiences(claims.Audience).Intersect(wanted)
-	if len(audiences) == 0 {
-		return nil, false, fmt.Errorf("token audiences %q is invalid for the target audiences %q", claims.Audience, wanted)
+	common := audiences.Intersect(wanted)
+	if len(common) == 0 {
+		return nil, fmt.Errorf("token audiences %q is invalid for the target audiences %q", audiences, wanted)
 	}
-	if err := checkTime(claims, time.Now()); err != nil {
-		return nil, false, err
-	}
-	if err := checkBinding(ctx, t.cluster, claims.Kubernetes, time.Now()); err != nil {
-		return nil, false, err
-	}
-	return &authenticator.Response{User: userOf(claims), Audiences: audiences}, true, nil
+	return common, nil
 }
 
-// verify reads the claims of a token of this issuer and checks its signature.
-func (t *Tokens) verify(token string) (claims Claims, ours bool, err error) {
+// noteAge tells tokens that should have been replaced from those that are fresh.
+func (t *Tokens) noteAge(ctx context.Context, claims Claims, now time.Time) {
+	warnAfter := claims.Kubernetes.WarnAfter
+	switch {
+	case warnAfter == nil || *warnAfter == 0:
+	case now.After(warnAfter.Time()):
+		request.Annotate(ctx, "authentication.k8s.io/stale-token",
+			fmt.Sprintf("subject: %s, seconds after warning threshold: %d", claims.Subject, now.Unix()-warnAfter.Time().Unix()))
+		t.metrics.stale.Inc()
+	default:
+		t.metrics.valid.Inc()
+	}
+}
+
+// verify reads the claims of a token of an issuer and checks its signature.
+func (t *Tokens) verify(token, issuer string, claims any) (ours bool, err error) {
 	parsed, err := jwt.ParseSigned(token, algorithms)
 	if err != nil {
-		return claims, false, nil
+		return false, nil
 	}
-	if err := parsed.UnsafeClaimsWithoutVerification(&claims); err != nil || claims.Issuer != t.issuer {
-		return claims, false, nil
+	var says struct {
+		Issuer string `json:"iss"`
 	}
+	if err := parsed.UnsafeClaimsWithoutVerification(&says); err != nil || says.Issuer != issuer {
+		return false, nil
+	}
+	var errs []error
 	for _, key := range t.keys {
 		if id := parsed.Headers[0].KeyID; id != "" && id != key.KeyID {
 			continue
 		}
-		claims = Claims{}
-		if err = parsed.Claims(key.Key, &claims); err == nil {
-			return claims, true, nil
+		err := parsed.Claims(key.Key, claims)
+		if err == nil {
+			return true, nil
 		}
+		errs = append(errs, err)
 	}
-	if err == nil {
-		err = errors.New("no keys found")
+	if len(errs) == 0 {
+		return false, errors.New("invalid signature, no keys found")
 	}
-	return claims, false, fmt.Errorf("invalid signature: %w", err)
+	return false, utilerrors.NewAggregate(errs)
 }
 
 func checkTime(claims Claims, now time.Time) error {
@@ -228,7 +240,7 @@ func checkTime(claims Claims, now time.Time) error {
 // userOf is the identity the claims give.
 func userOf(claims Claims) user.Info {
 	k := claims.Kubernetes
-	info := serviceaccount.ServiceAccountInfo{Namespace: k.Namespace, Name: k.ServiceAccount.Name, UID: k.ServiceAccount.UID}
+	info := authsa.ServiceAccountInfo{Namespace: k.Namespace, Name: k.ServiceAccount.Name, UID: k.ServiceAccount.UID}
 	if claims.ID != "" {
 		info.CredentialID = "JTI=" + claims.ID
 	}

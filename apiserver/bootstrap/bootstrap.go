@@ -63,6 +63,7 @@ func Ensure(ctx context.Context, c Config) error {
 	objects = append(objects, fairness()...)
 	objects = append(objects, c.endpointObjects()...)
 	objects = append(objects, c.trust()...)
+	objects = append(objects, tracking(time.Now()))
 	return ensure(ctx, c.Cluster, objects)
 }
 
@@ -79,6 +80,7 @@ func Run(ctx context.Context, c Config) error {
 		case <-ticker.C:
 		}
 		objects := append(namespaces(), c.endpointObjects()...)
+		objects = append(objects, tracking(time.Now()))
 		if err := ensure(ctx, c.Cluster, append(objects, c.trust()...)); err != nil && ctx.Err() == nil {
 			slog.WarnContext(ctx, "system objects could not be kept", "error", err)
 		}

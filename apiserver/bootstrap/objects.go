@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"maps"
 	"slices"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -18,6 +19,7 @@ import (
 	"github.com/skiff-k8s/skiff/apiserver/authn"
 	"github.com/skiff-k8s/skiff/apiserver/builtin/scheduling"
 	"github.com/skiff-k8s/skiff/apiserver/resource"
+	"github.com/skiff-k8s/skiff/serviceaccount"
 )
 
 func namespaces() []object {
@@ -173,6 +175,29 @@ func (c Config) trust() []object {
 		m.Data = maps.Clone(data)
 		return true
 	}}}
+}
+
+// tracking is the ConfigMap that says since when the use of legacy tokens is
+// noted: the cleaner of those that nobody uses waits for long enough.
+func tracking(now time.Time) object {
+	since := func() map[string]string {
+		return map[string]string{serviceaccount.TrackedSinceKey: serviceaccount.Date(now)}
+	}
+	want := &corev1.ConfigMap{
+		ObjectMeta: metav1.ObjectMeta{Name: serviceaccount.TrackingConfigMap, Namespace: metav1.NamespaceSystem},
+		Data:       since(),
+	}
+	return object{plural: "configmaps", want: want, repair: func(have resource.Object) bool {
+		m := have.(*corev1.ConfigMap)
+		if _, err := serviceaccount.ParseDate(m.Data[serviceaccount.TrackedSinceKey]); err == nil {
+			return false
+		}
+		if m.Data == nil {
+			m.Data = map[string]string{}
+		}
+		maps.Copy(m.Data, since())
+		return true
+	}}
 }
 
 func jsonList(values ...string) string {

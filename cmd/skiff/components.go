@@ -108,7 +108,7 @@ var errLeaseLost = errors.New("the lease of the leader was lost")
 
 func controllersCommand() *cobra.Command {
 	var c client
-	var rootCA string
+	var rootCA, tokenKey string
 	var config controllers.Config
 	cmd := &cobra.Command{
 		Use:   "controllers",
@@ -128,8 +128,14 @@ func controllersCommand() *cobra.Command {
 			if config.Metadata, err = metadata.NewForConfig(restConfig); err != nil {
 				return err
 			}
-			if rootCA != "" {
-				if config.RootCA, err = os.ReadFile(rootCA); err != nil {
+			for _, file := range []struct {
+				name    string
+				content *[]byte
+			}{{rootCA, &config.RootCA}, {tokenKey, &config.ServiceAccountKey}} {
+				if file.name == "" {
+					continue
+				}
+				if *file.content, err = os.ReadFile(file.name); err != nil {
 					return err
 				}
 			}
@@ -148,6 +154,8 @@ func controllersCommand() *cobra.Command {
 	c.flags(cmd.Flags())
 	c.electionFlag(cmd.Flags())
 	cmd.Flags().StringVar(&rootCA, "root-ca-file", "", "certificate to publish to pods as kube-root-ca.crt")
+	cmd.Flags().StringVar(&tokenKey, "service-account-private-key-file", "", "key that signs the tokens in Secrets of service accounts (default: leave those Secrets empty)")
+	cmd.Flags().DurationVar(&config.LegacyTokenPeriod, "legacy-service-account-token-clean-up-period", 365*24*time.Hour, "time without use after which a token that was made unasked is cleaned up")
 	cmd.Flags().TextVar(&config.PodCIDR, "cluster-cidr", netip.Prefix{}, "range to divide among the nodes (default: give nodes none)")
 	return cmd
 }
