@@ -130,7 +130,7 @@ func (s *Server) limitTime(next http.Handler) http.Handler {
 		// That ctx is over comes first: to end a read over HTTP/1.1 looks like the
 		// client's leaving, of which nobody would be told.
 		expire := func() { <-ctx.Done(); stopReading(controller)() }
-		g := &guard{pause: s.config.Limits.AnswerTimeout, steps: []func(){expire, stopWriting(controller), cutOff(ctx)}}
+		g := &expiry{pause: s.config.Limits.AnswerTimeout, steps: []func(){expire, stopWriting(controller), cutOff(ctx)}}
 		g.start(limit)
 		defer g.stop()
 		next.ServeHTTP(w, r.WithContext(ctx))
@@ -150,7 +150,7 @@ func (s *Server) endWithServer(next http.Handler) http.Handler {
 		controller.SetWriteDeadline(time.Time{})
 		if request.From(r.Context()).Verb == "watch" {
 			w = &response{ResponseWriter: w, patience: s.config.Limits.RequestTimeout,
-				stall: &guard{pause: s.config.Limits.AnswerTimeout, steps: []func(){stopWriting(controller), cutOff(ctx)}}}
+				stall: &expiry{pause: s.config.Limits.AnswerTimeout, steps: []func(){stopWriting(controller), cutOff(ctx)}}}
 		}
 		next.ServeHTTP(w, r.WithContext(ctx))
 	})

@@ -15,7 +15,7 @@ type response struct {
 	// begun, if not nil, is called when the answer begins.
 	begun func()
 	// stall, if not nil, guards every write and flush, which may take patience.
-	stall    *guard
+	stall    *expiry
 	patience time.Duration
 }
 

@@ -20,6 +20,7 @@ import (
 	"github.com/skiff-k8s/skiff/apiserver/resource"
 	"github.com/skiff-k8s/skiff/apiserver/rest"
 	"github.com/skiff-k8s/skiff/apiserver/store"
+	"github.com/skiff-k8s/skiff/guard"
 )
 
 // Server is an API server over one backend. It serves from when New returns,
@@ -31,7 +32,7 @@ type Server struct {
 	served   atomic.Pointer[served]
 	setting  sync.Mutex // held by SetResources
 	handler  http.Handler
-	parts    sync.WaitGroup
+	parts    guard.Group
 	stopping context.Context
 	stop     context.CancelFunc
 	end      context.CancelFunc // of the parts
@@ -140,13 +141,13 @@ func (s *Server) Serve(ctx context.Context, l net.Listener, config *tls.Config) 
 	}
 	server.RegisterOnShutdown(s.stop)
 	failed := make(chan error, 1)
-	go func() {
+	guard.Go("API server", func() {
 		if config == nil {
 			failed <- server.Serve(l)
 			return
 		}
 		failed <- server.ServeTLS(l, "", "")
-	}()
+	})
 	select {
 	case err := <-failed:
 		return fmt.Errorf("serve on %s: %w", l.Addr(), err)

@@ -161,8 +161,8 @@ func (s *Server) begin(ctx context.Context, rights *authz.Authorizer, objects bo
 
 // follow runs a part of the server until ctx ends.
 func (s *Server) follow(ctx context.Context, part string, run func(context.Context) error) {
-	s.parts.Go(func() {
-		if err := run(ctx); err != nil && !errors.Is(err, context.Canceled) {
+	s.parts.Go(part, func() {
+		if err := guard.Keep(ctx, part, run); err != nil && !errors.Is(err, context.Canceled) {
 			s.config.Log.ErrorContext(ctx, "part of the server ended", "part", part, "err", err)
 		}
 	})

@@ -15,6 +15,7 @@ import (
 	"k8s.io/apiserver/pkg/authentication/user"
 
 	"github.com/skiff-k8s/skiff/apiserver/request"
+	"github.com/skiff-k8s/skiff/guard"
 )
 
 // Transport lets clients in this process reach the server as u, without socket
@@ -41,12 +42,12 @@ func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
 		served.Body = http.NoBody
 	}
 	stop := context.AfterFunc(ctx, func() { a.body.closeWith(ctx.Err()) })
-	go func() {
+	guard.Go("requests in process", func() {
 		defer stop()
 		defer cancel()
 		defer a.end()
 		t.handler.ServeHTTP(a, served)
-	}()
+	})
 	select {
 	case <-a.begun:
 	case <-r.Context().Done():

@@ -129,9 +129,9 @@ func (p *controlPlane) start(ctx context.Context) error {
 	if err != nil {
 		return errors.Join(err, listener.Close())
 	}
-	go func() {
+	guard.Go("API server", func() {
 		p.served <- p.server.Serve(ctx, listener, &tls.Config{Certificates: []tls.Certificate{certificate}, ClientAuth: tls.RequestClientCert})
-	}()
+	})
 	return nil
 }
 

@@ -11,6 +11,8 @@ import (
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
+
+	"github.com/skiff-k8s/skiff/guard"
 )
 
 // network joins the nodes that live in network namespaces of their own with the
@@ -146,11 +148,11 @@ func openNamespace(name string) (netns.NsHandle, error) {
 		err error
 	}
 	made := make(chan result)
-	go func() {
+	guard.Go("network", func() {
 		runtime.LockOSThread()
 		ns, err := netns.NewNamed(name)
 		made <- result{ns, err}
-	}()
+	})
 	r := <-made
 	return r.ns, r.err
 }
@@ -173,15 +175,15 @@ func inNamespace(name string, f func() error) error {
 	}
 	defer ns.Close()
 	done := make(chan error)
-	go func() {
+	guard.Go("network", func() {
 		// Never unlocked: the thread must not serve another goroutine afterwards.
 		runtime.LockOSThread()
 		if err := netns.Set(ns); err != nil {
 			done <- err
 			return
 		}
-		done <- f()
-	}()
+		done <- guard.Call("network", f)
+	})
 	return <-done
 }
 

@@ -21,6 +21,7 @@ import (
 
 	"github.com/skiff-k8s/skiff/cluster/image"
 	"github.com/skiff-k8s/skiff/cluster/node"
+	"github.com/skiff-k8s/skiff/guard"
 )
 
 // startNodes starts all members, side by side.
@@ -156,7 +157,7 @@ func (r *run) runChild(ctx context.Context, m member) error {
 		return fmt.Errorf("start %s: %w", m.Name, err)
 	}
 	exited := make(chan error, 1)
-	go func() { exited <- cmd.Wait() }()
+	guard.Go("node", func() { exited <- cmd.Wait() })
 	select {
 	case err := <-exited:
 		err = fmt.Errorf("the process of the node ended: %w; see %s", err, log.Name())
@@ -228,11 +229,13 @@ func RunNode(ctx context.Context, file string, leash io.Reader, log *slog.Logger
 		tune(*k.config)
 	}
 	orphaned := make(chan struct{})
-	go func() { _, _ = io.Copy(io.Discard, leash); close(orphaned) }()
+	guard.Go("node", func() { _, _ = io.Copy(io.Discard, leash); close(orphaned) })
 	ended := make(chan error, 1)
 	runCtx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	go func() { ended <- node.Run(runCtx, c.Node, clients, log, func() {}) }()
+	guard.Go("node", func() {
+		ended <- guard.Call("node", func() error { return node.Run(runCtx, c.Node, clients, log, func() {}) })
+	})
 	select {
 	case <-orphaned:
 		return errors.New("the cluster's process has died")

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net/netip"
 	"path/filepath"
-	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -35,7 +34,7 @@ type run struct {
 	complete chan struct{}
 	// failed gets the first error of a part that ended by itself.
 	failed chan error
-	parts  sync.WaitGroup
+	parts  guard.Group
 }
 
 // up starts the parts in the order in which they need each other, waits for
@@ -102,7 +101,7 @@ func (r *run) up(ctx context.Context, ready func()) (err error) {
 // one that ends otherwise before it is told to takes the cluster down with its
 // error.
 func (r *run) start(what string, ctx context.Context, part func(context.Context) error) {
-	r.parts.Go(func() {
+	r.parts.Go(what, func() {
 		err := guard.Keep(ctx, what, part)
 		if ctx.Err() != nil {
 			return
@@ -190,7 +189,7 @@ func (r *run) greet() {
 
 func (r *run) waitParts() error {
 	done := make(chan struct{})
-	go func() { r.parts.Wait(); close(done) }()
+	guard.Go("cluster", func() { r.parts.Wait(); close(done) })
 	select {
 	case <-done:
 	case <-time.After(stopTimeout):

@@ -59,6 +59,11 @@ func Do(part string, work func()) {
 	_ = Call(part, func() error { work(); return nil }) // Call has told of a panic
 }
 
+// Try is Call for groups that collect errors, as those of golang.org/x/sync/errgroup do.
+func Try(part string, work func() error) func() error {
+	return func() error { return Call(part, work) }
+}
+
 // Go runs work as Do does, in a goroutine of its own, for which nobody waits.
 func Go(part string, work func()) {
 	go Do(part, work)

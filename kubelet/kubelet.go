@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"net"
 	"os"
-	"sync"
 
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/fields"
@@ -15,6 +14,7 @@ import (
 	typedv1 "k8s.io/client-go/kubernetes/typed/core/v1"
 	"k8s.io/client-go/tools/record"
 
+	"github.com/skiff-k8s/skiff/guard"
 	"github.com/skiff-k8s/skiff/kubelet/evict"
 	"github.com/skiff-k8s/skiff/kubelet/hooks"
 	"github.com/skiff-k8s/skiff/kubelet/images"
@@ -151,10 +151,10 @@ func (k *Kubelet) Run(ctx context.Context) error {
 
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	var group sync.WaitGroup
+	var group guard.Group
 	run := func(name string, f func(context.Context) error) {
-		group.Go(func() {
-			if err := f(ctx); err != nil && ctx.Err() == nil {
+		group.Go(name, func() {
+			if err := guard.Call(name, func() error { return f(ctx) }); err != nil && ctx.Err() == nil {
 				cancel(fmt.Errorf("%s: %w", name, err))
 			}
 		})

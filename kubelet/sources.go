@@ -13,6 +13,8 @@ import (
 	"k8s.io/client-go/kubernetes"
 	listersv1 "k8s.io/client-go/listers/core/v1"
 	"k8s.io/client-go/tools/cache"
+
+	"github.com/skiff-k8s/skiff/guard/clientgo"
 )
 
 // sources are the watches the kubelet lives from: the pods bound to the node, the node, all services.
@@ -62,10 +64,10 @@ func (s *sources) Services() []*v1.Service {
 
 // run feeds the parts until ctx ends.
 func (s *sources) run(ctx context.Context, k *Kubelet) error {
-	if _, err := s.node.AddEventHandler(cache.ResourceEventHandlerFuncs{
+	if _, err := s.node.AddEventHandler(clientgo.Handler("kubelet's events", cache.ResourceEventHandlerFuncs{
 		AddFunc:    func(obj any) { k.node.Saw(obj.(*v1.Node)) },
 		UpdateFunc: func(_, obj any) { k.node.Saw(obj.(*v1.Node)) },
-	}); err != nil {
+	})); err != nil {
 		return err
 	}
 	for _, f := range s.factories {
@@ -76,7 +78,7 @@ func (s *sources) run(ctx context.Context, k *Kubelet) error {
 	if !cache.WaitForCacheSync(ctx.Done(), s.served, s.node.HasSynced) {
 		return nil
 	}
-	handler, err := s.pods.AddEventHandler(cache.ResourceEventHandlerFuncs{
+	handler, err := s.pods.AddEventHandler(clientgo.Handler("kubelet's events", cache.ResourceEventHandlerFuncs{
 		AddFunc:    func(obj any) { k.podChanged(ctx, obj.(*v1.Pod)) },
 		UpdateFunc: func(_, obj any) { k.podChanged(ctx, obj.(*v1.Pod)) },
 		DeleteFunc: func(obj any) {
@@ -87,7 +89,7 @@ func (s *sources) run(ctx context.Context, k *Kubelet) error {
 				k.pods.Gone(pod.UID)
 			}
 		},
-	})
+	}))
 	if err != nil {
 		return err
 	}

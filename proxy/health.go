@@ -8,6 +8,8 @@ import (
 	"net/http"
 	"sync"
 	"time"
+
+	"github.com/skiff-k8s/skiff/guard"
 )
 
 // healthServer answers load balancers: on each health check port whether the
@@ -107,6 +109,6 @@ func serve(address string, handler http.HandlerFunc) (*http.Server, error) {
 		return nil, err
 	}
 	server := &http.Server{Handler: handler, ReadHeaderTimeout: 5 * time.Second}
-	go func() { _ = server.Serve(listener) }()
+	guard.Go("proxy's health", func() { _ = server.Serve(listener) })
 	return server, nil
 }

@@ -19,6 +19,8 @@ import (
 	corelisters "k8s.io/client-go/listers/core/v1"
 	discoverylisters "k8s.io/client-go/listers/discovery/v1"
 	"k8s.io/client-go/tools/cache"
+
+	"github.com/skiff-k8s/skiff/guard/clientgo"
 )
 
 const (
@@ -85,23 +87,23 @@ func New(c Config) (*Proxy, error) {
 		p.factory.Core().V1().Services().Informer(),
 		p.factory.Discovery().V1().EndpointSlices().Informer(),
 	} {
-		if _, err := informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
+		if _, err := informer.AddEventHandler(clientgo.Handler("proxy's events", cache.ResourceEventHandlerFuncs{
 			AddFunc:    func(any) { p.stir() },
 			UpdateFunc: func(_, _ any) { p.stir() },
 			DeleteFunc: func(any) { p.stir() },
-		}); err != nil {
+		})); err != nil {
 			return nil, err
 		}
 	}
 	// A node's status changes every few seconds; here only its zone matters.
-	if _, err := p.self.Core().V1().Nodes().Informer().AddEventHandler(cache.ResourceEventHandlerFuncs{
+	if _, err := p.self.Core().V1().Nodes().Informer().AddEventHandler(clientgo.Handler("proxy's events", cache.ResourceEventHandlerFuncs{
 		AddFunc: func(any) { p.stir() },
 		UpdateFunc: func(old, now any) {
 			if zone(old.(*corev1.Node)) != zone(now.(*corev1.Node)) {
 				p.stir()
 			}
 		},
-	}); err != nil {
+	})); err != nil {
 		return nil, err
 	}
 	return p, nil

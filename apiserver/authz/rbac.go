@@ -13,6 +13,7 @@ import (
 
 	"github.com/skiff-k8s/skiff/apiserver/resource"
 	"github.com/skiff-k8s/skiff/apiserver/store"
+	"github.com/skiff-k8s/skiff/guard"
 )
 
 // RBAC allows what roles bound to a user allow. It answers from an index of
@@ -46,7 +47,7 @@ func (z *RBAC) load(ctx context.Context, source Source, lookup Lookup) error {
 func (z *RBAC) Run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	for i, r := range z.kinds {
-		group.Go(func() error { return z.follow(ctx, r, z.loaded[i]) })
+		group.Go(guard.Try("authorization", func() error { return z.follow(ctx, r, z.loaded[i]) }))
 	}
 	if err := group.Wait(); err != nil && ctx.Err() == nil {
 		return err

@@ -19,6 +19,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/skiff-k8s/skiff/apiserver/resource"
+	"github.com/skiff-k8s/skiff/guard"
 )
 
 // Config says what the objects depend on.
@@ -92,12 +93,12 @@ func ensure(ctx context.Context, cluster resource.Cluster, objects []object) err
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(atOnce)
 	for _, o := range objects {
-		group.Go(func() error {
+		group.Go(guard.Try("bootstrap", func() error {
 			if err := o.ensure(ctx, cluster); err != nil {
 				return fmt.Errorf("bootstrap %s %s/%s: %w", o.plural, o.want.GetNamespace(), o.want.GetName(), err)
 			}
 			return nil
-		})
+		}))
 	}
 	return group.Wait()
 }

@@ -17,6 +17,8 @@ import (
 	remoteconsts "k8s.io/apimachinery/pkg/util/remotecommand"
 	"k8s.io/client-go/tools/remotecommand"
 	"k8s.io/client-go/util/exec"
+
+	"github.com/skiff-k8s/skiff/guard"
 )
 
 func (h *Handler) exec(w http.ResponseWriter, r *http.Request, t Target) error {
@@ -122,11 +124,11 @@ func (h *Handler) translate(w http.ResponseWriter, r *http.Request, at *url.URL,
 	}
 	// An empty message tells old clients that the session stands.
 	_, _ = first.Write(nil)
-	go func() {
+	guard.Go("streams", func() {
 		defer cancel()
 		defer close(sizes)
 		read(ctx, conn, isBase64, typed, sizes)
-	}()
+	})
 	err = h.runSession(ctx, at, options)
 	_ = stdin.CloseWithError(io.ErrClosedPipe)
 	h.sayEnd(conn.Subprotocol(), to(channelStatus), err)

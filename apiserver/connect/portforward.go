@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
-	"sync"
 
 	"github.com/coder/websocket"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -15,6 +14,7 @@ import (
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 
 	"github.com/skiff-k8s/skiff/apiserver/request"
+	"github.com/skiff-k8s/skiff/guard"
 )
 
 // tunnelPrefix marks WebSockets whose messages are the bytes of a SPDY
@@ -90,9 +90,9 @@ func (h *Handler) tunnel(w http.ResponseWriter, r *http.Request, at *url.URL) er
 
 // join copies both ways and closes both when either ends.
 func join(a, b io.ReadWriteCloser) {
-	var copies sync.WaitGroup
+	var copies guard.Group
 	for _, way := range [][2]io.ReadWriteCloser{{a, b}, {b, a}} {
-		copies.Go(func() {
+		copies.Go("streams", func() {
 			defer a.Close()
 			defer b.Close()
 			_, _ = io.Copy(way[0], way[1])

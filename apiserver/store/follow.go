@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/skiff-k8s/skiff/apiserver/backend"
+	"github.com/skiff-k8s/skiff/guard"
 )
 
 // retryAfter is how long the follower waits before it asks a backend again
@@ -18,7 +19,7 @@ const retryAfter = 200 * time.Millisecond
 func (s *Store) follow(ctx context.Context) {
 	defer close(s.progress.end)
 	for {
-		err := s.followOnce(ctx)
+		err := guard.Call("store", func() error { return s.followOnce(ctx) })
 		if ctx.Err() != nil || errors.Is(err, backend.ErrClosed) {
 			return
 		}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/skiff-k8s/skiff/apiserver/backend"
+	"github.com/skiff-k8s/skiff/guard"
 )
 
 // historyKey is where all servers of a backend agree on what has expired. It
@@ -106,7 +107,7 @@ func (s *Store) keepHistory(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case now := <-ticker.C:
-			if err := s.compact(ctx, now); err != nil && ctx.Err() == nil && !errors.Is(err, backend.ErrClosed) {
+			if err := guard.Call("history of the store", func() error { return s.compact(ctx, now) }); err != nil && ctx.Err() == nil && !errors.Is(err, backend.ErrClosed) {
 				slog.Error("Compacting storage", "error", err)
 			}
 		}

@@ -17,6 +17,7 @@ import (
 
 	"github.com/skiff-k8s/skiff/apiserver/backend"
 	"github.com/skiff-k8s/skiff/apiserver/resource"
+	"github.com/skiff-k8s/skiff/guard"
 )
 
 // Config of Open.
@@ -37,7 +38,7 @@ type Store struct {
 	progress progress
 	pending  pendings
 	end      context.CancelFunc
-	running  sync.WaitGroup // what uses the backend without being called
+	running  guard.Group // what uses the backend without being called
 
 	// order is held by the follower while it applies a change, and by Add and
 	// Remove, which must not see half of one.
@@ -79,8 +80,8 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 	}
 	s.progress.advance(start)
 	ctx, s.end = context.WithCancel(ctx)
-	s.running.Go(func() { s.follow(ctx) })
-	s.running.Go(func() { s.keepHistory(ctx) })
+	s.running.Go("store", func() { s.follow(ctx) })
+	s.running.Go("history of the store", func() { s.keepHistory(ctx) })
 	if err := s.progress.wait(ctx, newest); err != nil {
 		s.Close()
 		return nil, fmt.Errorf("open store: %w", err)

@@ -17,6 +17,8 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/skiff-k8s/skiff/guard"
 )
 
 const (
@@ -137,7 +139,7 @@ func (r *containerd) start() error {
 		return fmt.Errorf("start containerd: %w", err)
 	}
 	r.exited = make(chan error, 1)
-	go func() { r.exited <- r.cmd.Wait() }()
+	guard.Go("node", func() { r.exited <- r.cmd.Wait() })
 	return nil
 }
 

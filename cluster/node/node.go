@@ -22,6 +22,7 @@ import (
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/client-go/rest"
 
+	"github.com/skiff-k8s/skiff/guard"
 	"github.com/skiff-k8s/skiff/proxy/iptables"
 )
 
@@ -80,24 +81,24 @@ func Run(ctx context.Context, c Config, clients Clients, log *slog.Logger, ready
 		if err != nil {
 			return err
 		}
-		group.Go(func() error { return runtime.supervise(ctx) })
+		group.Go(guard.Try("node", func() error { return runtime.supervise(ctx) }))
 		if err := importImages(ctx, c); err != nil {
 			return errors.Join(err, stop(group))
 		}
 	}
 	ready()
-	group.Go(func() error {
+	group.Go(guard.Try("rules of the node", func() error {
 		keepRules(ctx, c, keeper, checkRules, log)
 		return nil
-	})
-	group.Go(func() error {
+	}))
+	group.Go(guard.Try("node", func() error {
 		self := fields.OneTermEqualSelector(metav1.ObjectNameField, c.Name)
 		return FollowPodCIDRs(ctx, clients.Kubelet, self, log, func(_ string, pods netip.Prefix) error {
 			return writeCNIConfig(c, pods)
 		})
-	})
-	group.Go(func() error { return runKubelet(ctx, c, clients.Kubelet, endpoint) })
-	group.Go(func() error { return runProxy(ctx, c, clients.Proxy, log) })
+	}))
+	group.Go(guard.Try("kubelet", func() error { return runKubelet(ctx, c, clients.Kubelet, endpoint) }))
+	group.Go(guard.Try("proxy", func() error { return runProxy(ctx, c, clients.Proxy, log) }))
 	if err := group.Wait(); err != nil && !errors.Is(err, context.Canceled) {
 		return err
 	}
@@ -106,7 +107,7 @@ func Run(ctx context.Context, c Config, clients Clients, log *slog.Logger, ready
 
 // stop ends a group whose context cannot be cancelled from here by failing it.
 func stop(group *errgroup.Group) error {
-	group.Go(func() error { return context.Canceled })
+	group.Go(guard.Try("node", func() error { return context.Canceled }))
 	if err := group.Wait(); !errors.Is(err, context.Canceled) {
 		return err
 	}

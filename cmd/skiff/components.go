@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"net/netip"
 	"os"
-	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -22,6 +21,7 @@ import (
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
 
 	"github.com/skiff-k8s/skiff/controllers"
+	"github.com/skiff-k8s/skiff/guard"
 	"github.com/skiff-k8s/skiff/scheduler"
 )
 
@@ -83,8 +83,8 @@ func (c *client) lead(ctx context.Context, name string, clients kubernetes.Inter
 		return err
 	}
 	election, giveUp := context.WithCancel(context.WithoutCancel(ctx))
-	var running sync.WaitGroup
-	running.Go(func() { elector.Run(election) })
+	var running guard.Group
+	running.Go("leader election", func() { elector.Run(election) })
 	defer running.Wait()
 	defer giveUp()
 	select {

@@ -23,6 +23,8 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/record"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/skiff-k8s/skiff/guard"
 )
 
 // How often the status is measured, and how old it may become when nothing changes.
@@ -149,8 +151,10 @@ func (m *Manager) Run(ctx context.Context) error {
 	if err := m.register(ctx); err != nil {
 		return err // only when ctx ended
 	}
-	var group sync.WaitGroup
-	group.Go(func() { m.renew(ctx) })
+	var group guard.Group
+	group.Go("node lease", func() {
+		_ = guard.Keep(ctx, "node lease", func(ctx context.Context) error { m.renew(ctx); return nil })
+	})
 	defer group.Wait()
 	for {
 		if err := m.report(ctx); err != nil && ctx.Err() == nil {

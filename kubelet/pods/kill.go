@@ -10,6 +10,7 @@ import (
 
 	v1 "k8s.io/api/core/v1"
 
+	"github.com/skiff-k8s/skiff/guard"
 	"github.com/skiff-k8s/skiff/kubelet/probe"
 	"github.com/skiff-k8s/skiff/kubelet/runtime"
 	"github.com/skiff-k8s/skiff/kubelet/status"
@@ -97,12 +98,12 @@ func (w *worker) kill(ctx context.Context, pod *v1.Pod, podIP string, v victim) 
 	k := &killing{task: task{cancel: cancel, done: make(chan struct{})}, grace: v.grace}
 	w.killing[v.container.ID] = k
 	w.m.event(pod, v.container.Name, v1.EventTypeNormal, "Killing", v.message)
-	go func() {
+	guard.Go("ends of containers", func() {
 		defer w.poke()
 		defer close(k.done)
 		defer cancel()
-		k.err = w.m.stop(ctx, pod, podIP, v)
-	}()
+		k.err = guard.Call("ends of containers", func() error { return w.m.stop(ctx, pod, podIP, v) })
+	})
 }
 
 // stop runs the pre-stop hook, waits for the container's turn, and stops it, all within the grace.

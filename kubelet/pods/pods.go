@@ -19,6 +19,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/record"
 
+	"github.com/skiff-k8s/skiff/guard"
 	"github.com/skiff-k8s/skiff/kubelet/env"
 	"github.com/skiff-k8s/skiff/kubelet/hooks"
 	"github.com/skiff-k8s/skiff/kubelet/images"
@@ -114,16 +115,21 @@ func New(cfg Config) *Manager {
 
 // Run works until ctx ends; the pods then run on.
 func (m *Manager) Run(ctx context.Context) error {
-	var group sync.WaitGroup
-	group.Go(func() { _ = m.status.Run(ctx) })
-	group.Go(func() { m.followProbes(ctx) })
+	var group guard.Group
+	keep := func(part string, work func(context.Context)) {
+		group.Go(part, func() {
+			_ = guard.Keep(ctx, part, func(ctx context.Context) error { work(ctx); return nil })
+		})
+	}
+	keep("pod status", func(ctx context.Context) { _ = m.status.Run(ctx) })
+	keep("probes", m.followProbes)
 	defer group.Wait()
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case w := <-m.fresh:
-			group.Go(func() { w.run(ctx) })
+			keep("pod worker", w.run)
 		}
 	}
 }

@@ -15,6 +15,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/skiff-k8s/skiff/guard"
 	"github.com/skiff-k8s/skiff/kubelet/images"
 	"github.com/skiff-k8s/skiff/kubelet/runtime"
 	"github.com/skiff-k8s/skiff/kubelet/status"
@@ -131,12 +132,12 @@ func startContainers(ctx context.Context, p *pass) (outcome, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	t := &task{cancel: cancel, done: make(chan struct{})}
 	w.starting = t
-	go func() {
+	guard.Go("starts of containers", func() {
 		defer w.poke()
 		defer close(t.done)
 		defer cancel()
 		w.startAll(ctx, p, *sandbox, due)
-	}()
+	})
 	return proceed, nil
 }
 

@@ -13,6 +13,8 @@ import (
 
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/skiff-k8s/skiff/guard"
 )
 
 // Kind is which of a container's probes.
@@ -54,7 +56,7 @@ type Manager struct {
 	begun   time.Time
 	ctx     context.Context // of all workers
 	stop    context.CancelFunc
-	workers sync.WaitGroup
+	workers guard.Group
 	changes chan Change
 	metrics *metrics
 
@@ -135,7 +137,9 @@ func (m *Manager) run(ctx context.Context, t *target, kind Kind, spec *v1.Probe)
 		return
 	}
 	w := &worker{m: m, target: t, kind: kind, spec: spec}
-	m.workers.Go(func() { w.run(ctx) })
+	m.workers.Go("probes", func() {
+		_ = guard.Keep(ctx, "probes", func(ctx context.Context) error { w.run(ctx); return nil })
+	})
 }
 
 // Stop ends the probes of a container. Its results are gone.

@@ -10,6 +10,8 @@ import (
 	"google.golang.org/grpc/status"
 	"k8s.io/apimachinery/pkg/types"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/skiff-k8s/skiff/guard"
 )
 
 // Relisting finds what events missed. Without an event stream it is the only source.
@@ -24,10 +26,10 @@ const (
 func (c *Client) Watch(ctx context.Context, changed func(types.UID), healthy func(error)) error {
 	events := make(chan bool, 1) // whether the stream of events is up
 	done := make(chan struct{})
-	go func() {
+	guard.Go("runtime events", func() {
 		defer close(done)
-		c.followEvents(ctx, changed, events)
-	}()
+		_ = guard.Keep(ctx, "runtime events", func(ctx context.Context) error { c.followEvents(ctx, changed, events); return nil })
+	})
 	defer func() { <-done }()
 
 	known := map[string]known{}

@@ -10,6 +10,8 @@ import (
 	"net/url"
 	"strings"
 	"time"
+
+	panics "github.com/skiff-k8s/skiff/guard" // guard is the one at the door here
 )
 
 const dialTimeout = 10 * time.Second
@@ -113,8 +115,8 @@ func join(client, server net.Conn) {
 		_, _ = io.Copy(to, from) // either side may end when it likes
 		ended <- struct{}{}
 	}
-	go carry(server, client)
-	go carry(client, server)
+	panics.Go("streams", func() { carry(server, client) })
+	panics.Go("streams", func() { carry(client, server) })
 	<-ended
 	client.Close()
 	server.Close()

@@ -25,6 +25,8 @@ import (
 	"k8s.io/client-go/kubernetes"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 	statsapi "k8s.io/kubelet/pkg/apis/stats/v1alpha1"
+
+	panics "github.com/skiff-k8s/skiff/guard" // guard is the one at the door here
 )
 
 // Host is what the server asks the kubelet.
@@ -150,7 +152,7 @@ func (s *Server) Run(ctx context.Context) error {
 		ErrorLog:          slog.NewLogLogger(slog.Default().Handler(), slog.LevelDebug),
 	}
 	ended := make(chan error, 1)
-	go func() { ended <- server.ServeTLS(connections, "", "") }()
+	panics.Go("kubelet API", func() { ended <- server.ServeTLS(connections, "", "") })
 	var err error
 	select {
 	case err = <-ended:

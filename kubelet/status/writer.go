@@ -17,6 +17,8 @@ import (
 	"k8s.io/apimachinery/pkg/util/strategicpatch"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/util/workqueue"
+
+	"github.com/skiff-k8s/skiff/guard"
 )
 
 // writers is how many statuses are written at once.
@@ -54,9 +56,9 @@ func NewWriter(client kubernetes.Interface, written func(*v1.Pod)) *Writer {
 
 // Run writes until ctx ends.
 func (w *Writer) Run(ctx context.Context) error {
-	var group sync.WaitGroup
+	var group guard.Group
 	for range writers {
-		group.Go(func() {
+		group.Go("pod status", func() {
 			for w.next(ctx) {
 			}
 		})
@@ -134,7 +136,7 @@ func (w *Writer) next(ctx context.Context) bool {
 		return false
 	}
 	defer w.queue.Done(uid)
-	if err := w.write(ctx, uid); err != nil {
+	if err := guard.Call("pod status", func() error { return w.write(ctx, uid) }); err != nil {
 		if ctx.Err() == nil {
 			slog.Warn("pod status not written, will try again", "error", err)
 		}

@@ -17,6 +17,8 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/kubernetes"
+
+	"github.com/skiff-k8s/skiff/guard"
 )
 
 const (
@@ -35,7 +37,7 @@ type objects[T metav1.Object] struct {
 
 	ctx  context.Context // of all watches
 	stop context.CancelFunc
-	done sync.WaitGroup
+	done guard.Group
 
 	mu   sync.Mutex
 	held map[types.NamespacedName]*object[T]
@@ -80,7 +82,9 @@ func (o *objects[T]) refer(pod *v1.Pod, name string) *object[T] {
 		ctx, cancel := context.WithCancel(o.ctx)
 		held = &object[T]{users: map[types.UID]bool{}, cancel: cancel, known: make(chan struct{})}
 		o.held[key] = held
-		o.done.Go(func() { o.follow(ctx, key, held) })
+		o.done.Go("volumes", func() {
+			_ = guard.Keep(ctx, "volumes", func(ctx context.Context) error { o.follow(ctx, key, held); return nil })
+		})
 	}
 	held.users[pod.UID] = true
 	return held

@@ -21,6 +21,8 @@ import (
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
+
+	"github.com/skiff-k8s/skiff/guard"
 )
 
 // Config is what a Manager needs.
@@ -246,10 +248,10 @@ func (m *Manager) refresh(ctx context.Context, pods []*podState) {
 	var group errgroup.Group
 	group.SetLimit(parallelRefreshes)
 	for _, p := range pods {
-		group.Go(func() error {
+		group.Go(guard.Try("volumes", func() error {
 			m.refreshPod(ctx, p)
 			return nil
-		})
+		}))
 	}
 	_ = group.Wait() // every pod logs for itself
 }

@@ -24,6 +24,7 @@ import (
 	"github.com/skiff-k8s/skiff/apiserver/backend/changelog"
 	"github.com/skiff-k8s/skiff/apiserver/backend/lifetime"
 	"github.com/skiff-k8s/skiff/apiserver/backend/revisions"
+	"github.com/skiff-k8s/skiff/guard"
 )
 
 // recentBytes is how much of the newest history is kept in memory for watches;
@@ -75,7 +76,7 @@ func Open(path string) (*Backend, error) {
 	for _, e := range ends {
 		b.lifetimes.Add(e.key, e.revision, e.at)
 	}
-	go b.write()
+	guard.Go("storage", b.write)
 	return b, nil
 }
 

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/skiff-k8s/skiff/apiserver/backend"
+	"github.com/skiff-k8s/skiff/guard"
 )
 
 // retryAfter is when a deletion that failed is tried again.
@@ -24,14 +25,14 @@ type Queue struct {
 	entries entries
 	changed chan struct{}
 	stop    chan struct{}
-	done    sync.WaitGroup
+	done    guard.Group
 }
 
 // Start returns a running queue. del is the Delete of the backend. The owner
 // must Stop the queue.
 func Start(del func(ctx context.Context, key string, revision int64) (int64, error)) *Queue {
 	q := &Queue{del: del, changed: make(chan struct{}, 1), stop: make(chan struct{})}
-	q.done.Go(q.run)
+	q.done.Go("storage's lifetimes", q.run)
 	return q
 }
 

@@ -8,10 +8,10 @@ import (
 	"time"
 )
 
-// guard frees a handler that waits for its client. When its time is over it
+// expiry frees a handler that waits for its client. When its time is over it
 // takes its steps, each harsher than the one before, until it is stopped: a
 // client that neither sends nor reads must not hold what others need.
-type guard struct {
+type expiry struct {
 	steps []func()
 	pause time.Duration // between the steps
 
@@ -23,39 +23,39 @@ type guard struct {
 }
 
 // start makes the first step due after d.
-func (g *guard) start(d time.Duration) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.on, g.next = true, 0
-	g.wait(d)
+func (e *expiry) start(d time.Duration) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.on, e.next = true, 0
+	e.wait(d)
 }
 
 // stop returns when no step is being taken, and none will be.
-func (g *guard) stop() {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.on = false
-	g.timer.Stop()
+func (e *expiry) stop() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.on = false
+	e.timer.Stop()
 }
 
-func (g *guard) wait(d time.Duration) {
-	g.due = time.Now().Add(d)
-	if g.timer == nil {
-		g.timer = time.AfterFunc(d, g.step)
+func (e *expiry) wait(d time.Duration) {
+	e.due = time.Now().Add(d)
+	if e.timer == nil {
+		e.timer = time.AfterFunc(d, e.step)
 		return
 	}
-	g.timer.Reset(d)
+	e.timer.Reset(d)
 }
 
-func (g *guard) step() {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if !g.on || time.Now().Before(g.due) { // stopped, or started again, since the timer fired
+func (e *expiry) step() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if !e.on || time.Now().Before(e.due) { // stopped, or started again, since the timer fired
 		return
 	}
-	g.steps[g.next]()
-	if g.next++; g.next < len(g.steps) {
-		g.wait(g.pause)
+	e.steps[e.next]()
+	if e.next++; e.next < len(e.steps) {
+		e.wait(e.pause)
 	}
 }
 
