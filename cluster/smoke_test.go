@@ -124,7 +124,7 @@ func TestKill(t *testing.T) {
 // checkPinned checks that the kubelet may not remove an image.
 func checkPinned(t *testing.T, socket, name string) {
 	t.Helper()
-	client, err := runtime.Dial(t.Context(), socket)
+	client, err := runtime.Dial(t.Context(), socket, "")
 	if err != nil {
 		t.Fatal(err)
 	}

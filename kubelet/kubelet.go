@@ -73,7 +73,7 @@ func New(ctx context.Context, cfg Config) (*Kubelet, error) {
 			return nil, fmt.Errorf("listen for the kubelet's API: %w", err)
 		}
 	}
-	if k.runtime, err = runtime.Dial(ctx, cfg.RuntimeEndpoint); err != nil {
+	if k.runtime, err = runtime.Dial(ctx, cfg.RuntimeEndpoint, cfg.RootDir); err != nil {
 		k.cfg.Listener.Close()
 		return nil, err
 	}

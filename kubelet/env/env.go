@@ -133,7 +133,7 @@ func (r *resolver) value(ctx context.Context, e v1.EnvVar, lookup func(string) (
 	case from.SecretKeyRef != nil:
 		return r.secretKey(ctx, from.SecretKeyRef)
 	case from.FileKeyRef != nil:
-		return r.fileKey(from.FileKeyRef)
+		return r.fileKey(ctx, from.FileKeyRef)
 	default:
 		return "", false, fmt.Errorf("environment variable %s has a source that this node does not support", e.Name)
 	}

@@ -16,6 +16,10 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/skiff-k8s/skiff/kubelet/untrusted"
 )
 
 // stamp is how rotated files are named after the time of their rotation.
@@ -61,7 +65,16 @@ func (r *Rotator) Run(ctx context.Context) error {
 
 // Rotate rotates one log if it is too large.
 func (r *Rotator) Rotate(ctx context.Context, l Log, now time.Time) error {
-	info, err := os.Stat(l.Path)
+	root, err := os.OpenRoot(directory(l.Path)) // out of which no link leads
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	path, err := filepath.Rel(root.Name(), l.Path)
+	if err != nil {
+		return err
+	}
+	info, err := root.Lstat(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		// A rotation was cut off between renaming and reopening.
 		return r.Reopen(ctx, l.ContainerID)
@@ -72,42 +85,42 @@ func (r *Rotator) Rotate(ctx context.Context, l Log, now time.Time) error {
 	if info.Size() < cmp.Or(r.MaxSize, 10<<20) {
 		return nil
 	}
-	if err := r.tidy(l.Path); err != nil {
+	if err := r.tidy(ctx, root, path); err != nil {
 		return err
 	}
-	rotated := l.Path + "." + now.Format(stamp)
-	if err := os.Rename(l.Path, rotated); err != nil {
+	rotated := path + "." + now.Format(stamp)
+	if err := root.Rename(path, rotated); err != nil {
 		return fmt.Errorf("rotate log: %w", err)
 	}
 	if err := r.Reopen(ctx, l.ContainerID); err != nil {
 		// Without a new file the container would go on writing to the renamed one.
-		return errors.Join(fmt.Errorf("reopen log of container %s: %w", l.ContainerID, err), os.Rename(rotated, l.Path))
+		return errors.Join(fmt.Errorf("reopen log of container %s: %w", l.ContainerID, err), root.Rename(rotated, path))
 	}
 	return nil
 }
 
 // tidy compresses the files rotated before and drops the oldest, so that there is room for two more: the
 // one about to be rotated and the new one. The newest rotated file stays as it is, as it may be read.
-func (r *Rotator) tidy(path string) error {
-	files, err := filepath.Glob(path + ".*")
+func (r *Rotator) tidy(ctx context.Context, root *os.Root, path string) error {
+	files, err := fs.Glob(root.FS(), path+".*")
 	if err != nil {
 		return err
 	}
 	files = slices.DeleteFunc(files, func(f string) bool {
 		if strings.HasSuffix(f, ".tmp") {
-			return os.Remove(f) == nil
+			return root.Remove(f) == nil
 		}
 		return false
 	})
 	slices.Sort(files) // their names tell their times
 	for keep := max(cmp.Or(r.MaxFiles, 5)-2, 0); len(files) > keep; files = files[1:] {
-		if err := os.Remove(files[0]); err != nil {
+		if err := root.Remove(files[0]); err != nil {
 			return fmt.Errorf("remove old log: %w", err)
 		}
 	}
 	for _, f := range files {
 		if !strings.HasSuffix(f, ".gz") {
-			if err := compress(f); err != nil {
+			if err := compress(ctx, root, f); err != nil {
 				return err
 			}
 		}
@@ -115,9 +128,12 @@ func (r *Rotator) tidy(path string) error {
 	return nil
 }
 
-// compress replaces a file by its compressed form.
-func compress(path string) (err error) {
-	in, err := os.Open(path)
+// compress replaces a file by its compressed form. What is no log is removed.
+func compress(ctx context.Context, root *os.Root, path string) (err error) {
+	in, err := Open(filepath.Join(root.Name(), path))
+	if errors.Is(err, untrusted.ErrNotRegular) || errors.Is(err, unix.ELOOP) {
+		return root.Remove(path)
+	}
 	if err != nil {
 		return err
 	}
@@ -127,25 +143,56 @@ func compress(path string) (err error) {
 		return err
 	}
 	tmp := path + ".tmp"
-	out, err := os.OpenFile(tmp, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, info.Mode())
+	out, err := root.OpenFile(tmp, os.O_CREATE|os.O_EXCL|os.O_WRONLY, info.Mode())
 	if err != nil {
 		return err
 	}
 	defer func() {
 		if err != nil {
 			out.Close()
-			os.Remove(tmp)
+			root.Remove(tmp)
 		}
 	}()
 	z := gzip.NewWriter(out)
-	if _, err = io.Copy(z, in); err != nil {
+	if _, err = io.Copy(z, reader{ctx, in}); err != nil {
 		return fmt.Errorf("compress %s: %w", path, err)
 	}
 	if err = errors.Join(z.Close(), out.Close()); err != nil {
 		return fmt.Errorf("compress %s: %w", path, err)
 	}
-	if err = os.Rename(tmp, path+".gz"); err != nil {
+	if err = root.Rename(tmp, path+".gz"); err != nil {
 		return err
 	}
-	return os.Remove(path)
+	return root.Remove(path)
+}
+
+// reader reads until ctx ends.
+type reader struct {
+	ctx context.Context
+	io.Reader
+}
+
+func (r reader) Read(p []byte) (int, error) {
+	if err := r.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return r.Reader.Read(p)
+}
+
+// Remove removes a container's log with what rotation made of it.
+func Remove(path string) error {
+	root, err := os.OpenRoot(directory(path))
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	name, err := filepath.Rel(root.Name(), path)
+	if err != nil {
+		return err
+	}
+	files, err := fs.Glob(root.FS(), name+"*")
+	for _, file := range files {
+		err = errors.Join(err, root.Remove(file))
+	}
+	return err
 }

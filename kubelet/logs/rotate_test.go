@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 )
 
 func TestRotate(t *testing.T) {
@@ -80,5 +81,50 @@ func TestRotateFinishesWhatWasCutOff(t *testing.T) {
 	r := &Rotator{Reopen: func(context.Context, string) error { reopened = true; return nil }}
 	if err := r.Rotate(t.Context(), Log{Path: path}, time.Now()); err != nil || !reopened {
 		t.Errorf("missing log: reopened %v, error %v", reopened, err)
+	}
+}
+
+// TestRotateStaysInside has a container with the log directory mounted put links and FIFOs there.
+func TestRotateStaysInside(t *testing.T) {
+	top := t.TempDir()
+	victim, dir := filepath.Join(top, "victim"), filepath.Join(top, "logs", "pod", "c")
+	path := filepath.Join(dir, "0.log")
+	elsewhere := filepath.Join(top, "logs", "pod", "elsewhere")
+	outside := filepath.Join(top, "outside")
+	for _, err := range []error{
+		os.MkdirAll(dir, 0o755), os.Mkdir(outside, 0o755),
+		os.WriteFile(victim, []byte("host"), 0o600),
+		os.WriteFile(filepath.Join(outside, "0.log"), make([]byte, 20), 0o600),
+		os.WriteFile(path, make([]byte, 20), 0o600),
+		os.WriteFile(path+".20260101-000000", []byte("old"), 0o600),
+		os.Symlink(victim, path+".20260101-000000.tmp"),
+		os.Symlink(victim, path+".20260101-000001"),
+		unix.Mkfifo(path+".20260101-000002", 0o600),
+		os.Symlink(outside, elsewhere),
+	} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	r := &Rotator{MaxSize: 10, MaxFiles: 9, Reopen: func(context.Context, string) error { return nil }}
+	if err := r.Rotate(t.Context(), Log{ContainerID: "id", Path: path}, time.Now()); err != nil {
+		t.Error(err)
+	}
+	if err := r.Rotate(t.Context(), Log{ContainerID: "id", Path: filepath.Join(elsewhere, "0.log")}, time.Now()); err == nil {
+		t.Error("rotated through a link that leads out")
+	}
+	if err := Remove(filepath.Join(elsewhere, "0.log")); err != nil {
+		t.Error(err)
+	}
+	for file, size := range map[string]int64{victim: 4, filepath.Join(outside, "0.log"): 20, path + ".20260101-000000.gz": 27} {
+		if info, err := os.Stat(file); err != nil || info.Size() != size {
+			t.Errorf("%s: %v (%v), want %d bytes", file, info, err, size)
+		}
+	}
+	if err := Remove(path); err != nil {
+		t.Error(err)
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
+		t.Errorf("left after removal: %v (%v)", left, err)
 	}
 }

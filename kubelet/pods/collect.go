@@ -3,9 +3,8 @@ package pods
 import (
 	"context"
 	"log/slog"
-	"os"
-	"path/filepath"
 
+	"github.com/skiff-k8s/skiff/kubelet/logs"
 	"github.com/skiff-k8s/skiff/kubelet/runtime"
 )
 
@@ -28,7 +27,12 @@ func collect(ctx context.Context, p *pass) (outcome, error) {
 			slog.Warn("old container not removed", "container", c.ID, "error", err)
 			continue
 		}
-		removeLog(c.LogPath)
+		if c.LogPath == "" {
+			continue
+		}
+		if err := logs.Remove(c.LogPath); err != nil {
+			slog.Warn("old log not removed", "log", c.LogPath, "error", err)
+		}
 	}
 	for i, s := range p.rt.Sandboxes {
 		if i == 0 || s.Ready || used[s.ID] {
@@ -39,17 +43,4 @@ func collect(ctx context.Context, p *pass) (outcome, error) {
 		}
 	}
 	return proceed, nil
-}
-
-// removeLog removes a container's log with what rotation made of it.
-func removeLog(path string) {
-	if path == "" {
-		return
-	}
-	files, _ := filepath.Glob(path + "*")
-	for _, file := range files {
-		if err := os.Remove(file); err != nil {
-			slog.Warn("old log not removed", "file", file, "error", err)
-		}
-	}
 }

@@ -43,7 +43,7 @@ func (m *Manager) containerConfig(ctx context.Context, s containerSpec) (*cri.Co
 		return nil, err
 	}
 	lookup := env.Lookup(env.Map(vars))
-	mounts, err := m.mounts(s, lookup)
+	mounts, err := m.mounts(ctx, s, lookup)
 	if err != nil {
 		return nil, err
 	}
@@ -88,11 +88,11 @@ func (m *Manager) containerConfig(ctx context.Context, s containerSpec) (*cri.Co
 }
 
 // mounts are the container's volumes, its hosts file and its termination message file.
-func (m *Manager) mounts(s containerSpec, lookup func(string) (string, bool)) ([]*cri.Mount, error) {
+func (m *Manager) mounts(ctx context.Context, s containerSpec, lookup func(string) (string, bool)) ([]*cri.Mount, error) {
 	var mounts []*cri.Mount
 	ownHosts := false
 	for i, vm := range s.c.VolumeMounts {
-		mount, err := m.volumeMount(s, i, vm, lookup)
+		mount, err := m.volumeMount(ctx, s, i, vm, lookup)
 		if err != nil {
 			return nil, err
 		}
@@ -123,7 +123,7 @@ func absolute(path string) string {
 	return "/" + path
 }
 
-func (m *Manager) volumeMount(s containerSpec, index int, vm v1.VolumeMount, lookup func(string) (string, bool)) (*cri.Mount, error) {
+func (m *Manager) volumeMount(ctx context.Context, s containerSpec, index int, vm v1.VolumeMount, lookup func(string) (string, bool)) (*cri.Mount, error) {
 	volume := findVolume(&s.pod.Spec, vm.Name)
 	if volume == nil {
 		return nil, fmt.Errorf("cannot find volume %q to mount into container %q", vm.Name, s.c.Name)
@@ -147,7 +147,7 @@ func (m *Manager) volumeMount(s containerSpec, index int, vm v1.VolumeMount, loo
 	}
 	mount.HostPath = m.cfg.Volumes.HostPath(s.pod, vm.Name)
 	if subPath != "" {
-		mount.HostPath, err = m.cfg.Volumes.SubPath(s.pod, s.c.Name, index, vm, subPath)
+		mount.HostPath, err = m.cfg.Volumes.SubPath(ctx, s.pod, s.c.Name, index, vm, subPath)
 		if err != nil {
 			return nil, fmt.Errorf("failed to prepare subPath for volumeMount %q of container %q: %w", vm.Name, s.c.Name, err)
 		}

@@ -65,15 +65,17 @@ func (h *host) Unmount(_ context.Context, uid types.UID) error {
 func (h *host) HostPath(pod *v1.Pod, name string) string {
 	return filepath.Join(h.root, "pods", string(pod.UID), name)
 }
-func (h *host) ReadOnly(*v1.Volume) bool                                             { return false }
-func (h *host) SubPath(*v1.Pod, string, int, v1.VolumeMount, string) (string, error) { return "", nil }
-func (h *host) Start(*v1.Pod, *v1.Container, string, string, time.Time)              {}
-func (h *host) Stop(string)                                                          {}
-func (h *host) StopPod(types.UID)                                                    {}
-func (h *host) Terminating(types.UID)                                                {}
-func (h *host) Started(string) bool                                                  { return true }
-func (h *host) Ready(string) bool                                                    { return true }
-func (h *host) Changes() <-chan probe.Change                                         { return h.changes }
+func (h *host) ReadOnly(*v1.Volume) bool { return false }
+func (h *host) SubPath(context.Context, *v1.Pod, string, int, v1.VolumeMount, string) (string, error) {
+	return "", nil
+}
+func (h *host) Start(*v1.Pod, *v1.Container, string, string, time.Time) {}
+func (h *host) Stop(string)                                             {}
+func (h *host) StopPod(types.UID)                                       {}
+func (h *host) Terminating(types.UID)                                   {}
+func (h *host) Started(string) bool                                     { return true }
+func (h *host) Ready(string) bool                                       { return true }
+func (h *host) Changes() <-chan probe.Change                            { return h.changes }
 func (h *host) EnsurePod(pod *v1.Pod) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -123,7 +125,7 @@ func newNode(t *testing.T, script func(*cri.ContainerConfig) runtimetest.Script)
 // start runs a Manager, which stands for a kubelet's run.
 func (n *node) start() {
 	ctx, cancel := context.WithCancel(n.t.Context())
-	client, err := runtime.Dial(ctx, n.runtime.Endpoint)
+	client, err := runtime.Dial(ctx, n.runtime.Endpoint, n.host.root)
 	if err != nil {
 		n.t.Fatal(err)
 	}

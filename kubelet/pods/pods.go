@@ -65,7 +65,7 @@ type Volumes interface {
 	Unmount(ctx context.Context, uid types.UID) error
 	HostPath(pod *v1.Pod, volume string) string
 	ReadOnly(v *v1.Volume) bool
-	SubPath(pod *v1.Pod, container string, index int, mount v1.VolumeMount, subPath string) (string, error)
+	SubPath(ctx context.Context, pod *v1.Pod, container string, index int, mount v1.VolumeMount, subPath string) (string, error)
 	Pods() ([]types.UID, error)
 }
 

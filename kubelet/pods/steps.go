@@ -14,6 +14,7 @@ import (
 
 	"github.com/skiff-k8s/skiff/kubelet/runtime"
 	"github.com/skiff-k8s/skiff/kubelet/status"
+	"github.com/skiff-k8s/skiff/kubelet/untrusted"
 )
 
 // outcome is how a step ended.
@@ -365,9 +366,9 @@ func removeContainers(ctx context.Context, p *pass) (outcome, error) {
 	return proceed, nil
 }
 
-func removeLogs(_ context.Context, p *pass) (outcome, error) {
+func removeLogs(ctx context.Context, p *pass) (outcome, error) {
 	if p.pod.Name != "" {
-		if err := os.RemoveAll(p.m.logDir(p.pod)); err != nil {
+		if err := untrusted.Remove(ctx, p.m.logDir(p.pod)); err != nil {
 			return wait, err
 		}
 	}

@@ -40,11 +40,12 @@ type Client struct {
 	images cri.ImageServiceClient
 
 	name, version string
+	rootDir       string
 }
 
 // Dial connects to the runtime's socket (a path or a unix:// URL) and asks its name and version. A
-// runtime that is still starting is waited for.
-func Dial(ctx context.Context, endpoint string) (*Client, error) {
+// runtime that is still starting is waited for. Containers' termination messages are below rootDir.
+func Dial(ctx context.Context, endpoint, rootDir string) (*Client, error) {
 	if strings.HasPrefix(endpoint, "/") {
 		endpoint = "unix://" + endpoint
 	}
@@ -56,7 +57,7 @@ func Dial(ctx context.Context, endpoint string) (*Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("connect to the container runtime at %s: %w", endpoint, err)
 	}
-	c := &Client{conn: conn, cri: cri.NewRuntimeServiceClient(conn), images: cri.NewImageServiceClient(conn)}
+	c := &Client{conn: conn, cri: cri.NewRuntimeServiceClient(conn), images: cri.NewImageServiceClient(conn), rootDir: rootDir}
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	v, err := c.cri.Version(ctx, &cri.VersionRequest{Version: "v1"}, grpc.WaitForReady(true))

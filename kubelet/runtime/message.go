@@ -2,14 +2,18 @@ package runtime
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
 
 	v1 "k8s.io/api/core/v1"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/skiff-k8s/skiff/kubelet/logs"
+	"github.com/skiff-k8s/skiff/kubelet/untrusted"
 )
 
 // Limits of a termination message, from the documentation of terminationMessagePath and
@@ -21,15 +25,16 @@ const (
 )
 
 // exitMessage is the termination message of an exited container: what the runtime says, then what the
-// container wrote to its message file, or the end of its log if the policy allows and it failed.
-func exitMessage(s *cri.ContainerStatus) string {
+// container wrote to its message file, or the end of its log if the policy allows and it failed. The path
+// of what is below rootDir is trusted up to there.
+func exitMessage(ctx context.Context, s *cri.ContainerStatus, rootDir string) string {
 	path := s.Annotations[annotationMessagePath]
 	fallback := s.ExitCode != 0 && s.Reason != "ContainerCannotRun" &&
 		s.Annotations[annotationMessagePolicy] == string(v1.TerminationMessageFallbackToLogsOnError)
 
-	written := messageFile(s.Mounts, path)
+	written := messageFile(ctx, s.Mounts, path, rootDir)
 	if written == "" && fallback {
-		written = logTail(s.LogPath)
+		written = logTail(ctx, s.LogPath)
 	}
 	if s.Message != "" && written != "" {
 		return s.Message + ": " + written
@@ -37,16 +42,19 @@ func exitMessage(s *cri.ContainerStatus) string {
 	return s.Message + written
 }
 
-// messageFile reads the end of the host file that is mounted at path.
-func messageFile(mounts []*cri.Mount, path string) string {
+// messageFile reads the end of the host file that is mounted at path. It need not be the one that the
+// kubelet made: the pod may have mounted what it likes there.
+func messageFile(ctx context.Context, mounts []*cri.Mount, path, rootDir string) string {
 	if path == "" {
 		return ""
 	}
 	for _, m := range mounts {
-		if m.ContainerPath != path {
+		if m.ContainerPath != filepath.Join("/", path) {
 			continue
 		}
-		data, err := fileTail(m.HostPath, maxMessageFile)
+		data, err := untrusted.Tail(ctx, m.HostPath, maxMessageFile, func() (*os.File, error) {
+			return untrusted.Open(rootDir, m.HostPath)
+		})
 		if errors.Is(err, fs.ErrNotExist) {
 			return ""
 		}
@@ -58,36 +66,19 @@ func messageFile(mounts []*cri.Mount, path string) string {
 	return ""
 }
 
-// fileTail reads at most the last limit bytes of a file.
-func fileTail(path string, limit int64) ([]byte, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return nil, err
-	}
-	if !info.Mode().IsRegular() {
-		return nil, fmt.Errorf("%s is not a regular file", path)
-	}
-	return io.ReadAll(io.NewSectionReader(f, max(0, info.Size()-limit), limit))
-}
-
 // logTail is the text of a CRI log's last lines, within the limits of a termination message.
-func logTail(path string) string {
+func logTail(ctx context.Context, path string) string {
 	// A log line has about 40 bytes before its text; reading generously saves a second pass.
-	data, err := fileTail(path, maxMessageLog+maxMessageLogLines*64)
+	data, err := logs.Tail(ctx, path, maxMessageLog+maxMessageLogLines*64)
 	if err != nil {
 		return fmt.Sprintf("Error on reading termination message from logs: %v", err)
 	}
-	return TailText(data)
+	return tailText(data)
 }
 
-// TailText takes the end of a file in the CRI log format ("time stream tag text") and returns the text
+// tailText takes the end of a file in the CRI log format ("time stream tag text") and returns the text
 // of its last whole lines, at most 80 lines and 2048 bytes.
-func TailText(data []byte) string {
+func tailText(data []byte) string {
 	var texts [][]byte
 	lines := bytes.SplitAfter(data, []byte("\n"))
 	for _, line := range lines[max(0, len(lines)-maxMessageLogLines-1):] {

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
 	"k8s.io/apimachinery/pkg/types"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
@@ -45,11 +46,68 @@ func TestExitMessage(t *testing.T) {
 			if test.file != "" {
 				s.Mounts = []*cri.Mount{{ContainerPath: "/dev/termination-log", HostPath: test.file}}
 			}
-			if got := exitMessage(s); got != test.want {
+			if got := exitMessage(t.Context(), s, dir); got != test.want {
 				t.Errorf("message is %q, want %q", got, test.want)
 			}
 		})
 	}
+}
+
+// TestHostileMessages has a pod mount what it likes at the path of its termination message.
+func TestHostileMessages(t *testing.T) {
+	root := t.TempDir()
+	pod := filepath.Join(root, "pods", "uid", "containers", "c")
+	in := func(name string) string { return filepath.Join(pod, name) }
+	for _, err := range []error{
+		os.MkdirAll(pod, 0o755),
+		os.WriteFile(filepath.Join(root, "secret"), []byte("host"), 0o600),
+		os.Symlink("../../../../secret", in("link")),
+		unix.Mkfifo(in("fifo"), 0o600),
+		unix.Mknod(in("device"), unix.S_IFCHR|0o600, int(unix.Mkdev(1, 5))),
+		os.WriteFile(in("sparse"), nil, 0o600),
+		os.Truncate(in("sparse"), 2<<30),
+	} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	status := func(name, policy string) *cri.ContainerStatus {
+		return &cri.ContainerStatus{
+			ExitCode: 1, LogPath: in(name),
+			Annotations: map[string]string{annotationMessagePath: "dev/termination-log", annotationMessagePolicy: policy},
+			Mounts:      []*cri.Mount{{ContainerPath: "/dev/termination-log", HostPath: in(name)}},
+		}
+	}
+	for name, want := range map[string]string{
+		"link":   ": too many levels of symbolic links",
+		"fifo":   " is not a regular file",
+		"device": " is not a regular file",
+	} {
+		got := exitMessage(t.Context(), status(name, ""), root)
+		if !strings.HasPrefix(got, "Error on reading termination log "+in(name)+": ") || !strings.HasSuffix(got, want) {
+			t.Errorf("message from a %s is %q", name, got)
+		}
+		s := status(name, "FallbackToLogsOnError")
+		s.Mounts = nil
+		if got := exitMessage(t.Context(), s, root); !strings.HasPrefix(got, "Error on reading termination message from logs: ") || !strings.HasSuffix(got, want) {
+			t.Errorf("message from a log that is a %s is %q", name, got)
+		}
+	}
+	if got := exitMessage(t.Context(), status("sparse", ""), root); got != strings.Repeat("\x00", 4096) {
+		t.Errorf("message from 2 GiB has %d bytes, want 4096", len(got))
+	}
+}
+
+// FuzzTailText gives the reader what may stand at a log's end.
+func FuzzTailText(f *testing.F) {
+	f.Add([]byte("2026-01-01T00:00:00Z stdout F first\n2026-01-01T00:00:00Z stderr P par\n2026-01-01T00:00:00Z stderr F tial\n"))
+	f.Add([]byte(" P \n   \n\x00"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		text := tailText(data)
+		if len(text) > maxMessageLog || strings.Count(text, "\n") > maxMessageLogLines {
+			t.Errorf("text has %d bytes and %d lines", len(text), strings.Count(text, "\n"))
+		}
+	})
 }
 
 func TestDifference(t *testing.T) {

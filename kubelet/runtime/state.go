@@ -199,7 +199,7 @@ func (c *Client) readContainer(ctx context.Context, listed *cri.Container) (Cont
 	if full.State == Exited {
 		full.FinishedAt = time.Unix(0, s.FinishedAt)
 		full.ExitCode, full.Reason = s.ExitCode, s.Reason
-		full.Message = exitMessage(s)
+		full.Message = exitMessage(ctx, s, c.rootDir)
 	}
 	return full, nil
 }

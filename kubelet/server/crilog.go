@@ -10,6 +10,8 @@ import (
 	"io/fs"
 	"os"
 	"time"
+
+	"github.com/skiff-k8s/skiff/kubelet/logs"
 )
 
 // logOptions say which part of a container's log is wanted, and how.
@@ -29,6 +31,9 @@ const (
 	pollLast  = 250 * time.Millisecond
 )
 
+// maxLine is how many bytes a line of a log may have. Runtimes cut lines at 16 KiB of text.
+const maxLine = 1 << 20
+
 // logStamp is how a line's time is shown: fixed in width, so that lines align.
 const logStamp = "2006-01-02T15:04:05.000000000Z07:00"
 
@@ -47,13 +52,13 @@ type logCopy struct {
 // copyLog writes the chosen lines of a CRI log file. With follow it goes on, also into the file that
 // takes its place when it is rotated, until running says no or ctx ends.
 func copyLog(ctx context.Context, path string, o logOptions, out io.Writer, flush func(), running func(context.Context) (bool, error)) error {
-	file, err := os.Open(path)
+	file, err := logs.Open(path)
 	if err != nil {
 		return err
 	}
 	defer func() { file.Close() }()
 	if o.tail >= 0 {
-		if err := seekTail(file, o.tail); err != nil {
+		if err := seekTail(ctx, file, o.tail); err != nil {
 			return fmt.Errorf("find the last %d lines of %s: %w", o.tail, path, err)
 		}
 	}
@@ -109,6 +114,9 @@ func copyLog(ctx context.Context, path string, o logOptions, out io.Writer, flus
 func (c *logCopy) drain(ctx context.Context, reader *bufio.Reader) (more bool, err error) {
 	for ctx.Err() == nil {
 		chunk, err := reader.ReadSlice('\n')
+		if len(c.pending)+len(chunk) > maxLine {
+			return more, fmt.Errorf("a log line has more than %d bytes", maxLine)
+		}
 		c.pending = append(c.pending, chunk...)
 		switch {
 		case errors.Is(err, bufio.ErrBufferFull):
@@ -186,7 +194,7 @@ func parseLogLine(line []byte) (logLine, error) {
 }
 
 // seekTail goes to where the last n lines begin.
-func seekTail(file *os.File, n int64) error {
+func seekTail(ctx context.Context, file *os.File, n int64) error {
 	size, err := file.Seek(0, io.SeekEnd)
 	if err != nil || n == 0 {
 		return err
@@ -194,7 +202,7 @@ func seekTail(file *os.File, n int64) error {
 	// The end of line that the file ends with belongs to the last line.
 	const block = 64 << 10
 	buf := make([]byte, block)
-	for end := size; end > 0; {
+	for end := size; end > 0 && ctx.Err() == nil; {
 		start := max(end-block, 0)
 		part := buf[:end-start]
 		if _, err := file.ReadAt(part, start); err != nil {
@@ -221,14 +229,19 @@ func rotated(file *os.File, path string) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	is, err := os.Stat(path)
-	if errors.Is(err, fs.ErrNotExist) || err == nil && os.SameFile(was, is) {
+	next, err := logs.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
 	if err != nil {
 		return nil, err
 	}
-	return os.Open(path)
+	is, err := next.Stat()
+	if err != nil || os.SameFile(was, is) {
+		next.Close()
+		return nil, err
+	}
+	return next, nil
 }
 
 func pause(ctx context.Context, d time.Duration) bool {

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
 	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
@@ -205,4 +206,50 @@ func TestLogContainer(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestHostileLogs has a container with the log directory mounted replace its log.
+func TestHostileLogs(t *testing.T) {
+	top := t.TempDir()
+	dir := filepath.Join(top, "logs", "pod", "c")
+	in := func(name string) string { return filepath.Join(dir, name) }
+	for _, err := range []error{
+		os.MkdirAll(dir, 0o755),
+		os.WriteFile(filepath.Join(top, "secret"), []byte("2026-01-01T00:00:00Z stdout F host\n"), 0o600),
+		os.Symlink(filepath.Join(top, "secret"), in("link")),
+		unix.Mkfifo(in("fifo"), 0o600),
+		os.WriteFile(in("sparse"), nil, 0o600),
+		os.Truncate(in("sparse"), 2<<30),
+	} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, want := range map[string]string{
+		"link": "too many levels of symbolic links", "fifo": "is not a regular file", "sparse": "a log line has more than 1048576 bytes",
+	} {
+		var out bytes.Buffer
+		err := copyLog(t.Context(), in(name), logOptions{tail: -1, limit: -1}, &out, func() {}, nil)
+		if err == nil || !strings.Contains(err.Error(), want) || out.Len() > 0 {
+			t.Errorf("%s: error %v and %q, want %q", name, err, out.String(), want)
+		}
+	}
+}
+
+// FuzzCopyLog gives the reader what may stand in a log.
+func FuzzCopyLog(f *testing.F) {
+	f.Add([]byte("2026-01-01T00:00:00Z stdout F one\n2026-01-01T00:00:00Z stderr P tw\n2026-01-01T00:00:00Z stderr F o\n"), int64(2), int64(3))
+	f.Add([]byte("  P\n2026-01-01T00:00:00Z   \n"), int64(-1), int64(-1))
+	f.Fuzz(func(t *testing.T, data []byte, tail, limit int64) {
+		path := filepath.Join(t.TempDir(), "0.log")
+		if err := os.WriteFile(path, data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		tail, limit = max(tail, -1), max(limit, -1)
+		var out bytes.Buffer
+		err := copyLog(t.Context(), path, logOptions{tail: tail, limit: limit, timestamps: true}, &out, func() {}, nil)
+		if limit >= 0 && int64(out.Len()) > limit {
+			t.Errorf("wrote %d bytes (%v), want at most %d", out.Len(), err, limit)
+		}
+	})
 }

@@ -27,6 +27,7 @@ import (
 	statsapi "k8s.io/kubelet/pkg/apis/stats/v1alpha1"
 
 	panics "github.com/skiff-k8s/skiff/guard" // guard is the one at the door here
+	"github.com/skiff-k8s/skiff/kubelet/untrusted"
 )
 
 // Host is what the server asks the kubelet.
@@ -209,7 +210,7 @@ func (s *Server) logs(w http.ResponseWriter, r *http.Request) {
 		fail(w, http.StatusNotFound, "this node serves no log files")
 		return
 	}
-	http.StripPrefix("/logs/", http.FileServer(http.Dir(s.cfg.LogDir))).ServeHTTP(w, r)
+	http.StripPrefix("/logs/", http.FileServerFS(untrusted.FS(s.cfg.LogDir))).ServeHTTP(w, r)
 }
 
 // pod finds the pod that the path names, nil when there is none. While one of a name ends and the next

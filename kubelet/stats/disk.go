@@ -1,15 +1,16 @@
 package stats
 
 import (
+	"context"
 	"io/fs"
-	"path/filepath"
 	"sync"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	statsapi "k8s.io/kubelet/pkg/apis/stats/v1alpha1"
+
+	"github.com/skiff-k8s/skiff/kubelet/untrusted"
 )
 
 // filesystem measures the whole file system that path is on.
@@ -48,65 +49,81 @@ func newDiskCache() *diskCache { return &diskCache{counted: map[string]count{}} 
 
 // directory measures what is in a directory: its own use, and what its file system has left. For a
 // directory that is the root of a file system, a tmpfs for one, statfs tells all.
-func (d *diskCache) directory(path string) (*statsapi.FsStats, error) {
-	whole, err := filesystem(path)
+func (d *diskCache) directory(ctx context.Context, path string) (*statsapi.FsStats, error) {
+	type measured struct {
+		statsapi.FsStats
+		mount bool
+	}
+	m, err := untrusted.Await(ctx, "measure "+path, func() (measured, error) {
+		whole, err := filesystem(path)
+		if err != nil {
+			return measured{}, err
+		}
+		return measured{*whole, isMount(path)}, nil
+	})
 	if err != nil {
 		return nil, err
 	}
-	if isMount(path) {
-		return whole, nil
+	whole := m.FsStats
+	if m.mount {
+		return &whole, nil
 	}
-	c := d.count(path)
+	c, err := d.count(ctx, path)
+	if err != nil {
+		return nil, err
+	}
 	whole.Time = metav1.NewTime(c.at)
 	whole.UsedBytes, whole.InodesUsed = ptr(c.bytes), ptr(c.inodes)
-	return whole, nil
+	return &whole, nil
 }
 
-func (d *diskCache) count(path string) count {
+// count is the newest count. One that takes long goes on, and is found by those who ask later.
+func (d *diskCache) count(ctx context.Context, path string) (count, error) {
+	d.mu.Lock()
+	old, known := d.counted[path]
+	d.mu.Unlock()
+	if known && time.Since(old.at) < countPeriod {
+		return old, nil
+	}
+	c, err := untrusted.Await(ctx, "count "+path, func() (count, error) {
+		c, err := countFiles(path)
+		if err == nil {
+			c.at = time.Now()
+			d.keep(path, c)
+		}
+		return c, err
+	})
+	if err != nil && known {
+		return old, nil
+	}
+	return c, err
+}
+
+func (d *diskCache) keep(path string, c count) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	now := time.Now()
-	c, known := d.counted[path]
-	if known && now.Sub(c.at) < countPeriod {
-		return c
-	}
-	for old, c := range d.counted {
-		if now.Sub(c.at) > 10*countPeriod {
+	for old, o := range d.counted {
+		if c.at.Sub(o.at) > 10*countPeriod {
 			delete(d.counted, old)
 		}
 	}
-	c = countFiles(path)
-	c.at = now
 	d.counted[path] = c
-	return c
 }
 
 // countFiles adds up the blocks of the files below path, on its file system alone, a file with several
-// names once. What vanishes meanwhile does not count.
-func countFiles(path string) count {
+// names once. What vanishes meanwhile does not count. It is nobody's context that ends it, as others wait
+// for the count too.
+func countFiles(path string) (count, error) {
 	var c count
 	seen := map[uint64]bool{}
 	var device uint64
-	_ = filepath.WalkDir(path, func(name string, e fs.DirEntry, err error) error {
-		if err != nil {
-			return nil
+	err := untrusted.Walk(context.Background(), path, func(e *untrusted.Entry) error {
+		s := &e.Stat
+		if c.inodes == 0 {
+			device = s.Dev
 		}
-		info, err := e.Info()
-		if err != nil {
-			return nil
-		}
-		s, ok := info.Sys().(*syscall.Stat_t)
-		if !ok {
-			return nil
-		}
-		if name == path {
-			device = uint64(s.Dev)
-		}
-		if uint64(s.Dev) != device {
-			if e.IsDir() {
-				return fs.SkipDir
-			}
-			return nil
+		if s.Dev != device {
+			return fs.SkipDir
 		}
 		if s.Nlink > 1 && !e.IsDir() {
 			if seen[s.Ino] {
@@ -118,7 +135,7 @@ func countFiles(path string) count {
 		c.inodes++
 		return nil
 	})
-	return c
+	return c, err
 }
 
 func isMount(path string) bool {

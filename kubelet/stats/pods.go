@@ -35,7 +35,7 @@ func (p *Provider) pods(ctx context.Context, onlyCPUAndMemory bool) ([]statsapi.
 				stats.Containers[i].Rootfs = nil
 			}
 		} else if pod != nil {
-			p.addDisks(&stats, pod)
+			p.addDisks(ctx, &stats, pod)
 		}
 		all = append(all, stats)
 	}
@@ -107,7 +107,7 @@ func (p *Provider) container(c *cri.ContainerStats, pod *v1.Pod) statsapi.Contai
 }
 
 // addDisks adds the volumes and logs of a pod, and what all of its disk use comes to.
-func (p *Provider) addDisks(stats *statsapi.PodStats, pod *v1.Pod) {
+func (p *Provider) addDisks(ctx context.Context, stats *statsapi.PodStats, pod *v1.Pod) {
 	var used, inodes uint64
 	add := func(fs *statsapi.FsStats) {
 		if fs != nil && fs.UsedBytes != nil {
@@ -123,7 +123,7 @@ func (p *Provider) addDisks(stats *statsapi.PodStats, pod *v1.Pod) {
 		if dir == "" || v.HostPath != nil {
 			continue // not the pod's own
 		}
-		fs, err := p.disk.directory(dir)
+		fs, err := p.disk.directory(ctx, dir)
 		if err != nil {
 			continue // not mounted yet, or not any more
 		}
@@ -136,7 +136,7 @@ func (p *Provider) addDisks(stats *statsapi.PodStats, pod *v1.Pod) {
 		c := &stats.Containers[i]
 		if p.cfg.LogDir != "" {
 			dir := filepath.Join(p.cfg.LogDir, pod.Namespace+"_"+pod.Name+"_"+string(pod.UID), c.Name)
-			if logs, err := p.disk.directory(dir); err == nil {
+			if logs, err := p.disk.directory(ctx, dir); err == nil {
 				c.Logs = logs
 			}
 		}

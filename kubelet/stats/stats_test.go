@@ -172,11 +172,19 @@ func TestCountFiles(t *testing.T) {
 	if err := os.WriteFile(path, make([]byte, 4096), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	once := countFiles(dir)
+	count := func() count {
+		t.Helper()
+		c, err := countFiles(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	once := count()
 	if err := os.Link(path, filepath.Join(dir, "b")); err != nil {
 		t.Fatal(err)
 	}
-	if got := countFiles(dir); got.bytes != once.bytes || got.inodes != once.inodes {
+	if got := count(); got.bytes != once.bytes || got.inodes != once.inodes {
 		t.Errorf("with a second name: got %d bytes in %d inodes, want %d in %d as before", got.bytes, got.inodes, once.bytes, once.inodes)
 	}
 	if once.inodes != 2 {

@@ -10,6 +10,8 @@ import (
 	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	storage "k8s.io/component-helpers/storage/volume"
+
+	"github.com/skiff-k8s/skiff/kubelet/untrusted"
 )
 
 // claim is a volume from a PersistentVolumeClaim, named by the pod or made for it (ephemeral). Of
@@ -28,7 +30,7 @@ func (claim) setUp(ctx context.Context, v *volume) error {
 	if err := v.checkNode(ctx, pv); err != nil {
 		return err
 	}
-	source, err := directoryOf(pv)
+	source, err := untrusted.Await(ctx, "directory of "+pv.Name, func() (string, error) { return directoryOf(pv) })
 	if err != nil {
 		return err
 	}
@@ -41,7 +43,7 @@ func (claim) setUp(ctx context.Context, v *volume) error {
 		return err
 	}
 	if pv.Spec.Local != nil { // a hostPath belongs to the node and keeps its modes
-		if err := v.giveClaim(source); err != nil {
+		if err := v.giveClaim(ctx, source); err != nil {
 			return err
 		}
 	}
@@ -129,7 +131,7 @@ func directoryOf(pv *v1.PersistentVolume) (string, error) {
 }
 
 // giveClaim gives a volume with whatever an earlier pod wrote there to the pod's group.
-func (v *volume) giveClaim(dir string) error {
+func (v *volume) giveClaim(ctx context.Context, dir string) error {
 	group := v.fsGroup()
 	if group == nil {
 		return nil
@@ -144,5 +146,5 @@ func (v *volume) giveClaim(dir string) error {
 			return nil
 		}
 	}
-	return giveToGroup(dir, group, writable)
+	return giveToGroup(ctx, dir, group, writable)
 }

@@ -43,7 +43,7 @@ func (c contents) setUp(ctx context.Context, v *volume) error {
 	if err := makeMountPoints(v, dir); err != nil {
 		return err
 	}
-	return replace(dir, files, v.fsGroup())
+	return replace(ctx, dir, files, v.fsGroup())
 }
 
 func (c contents) refresh(ctx context.Context, v *volume) error {
@@ -51,7 +51,7 @@ func (c contents) refresh(ctx context.Context, v *volume) error {
 	if err != nil {
 		return err
 	}
-	return replace(v.dir(c.kind), files, v.fsGroup())
+	return replace(ctx, v.dir(c.kind), files, v.fsGroup())
 }
 
 // makeMountPoints makes the directories in a volume that other volumes of a container are mounted on:

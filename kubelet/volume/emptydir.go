@@ -16,7 +16,7 @@ type emptyDir struct{}
 func (emptyDir) hostPath(v *volume) string              { return v.dir("empty-dir") }
 func (emptyDir) refresh(context.Context, *volume) error { return nil }
 
-func (emptyDir) setUp(_ context.Context, v *volume) error {
+func (emptyDir) setUp(ctx context.Context, v *volume) error {
 	dir := v.dir("empty-dir")
 	var err error
 	switch medium := v.EmptyDir.Medium; {
@@ -35,7 +35,7 @@ func (emptyDir) setUp(_ context.Context, v *volume) error {
 	if err != nil {
 		return err
 	}
-	return giveRoot(dir, v.fsGroup(), writable)
+	return giveRoot(ctx, dir, v.fsGroup(), writable)
 }
 
 // memory bounds a tmpfs by what the pod can use at most.

@@ -6,7 +6,11 @@ import (
 	"io/fs"
 	"os"
 
+	"golang.org/x/sys/unix"
 	v1 "k8s.io/api/core/v1"
+	"k8s.io/utils/ptr"
+
+	"github.com/skiff-k8s/skiff/kubelet/untrusted"
 )
 
 // hostPath volumes are what is on the host already, or is made there when their type says so. The
@@ -16,7 +20,13 @@ type hostPath struct{}
 func (hostPath) hostPath(v *volume) string              { return v.HostPath.Path }
 func (hostPath) refresh(context.Context, *volume) error { return nil }
 
-func (hostPath) setUp(_ context.Context, v *volume) error { return setUpHostPath(v.HostPath) }
+func (hostPath) setUp(ctx context.Context, v *volume) error {
+	s := v.HostPath
+	_, err := untrusted.Await(ctx, fmt.Sprintf("host path %v of type %q", s.Path, ptr.Deref(s.Type, "")), func() (bool, error) {
+		return true, setUpHostPath(s)
+	})
+	return err
+}
 
 func setUpHostPath(s *v1.HostPathVolumeSource) error {
 	path, want := s.Path, v1.HostPathUnset
@@ -32,7 +42,7 @@ func setUpHostPath(s *v1.HostPathVolumeSource) error {
 		}
 	case v1.HostPathFileOrCreate:
 		if _, err := os.Stat(path); os.IsNotExist(err) {
-			f, err := os.OpenFile(path, os.O_CREATE, 0o644)
+			f, err := os.OpenFile(path, os.O_CREATE|unix.O_NONBLOCK, 0o644) // a FIFO there would not answer
 			if err != nil {
 				return err
 			}

@@ -1,10 +1,15 @@
 package volume
 
 import (
+	"cmp"
+	"context"
+	"errors"
 	"io/fs"
-	"os"
-	"path/filepath"
 	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/skiff-k8s/skiff/kubelet/untrusted"
 )
 
 // access is what a pod's fsGroup may do with a volume.
@@ -25,54 +30,37 @@ func (v *volume) fsGroup() *int64 {
 
 // giveToGroup gives a directory and all below it to a group, if any. New files in it will be the group's
 // too, as its directories get the set-group-ID bit.
-func giveToGroup(dir string, group *int64, may access) error {
+func giveToGroup(ctx context.Context, dir string, group *int64, may access) error {
 	if group == nil {
 		return nil
 	}
-	return filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		info, err := e.Info()
-		if err != nil {
-			if os.IsNotExist(err) {
-				return nil // a running container removed it
-			}
-			return err
-		}
-		return give(path, info, *group, may)
-	})
+	return untrusted.Walk(ctx, dir, func(e *untrusted.Entry) error { return give(e, *group, may) })
 }
 
 // giveRoot gives only the directory itself to a group: a new one has nothing in it yet, and what
 // containers put in it later is theirs.
-func giveRoot(dir string, group *int64, may access) error {
+func giveRoot(ctx context.Context, dir string, group *int64, may access) error {
 	if group == nil {
 		return nil
 	}
-	info, err := os.Lstat(dir)
-	if err != nil {
-		return err
-	}
-	return give(dir, info, *group, may)
+	return untrusted.Walk(ctx, dir, func(e *untrusted.Entry) error {
+		return cmp.Or(give(e, *group, may), fs.SkipAll)
+	})
 }
 
-func give(path string, info fs.FileInfo, group int64, may access) error {
-	owner := 0
-	if stat, ok := info.Sys().(*syscall.Stat_t); ok {
-		owner = int(stat.Uid)
+func give(e *untrusted.Entry, group int64, may access) error {
+	err := e.Own(int(e.Stat.Uid), int(group))
+	if err == nil && !e.IsLink() {
+		mode := e.Stat.Mode&0o7777 | uint32(may)
+		if e.IsDir() {
+			mode |= unix.S_ISGID | 0o110
+		}
+		err = e.SetMode(mode)
 	}
-	if err := os.Lchown(path, owner, int(group)); err != nil {
-		return err
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ESTALE) {
+		return nil // a running container removed or replaced it
 	}
-	if info.Mode()&fs.ModeSymlink != 0 {
-		return nil
-	}
-	mode := info.Mode() | fs.FileMode(may)
-	if info.IsDir() {
-		mode |= fs.ModeSetgid | 0o110
-	}
-	return os.Chmod(path, mode)
+	return err
 }
 
 // belongsTo says that a directory is as give would make it.

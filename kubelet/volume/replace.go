@@ -2,12 +2,15 @@ package volume
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
 	"time"
+
+	"github.com/skiff-k8s/skiff/kubelet/untrusted"
 )
 
 // dataLink is the symbolic link to the directory with the current files. What users see are links
@@ -16,7 +19,7 @@ const dataLink = "..data"
 
 // replace makes files the contents of dir, all at once, unless they are already. Names beginning with
 // ".." belong to this function. Readers that opened a file before keep what they opened.
-func replace(dir string, files map[string]file, group *int64) error {
+func replace(ctx context.Context, dir string, files map[string]file, group *int64) error {
 	for path := range files {
 		if err := checkPath(path); err != nil {
 			return err
@@ -26,8 +29,8 @@ func replace(dir string, files map[string]file, group *int64) error {
 	if err != nil && !os.IsNotExist(err) {
 		return err
 	}
-	if err != nil || !same(filepath.Join(dir, old), files) {
-		if err := write(dir, files, group); err != nil {
+	if err != nil || !same(ctx, filepath.Join(dir, old), files) {
+		if err := write(ctx, dir, files, group); err != nil {
 			return fmt.Errorf("write the files of %s: %w", dir, err)
 		}
 	}
@@ -54,7 +57,7 @@ func checkPath(path string) error {
 }
 
 // write puts files into a new directory and turns the link to it.
-func write(dir string, files map[string]file, group *int64) error {
+func write(ctx context.Context, dir string, files map[string]file, group *int64) error {
 	data, err := os.MkdirTemp(dir, time.Now().UTC().Format("..2006_01_02_15_04_05."))
 	if err != nil {
 		return err
@@ -67,7 +70,7 @@ func write(dir string, files map[string]file, group *int64) error {
 			return err
 		}
 	}
-	if err := giveToGroup(dir, group, readable); err != nil {
+	if err := giveToGroup(ctx, dir, group, readable); err != nil {
 		return err
 	}
 	next := filepath.Join(dir, "..data_tmp")
@@ -96,7 +99,7 @@ func writeFile(path string, f file) error {
 }
 
 // same says that the files in a data directory are these.
-func same(data string, files map[string]file) bool {
+func same(ctx context.Context, data string, files map[string]file) bool {
 	found := 0
 	err := filepath.WalkDir(data, func(path string, e fs.DirEntry, err error) error {
 		if err != nil || e.IsDir() {
@@ -110,7 +113,7 @@ func same(data string, files map[string]file) bool {
 		if !wanted {
 			return fs.SkipAll
 		}
-		have, err := os.ReadFile(path)
+		have, err := untrusted.ReadAll(ctx, path, int64(len(want.data)), func() (*os.File, error) { return untrusted.Open(data, path) })
 		if err != nil {
 			return err
 		}

@@ -1,6 +1,7 @@
 package volume
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -10,12 +11,14 @@ import (
 
 	"golang.org/x/sys/unix"
 	v1 "k8s.io/api/core/v1"
+
+	"github.com/skiff-k8s/skiff/kubelet/untrusted"
 )
 
 // SubPath resolves subPath (already expanded) in the volume of container's volumeMounts[index] without
 // ever leaving the volume, makes missing directories, and returns a path on the host to bind that
 // stays what it is whatever happens in the volume. Call it for every new container.
-func (m *Manager) SubPath(pod *v1.Pod, container string, index int, mount v1.VolumeMount, subPath string) (string, error) {
+func (m *Manager) SubPath(ctx context.Context, pod *v1.Pod, container string, index int, mount v1.VolumeMount, subPath string) (string, error) {
 	if err := checkSubPath(subPath); err != nil {
 		return "", err
 	}
@@ -23,16 +26,15 @@ func (m *Manager) SubPath(pod *v1.Pod, container string, index int, mount v1.Vol
 	if root == "" {
 		return "", fmt.Errorf("volume %s has no path on the host to take subPath %q from", mount.Name, subPath)
 	}
-	source, err := openSubPath(root, subPath)
-	if err != nil {
-		return "", err
-	}
-	defer source.Close()
 	target := filepath.Join(m.PodDir(pod.UID), "volume-subpaths", mount.Name, container, strconv.Itoa(index))
-	if err := bind(source, target); err != nil {
-		return "", err
-	}
-	return target, nil
+	return untrusted.Await(ctx, target, func() (string, error) {
+		source, err := openSubPath(root, subPath)
+		if err != nil {
+			return "", err
+		}
+		defer source.Close()
+		return target, bind(source, target)
+	})
 }
 
 // checkSubPath refuses what an expanded subPathExpr may have become.
@@ -51,18 +53,18 @@ func checkSubPath(path string) error {
 // openSubPath opens what is at path in the volume at root, following symbolic links only within it, and
 // makes directories like root where there is nothing.
 func openSubPath(root, path string) (*os.File, error) {
-	volume, err := os.Open(root)
+	volume, err := untrusted.OpenDir(root)
 	if err != nil {
 		return nil, err
 	}
 	defer volume.Close()
 
-	fd, err := openBelow(volume, path, unix.O_PATH, unix.RESOLVE_BENEATH)
+	found, err := untrusted.OpenAt(volume, path, unix.O_PATH, unix.RESOLVE_BENEATH)
 	if errors.Is(err, unix.ENOENT) {
 		if err := makeBelow(volume, path); err != nil {
 			return nil, err
 		}
-		fd, err = openBelow(volume, path, unix.O_PATH, unix.RESOLVE_BENEATH)
+		found, err = untrusted.OpenAt(volume, path, unix.O_PATH, unix.RESOLVE_BENEATH)
 	}
 	switch {
 	case errors.Is(err, unix.EXDEV):
@@ -70,7 +72,7 @@ func openSubPath(root, path string) (*os.File, error) {
 	case err != nil:
 		return nil, fmt.Errorf("error opening subpath %v: %w", path, err)
 	}
-	return os.NewFile(uintptr(fd), filepath.Join(root, path)), nil
+	return found, nil
 }
 
 // makeBelow makes the missing directories of path with the volume's own mode and group.
@@ -81,13 +83,13 @@ func makeBelow(volume *os.File, path string) error {
 	}
 	at := ""
 	for part := range strings.SplitSeq(filepath.Clean(path), "/") {
-		parent, err := openBelow(volume, filepath.Join(".", at), unix.O_PATH|unix.O_DIRECTORY, unix.RESOLVE_BENEATH)
+		parent, err := untrusted.OpenAt(volume, filepath.Join(".", at), unix.O_PATH|unix.O_DIRECTORY, unix.RESOLVE_BENEATH)
 		if err != nil {
 			return fmt.Errorf("error opening directory %s: %w", at, err)
 		}
 		at = filepath.Join(at, part)
-		err = makeOne(parent, part, like.Mode)
-		unix.Close(parent)
+		err = makeOne(int(parent.Fd()), part, like.Mode)
+		parent.Close()
 		if err != nil {
 			return fmt.Errorf("cannot create directory %s: %w", at, err)
 		}
@@ -113,18 +115,6 @@ func makeOne(parent int, name string, mode uint32) error {
 	return unix.Fchmod(fd, mode&0o7777)
 }
 
-// openBelow is openat2(2). The kernel asks to try again when a rename elsewhere disturbed it.
-func openBelow(dir *os.File, path string, flags int, resolve uint64) (int, error) {
-	how := unix.OpenHow{Flags: uint64(flags | unix.O_CLOEXEC), Resolve: resolve}
-	for try := 0; ; try++ {
-		fd, err := unix.Openat2(int(dir.Fd()), path, &how)
-		if (errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EINTR)) && try < 100 {
-			continue
-		}
-		return fd, err
-	}
-}
-
 // bind mounts an open file or directory at target, instead of what an earlier container had there.
 func bind(source *os.File, target string) error {
 	var stat unix.Stat_t
@@ -138,8 +128,7 @@ func bind(source *os.File, target string) error {
 	if err := makeBindPoint(target, isDir); err != nil {
 		return err
 	}
-	from := "/proc/self/fd/" + strconv.Itoa(int(source.Fd()))
-	if err := unix.Mount(from, target, "", unix.MS_BIND, ""); err != nil {
+	if err := unix.Mount(untrusted.Proc(source), target, "", unix.MS_BIND, ""); err != nil {
 		return fmt.Errorf("error mounting %s: %w", source.Name(), err)
 	}
 	return nil

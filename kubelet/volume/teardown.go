@@ -11,6 +11,8 @@ import (
 
 	"golang.org/x/sys/unix"
 	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/skiff-k8s/skiff/kubelet/untrusted"
 )
 
 // Unmount takes down all that Mount and SubPath made for the pod, also in an earlier run, and removes
@@ -24,7 +26,7 @@ func (m *Manager) Unmount(ctx context.Context, uid types.UID) error {
 	if err := unmountBelow(dir); err != nil {
 		return fmt.Errorf("take down the volumes of pod %s: %w", uid, err)
 	}
-	if err := removeTree(ctx, dir); err != nil {
+	if err := untrusted.Remove(ctx, dir); err != nil {
 		return fmt.Errorf("remove the directory of pod %s: %w", uid, err)
 	}
 	return nil
@@ -84,51 +86,3 @@ func mountsBelow(mountinfo, dir string) []string {
 
 // unescape undoes how the mount table writes special characters in paths.
 var unescape = strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`)
-
-// removeTree removes a directory and all below it, but never goes into something that is mounted there:
-// then it fails, and what is mounted stays whole.
-func removeTree(ctx context.Context, dir string) error {
-	parent, err := os.Open(filepath.Dir(dir))
-	if os.IsNotExist(err) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	defer parent.Close()
-	return removeAt(ctx, parent, filepath.Base(dir))
-}
-
-func removeAt(ctx context.Context, parent *os.File, name string) error {
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	path := filepath.Join(parent.Name(), name)
-	err := unix.Unlinkat(int(parent.Fd()), name, 0)
-	if err == nil || errors.Is(err, unix.ENOENT) {
-		return nil
-	}
-	if !errors.Is(err, unix.EISDIR) {
-		return &os.PathError{Op: "unlink", Path: path, Err: err}
-	}
-	fd, err := openBelow(parent, name, unix.O_RDONLY|unix.O_DIRECTORY, unix.RESOLVE_NO_XDEV|unix.RESOLVE_NO_SYMLINKS)
-	if err != nil {
-		return &os.PathError{Op: "open", Path: path, Err: err}
-	}
-	dir := os.NewFile(uintptr(fd), path)
-	defer dir.Close()
-	names, err := dir.Readdirnames(-1)
-	if err != nil {
-		return err
-	}
-	for _, child := range names {
-		if err := removeAt(ctx, dir, child); err != nil {
-			return err
-		}
-	}
-	err = unix.Unlinkat(int(parent.Fd()), name, unix.AT_REMOVEDIR)
-	if err != nil && !errors.Is(err, unix.ENOENT) {
-		return &os.PathError{Op: "rmdir", Path: path, Err: err}
-	}
-	return nil
-}

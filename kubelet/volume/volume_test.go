@@ -22,6 +22,8 @@ import (
 	"k8s.io/client-go/kubernetes/fake"
 	clienttesting "k8s.io/client-go/testing"
 	"k8s.io/utils/ptr"
+
+	"github.com/skiff-k8s/skiff/kubelet/untrusted"
 )
 
 // newManager runs a manager over a fake API server with these objects.
@@ -255,7 +257,7 @@ func TestUnchangedContentsAreNotRewritten(t *testing.T) {
 	files := map[string]file{"a": {data: []byte("1"), mode: 0o644}}
 	write := func() string {
 		t.Helper()
-		if err := replace(dir, files, nil); err != nil {
+		if err := replace(t.Context(), dir, files, nil); err != nil {
 			t.Fatal(err)
 		}
 		data, err := os.Readlink(filepath.Join(dir, dataLink))
@@ -417,7 +419,7 @@ func TestSubPath(t *testing.T) {
 		{"dots", "e", "a/../../b", "must not contain '..'"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			path, err := m.SubPath(pod, "c", 0, v1.VolumeMount{Name: test.volume}, test.path)
+			path, err := m.SubPath(t.Context(), pod, "c", 0, v1.VolumeMount{Name: test.volume}, test.path)
 			if test.err != "" {
 				if err == nil || !strings.Contains(err.Error(), test.err) {
 					t.Errorf("got %q, %v; want error with %q", path, err, test.err)
@@ -438,7 +440,7 @@ func TestSubPath(t *testing.T) {
 	}
 
 	// A bound directory stays the same when a container swaps what the path leads to.
-	path, err := m.SubPath(pod, "c", 1, v1.VolumeMount{Name: "e"}, "sub")
+	path, err := m.SubPath(t.Context(), pod, "c", 1, v1.VolumeMount{Name: "e"}, "sub")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -466,7 +468,7 @@ func TestRemovingNeverEntersMounts(t *testing.T) {
 	if err := unix.Mount(precious, point, "", unix.MS_BIND, ""); err != nil {
 		t.Fatal(err)
 	}
-	if err := removeTree(t.Context(), m.PodDir("uid-1")); err == nil {
+	if err := untrusted.Remove(t.Context(), m.PodDir("uid-1")); err == nil {
 		t.Error("removing over a mount: got no error")
 	}
 	if err := m.Unmount(t.Context(), "uid-1"); err != nil {
