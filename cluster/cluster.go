@@ -19,6 +19,7 @@ import (
 	"syscall"
 
 	"github.com/skiff-k8s/skiff/cluster/node"
+	"github.com/skiff-k8s/skiff/kubelet"
 )
 
 // Config says what cluster to run. The zero value of a field is its default.
@@ -48,6 +49,8 @@ type Config struct {
 	Mirror string
 	// MaxPods is how many pods a node offers to run; the kubelet's default.
 	MaxPods int
+	// Guard is what pods may use of their nodes; the kubelet's default.
+	Guard kubelet.Guard
 	// Out is where progress is told; os.Stdout.
 	Out io.Writer
 	// Log gets what the components have to say; discarded.
@@ -85,7 +88,7 @@ func (c Config) withDefaults() (Config, error) {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
-	return c, nil
+	return c, c.Guard.Validate()
 }
 
 // instance tells clusters on one machine apart: links, namespaces and cgroups
@@ -140,6 +143,7 @@ func (c Config) members(host netip.Addr) []member {
 				ServiceCIDR: c.ServiceCIDR, ClusterDNS: c.dns(), ClusterDomain: c.Domain,
 				Mirror:  c.Mirror,
 				MaxPods: c.MaxPods,
+				Guard:   c.Guard,
 			},
 		}
 		m.Dir = filepath.Join(c.DataDir, "nodes", m.Name)

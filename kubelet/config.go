@@ -52,6 +52,9 @@ type Config struct {
 	TLS      tls.Certificate
 	ClientCA *x509.CertPool // issuer of client certificates of the kubelet's API
 
+	// Guard is what pods may use of the node.
+	Guard Guard
+
 	// ImageHigh and ImageLow are the disk usage in percent at which unused images are removed, and down to
 	// which; 85 and 80.
 	ImageHigh, ImageLow int
@@ -88,7 +91,7 @@ func (c Config) withDefaults() (Config, error) {
 	case "-":
 		c.ResolvConf = ""
 	}
-	return c, errors.Join(missing...)
+	return c, errors.Join(append(missing, c.Guard.Validate())...)
 }
 
 // ips are the node's addresses as text.
@@ -139,5 +142,9 @@ func (c Config) published() kubeletconfig.KubeletConfiguration {
 		ProtectKernelDefaults:        false,
 		VolumeStatsAggPeriod:         second(60),
 		RegisterNode:                 ptr.To(true),
+		AllowedUnsafeSysctls:         c.Guard.AllowedUnsafeSysctls,
+
+		ImagePullCredentialsVerificationPolicy: cmp.Or(c.Guard.verification().Policy, kubeletconfig.NeverVerifyPreloadedImages),
+		PreloadedImagesVerificationAllowlist:   c.Guard.PreloadedImagesVerificationAllowlist,
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"path/filepath"
 
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/fields"
@@ -27,6 +28,7 @@ import (
 	"github.com/skiff-k8s/skiff/kubelet/server"
 	"github.com/skiff-k8s/skiff/kubelet/stats"
 	"github.com/skiff-k8s/skiff/kubelet/status"
+	"github.com/skiff-k8s/skiff/kubelet/sysctl"
 	"github.com/skiff-k8s/skiff/kubelet/volume"
 )
 
@@ -41,6 +43,7 @@ type Kubelet struct {
 	probes   *probe.Manager
 	cgroups  *resources.Cgroups
 	puller   *images.Puller
+	sysctls  *sysctl.List
 	images   *images.Collector
 	logs     *logs.Rotator
 	evictor  *evict.Manager
@@ -65,6 +68,9 @@ func New(ctx context.Context, cfg Config) (*Kubelet, error) {
 		}
 	}
 	k := &Kubelet{cfg: cfg}
+	if k.sysctls, err = sysctl.NewList(cfg.Guard.AllowedUnsafeSysctls, node.Kernel()); err != nil {
+		return nil, err
+	}
 	if k.cgroups, err = resources.OpenCgroups(cfg.CgroupRoot); err != nil {
 		return nil, err
 	}
@@ -77,8 +83,26 @@ func New(ctx context.Context, cfg Config) (*Kubelet, error) {
 		k.cfg.Listener.Close()
 		return nil, err
 	}
+	if err := k.openImages(ctx); err != nil {
+		return nil, errors.Join(err, k.cfg.Listener.Close(), k.runtime.Close())
+	}
 	k.assemble(ctx)
 	return k, nil
+}
+
+// openImages makes the puller, which first looks what became of the pulls that were under way when an
+// earlier run ended.
+func (k *Kubelet) openImages(ctx context.Context) (err error) {
+	k.puller, err = images.NewPuller(k.runtime, filepath.Join(k.cfg.RootDir, "image_manager"), k.cfg.Guard.verification())
+	if err != nil {
+		return err
+	}
+	present, err := k.runtime.ListImages(ctx)
+	if err != nil {
+		slog.Warn("image pulls of an earlier run not looked for", "error", err)
+	}
+	k.puller.Recover(present)
+	return nil
 }
 
 // assemble makes the parts and introduces them to each other.
@@ -101,19 +125,18 @@ func (k *Kubelet) assemble(ctx context.Context) {
 		Allocatable: func() v1.ResourceList { return k.node.Node().Status.Allocatable },
 	})
 	k.probes = probe.New(probe.Config{Exec: k.runtime.Exec, Event: k.containerEvent})
-	k.puller = images.NewPuller(k.runtime)
 	k.pods = pods.New(pods.Config{
 		Client: cfg.Client, Recorder: k.recorder, Runtime: k.runtime,
 		Volumes: k.volumes, Probes: k.probes, Cgroups: k.cgroups, Images: k.puller, Hooks: hooks.New(k.runtime.Exec),
 		Node: k.node.Node, Services: k.sources.Services, NetworkReady: k.node.NetworkReady,
 		Pressure: func(pod *v1.Pod) *status.Failure { return k.evictor.Refuse(pod) },
-		RootDir:  cfg.RootDir, LogDir: cfg.LogDir, HostIPs: cfg.ips(),
+		Sysctls:  k.sysctls, RootDir: cfg.RootDir, LogDir: cfg.LogDir, HostIPs: cfg.ips(),
 		DNS:       pods.DNS{Servers: cfg.ClusterDNS, Domain: cfg.Domain, ResolvConf: cfg.ResolvConf},
 		Resources: resources.Node{Memory: node.Memory(), PageSizes: resources.HugePageSizes(), V2: k.cgroups.V2()},
 		AppArmor:  node.HasAppArmor(), RecursiveReadOnly: k.recursiveReadOnly(ctx),
 	})
 	k.images = &images.Collector{
-		Runtime: k.runtime, InUse: k.runtime.ImagesInUse, Disk: k.imageDisk,
+		Runtime: k.runtime, InUse: k.runtime.ImagesInUse, Disk: k.imageDisk, Listed: k.puller.Prune,
 		Failed: func(reason, message string) {
 			k.recorder.Event(node.Reference(cfg.NodeName), v1.EventTypeWarning, reason, message)
 		},

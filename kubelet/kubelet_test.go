@@ -36,8 +36,12 @@ func TestConfigDefaults(t *testing.T) {
 	if c.MaxPods != 110 || c.LogDir != "/data/pod-logs" || c.CgroupRoot != "/" || c.Domain != "cluster.local" || c.ResolvConf != "" {
 		t.Errorf("defaults are %+v", c)
 	}
+	if _, err := (Config{NodeName: "n", Guard: Guard{AllowedUnsafeSysctls: []string{"vm.*"}, ImagePullCredentialsVerificationPolicy: "Maybe"}}).withDefaults(); err == nil ||
+		!strings.Contains(err.Error(), `the sysctls "vm." are not known to be namespaced`) || !strings.Contains(err.Error(), `option "Maybe"`) {
+		t.Errorf("a guard that guards nothing: %v", err)
+	}
 	published := c.published()
-	if published.Port != int32(l.Addr().(*net.TCPAddr).Port) || published.MaxPods != 110 || *published.ImageGCHighThresholdPercent != 85 {
+	if published.Port != int32(l.Addr().(*net.TCPAddr).Port) || published.MaxPods != 110 || published.ImagePullCredentialsVerificationPolicy != "NeverVerifyPreloadedImages" || *published.ImageGCHighThresholdPercent != 85 {
 		t.Errorf("published configuration is %+v", published)
 	}
 }

@@ -50,6 +50,7 @@ func runKubelet(ctx context.Context, c Config, config *rest.Config, endpoint str
 		Listen:          fmt.Sprintf("%s:10250", c.Address),
 		TLS:             serving,
 		ClientCA:        clients,
+		Guard:           c.Guard,
 		MinDisk:         minDisk,
 		ImageHigh:       100,
 	})

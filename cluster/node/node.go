@@ -24,6 +24,7 @@ import (
 
 	"github.com/skiff-k8s/skiff/guard"
 	"github.com/skiff-k8s/skiff/proxy/iptables"
+	"github.com/skiff-k8s/skiff/kubelet"
 )
 
 // Config says what a node is. All fields but Runtime are required.
@@ -56,6 +57,8 @@ type Config struct {
 	Mirror string
 	// Images are archives to import before the node becomes ready.
 	Images []string
+	// Guard is what pods may use of the node; the kubelet's default.
+	Guard kubelet.Guard
 	// MaxPods is how many pods the node offers to run; 0 means the kubelet's default.
 	MaxPods int
 }

@@ -9,6 +9,7 @@ import (
 	"os"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/skiff-k8s/skiff/kubelet"
@@ -66,11 +67,20 @@ func kubeletCommand() *cobra.Command {
 	flags.StringSliceVar(&config.ClusterDNS, "cluster-dns", nil, "addresses of the cluster's name servers")
 	flags.StringVar(&config.Domain, "cluster-domain", "cluster.local", "DNS domain of the cluster")
 	flags.Int64Var(&config.MaxPods, "max-pods", 110, "how many pods the node offers to run")
+	guardFlags(flags, &config.Guard)
 	flags.StringVar(&config.Listen, "listen", ":10250", "address of the kubelet's API")
 	flags.StringVar(&certFile, "tls-cert-file", "", "certificate of the kubelet's API")
 	flags.StringVar(&keyFile, "tls-private-key-file", "", "its key")
 	flags.StringVar(&clientCAFile, "client-ca-file", "", "authority of the certificates that clients of the kubelet's API show")
 	return cmd
+}
+
+// guardFlags adds the flags that say what pods may use of their nodes.
+func guardFlags(flags *pflag.FlagSet, g *kubelet.Guard) {
+	flags.StringSliceVar(&g.AllowedUnsafeSysctls, "allowed-unsafe-sysctls", nil, "sysctls, or beginnings that end in *, that pods may set beside the safe ones")
+	flags.StringVar(&g.ImagePullCredentialsVerificationPolicy, "image-pull-credentials-verification-policy", "NeverVerifyPreloadedImages",
+		"which images on a node need credentials again: NeverVerify, NeverVerifyPreloadedImages, NeverVerifyAllowlistedImages or AlwaysVerify")
+	flags.StringSliceVar(&g.PreloadedImagesVerificationAllowlist, "preloaded-images-verification-allowlist", nil, "images, or registries and paths that end in /*, that NeverVerifyAllowlistedImages excepts")
 }
 
 func proxyCommand() *cobra.Command {

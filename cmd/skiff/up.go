@@ -46,6 +46,7 @@ func upCommand() *cobra.Command {
 	flags.StringVar(&c.Domain, "domain", "cluster.local", "DNS domain of the cluster")
 	flags.StringVar(&c.Mirror, "registry-mirror", "", "URL of a registry that nodes ask first for every image")
 	flags.IntVar(&c.MaxPods, "max-pods", 110, "how many pods a node offers to run")
+	guardFlags(flags, &c.Guard)
 	flags.BoolVarP(&verbose, "verbose", "v", false, "write more to skiff.log in the data directory")
 	return cmd
 }

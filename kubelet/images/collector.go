@@ -22,6 +22,8 @@ type Collector struct {
 	InUse func(ctx context.Context) (map[string]bool, error)
 	// Disk is the capacity and the free space of the image file system in bytes.
 	Disk func(ctx context.Context) (capacity, available uint64, err error)
+	// Listed is told all images that were there at a time, if it is set.
+	Listed func(images []*cri.Image, at time.Time)
 	// Failed reports that not enough could be freed.
 	Failed func(reason, message string)
 
@@ -87,9 +89,13 @@ func (c *Collector) RemoveAll(ctx context.Context, now time.Time) error {
 
 // unused are the images that may go, longest unused first.
 func (c *Collector) unused(ctx context.Context, now time.Time) ([]*cri.Image, error) {
+	listed := time.Now()
 	images, err := c.Runtime.ListImages(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("list images: %w", err)
+	}
+	if c.Listed != nil {
+		c.Listed(images, listed)
 	}
 	inUse, err := c.InUse(ctx)
 	if err != nil {

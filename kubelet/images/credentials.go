@@ -1,6 +1,7 @@
 package images
 
 import (
+	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 
 	v1 "k8s.io/api/core/v1"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+	kubeletconfig "k8s.io/kubelet/config/v1beta1"
 )
 
 // login is an entry of a Docker configuration file.
@@ -17,18 +19,15 @@ type login struct {
 	Username      string `json:"username"`
 	Password      string `json:"password"`
 	Auth          string `json:"auth"`
+	Email         string `json:"email"`
 	IdentityToken string `json:"identitytoken"`
 	RegistryToken string `json:"registrytoken"`
 }
 
 // credentials are those of the pull secrets that fit the image, the most specific first. Secrets of
 // other types are ignored, as the real kubelet does.
-func credentials(secrets []*v1.Secret, image Name) ([]*cri.AuthConfig, error) {
-	type match struct {
-		pattern string
-		auth    *cri.AuthConfig
-	}
-	var matches []match
+func credentials(secrets []*v1.Secret, image Name) ([]credential, error) {
+	var matches []credential
 	for _, s := range secrets {
 		logins, err := logins(s)
 		if err != nil {
@@ -43,15 +42,35 @@ func credentials(secrets []*v1.Secret, image Name) ([]*cri.AuthConfig, error) {
 			if err != nil {
 				return nil, fmt.Errorf("read pull secret %s/%s: %w", s.Namespace, s.Name, err)
 			}
-			matches = append(matches, match{pattern, auth})
+			matches = append(matches, credential{auth: auth, pattern: pattern, secret: kubeletconfig.ImagePullSecret{
+				UID: string(s.UID), Namespace: s.Namespace, Name: s.Name, CredentialHash: hashOf(auth, l.Email),
+			}})
 		}
 	}
-	slices.SortStableFunc(matches, func(a, b match) int { return strings.Compare(b.pattern, a.pattern) })
-	auths := make([]*cri.AuthConfig, len(matches))
-	for i, m := range matches {
-		auths[i] = m.auth
+	slices.SortStableFunc(matches, func(a, b credential) int { return strings.Compare(b.pattern, a.pattern) })
+	return matches, nil
+}
+
+// credential is what a pull secret has for an image.
+type credential struct {
+	auth    *cri.AuthConfig
+	pattern string
+	secret  kubeletconfig.ImagePullSecret
+}
+
+// hashOf is upstream's hash of a credential, so that records of either kubelet are understood by the other.
+func hashOf(auth *cri.AuthConfig, email string) string {
+	data, err := json.Marshal(struct {
+		Username      string `json:"username,omitempty"`
+		Password      string `json:"password,omitempty"`
+		Email         string `json:"email,omitempty"`
+		IdentityToken string `json:"identitytoken,omitempty"`
+		RegistryToken string `json:"registrytoken,omitempty"`
+	}{auth.Username, auth.Password, email, auth.IdentityToken, auth.RegistryToken})
+	if err != nil {
+		return "" // which equals no other
 	}
-	return auths, nil
+	return fmt.Sprintf("%x", sha256.Sum256(data))
 }
 
 func logins(s *v1.Secret) (map[string]login, error) {

@@ -71,3 +71,20 @@ func (n Name) String() string {
 	}
 	return n.Given
 }
+
+// Repository is the name as given, without tag and digest.
+func (n Name) Repository() string {
+	name, _, _ := strings.Cut(n.Given, "@")
+	if colon := strings.LastIndexByte(name, ':'); colon > strings.LastIndexByte(name, '/') {
+		name = name[:colon]
+	}
+	return name
+}
+
+// canonical is one text for all ways to give the name.
+func (n Name) canonical() string {
+	if n.Digest != "" {
+		return n.Domain + "/" + n.Path + "@" + n.Digest
+	}
+	return n.Domain + "/" + n.Path + ":" + n.Tag
+}

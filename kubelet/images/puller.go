@@ -11,6 +11,7 @@ import (
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+	kubeletconfig "k8s.io/kubelet/config/v1beta1"
 
 	"github.com/skiff-k8s/skiff/kubelet/runtime"
 )
@@ -53,6 +54,7 @@ func (e *Error) Error() string { return e.Reason + ": " + e.Message }
 // Puller makes images present. It is safe for concurrent use; pulls run in parallel.
 type Puller struct {
 	runtime Runtime
+	access  access
 	now     func() time.Time
 
 	mu       sync.Mutex
@@ -70,10 +72,26 @@ type failure struct {
 	message string
 }
 
-// NewPuller makes a Puller.
-func NewPuller(r Runtime) *Puller {
-	return &Puller{runtime: r, now: time.Now, failures: map[failureKey]failure{}}
+// NewPuller makes a Puller that keeps its records in dir.
+func NewPuller(r Runtime, dir string, v Verification) (*Puller, error) {
+	if err := v.Validate(); err != nil {
+		return nil, err
+	}
+	records, err := openRecords(dir)
+	if err != nil {
+		return nil, fmt.Errorf("open the records of image pulls: %w", err)
+	}
+	return &Puller{
+		runtime: r, now: time.Now, failures: map[failureKey]failure{},
+		access: access{Verification: v, records: records, running: map[string]int{}},
+	}, nil
 }
+
+// Recover takes up what an earlier run left behind, given the images that are on the node. Call it before Ensure.
+func (p *Puller) Recover(images []*cri.Image) { p.access.recover(images) }
+
+// Prune forgets all images but these, which were there at the time listed.
+func (p *Puller) Prune(images []*cri.Image, listed time.Time) { p.access.prune(images, listed) }
 
 // Ensure makes the image present, as the pull policy says, and returns its reference in the runtime.
 // The error is an *Error unless ctx ended.
@@ -87,7 +105,7 @@ func (p *Puller) Ensure(ctx context.Context, r Request) (string, error) {
 	spec := &cri.ImageSpec{Image: name.String(), UserSpecifiedImage: r.Image, Annotations: r.Annotations, RuntimeHandler: r.Handler}
 
 	if r.Policy != v1.PullAlways {
-		ref, err := p.present(ctx, r, spec)
+		ref, err := p.present(ctx, r, name, spec)
 		if ref != "" || err != nil {
 			return ref, err
 		}
@@ -96,7 +114,7 @@ func (p *Puller) Ensure(ctx context.Context, r Request) (string, error) {
 }
 
 // present returns the reference of an image that is there and may be used, or "" to have it pulled.
-func (p *Puller) present(ctx context.Context, r Request, spec *cri.ImageSpec) (string, error) {
+func (p *Puller) present(ctx context.Context, r Request, name Name, spec *cri.ImageSpec) (string, error) {
 	image, err := p.runtime.Image(ctx, spec)
 	switch {
 	case ctx.Err() != nil:
@@ -105,15 +123,28 @@ func (p *Puller) present(ctx context.Context, r Request, spec *cri.ImageSpec) (s
 		message := fmt.Sprintf("Failed to inspect image %q: %v", spec.Image, err)
 		r.Event(v1.EventTypeWarning, "InspectFailed", message)
 		return "", &Error{Reason: "ImageInspectError", Message: message, Retry: p.now().Add(backoffStart)}
-	case image != nil:
+	case image != nil && p.access.granted(name, image.Id, secretsFor(r, name)):
 		r.Event(v1.EventTypeNormal, "Pulled", fmt.Sprintf("Container image %q already present on machine and can be accessed by the pod", r.Image))
 		return image.Id, nil
-	case r.Policy == v1.PullNever:
+	case r.Policy == v1.PullNever: // also of an image that is there for others: whose images are here is not told
 		message := fmt.Sprintf("Container image %q is not present with pull policy of Never", r.Image)
 		r.Event(v1.EventTypeWarning, "ErrImageNeverPull", message)
 		return "", &Error{Reason: "ErrImageNeverPull", Message: message, Retry: p.now().Add(backoffStart)}
 	}
 	return "", nil
+}
+
+// secretsFor are the pod's secrets that have something for the image.
+func secretsFor(r Request, name Name) []kubeletconfig.ImagePullSecret {
+	found, err := credentials(r.Secrets, name)
+	if err != nil {
+		return nil // the pull that follows reports it
+	}
+	secrets := make([]kubeletconfig.ImagePullSecret, len(found))
+	for i, c := range found {
+		secrets[i] = c.secret
+	}
+	return secrets
 }
 
 func (p *Puller) pull(ctx context.Context, r Request, name Name, spec *cri.ImageSpec) (string, error) {
@@ -124,48 +155,59 @@ func (p *Puller) pull(ctx context.Context, r Request, name Name, spec *cri.Image
 		return "", &Error{Reason: "ImagePullBackOff", Message: message + ": " + f.message, Retry: f.at.Add(f.delay)}
 	}
 
+	if err := p.access.begin(r.Image); err != nil {
+		message := fmt.Sprintf("Failed to record image pull intent for container image %q: %v", r.Image, err)
+		return "", &Error{Reason: err.Error(), Message: message, Retry: p.now().Add(backoffStart)}
+	}
 	r.Event(v1.EventTypeNormal, "Pulling", fmt.Sprintf("Pulling image %q", r.Image))
 	began := p.now()
-	ref, err := p.fetch(ctx, r, name, spec)
+	ref, secret, err := p.fetch(ctx, r, name, spec)
 	if ctx.Err() != nil {
+		p.access.abandon(r.Image) // the image may come nevertheless
 		return "", ctx.Err()
 	}
 	if err != nil {
+		p.access.end(r.Image)
 		r.Event(v1.EventTypeWarning, "Failed", fmt.Sprintf("Failed to pull image %q: %v", r.Image, err))
 		p.failed(key, "ErrImagePull: "+err.Error())
 		return "", &Error{Reason: "ErrImagePull", Message: err.Error(), Retry: p.now().Add(2 * time.Second)}
 	}
 	p.succeeded(key)
 	took := p.now().Sub(began).Truncate(time.Millisecond)
+	id, size := p.inspect(ctx, ref)
+	p.access.completed(name, id, secret)
 	r.Event(v1.EventTypeNormal, "Pulled", fmt.Sprintf("Successfully pulled image %q in %v (%v including waiting). Image size: %v bytes.",
-		r.Image, took, took, p.size(ctx, ref)))
+		r.Image, took, took, size))
 	return ref, nil
 }
 
-// fetch pulls with each matching credential in turn, or without any if none matches.
-func (p *Puller) fetch(ctx context.Context, r Request, name Name, spec *cri.ImageSpec) (string, error) {
+// fetch pulls with each matching credential in turn, or without any if none matches. The secret is the one
+// that it succeeded with.
+func (p *Puller) fetch(ctx context.Context, r Request, name Name, spec *cri.ImageSpec) (string, *kubeletconfig.ImagePullSecret, error) {
 	found, err := credentials(r.Secrets, name)
 	if err != nil {
-		return "", err
+		return "", nil, err
 	}
 	if len(found) == 0 {
-		return p.runtime.PullImage(ctx, spec, nil, r.Sandbox)
+		ref, err := p.runtime.PullImage(ctx, spec, nil, r.Sandbox)
+		return ref, nil, err
 	}
-	var ref string
-	for _, auth := range found {
-		if ref, err = p.runtime.PullImage(ctx, spec, auth, r.Sandbox); err == nil {
-			return ref, nil
+	for _, c := range found {
+		var ref string
+		if ref, err = p.runtime.PullImage(ctx, spec, c.auth, r.Sandbox); err == nil {
+			return ref, &c.secret, nil
 		}
 	}
-	return "", err
+	return "", nil, err
 }
 
-func (p *Puller) size(ctx context.Context, ref string) uint64 {
+// inspect is the id, by which the image is found later, and the size of what was pulled.
+func (p *Puller) inspect(ctx context.Context, ref string) (string, uint64) {
 	image, err := p.runtime.Image(ctx, &cri.ImageSpec{Image: ref})
-	if err != nil {
-		return 0 // only for the event's text
+	if err != nil || image == nil {
+		return ref, 0 // runtimes that are asked by id answer with the id
 	}
-	return image.GetSize()
+	return image.Id, image.Size
 }
 
 func (p *Puller) held(key failureKey) (failure, bool) {

@@ -75,7 +75,7 @@ func TestCredentials(t *testing.T) {
 		}
 		var got []string
 		for _, a := range found {
-			got = append(got, a.Username+"/"+a.Password)
+			got = append(got, a.auth.Username+"/"+a.auth.Password)
 		}
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Errorf("credentials for %s (-want +got):\n%s", image, diff)
@@ -109,6 +109,15 @@ func (s *store) PullImage(_ context.Context, spec *cri.ImageSpec, _ *cri.AuthCon
 	return spec.Image, nil
 }
 
+func newPuller(t *testing.T, r Runtime, dir string, v Verification) *Puller {
+	t.Helper()
+	p, err := NewPuller(r, dir, v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
 func TestEnsure(t *testing.T) {
 	for _, test := range []struct {
 		name           string
@@ -133,7 +142,7 @@ func TestEnsure(t *testing.T) {
 			}
 			s := &store{present: map[string]bool{"a:1": test.present}, pullErr: test.pullErr}
 			events := ""
-			_, err := NewPuller(s).Ensure(t.Context(), Request{Image: test.image, Policy: test.policy, Event: func(_, reason, _ string) {
+			_, err := newPuller(t, s, t.TempDir(), Verification{}).Ensure(t.Context(), Request{Image: test.image, Policy: test.policy, Event: func(_, reason, _ string) {
 				if events != "" {
 					events += " "
 				}
@@ -153,7 +162,7 @@ func TestEnsure(t *testing.T) {
 
 func TestPullBackOffGrows(t *testing.T) {
 	s := &store{present: map[string]bool{}, pullErr: errors.New("no route")}
-	p := NewPuller(s)
+	p := newPuller(t, s, t.TempDir(), Verification{})
 	now := time.Unix(0, 0)
 	p.now = func() time.Time { return now }
 	ask := func() *Error {

@@ -31,10 +31,19 @@ func (m *Manager) measure(ctx context.Context, n *v1.Node) {
 	s.NodeInfo = m.info()
 	m.setResources(s)
 	m.setFeatures(s, runtime)
+	s.DeclaredFeatures = declaredFeatures
 	if images, err := m.images(ctx); err == nil {
 		s.Images = images
 	}
 	m.setConditions(s, m.unready(runtime, err))
+}
+
+// declaredFeatures are those of upstream's optional features that pods and the API server have to ask for and
+// that this kubelet has (KEP-5328), sorted.
+var declaredFeatures = []string{
+	"InPlacePodLevelResourcesVerticalScaling",
+	"InPlacePodVerticalScalingInitContainers",
+	"RestartAllContainersOnContainerExits",
 }
 
 func (m *Manager) addresses() []v1.NodeAddress {
@@ -45,17 +54,21 @@ func (m *Manager) addresses() []v1.NodeAddress {
 	return append(list, v1.NodeAddress{Type: v1.NodeHostName, Address: m.cfg.Name})
 }
 
-func (m *Manager) info() v1.NodeSystemInfo {
+// Kernel is the version of the running kernel, "" if that does not tell.
+func Kernel() string {
 	var uname unix.Utsname
-	kernel := ""
-	if unix.Uname(&uname) == nil {
-		kernel = unix.ByteSliceToString(uname.Release[:])
+	if unix.Uname(&uname) != nil {
+		return ""
 	}
+	return unix.ByteSliceToString(uname.Release[:])
+}
+
+func (m *Manager) info() v1.NodeSystemInfo {
 	info := v1.NodeSystemInfo{
 		MachineID:               line("/etc/machine-id"),
 		SystemUUID:              line("/sys/class/dmi/id/product_uuid"),
 		BootID:                  line("/proc/sys/kernel/random/boot_id"),
-		KernelVersion:           kernel,
+		KernelVersion:           Kernel(),
 		OSImage:                 osImage(),
 		ContainerRuntimeVersion: m.cfg.Runtime.RuntimeVersion(),
 		KubeletVersion:          Version,

@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -73,6 +74,9 @@ func TestNode(t *testing.T) {
 		}
 		if len(n.Status.Images) != 2 || n.Status.Images[0].Names[0] != "large" {
 			t.Errorf("images are %v, want the larger first", n.Status.Images)
+		}
+		if got := n.Status.DeclaredFeatures; !slices.Contains(got, "RestartAllContainersOnContainerExits") || !slices.IsSorted(got) {
+			t.Errorf("declared features are %v, want them sorted", got)
 		}
 		const noNetwork = "container runtime network not ready: NetworkReady=false reason:NetworkPluginNotReady message:cni plugin not initialized"
 		ready(v1.ConditionFalse, noNetwork)

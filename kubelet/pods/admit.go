@@ -20,6 +20,9 @@ func (m *Manager) refuse(pod *v1.Pod) *status.Failure {
 			return f
 		}
 	}
+	if err := m.cfg.Sysctls.Refuse(pod); err != nil {
+		return &status.Failure{Reason: "SysctlForbidden", Message: err.Error()}
+	}
 	return Refuse(pod, m.cfg.Node(), m.active(pod))
 }
 

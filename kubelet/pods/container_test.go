@@ -128,8 +128,9 @@ func TestSysctlNames(t *testing.T) {
 		"net/ipv4/conf/eth0.100/mtu": "net.ipv4.conf.eth0/100.mtu",
 		"net.ipv4.conf.eth0/100.mtu": "net.ipv4.conf.eth0/100.mtu",
 	} {
-		if got := dotted(name); got != want {
-			t.Errorf("dotted(%q) = %q, want %q", name, got, want)
+		got := sysctls(&v1.Pod{Spec: v1.PodSpec{SecurityContext: &v1.PodSecurityContext{Sysctls: []v1.Sysctl{{Name: name, Value: "1"}}}}})
+		if got[want] != "1" || len(got) != 1 {
+			t.Errorf("%s becomes %v, want %s", name, got, want)
 		}
 	}
 }

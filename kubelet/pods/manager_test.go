@@ -30,6 +30,7 @@ import (
 	"github.com/skiff-k8s/skiff/kubelet/runtime"
 	"github.com/skiff-k8s/skiff/kubelet/runtime/runtimetest"
 	"github.com/skiff-k8s/skiff/kubelet/status"
+	"github.com/skiff-k8s/skiff/kubelet/sysctl"
 )
 
 // host stands for the node beside its runtime: volumes that are directories, no probes, and control
@@ -129,9 +130,17 @@ func (n *node) start() {
 	if err != nil {
 		n.t.Fatal(err)
 	}
+	puller, err := images.NewPuller(client, filepath.Join(n.host.root, "image_manager"), images.Verification{})
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	allowed, err := sysctl.NewList(nil, "6.1")
+	if err != nil {
+		n.t.Fatal(err)
+	}
 	n.m = New(Config{
 		Client: n.client, Recorder: &record.FakeRecorder{}, Runtime: client,
-		Volumes: n.host, Probes: n.host, Cgroups: n.host, Images: images.NewPuller(client), Hooks: hooks.New(client.Exec),
+		Volumes: n.host, Probes: n.host, Cgroups: n.host, Images: puller, Sysctls: allowed, Hooks: hooks.New(client.Exec),
 		Node: func() *v1.Node {
 			return &v1.Node{Status: v1.NodeStatus{Allocatable: v1.ResourceList{"cpu": resource.MustParse("2"), "pods": resource.MustParse("10")}}}
 		},
@@ -399,6 +408,21 @@ func TestRejectedPod(t *testing.T) {
 	pod := n.create("p", v1.PodSpec{Containers: []v1.Container{big}})
 	s := n.untilPhase("p", v1.PodFailed).Status
 	if s.Reason != "OutOfcpu" || !strings.HasPrefix(s.Message, "Pod was rejected: Node didn't have enough resource: cpu") {
+		t.Errorf("reason %q, message %q", s.Reason, s.Message)
+	}
+	n.remove("p", 30)
+	n.untilGone("p", pod.UID)
+	wantLog(t, n.runtime.Log())
+}
+
+func TestForbiddenSysctl(t *testing.T) {
+	n := newNode(t, nil)
+	pod := n.create("p", v1.PodSpec{
+		Containers:      []v1.Container{c("a")},
+		SecurityContext: &v1.PodSecurityContext{Sysctls: []v1.Sysctl{{Name: "kernel.shm_rmid_forced", Value: "1"}, {Name: "kernel/msgmax", Value: "9000"}}},
+	})
+	s := n.untilPhase("p", v1.PodFailed).Status
+	if s.Reason != "SysctlForbidden" || s.Message != `Pod was rejected: forbidden sysctl: "kernel.msgmax" not allowlisted` {
 		t.Errorf("reason %q, message %q", s.Reason, s.Message)
 	}
 	n.remove("p", 30)

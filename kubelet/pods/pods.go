@@ -27,6 +27,7 @@ import (
 	"github.com/skiff-k8s/skiff/kubelet/resources"
 	"github.com/skiff-k8s/skiff/kubelet/runtime"
 	"github.com/skiff-k8s/skiff/kubelet/status"
+	"github.com/skiff-k8s/skiff/kubelet/sysctl"
 	"github.com/skiff-k8s/skiff/kubelet/volume"
 )
 
@@ -47,6 +48,9 @@ type Config struct {
 	NetworkReady func() error
 	// Pressure is why pods of low quality of service are not taken, nil when they are.
 	Pressure func(pod *v1.Pod) *status.Failure
+
+	// Sysctls are the kernel settings that pods may have.
+	Sysctls *sysctl.List
 
 	RootDir   string // pods' files, in pods/<uid>
 	LogDir    string // containers' logs, in <namespace>_<name>_<uid>/<container>

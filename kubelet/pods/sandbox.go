@@ -6,10 +6,10 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 
 	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	sysctlnames "k8s.io/component-helpers/node/util/sysctl"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/skiff-k8s/skiff/kubelet/resources"
@@ -120,18 +120,9 @@ func sysctls(pod *v1.Pod) map[string]string {
 	}
 	all := map[string]string{}
 	for _, s := range pod.Spec.SecurityContext.Sysctls {
-		all[dotted(s.Name)] = s.Value
+		all[sysctlnames.NormalizeName(s.Name)] = s.Value // with dots, as runc wants it
 	}
 	return all
-}
-
-// dotted is a sysctl's name with dots as separators, which runc wants. A name whose first separator is
-// a slash has its dots within the parts.
-func dotted(name string) string {
-	if i := strings.IndexAny(name, "./"); i < 0 || name[i] == '.' {
-		return name
-	}
-	return strings.NewReplacer("/", ".", ".", "/").Replace(name)
 }
 
 // runtimeHandler is the handler of the pod's runtime class, "" for the default.
