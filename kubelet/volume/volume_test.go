@@ -2,6 +2,7 @@ package volume
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -452,6 +453,20 @@ func TestSubPath(t *testing.T) {
 	}
 	if _, err := os.Stat(filepath.Join(path, "deep")); err != nil {
 		t.Errorf("after a swap: %v, want the old directory", err)
+	}
+}
+
+// TestSubPathOfWhatIsNoDirectory has a hostPath volume that is a FIFO: opened for reading, it would not answer.
+func TestSubPathOfWhatIsNoDirectory(t *testing.T) {
+	m, _ := newManager(t)
+	fifo := filepath.Join(t.TempDir(), "fifo")
+	if err := unix.Mkfifo(fifo, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	pod := podWith(v1.Volume{Name: "f", VolumeSource: v1.VolumeSource{HostPath: &v1.HostPathVolumeSource{Path: fifo}}})
+	mustMount(t, m, pod)
+	if _, err := m.SubPath(t.Context(), pod, "c", 0, v1.VolumeMount{Name: "f"}, "sub"); !errors.Is(err, unix.ENOTDIR) {
+		t.Errorf("error %v, want that it is no directory", err)
 	}
 }
 
