@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -155,25 +156,31 @@ func TestReadIsLimited(t *testing.T) {
 	}
 }
 
-func TestHungCallsEndWithTheirContext(t *testing.T) {
-	answer := make(chan struct{})
-	calls := 0
-	hang := func() (int, error) {
-		calls++
-		<-answer
-		return 7, nil
-	}
-	for range 5 {
-		ctx, cancel := context.WithCancel(t.Context())
-		cancel()
-		if _, err := Await(ctx, t.Name(), hang); !errors.Is(err, context.Canceled) {
-			t.Errorf("error %v, want that the context ended", err)
+func TestHungCalls(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		answer := make(chan struct{})
+		calls := 0
+		hang := func() (int, error) {
+			calls++
+			<-answer
+			return 7, nil
 		}
-	}
-	time.AfterFunc(time.Millisecond, func() { close(answer) })
-	if got, err := Await(t.Context(), t.Name(), hang); err != nil || got != 7 || calls != 1 {
-		t.Errorf("got %d (%v) of %d calls, want 7 of the one that hung", got, err, calls)
-	}
+		for range 5 {
+			ctx, cancel := context.WithCancel(t.Context())
+			cancel()
+			if _, err := Await(ctx, t.Name(), hang); !errors.Is(err, context.Canceled) {
+				t.Errorf("error %v, want that the context ended", err)
+			}
+		}
+		began := time.Now()
+		if _, err := Await(t.Context(), t.Name(), hang); err == nil || time.Since(began) != patience {
+			t.Errorf("error %v after %v, want one after %v", err, time.Since(began), patience)
+		}
+		time.AfterFunc(time.Second, func() { close(answer) })
+		if got, err := Await(t.Context(), t.Name(), hang); err != nil || got != 7 || calls != 1 {
+			t.Errorf("got %d (%v) of %d calls, want 7 of the one that hung", got, err, calls)
+		}
+	})
 }
 
 func TestWalk(t *testing.T) {
