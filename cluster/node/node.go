@@ -23,8 +23,8 @@ import (
 	"k8s.io/client-go/rest"
 
 	"github.com/skiff-k8s/skiff/guard"
-	"github.com/skiff-k8s/skiff/proxy/iptables"
 	"github.com/skiff-k8s/skiff/kubelet"
+	"github.com/skiff-k8s/skiff/proxy/iptables"
 )
 
 // Config says what a node is. All fields but Runtime are required.
