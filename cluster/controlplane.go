@@ -15,10 +15,12 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/metadata"
 	"k8s.io/client-go/rest"
+	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 
 	"github.com/skiff-k8s/skiff/apiserver"
 	"github.com/skiff-k8s/skiff/apiserver/backend"
 	"github.com/skiff-k8s/skiff/apiserver/backend/engines"
+	"github.com/skiff-k8s/skiff/cluster/keypair"
 	"github.com/skiff-k8s/skiff/controllers"
 	"github.com/skiff-k8s/skiff/guard"
 	"github.com/skiff-k8s/skiff/scheduler"
@@ -40,6 +42,9 @@ var (
 	proxyUser      = identity{"proxy", user.KubeProxy, nil}
 	kubeletClient  = identity{"apiserver-kubelet-client", "kube-apiserver-kubelet-client", nil}
 )
+
+// servingFile is the base name of the API server's own certificate.
+const servingFile = "apiserver"
 
 func nodeUser(node string) identity {
 	return identity{"kubelet-" + node, "system:node:" + node, []string{user.NodesGroup}}
@@ -91,11 +96,10 @@ const tokenKeyFile = "service-accounts"
 
 func (p *controlPlane) start(ctx context.Context) error {
 	r := p.run
-	serving, err := r.pki.Server("apiserver", "kube-apiserver", r.hosts()...)
-	if err != nil {
+	if _, err := r.pki.Server(servingFile, "kube-apiserver", r.hosts()...); err != nil {
 		return err
 	}
-	certificate, err := tls.X509KeyPair(serving.CertPEM, serving.KeyPEM)
+	serving, err := keypair.Open(r.pki.Files(servingFile))
 	if err != nil {
 		return err
 	}
@@ -103,7 +107,10 @@ func (p *controlPlane) start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	toKubelets, err := r.pki.Client(kubeletClient.file, kubeletClient.user, kubeletClient.groups...)
+	if _, err := r.pki.Client(kubeletClient.file, kubeletClient.user, kubeletClient.groups...); err != nil {
+		return err
+	}
+	toKubelets, err := keypair.Open(r.pki.Files(kubeletClient.file))
 	if err != nil {
 		return err
 	}
@@ -119,8 +126,7 @@ func (p *controlPlane) start(ctx context.Context) error {
 		ClientCA:          r.pki.CA(),
 		ServiceAccountKey: tokenKey,
 		Issuer:            "https://kubernetes.default.svc." + r.Domain,
-		KubeletCert:       toKubelets.CertPEM,
-		KubeletKey:        toKubelets.KeyPEM,
+		KubeletClient:     toKubelets.Show,
 		ServiceCIDR:       r.ServiceCIDR,
 		Advertise:         netip.AddrPortFrom(r.host, r.Listen.Port()),
 		Components:        map[string]func(context.Context) error{"controller-manager": p.managing.probe, "scheduler": p.scheduling.probe},
@@ -130,7 +136,7 @@ func (p *controlPlane) start(ctx context.Context) error {
 		return errors.Join(err, listener.Close())
 	}
 	guard.Go("API server", func() {
-		p.served <- p.server.Serve(ctx, listener, &tls.Config{Certificates: []tls.Certificate{certificate}, ClientAuth: tls.RequestClientCert})
+		p.served <- p.server.Serve(ctx, listener, &tls.Config{GetCertificate: serving.Serve, ClientAuth: tls.RequestClientCert})
 	})
 	return nil
 }
@@ -178,7 +184,14 @@ func (r *run) writeKubeconfig(file string, id identity) error {
 	if err != nil {
 		return err
 	}
-	config, err := kubeconfig(r.url(id), r.pki.CA(), strings.TrimPrefix(id.user, "system:"), pair)
+	owner := &clientcmdapi.AuthInfo{ClientCertificateData: pair.CertPEM, ClientKeyData: pair.KeyPEM}
+	if id.file != adminUser.file {
+		// A component reads its certificate again when it is renewed; a person's
+		// kubeconfig can be taken elsewhere.
+		owner = &clientcmdapi.AuthInfo{}
+		owner.ClientCertificate, owner.ClientKey = r.pki.Files(id.file)
+	}
+	config, err := kubeconfig(r.url(id), r.pki.CA(), strings.TrimPrefix(id.user, "system:"), owner)
 	if err != nil {
 		return err
 	}

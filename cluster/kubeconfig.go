@@ -5,12 +5,12 @@ import (
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 )
 
-// kubeconfig is a file with which a client reaches server as the owner of pair.
-func kubeconfig(server string, ca []byte, user string, pair Pair) ([]byte, error) {
+// kubeconfig is a file with which a client reaches server as owner.
+func kubeconfig(server string, ca []byte, user string, owner *clientcmdapi.AuthInfo) ([]byte, error) {
 	const name = "skiff"
 	config := clientcmdapi.NewConfig()
 	config.Clusters[name] = &clientcmdapi.Cluster{Server: server, CertificateAuthorityData: ca}
-	config.AuthInfos[user] = &clientcmdapi.AuthInfo{ClientCertificateData: pair.CertPEM, ClientKeyData: pair.KeyPEM}
+	config.AuthInfos[user] = owner
 	config.Contexts[name] = &clientcmdapi.Context{Cluster: name, AuthInfo: user}
 	config.CurrentContext = name
 	return clientcmd.Write(*config)

@@ -97,11 +97,12 @@ func (r *run) connect(members []member) error {
 
 // credentials gives a member its serving certificate.
 func (r *run) credentials(m *member) error {
-	serving, err := r.pki.Server("kubelet-serving-"+m.Name, "system:node:"+m.Name, m.Name, m.Address.String())
-	if err != nil {
+	name := "kubelet-serving-" + m.Name
+	if _, err := r.pki.Server(name, "system:node:"+m.Name, m.Name, m.Address.String()); err != nil {
 		return err
 	}
-	m.CA, m.Cert, m.Key = r.pki.CA(), serving.CertPEM, serving.KeyPEM
+	m.CA = r.pki.CA()
+	m.CertFile, m.KeyFile = r.pki.Files(name)
 	return nil
 }
 

@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"math/big"
 	"net"
 	"os"
@@ -24,7 +25,7 @@ import (
 const (
 	caLifetime   = 10 * 365 * 24 * time.Hour
 	certLifetime = 365 * 24 * time.Hour
-	// renewBefore is how long before its end a certificate is made anew at start.
+	// renewBefore is how long before its end a certificate is made anew.
 	renewBefore = 90 * 24 * time.Hour
 )
 
@@ -34,7 +35,10 @@ const (
 type PKI struct {
 	dir string
 	ca  Pair
-	mu  sync.Mutex // held while files are looked at and written
+	now func() time.Time
+
+	mu     sync.Mutex                   // held while files are looked at and written
+	issued map[string]*x509.Certificate // what each certificate asked for must say, by name
 }
 
 // Pair is a certificate with its private key.
@@ -46,15 +50,19 @@ type Pair struct {
 
 // OpenPKI reads the authority in dir, or makes one there.
 func OpenPKI(dir string) (*PKI, error) {
+	dir, err := filepath.Abs(dir) // kubeconfigs name files in it
+	if err != nil {
+		return nil, err
+	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
-	p := &PKI{dir: dir}
+	p := &PKI{dir: dir, now: time.Now, issued: make(map[string]*x509.Certificate)}
 	ca, err := p.load("ca")
 	if errors.Is(err, fs.ErrNotExist) {
 		ca, err = p.create("ca", &x509.Certificate{
 			Subject:               pkix.Name{CommonName: "skiff-ca"},
-			NotAfter:              time.Now().Add(caLifetime),
+			NotAfter:              p.now().Add(caLifetime),
 			IsCA:                  true,
 			BasicConstraintsValid: true,
 			KeyUsage:              x509.KeyUsageCertSign | x509.KeyUsageDigitalSignature,
@@ -124,15 +132,46 @@ func (p *PKI) Key(name string) ([]byte, error) {
 func (p *PKI) issue(name string, template *x509.Certificate) (Pair, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	pair, err := p.load(name)
+	p.issued[name] = template
+	pair, _, err := p.ensure(name, template)
+	return pair, err
+}
+
+// Renew makes anew the certificates asked for that are about to end, and
+// returns their names. The files of the others stay as they are.
+func (p *PKI) Renew() (renewed []string, err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, name := range slices.Sorted(maps.Keys(p.issued)) {
+		_, made, failure := p.ensure(name, p.issued[name])
+		if made {
+			renewed = append(renewed, name)
+		}
+		err = errors.Join(err, failure)
+	}
+	return renewed, err
+}
+
+// Files are where a certificate and its key are kept. They are written anew
+// when the certificate is renewed, the key first.
+func (p *PKI) Files(name string) (cert, key string) {
+	file := filepath.Join(p.dir, name)
+	return file + ".crt", file + ".key"
+}
+
+// ensure returns what is on disk if it is good, else it makes it.
+func (p *PKI) ensure(name string, template *x509.Certificate) (pair Pair, made bool, err error) {
+	pair, err = p.load(name)
 	if err == nil && pair.matches() && p.good(pair.cert, template) {
-		return pair, nil
+		return pair, false, nil
 	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return Pair{}, fmt.Errorf("certificate %s: %w", name, err)
+		return Pair{}, false, fmt.Errorf("certificate %s: %w", name, err)
 	}
-	template.NotAfter = time.Now().Add(certLifetime)
-	return p.create(name, template, &p.ca)
+	fresh := *template
+	fresh.NotAfter = p.now().Add(certLifetime)
+	pair, err = p.create(name, &fresh, &p.ca)
+	return pair, err == nil, err
 }
 
 // matches reports whether the key is the certificate's. It is not when a start
@@ -144,7 +183,7 @@ func (p Pair) matches() bool {
 
 func (p *PKI) good(cert, want *x509.Certificate) bool {
 	return cert.CheckSignatureFrom(p.ca.cert) == nil &&
-		time.Until(cert.NotAfter) > renewBefore &&
+		cert.NotAfter.Sub(p.now()) > renewBefore &&
 		cert.Subject.CommonName == want.Subject.CommonName &&
 		slices.Equal(cert.Subject.Organization, want.Subject.Organization) &&
 		slices.Equal(cert.DNSNames, want.DNSNames) &&
@@ -162,7 +201,7 @@ func (p *PKI) create(name string, template *x509.Certificate, by *Pair) (Pair, e
 	if err != nil {
 		return Pair{}, err
 	}
-	template.NotBefore = time.Now().Add(-time.Hour) // clocks of nodes may lag
+	template.NotBefore = p.now().Add(-time.Hour) // clocks of nodes may lag
 	parent, signer := template, crypto.Signer(key)
 	if by != nil {
 		parent, signer = by.cert, by.key
@@ -178,18 +217,20 @@ func (p *PKI) create(name string, template *x509.Certificate, by *Pair) (Pair, e
 	pair := Pair{pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), keyPEM, cert, key}
 	// A start that ends between the two leaves a pair that does not match, which
 	// the next start notices.
-	if err := writeFile(filepath.Join(p.dir, name+".key"), pair.KeyPEM, 0o600); err != nil {
+	certFile, keyFile := p.Files(name)
+	if err := writeFile(keyFile, pair.KeyPEM, 0o600); err != nil {
 		return Pair{}, err
 	}
-	return pair, writeFile(filepath.Join(p.dir, name+".crt"), pair.CertPEM, 0o644)
+	return pair, writeFile(certFile, pair.CertPEM, 0o644)
 }
 
 func (p *PKI) load(name string) (Pair, error) {
-	certPEM, err := os.ReadFile(filepath.Join(p.dir, name+".crt"))
+	certFile, keyFile := p.Files(name)
+	certPEM, err := os.ReadFile(certFile)
 	if err != nil {
 		return Pair{}, err
 	}
-	keyPEM, err := os.ReadFile(filepath.Join(p.dir, name+".key"))
+	keyPEM, err := os.ReadFile(keyFile)
 	if err != nil {
 		return Pair{}, err
 	}

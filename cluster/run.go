@@ -75,6 +75,7 @@ func (r *run) up(ctx context.Context, ready func()) (err error) {
 	}
 	r.say("  API ready after %v", r.elapsed())
 	r.start("controllers and scheduler", nodesCtx, r.plane.controllers)
+	r.start("renewal of certificates", nodesCtx, r.renewCertificates)
 	if err := r.addons(ctx); err != nil {
 		return err
 	}

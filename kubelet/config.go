@@ -49,8 +49,9 @@ type Config struct {
 	// Listener is where the kubelet's API is served; Listen is the address to open if it is nil, ":10250".
 	Listener net.Listener
 	Listen   string
-	TLS      tls.Certificate
-	ClientCA *x509.CertPool // issuer of client certificates of the kubelet's API
+	// Certificate is the serving certificate, asked for with each connection.
+	Certificate func(*tls.ClientHelloInfo) (*tls.Certificate, error)
+	ClientCA    *x509.CertPool // issuer of client certificates of the kubelet's API
 
 	// Guard is what pods may use of the node.
 	Guard Guard

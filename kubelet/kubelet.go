@@ -157,7 +157,7 @@ func (k *Kubelet) assemble(ctx context.Context) {
 		FreeImages: k.images.RemoveAll, Changed: k.node.Changed,
 	})
 	k.server = server.New(server.Config{
-		NodeName: cfg.NodeName, Listener: cfg.Listener, TLS: cfg.TLS, ClientCA: cfg.ClientCA, Client: cfg.Client,
+		NodeName: cfg.NodeName, Listener: cfg.Listener, Certificate: cfg.Certificate, ClientCA: cfg.ClientCA, Client: cfg.Client,
 		Host: k, Runtime: k.runtime, Stats: k.stats, Metrics: newMetrics(cfg.NodeName, k.pods.Pods), Probes: k.probes.Metrics(),
 		Healthy: k.node.Healthy, LogDir: cfg.LogDir, Configz: cfg.published(),
 	})

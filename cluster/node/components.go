@@ -2,7 +2,6 @@ package node
 
 import (
 	"context"
-	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -12,6 +11,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
+	"github.com/skiff-k8s/skiff/cluster/keypair"
 	"github.com/skiff-k8s/skiff/kubelet"
 	"github.com/skiff-k8s/skiff/proxy"
 	"github.com/skiff-k8s/skiff/proxy/conntrack"
@@ -28,7 +28,7 @@ func runKubelet(ctx context.Context, c Config, config *rest.Config, endpoint str
 	if err != nil {
 		return err
 	}
-	serving, err := tls.X509KeyPair(c.Cert, c.Key)
+	serving, err := keypair.Open(c.CertFile, c.KeyFile)
 	if err != nil {
 		return fmt.Errorf("serving certificate of the kubelet: %w", err)
 	}
@@ -48,7 +48,7 @@ func runKubelet(ctx context.Context, c Config, config *rest.Config, endpoint str
 		ClusterDNS:      []string{c.ClusterDNS.String()},
 		Domain:          c.ClusterDomain,
 		Listen:          fmt.Sprintf("%s:10250", c.Address),
-		TLS:             serving,
+		Certificate:     serving.Serve,
 		ClientCA:        clients,
 		Guard:           c.Guard,
 		MinDisk:         minDisk,

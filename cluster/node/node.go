@@ -47,8 +47,10 @@ type Config struct {
 	ClusterDNS                     netip.Addr
 	ClusterDomain                  string
 
-	// CA signs the clients the kubelet believes; Cert and Key are what it shows.
-	CA, Cert, Key []byte
+	// CA signs the clients the kubelet believes; CertFile and KeyFile are what it
+	// shows, also when they are written anew.
+	CA                []byte
+	CertFile, KeyFile string
 
 	// Runtime is the endpoint of a CRI runtime that is already there; empty
 	// means to start containerd.

@@ -13,6 +13,7 @@ import (
 
 	"github.com/skiff-k8s/skiff/apiserver"
 	"github.com/skiff-k8s/skiff/apiserver/backend/engines"
+	"github.com/skiff-k8s/skiff/cluster/keypair"
 )
 
 func apiserverCommand() *cobra.Command {
@@ -29,17 +30,21 @@ func apiserverCommand() *cobra.Command {
 			if options.Log, err = logTo("-", slog.LevelInfo); err != nil {
 				return err
 			}
-			certificate, err := tls.LoadX509KeyPair(certFile, keyFile)
+			serving, err := keypair.Open(certFile, keyFile)
 			if err != nil {
 				return err
+			}
+			if kubeletCertFile != "" {
+				toKubelets, err := keypair.Open(kubeletCertFile, kubeletKeyFile)
+				if err != nil {
+					return err
+				}
+				options.KubeletClient = toKubelets.Show
 			}
 			for _, f := range []struct {
 				to   *[]byte
 				name string
-			}{{&options.ClientCA, clientCAFile}, {&options.ServiceAccountKey, tokenKeyFile}, {&options.KubeletCert, kubeletCertFile}, {&options.KubeletKey, kubeletKeyFile}} {
-				if f.name == "" {
-					continue
-				}
+			}{{&options.ClientCA, clientCAFile}, {&options.ServiceAccountKey, tokenKeyFile}} {
 				if *f.to, err = os.ReadFile(f.name); err != nil {
 					return err
 				}
@@ -57,7 +62,7 @@ func apiserverCommand() *cobra.Command {
 				return errors.Join(err, listener.Close(), options.Backend.Close())
 			}
 			fmt.Fprintln(cmd.OutOrStdout(), "serving on", listen)
-			err = server.Serve(cmd.Context(), listener, &tls.Config{Certificates: []tls.Certificate{certificate}, ClientAuth: tls.RequestClientCert})
+			err = server.Serve(cmd.Context(), listener, &tls.Config{GetCertificate: serving.Serve, ClientAuth: tls.RequestClientCert})
 			server.Close()
 			return errors.Join(err, options.Backend.Close())
 		},

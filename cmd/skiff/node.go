@@ -1,7 +1,6 @@
 package main
 
 import (
-	"crypto/tls"
 	"crypto/x509"
 	"fmt"
 	"log/slog"
@@ -12,6 +11,7 @@ import (
 	"github.com/spf13/pflag"
 	"k8s.io/client-go/kubernetes"
 
+	"github.com/skiff-k8s/skiff/cluster/keypair"
 	"github.com/skiff-k8s/skiff/kubelet"
 	"github.com/skiff-k8s/skiff/proxy"
 	"github.com/skiff-k8s/skiff/proxy/conntrack"
@@ -37,9 +37,11 @@ func kubeletCommand() *cobra.Command {
 			if config.Client, err = kubernetes.NewForConfig(restConfig); err != nil {
 				return err
 			}
-			if config.TLS, err = tls.LoadX509KeyPair(certFile, keyFile); err != nil {
+			serving, err := keypair.Open(certFile, keyFile)
+			if err != nil {
 				return err
 			}
+			config.Certificate = serving.Serve
 			authority, err := os.ReadFile(clientCAFile)
 			if err != nil {
 				return err

@@ -62,18 +62,19 @@ type Stats interface {
 // Config is what a Server needs.
 type Config struct {
 	NodeName string
-	Listener net.Listener         // plain TCP, usually port 10250
-	TLS      tls.Certificate      // serving certificate
-	ClientCA *x509.CertPool       // issuer of client certificates
-	Client   kubernetes.Interface // for TokenReview and SubjectAccessReview
-	Host     Host
-	Runtime  Runtime
-	Stats    Stats
-	Metrics  prometheus.Gatherer // for /metrics
-	Probes   prometheus.Gatherer // for /metrics/probes; nil serves none
-	Healthy  func() error        // for /healthz; nil is always
-	Configz  any                 // for /configz, under "kubeletconfig"
-	LogDir   string              // what /logs/ serves; "" serves nothing
+	Listener net.Listener // plain TCP, usually port 10250
+	// Certificate is the serving certificate, asked for with each connection.
+	Certificate func(*tls.ClientHelloInfo) (*tls.Certificate, error)
+	ClientCA    *x509.CertPool       // issuer of client certificates
+	Client      kubernetes.Interface // for TokenReview and SubjectAccessReview
+	Host        Host
+	Runtime     Runtime
+	Stats       Stats
+	Metrics     prometheus.Gatherer // for /metrics
+	Probes      prometheus.Gatherer // for /metrics/probes; nil serves none
+	Healthy     func() error        // for /healthz; nil is always
+	Configz     any                 // for /configz, under "kubeletconfig"
+	LogDir      string              // what /logs/ serves; "" serves nothing
 }
 
 // Server is the kubelet's HTTPS server.
@@ -143,9 +144,9 @@ func (s *Server) Run(ctx context.Context) error {
 			handler.ServeHTTP(w, r)
 		}),
 		TLSConfig: &tls.Config{
-			Certificates: []tls.Certificate{s.cfg.TLS},
-			ClientAuth:   tls.RequestClientCert, // verified by the guard, which then may look at a token
-			MinVersion:   tls.VersionTLS12,
+			GetCertificate: s.cfg.Certificate,
+			ClientAuth:     tls.RequestClientCert, // verified by the guard, which then may look at a token
+			MinVersion:     tls.VersionTLS12,
 		},
 		ReadHeaderTimeout: 30 * time.Second,
 		IdleTimeout:       90 * time.Second,

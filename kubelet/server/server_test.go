@@ -189,7 +189,7 @@ func newWorld(t *testing.T) *world {
 		t.Fatal(err)
 	}
 	s := New(Config{
-		NodeName: "n", Listener: listener, TLS: authority.issue(t, "n"), ClientCA: authority.pool, Client: client,
+		NodeName: "n", Listener: listener, Certificate: authority.serve(t, "n"), ClientCA: authority.pool, Client: client,
 		Host: host{log: log}, Runtime: newRuntime(t), Stats: noStats{}, Metrics: prometheus.NewRegistry(),
 		Configz: map[string]string{"nodeIP": "1.2.3.4"}, LogDir: filepath.Dir(log),
 	})
@@ -467,6 +467,11 @@ func (a *authority) issue(t *testing.T, name string) tls.Certificate {
 		t.Fatal(err)
 	}
 	return pair
+}
+
+func (a *authority) serve(t *testing.T, name string) func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+	pair := a.issue(t, name)
+	return func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return &pair, nil }
 }
 
 func (a *authority) pem(t *testing.T, name string) (certificate, private []byte) {
