@@ -77,12 +77,19 @@ type Limits struct {
 	RequestTimeout time.Duration
 	// AnswerTimeout is how much longer the answer may take; 0 means five seconds.
 	AnswerTimeout time.Duration
+	// MaxConnections is how many connections Serve has at once, half of them from
+	// one address at most; 0 means 20,000, or half of the files that the process
+	// may open if that is less. More are closed.
+	MaxConnections int
 }
 
 func (l Limits) withDefaults() Limits {
 	l.MaxRequests = cmp.Or(l.MaxRequests, 600)
 	l.RequestTimeout = cmp.Or(l.RequestTimeout, time.Minute)
 	l.AnswerTimeout = cmp.Or(l.AnswerTimeout, 5*time.Second)
+	if l.MaxConnections == 0 {
+		l.MaxConnections = mostConnections()
+	}
 	return l
 }
 

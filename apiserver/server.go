@@ -121,6 +121,7 @@ const mostStreams = 100
 // takes no new connections, ends watches, and lets other requests finish.
 func (s *Server) Serve(ctx context.Context, l net.Listener, config *tls.Config) error {
 	limits := s.config.Limits
+	l = newCapped(l, limits.MaxConnections)
 	server := &http.Server{
 		Handler:           s.handler,
 		TLSConfig:         config,

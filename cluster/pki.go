@@ -78,9 +78,6 @@ func OpenPKI(dir string) (*PKI, error) {
 // CA is the certificate every client and server of the cluster trusts.
 func (p *PKI) CA() []byte { return p.ca.CertPEM }
 
-// Authority is the certificate and key that sign.
-func (p *PKI) Authority() Pair { return p.ca }
-
 // Client issues a client certificate for a user in groups.
 func (p *PKI) Client(name, user string, groups ...string) (Pair, error) {
 	return p.issue(name, &x509.Certificate{
