@@ -9,10 +9,12 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
 	"time"
+	"weak"
 
 	openapiv2 "github.com/google/gnostic-models/openapiv2"
 	openapiv3 "github.com/google/gnostic-models/openapiv3"
@@ -52,6 +54,9 @@ type document struct {
 	etag     string
 	json     []byte
 	protobuf []byte
+	// plain is what is not compressed, per form, while somebody reads it: clients
+	// that read slowly share it.
+	plain map[bool]weak.Pointer[[]byte]
 }
 
 // form makes the document if nobody did yet and returns it compressed.
@@ -79,6 +84,25 @@ func (d *document) form(protobuf bool) (data []byte, etag string, made time.Time
 		d.protobuf = compress(plain)
 	}
 	return d.protobuf, d.etag, d.made, nil
+}
+
+// expanded is data, which form has returned, not compressed. It is shared with
+// others as long as the pointer is kept.
+func (d *document) expanded(data []byte, protobuf bool) (*[]byte, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if shared := d.plain[protobuf].Value(); shared != nil {
+		return shared, nil
+	}
+	plain, err := expand(data)
+	if err != nil {
+		return nil, err
+	}
+	if d.plain == nil {
+		d.plain = make(map[bool]weak.Pointer[[]byte])
+	}
+	d.plain[protobuf] = weak.Make(&plain)
+	return &plain, nil
 }
 
 // writers of gzip are large: the index makes forty documents in a row.
@@ -148,11 +172,16 @@ func (d *document) serve(w http.ResponseWriter, r *http.Request, types []mediaTy
 	}
 	if strings.Contains(r.Header.Get("Accept-Encoding"), "gzip") && r.Header.Get("Range") == "" {
 		w.Header().Set("Content-Encoding", "gzip")
-	} else if data, err = expand(data); err != nil {
+		http.ServeContent(w, r, "", made, bytes.NewReader(data))
+		return
+	}
+	plain, err := d.expanded(data, as.protobuf)
+	if err != nil {
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 		return
 	}
-	http.ServeContent(w, r, "", made, bytes.NewReader(data))
+	http.ServeContent(w, r, "", made, bytes.NewReader(*plain))
+	runtime.KeepAlive(plain)
 }
 
 // negotiate finds the type that is accepted most; no types means JSON always.
