@@ -48,8 +48,9 @@ type Options struct {
 	// Issuer of service account tokens; empty means
 	// https://kubernetes.default.svc.cluster.local.
 	Issuer string
-	// KubeletCert and KubeletKey, in PEM, are what kubelets ask of this server.
-	KubeletCert, KubeletKey []byte
+	// KubeletClient is the certificate to show to kubelets, asked for with each
+	// connection; nil: none.
+	KubeletClient func(*tls.CertificateRequestInfo) (*tls.Certificate, error)
 	// Dial reaches nodes and pods; nil: a net.Dialer.
 	Dial connect.Dial
 	// StaticTokens are users by bearer token.
@@ -94,10 +95,7 @@ func Standard(ctx context.Context, o Options) (*Server, error) {
 		return nil, err
 	}
 	rights := authz.New(bootstrap.NodeRules())
-	connections, err := o.connections(rights)
-	if err != nil {
-		return nil, err
-	}
+	connections := o.connections(rights)
 	documents, descriptions := discovery.New(o.Advertise.String()), openapi.New(openapi.Config{})
 	registry.MustRegister(guard.Panics, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	mux := http.NewServeMux()
@@ -199,17 +197,10 @@ func (o Options) users(tokens *authn.Tokens) (authn.Config, error) {
 	return c, nil
 }
 
-func (o Options) connections(rights *authz.Authorizer) (*connect.Handler, error) {
+func (o Options) connections(rights *authz.Authorizer) *connect.Handler {
 	c := connect.Config{Dial: o.Dial, Authorizer: rights, WriteError: rest.WriteError}
-	if len(o.KubeletCert) == 0 {
-		return connect.New(c), nil
-	}
-	pair, err := tls.X509KeyPair(o.KubeletCert, o.KubeletKey)
-	if err != nil {
-		return nil, fmt.Errorf("kubelet client certificate: %w", err)
-	}
 	// Kubelets make their serving certificates themselves, as upstream's do
 	// without --kubelet-certificate-authority: nothing here can verify them.
-	c.Kubelet = &tls.Config{Certificates: []tls.Certificate{pair}, InsecureSkipVerify: true}
-	return connect.New(c), nil
+	c.Kubelet = &tls.Config{GetClientCertificate: o.KubeletClient, InsecureSkipVerify: true}
+	return connect.New(c)
 }

@@ -8,7 +8,7 @@ import (
 
 // compared is about how many nanoseconds a strategic merge takes to compare
 // two elements of lists by their keys.
-const compared = 300
+const compared = 100
 
 // strategicCost is the cost of a strategic merge of changes into before: each
 // element of a list that changes is looked for among all, and so is each that
