@@ -386,6 +386,10 @@ func TestWebSocketWatch(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer conn.CloseNow()
+	// What a client sends is ignored.
+	if err := conn.Write(t.Context(), websocket.MessageText, make([]byte, 1<<20)); err != nil {
+		t.Fatal(err)
+	}
 	api := client(t, apiservertest.Config(s, "admin"), inJSON).CoreV1().ConfigMaps("default")
 	if _, err := api.Create(t.Context(), configMap("socket"), metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
@@ -393,6 +397,29 @@ func TestWebSocketWatch(t *testing.T) {
 	kind, message, err := conn.Read(t.Context())
 	if err != nil || kind != websocket.MessageText || !strings.HasPrefix(string(message), `{"type":"ADDED","object":{"kind":"ConfigMap","apiVersion":"v1","metadata":{"name":"socket"`) {
 		t.Errorf("message = %v %s, %v; want the ADDED event as text", kind, message, err)
+	}
+}
+
+// A watch whose client sends more than anybody needs ends with the status for that.
+func TestWebSocketWatchOfALongMessage(t *testing.T) {
+	s := apiservertest.Start(t, asAdmin)
+	conn, _, err := websocket.Dial(t.Context(), "ws://"+serve(t, s)+"/api/v1/namespaces/default/configmaps?watch=1",
+		&websocket.DialOptions{HTTPHeader: http.Header{"Authorization": {"Bearer admin-token"}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.CloseNow()
+	go func() {
+		message, err := conn.Writer(t.Context(), websocket.MessageBinary)
+		for block := make([]byte, 1<<20); err == nil; {
+			_, err = message.Write(block)
+		}
+	}()
+	for err == nil {
+		_, _, err = conn.Read(t.Context())
+	}
+	if got := websocket.CloseStatus(err); got != websocket.StatusMessageTooBig {
+		t.Errorf("closed with %v (%v), want %v", got, err, websocket.StatusMessageTooBig)
 	}
 }
 

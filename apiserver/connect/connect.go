@@ -92,6 +92,8 @@ func transport(dial Dial, config *tls.Config) *http.Transport {
 		MaxIdleConnsPerHost: 16,
 		IdleConnTimeout:     90 * time.Second,
 		DisableCompression:  true,
+
+		MaxResponseHeaderBytes: 1 << 20,
 	}
 }
 

@@ -77,6 +77,10 @@ func (shell) ExecInContainer(_ context.Context, _, _, container string, cmd []st
 	case "cat":
 		_, err := io.Copy(out, in)
 		return err
+	case "drain":
+		return drain(in)
+	case "count":
+		return count(in, out)
 	case "size":
 		size := <-sizes
 		fmt.Fprintf(out, "%dx%d tty=%v", size.Width, size.Height, tty)
@@ -120,6 +124,10 @@ func kubelet() http.Handler {
 			return
 		}
 		fmt.Fprintf(w, "%s %s\n", r.PathValue("container"), r.URL.RawQuery)
+		if r.URL.Query().Get("sinceSeconds") == "99" {
+			_ = http.NewResponseController(w).Flush()
+			<-r.Context().Done()
+		}
 	})
 	return mux
 }
@@ -133,7 +141,12 @@ type world struct {
 
 func newWorld(t *testing.T, pod http.Handler) *world {
 	t.Helper()
-	node := httptest.NewTLSServer(kubelet())
+	return newWorldWith(t, httptest.NewTLSServer(kubelet()), pod)
+}
+
+// newWorldWith is a world with another kubelet.
+func newWorldWith(t *testing.T, node *httptest.Server, pod http.Handler) *world {
+	t.Helper()
 	web := httptest.NewServer(pod)
 	t.Cleanup(node.Close)
 	t.Cleanup(web.Close)

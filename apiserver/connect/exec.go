@@ -1,6 +1,7 @@
 package connect
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -140,27 +141,40 @@ func (h *Handler) translate(w http.ResponseWriter, r *http.Request, at *url.URL,
 func read(ctx context.Context, conn *websocket.Conn, isBase64 bool, stdin *io.PipeWriter, sizes sizeQueue) {
 	defer stdin.Close()
 	for {
-		_, message, err := conn.Read(ctx)
+		_, message, err := conn.Reader(ctx)
 		if err != nil {
 			return
 		}
-		channel, data, ok := split(message, isBase64)
-		switch {
-		case !ok:
-		case channel == channelIn && len(data) > 0:
-			if _, err := stdin.Write(data); err != nil {
-				continue // the program does not read any more; sizes and the end still count
-			}
-		case channel == channelClose && len(data) == 1 && data[0] == channelIn:
-			stdin.Close()
-		case channel == channelResize:
-			var size remotecommand.TerminalSize
-			if json.Unmarshal(data, &size) == nil {
-				sizes.put(ctx, size)
-			}
+		if channel, data, err := split(message, isBase64); err == nil {
+			take(ctx, channel, data, stdin, sizes)
+		}
+		// What was not taken is dropped: a program that reads no more still gets sizes and its end.
+		if _, err := io.Copy(io.Discard, message); err != nil {
+			return
 		}
 	}
 }
+
+// take does what a message says, as far as it makes sense.
+func take(ctx context.Context, channel byte, data io.Reader, stdin *io.PipeWriter, sizes sizeQueue) {
+	switch channel {
+	case channelIn:
+		_, _ = io.Copy(stdin, data)
+	case channelClose:
+		var which [2]byte
+		if n, _ := io.ReadFull(data, which[:]); n == 1 && which[0] == channelIn {
+			stdin.Close()
+		}
+	case channelResize:
+		var size remotecommand.TerminalSize
+		if json.NewDecoder(io.LimitReader(data, maxTerminalSize)).Decode(&size) == nil {
+			sizes.put(ctx, size)
+		}
+	}
+}
+
+// maxTerminalSize is more than the JSON of any terminal size.
+const maxTerminalSize = 4 << 10
 
 // sizeQueue hands terminal sizes to a session.
 type sizeQueue chan remotecommand.TerminalSize
@@ -187,7 +201,8 @@ func (h *Handler) runSession(ctx context.Context, at *url.URL, options remotecom
 	if err != nil {
 		return err
 	}
-	return executor.StreamWithContext(ctx, options)
+	err = executor.StreamWithContext(ctx, options)
+	return cmp.Or(spdy.broken(), err)
 }
 
 // sayEnd tells the client how the session ended.

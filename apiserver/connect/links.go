@@ -2,7 +2,9 @@ package connect
 
 import (
 	"bytes"
+	"cmp"
 	"compress/gzip"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -70,57 +72,88 @@ func (l *rewriter) link(u *url.URL) string {
 	return u.String()
 }
 
-// page rewrites the body; encodings it does not know pass as they are.
+// page rewrites the body as it is read; encodings it does not know pass as they are.
 func (l *rewriter) page(resp *http.Response) error {
-	var changed bytes.Buffer
+	changed := &page{links: l, Closer: resp.Body}
 	switch resp.Header.Get("Content-Encoding") {
 	case "":
-		if err := l.html(resp.Body, &changed); err != nil {
-			return err
-		}
+		changed.begin(resp.Body, &changed.done)
 	case "gzip":
 		in, err := gzip.NewReader(resp.Body)
 		if err != nil {
 			return fmt.Errorf("read compressed page: %w", err)
 		}
-		out := gzip.NewWriter(&changed)
-		if err := l.html(in, out); err != nil {
-			return err
-		}
-		if err := out.Close(); err != nil {
-			return err
-		}
+		changed.packer = gzip.NewWriter(&changed.done)
+		changed.begin(in, changed.packer)
 	default:
 		return nil
 	}
-	resp.Body.Close()
-	resp.Body = io.NopCloser(&changed)
+	resp.Body = changed
 	resp.Header.Del("Content-Length")
-	resp.ContentLength = int64(changed.Len())
+	resp.ContentLength = -1
 	return nil
 }
 
-func (l *rewriter) html(in io.Reader, out io.Writer) error {
-	tokens := html.NewTokenizer(in)
-	for {
-		switch tokens.Next() {
-		case html.ErrorToken:
-			if err := tokens.Err(); err != io.EOF {
-				return err
-			}
-			return nil
-		case html.StartTagToken, html.SelfClosingTagToken:
-			token := tokens.Token()
-			l.attributes(&token)
-			if _, err := io.WriteString(out, token.String()); err != nil {
-				return err
-			}
-		default:
-			if _, err := out.Write(tokens.Raw()); err != nil {
-				return err
-			}
+// page is a body with changed links. It holds a token of it at a time.
+type page struct {
+	io.Closer
+	links  *rewriter
+	in     io.Reader
+	tokens *html.Tokenizer
+	out    io.Writer    // done, or packer
+	packer *gzip.Writer // of a page that is compressed
+	done   bytes.Buffer // what can be read
+	err    error        // how the page ended
+	plain  bool         // the rest is copied as it is
+}
+
+// maxToken is how much of a page is looked at at once: a tag with its attributes, or a text. After one that is
+// longer, the rest of the page is left as it is.
+const maxToken = 1 << 20
+
+func (p *page) begin(in io.Reader, out io.Writer) {
+	p.in, p.out, p.tokens = in, out, html.NewTokenizer(in)
+	p.tokens.SetMaxBuf(maxToken)
+}
+
+// Read gives what is there when the next tag does not seem to be, so that a page that comes slowly is seen
+// to come.
+func (p *page) Read(b []byte) (int, error) {
+	for p.err == nil && (p.done.Len() == 0 || p.done.Len() < len(b) && !p.plain && bytes.IndexByte(p.tokens.Buffered(), '>') >= 0) {
+		if p.err = p.next(b); p.err == io.EOF && p.packer != nil {
+			p.err = cmp.Or(p.packer.Close(), io.EOF)
 		}
 	}
+	if p.done.Len() > 0 {
+		return p.done.Read(b)
+	}
+	return 0, p.err
+}
+
+// next adds a token to what can be read. It may use buffer.
+func (p *page) next(buffer []byte) error {
+	if p.plain {
+		n, err := p.in.Read(buffer)
+		return cmp.Or(p.write(buffer[:n]), err)
+	}
+	switch p.tokens.Next() {
+	case html.ErrorToken:
+		err := p.write(p.tokens.Raw())
+		if p.plain = errors.Is(p.tokens.Err(), html.ErrBufferExceeded); p.plain {
+			return cmp.Or(err, p.write(p.tokens.Buffered()))
+		}
+		return cmp.Or(err, p.tokens.Err())
+	case html.StartTagToken, html.SelfClosingTagToken:
+		token := p.tokens.Token()
+		p.links.attributes(&token)
+		return p.write([]byte(token.String()))
+	}
+	return p.write(p.tokens.Raw())
+}
+
+func (p *page) write(b []byte) error {
+	_, err := p.out.Write(b)
+	return err
 }
 
 func (l *rewriter) attributes(token *html.Token) {

@@ -7,18 +7,22 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"sync"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/httpstream"
 	spdystream "k8s.io/apimachinery/pkg/util/httpstream/spdy"
+
+	"github.com/skiff-k8s/skiff/spdy"
 )
 
 // spdyUpgrader is the client's side of one upgrade to SPDY over any transport.
 type spdyUpgrader struct {
 	transport http.RoundTripper
-	conn      net.Conn // set when the server has agreed
+	conn      net.Conn     // set when the server has agreed
+	guarded   *guardedConn // conn, when it is spoken to here
 }
 
 // RoundTrip asks for the upgrade. Callers close the body of the answer before
@@ -45,7 +49,38 @@ func (u *spdyUpgrader) NewConnection(resp *http.Response) (httpstream.Connection
 	if u.conn == nil {
 		return nil, refusal(resp)
 	}
-	return spdystream.NewClientConnectionWithPings(u.conn, pingPeriod)
+	u.guarded = &guardedConn{Conn: u.conn, within: new(spdy.Guard).FromServer(u.conn)}
+	return spdystream.NewClientConnectionWithPings(u.guarded, pingPeriod)
+}
+
+// broken is why a connection was broken off, nil if it was not. To those who read its streams it ends like any
+// other.
+func (u *spdyUpgrader) broken() error {
+	if u.guarded == nil {
+		return nil
+	}
+	u.guarded.mu.Lock()
+	defer u.guarded.mu.Unlock()
+	return u.guarded.err
+}
+
+// guardedConn is a connection to a kubelet that cannot fill the memory of this process.
+type guardedConn struct {
+	net.Conn
+	within io.Reader
+
+	mu  sync.Mutex
+	err error // beyond limits
+}
+
+func (c *guardedConn) Read(p []byte) (int, error) {
+	n, err := c.within.Read(p)
+	if errors.Is(err, spdy.ErrLimit) {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.err = err
+	}
+	return n, err
 }
 
 // refusal is why a server did not upgrade.

@@ -10,7 +10,13 @@ import (
 
 	"github.com/coder/websocket"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+
+	"github.com/skiff-k8s/skiff/guard"
 )
+
+// maxMessage is how long a client's message may be: what kube-apiserver takes. One that is longer ends its
+// session with status 1009. Messages are read as they come and never held, so the limit costs no memory.
+const maxMessage = 32 << 20
 
 func isWebSocket(r *http.Request) bool {
 	return strings.EqualFold(r.Header.Get("Upgrade"), "websocket") && upgrades(r)
@@ -57,18 +63,40 @@ func accept(w http.ResponseWriter, r *http.Request, known ...string) (*websocket
 	if err != nil {
 		return nil, nil // answered already
 	}
-	conn.SetReadLimit(-1)
+	conn.SetReadLimit(maxMessage)
 	return conn, nil
 }
 
-// sendLog sends a log as messages of one channel, for browsers.
-func sendLog(w http.ResponseWriter, r *http.Request, body io.Reader) error {
+// Ignore drops what the client of conn sends. The context it returns ends when the client leaves or sends a
+// message that is too long.
+func Ignore(ctx context.Context, conn *websocket.Conn) context.Context {
+	ctx, cancel := context.WithCancel(ctx)
+	conn.SetReadLimit(maxMessage)
+	guard.Go("streams", func() {
+		defer cancel()
+		for {
+			_, message, err := conn.Reader(ctx)
+			if err != nil {
+				return
+			}
+			if _, err := io.Copy(io.Discard, message); err != nil {
+				return
+			}
+		}
+	})
+	return ctx
+}
+
+// sendLog sends a log as messages of one channel, for browsers. A client that leaves ends a log that is
+// followed and has nothing to say.
+func sendLog(w http.ResponseWriter, r *http.Request, body io.ReadCloser) error {
 	conn, err := accept(w, r, "binary.k8s.io", "base64.binary.k8s.io")
 	if conn == nil {
 		return err
 	}
 	defer conn.CloseNow()
-	ctx := conn.CloseRead(r.Context())
+	ctx := Ignore(r.Context(), conn)
+	defer context.AfterFunc(ctx, func() { body.Close() })()
 	if _, err := io.Copy(&messages{ctx: ctx, conn: conn, base64: conn.Subprotocol() == "base64.binary.k8s.io"}, body); err == nil {
 		_ = conn.Close(websocket.StatusNormalClosure, "")
 	}
@@ -100,13 +128,13 @@ func (m *messages) Write(p []byte) (int, error) {
 }
 
 // split takes a message apart: its channel and what it says.
-func split(message []byte, isBase64 bool) (channel byte, data []byte, ok bool) {
-	if len(message) == 0 {
-		return 0, nil, false
+func split(message io.Reader, isBase64 bool) (channel byte, data io.Reader, err error) {
+	var number [1]byte
+	if _, err := io.ReadFull(message, number[:]); err != nil {
+		return 0, nil, err
 	}
 	if !isBase64 {
-		return message[0], message[1:], true
+		return number[0], message, nil
 	}
-	data, err := base64.StdEncoding.DecodeString(string(message[1:]))
-	return message[0] - '0', data, err == nil
+	return number[0] - '0', base64.NewDecoder(base64.StdEncoding, message), nil
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/coder/websocket"
 
 	"github.com/skiff-k8s/skiff/apiserver/codec"
+	"github.com/skiff-k8s/skiff/apiserver/connect"
 )
 
 func isWebSocket(r *http.Request) bool {
@@ -25,7 +26,7 @@ func (s *stream) serveWebSocket(ctx context.Context, w http.ResponseWriter, r *h
 		return nil // Accept has answered
 	}
 	defer conn.CloseNow()
-	ctx = conn.CloseRead(ctx)
+	ctx = connect.Ignore(ctx, conn)
 	kind := websocket.MessageText
 	if s.framer.Media == codec.Protobuf {
 		kind = websocket.MessageBinary

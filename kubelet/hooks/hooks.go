@@ -42,6 +42,8 @@ func New(exec Exec) *Runner {
 				TLSClientConfig:   &tls.Config{InsecureSkipVerify: true},
 				DisableKeepAlives: true,
 				Proxy:             nil,
+
+				MaxResponseHeaderBytes: 1 << 20,
 			},
 		},
 	}

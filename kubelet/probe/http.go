@@ -40,6 +40,8 @@ var transport = &http.Transport{
 	DisableKeepAlives:  true,
 	DisableCompression: true,
 	DialContext:        dialer.DialContext,
+
+	MaxResponseHeaderBytes: 1 << 20,
 }
 
 // tryHTTP gets a URL, which succeeds with a status from 200 to 399. Redirects are followed within the

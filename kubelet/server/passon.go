@@ -12,6 +12,7 @@ import (
 	"time"
 
 	panics "github.com/skiff-k8s/skiff/guard" // guard is the one at the door here
+	"github.com/skiff-k8s/skiff/spdy"
 )
 
 const dialTimeout = 10 * time.Second
@@ -42,7 +43,13 @@ func passOn(w http.ResponseWriter, r *http.Request, target string) {
 	if err := switchProtocols(client, response); err != nil {
 		return // the client went away
 	}
-	join(conn{buffered.Reader, client}, server)
+	from := conn{buffered.Reader, client}
+	if strings.EqualFold(response.Header.Get("Upgrade"), "SPDY/3.1") {
+		// The runtime, which serves all containers of the node, queues whole frames.
+		guard := new(spdy.Guard)
+		from, server = conn{guard.FromClient(from), client}, conn{guard.FromServer(server), server}
+	}
+	join(from, server)
 }
 
 // conn is a connection of which some bytes were read ahead.
@@ -108,7 +115,7 @@ func switchProtocols(client net.Conn, response *http.Response) error {
 	return err
 }
 
-// join copies both ways until one side ends, and closes both.
+// join copies both ways until one side ends or sends what may not pass, and closes both.
 func join(client, server net.Conn) {
 	ended := make(chan struct{}, 2)
 	carry := func(to, from net.Conn) {

@@ -339,6 +339,37 @@ func TestExecOverSPDY(t *testing.T) {
 	}
 }
 
+// A client that sends what no session needs is cut off before the runtime, which queues what it is sent, sees
+// it.
+func TestSessionBeyondLimits(t *testing.T) {
+	w := newWorld(t)
+	transport, upgrader, err := spdy.RoundTripperFor(w.admin)
+	if err != nil {
+		t.Fatal(err)
+	}
+	target, err := url.Parse(w.url + "/exec/ns/p/c?command=cat&input=1&output=1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn, _, err := spdy.NewDialer(upgrader, &http.Client{Transport: transport}, "POST", target).Dial("v4.channel.k8s.io")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	opened := make(chan struct{})
+	go func() {
+		// They pack to a thousandth.
+		if _, err := conn.CreateStream(http.Header{"Streamtype": {strings.Repeat("0", 900<<10)}}); err == nil {
+			close(opened)
+		}
+	}()
+	select {
+	case <-conn.CloseChan():
+	case <-opened:
+		t.Error("a stream with such headers was opened")
+	}
+}
+
 func TestExecOverWebSocket(t *testing.T) {
 	w := newWorld(t)
 	rt, err := rest.TransportFor(w.admin)
