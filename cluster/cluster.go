@@ -18,6 +18,7 @@ import (
 	"strconv"
 	"syscall"
 
+	"github.com/skiff-k8s/skiff/atomicfile"
 	"github.com/skiff-k8s/skiff/cluster/node"
 	"github.com/skiff-k8s/skiff/kubelet"
 )
@@ -64,6 +65,11 @@ func (c Config) withDefaults() (Config, error) {
 		return c, err
 	}
 	c.DataDir = dir
+	if c.Kubeconfig != "" {
+		if c.Kubeconfig, err = filepath.Abs(c.Kubeconfig); err != nil {
+			return c, err
+		}
+	}
 	c.Storage = cmp.Or(c.Storage, "file://"+filepath.Join(c.DataDir, "store"))
 	c.Listen = cmp.Or(c.Listen, netip.MustParseAddrPort("0.0.0.0:6443"))
 	c.ServiceCIDR = cmp.Or(c.ServiceCIDR, netip.MustParsePrefix("10.96.0.0/16"))
@@ -161,7 +167,7 @@ func (c Config) members(host netip.Addr) []member {
 // lock makes sure that one process at a time uses the data directory. The lock
 // ends with the process, however that ends.
 func (c Config) lock() (unlock func(), err error) {
-	if err := os.MkdirAll(c.DataDir, 0o755); err != nil {
+	if err := atomicfile.Folder(c.DataDir, 0o755); err != nil {
 		return nil, err
 	}
 	file, err := os.OpenFile(filepath.Join(c.DataDir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"net"
 	"net/netip"
-	"path/filepath"
 	"strings"
 	"sync/atomic"
 
@@ -20,6 +19,7 @@ import (
 	"github.com/skiff-k8s/skiff/apiserver"
 	"github.com/skiff-k8s/skiff/apiserver/backend"
 	"github.com/skiff-k8s/skiff/apiserver/backend/engines"
+	"github.com/skiff-k8s/skiff/atomicfile"
 	"github.com/skiff-k8s/skiff/cluster/keypair"
 	"github.com/skiff-k8s/skiff/controllers"
 	"github.com/skiff-k8s/skiff/guard"
@@ -195,10 +195,7 @@ func (r *run) writeKubeconfig(file string, id identity) error {
 	if err != nil {
 		return err
 	}
-	if file, err = filepath.Abs(file); err != nil {
-		return err
-	}
-	return writeFile(file, config, 0o600)
+	return atomicfile.Write(file, config, 0o600)
 }
 
 // url is how the owner of a kubeconfig reaches the API: a person on this

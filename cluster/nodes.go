@@ -19,6 +19,7 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 
+	"github.com/skiff-k8s/skiff/atomicfile"
 	"github.com/skiff-k8s/skiff/cluster/image"
 	"github.com/skiff-k8s/skiff/cluster/node"
 	"github.com/skiff-k8s/skiff/guard"
@@ -204,7 +205,7 @@ func (r *run) writeChildConfig(m member) (string, error) {
 		return "", err
 	}
 	file := filepath.Join(m.Dir, "node.json")
-	return file, writeFile(file, data, 0o600)
+	return file, atomicfile.Write(file, data, 0o600)
 }
 
 // RunNode is a node process: it runs the node of a file written by Up until

@@ -1,7 +1,6 @@
 package cluster
 
 import (
-	"bytes"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -20,6 +19,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/skiff-k8s/skiff/atomicfile"
 )
 
 const (
@@ -54,7 +55,7 @@ func OpenPKI(dir string) (*PKI, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := atomicfile.Folder(dir, 0o700); err != nil {
 		return nil, err
 	}
 	p := &PKI{dir: dir, now: time.Now, issued: make(map[string]*x509.Certificate)}
@@ -121,7 +122,7 @@ func (p *PKI) Key(name string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return keyPEM, writeFile(file, keyPEM, 0o600)
+	return keyPEM, atomicfile.Write(file, keyPEM, 0o600)
 }
 
 // issue returns the certificate on disk if it still says what template says
@@ -215,10 +216,10 @@ func (p *PKI) create(name string, template *x509.Certificate, by *Pair) (Pair, e
 	// A start that ends between the two leaves a pair that does not match, which
 	// the next start notices.
 	certFile, keyFile := p.Files(name)
-	if err := writeFile(keyFile, pair.KeyPEM, 0o600); err != nil {
+	if err := atomicfile.Write(keyFile, pair.KeyPEM, 0o600); err != nil {
 		return Pair{}, err
 	}
-	return pair, writeFile(certFile, pair.CertPEM, 0o644)
+	return pair, atomicfile.Write(certFile, pair.CertPEM, 0o644)
 }
 
 func (p *PKI) load(name string) (Pair, error) {
@@ -257,15 +258,4 @@ func newKey() (*ecdsa.PrivateKey, []byte, error) {
 		return nil, nil, err
 	}
 	return key, pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: der}), nil
-}
-
-// writeFile replaces a file in one step, and only if its contents differ.
-func writeFile(name string, data []byte, mode fs.FileMode) error {
-	if old, err := os.ReadFile(name); err == nil && bytes.Equal(old, data) {
-		return os.Chmod(name, mode)
-	}
-	if err := os.WriteFile(name+".new", data, mode); err != nil {
-		return err
-	}
-	return os.Rename(name+".new", name)
 }

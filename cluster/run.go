@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -183,7 +184,7 @@ func readySince(n *corev1.Node, begun time.Time) bool {
 
 func (r *run) greet() {
 	r.say("\nThe cluster is up (%v). In another terminal:\n", r.elapsed())
-	r.say("  export KUBECONFIG=%s", r.adminKubeconfig())
+	r.say("  export KUBECONFIG=%s", cmp.Or(r.Kubeconfig, r.adminKubeconfig()))
 	r.say("  kubectl get pods -A")
 	r.say("\nCtrl-C stops it; the next start finds its objects.")
 }

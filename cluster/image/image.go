@@ -24,6 +24,8 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/empty"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
+
+	"github.com/skiff-k8s/skiff/atomicfile"
 )
 
 // Image says what an image is made of.
@@ -68,7 +70,7 @@ func (i Image) Ensure(dir string) (archive string, err error) {
 	if err := i.write(archive); err != nil {
 		return "", fmt.Errorf("make image %s: %w", i.Reference, err)
 	}
-	return archive, os.WriteFile(keyFile, []byte(key), 0o644)
+	return archive, atomicfile.Write(keyFile, []byte(key), 0o644)
 }
 
 // key stands for all that goes into the image.
@@ -118,10 +120,7 @@ func (i Image) write(archive string) error {
 	if err != nil {
 		return err
 	}
-	if err := tarball.WriteToFile(archive+".new", ref, img); err != nil {
-		return err
-	}
-	return os.Rename(archive+".new", archive)
+	return atomicfile.Replace(archive, 0o644, func(to *os.File) error { return tarball.Write(ref, img, to) })
 }
 
 // ensure writes the layer into dir, unless it is there, and returns its file,
@@ -148,10 +147,7 @@ func (l Layer) ensure(dir string) (string, error) {
 			return "", err
 		}
 	}
-	if err := pack(root, file+".new"); err != nil {
-		return "", err
-	}
-	return file, os.Rename(file+".new", file)
+	return file, atomicfile.Replace(file, 0o644, func(to *os.File) error { return pack(root, to) })
 }
 
 func (i Image) assemble(layers []v1.Layer) (v1.Image, error) {
@@ -171,12 +167,7 @@ func (i Image) assemble(layers []v1.Layer) (v1.Image, error) {
 
 // pack writes a file tree as a compressed archive, sorted and without times, so
 // that equal trees give equal archives.
-func pack(root, archive string) error {
-	out, err := os.Create(archive)
-	if err != nil {
-		return err
-	}
-	defer out.Close()
+func pack(root string, out io.Writer) error {
 	compressed, err := gzip.NewWriterLevel(out, gzip.BestSpeed) // it stays on this machine
 	if err != nil {
 		return err

@@ -14,6 +14,8 @@ import (
 	"strings"
 
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
+
+	"github.com/skiff-k8s/skiff/atomicfile"
 )
 
 // importImages loads the archives of c into the runtime.
@@ -107,7 +109,7 @@ func (m mark) write(names []string, here map[string]string) error {
 	if lines.Len() == 0 {
 		return nil
 	}
-	return os.WriteFile(string(m), []byte(lines.String()), 0o644)
+	return atomicfile.Write(string(m), []byte(lines.String()), 0o644)
 }
 
 // names are those of the images in a docker archive; none for an OCI archive.

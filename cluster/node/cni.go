@@ -6,6 +6,8 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+
+	"github.com/skiff-k8s/skiff/atomicfile"
 )
 
 // writeCNIConfig replaces the configuration if podCIDR, the node's share of the
@@ -20,11 +22,8 @@ func writeCNIConfig(c Config, podCIDR netip.Prefix) error {
 	if old, err := os.ReadFile(file); err == nil && string(old) == string(data) {
 		return nil
 	}
-	// The temporary name has another suffix, so that the runtime never reads half a file.
-	if err := os.WriteFile(file+".new", data, 0o644); err != nil {
-		return err
-	}
-	return os.Rename(file+".new", file)
+	// The runtime, which looks for this file by its suffix, never reads half of one.
+	return atomicfile.Write(file, data, 0o644)
 }
 
 // cniConfig joins the pods of a node by a bridge and serves their host ports.

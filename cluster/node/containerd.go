@@ -18,6 +18,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/skiff-k8s/skiff/atomicfile"
 	"github.com/skiff-k8s/skiff/guard"
 )
 
@@ -104,7 +105,7 @@ func writeContainerdConfig(c Config) error {
 	if err := writeMirror(c); err != nil {
 		return err
 	}
-	return os.WriteFile(c.configFile(), out.Bytes(), 0o644)
+	return atomicfile.Write(c.configFile(), out.Bytes(), 0o644)
 }
 
 // writeMirror makes every pull go to c.Mirror first, or removes what an earlier
@@ -118,7 +119,7 @@ func writeMirror(c Config) error {
 		return err
 	}
 	hosts := fmt.Sprintf("server = %q\n\n[host.%q]\n  capabilities = [\"pull\", \"resolve\"]\n", c.Mirror, c.Mirror)
-	return os.WriteFile(filepath.Join(dir, "hosts.toml"), []byte(hosts), 0o644)
+	return atomicfile.Write(filepath.Join(dir, "hosts.toml"), []byte(hosts), 0o644)
 }
 
 func (c Config) configFile() string { return filepath.Join(c.Dir, "containerd.toml") }

@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+
+	"github.com/skiff-k8s/skiff/atomicfile"
 )
 
 // setting is a value that must stand in a file below /proc/sys.
@@ -209,8 +211,5 @@ func (r register) write(changes []change) error {
 	if err != nil {
 		return err
 	}
-	if err := os.WriteFile(r.file+".new", data, 0o644); err != nil {
-		return err
-	}
-	return os.Rename(r.file+".new", r.file)
+	return atomicfile.Write(r.file, data, 0o644)
 }

@@ -4,12 +4,12 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
-	"os"
 	"path/filepath"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/skiff-k8s/skiff/atomicfile"
 	"github.com/skiff-k8s/skiff/cluster"
 )
 
@@ -21,7 +21,7 @@ func upCommand() *cobra.Command {
 		Short: "Run a cluster on this machine in the foreground; Ctrl-C takes it away again, but for its data",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := os.MkdirAll(c.DataDir, 0o755); err != nil {
+			if err := atomicfile.Folder(c.DataDir, 0o755); err != nil {
 				return err
 			}
 			log, err := logTo(filepath.Join(c.DataDir, "skiff.log"), level(verbose))
