@@ -108,7 +108,7 @@ func (c Config) instance() string {
 }
 
 func (c Config) network() network {
-	n := network{bridge: "skiff" + c.instance(), nodes: c.NodeCIDR}
+	n := network{bridge: "skiff" + c.instance(), nodes: c.NodeCIDR, namespaces: namespaces(filepath.Join(c.DataDir, "netns"))}
 	if c.Isolated {
 		n.only = []netip.Prefix{c.PodCIDR, c.ServiceCIDR}
 	}

@@ -5,14 +5,10 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"os"
-	"runtime"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
-
-	"github.com/skiff-k8s/skiff/guard"
 )
 
 // network joins the nodes that live in network namespaces of their own with the
@@ -22,7 +18,8 @@ type network struct {
 	nodes  netip.Prefix
 	// only is what nodes reach besides each other and this machine; nil is
 	// everything.
-	only []netip.Prefix
+	only       []netip.Prefix
+	namespaces namespaces
 }
 
 // gateway is the host's address on the bridge.
@@ -50,7 +47,7 @@ func (n network) ensureBridge() error {
 // the bridge. It may be called again for a namespace that an earlier run left
 // with containers in it.
 func (n network) ensureNamespace(name, link string, addr netip.Addr) error {
-	ns, err := openNamespace(name)
+	ns, err := n.namespaces.open(name)
 	if err != nil {
 		return fmt.Errorf("network namespace %s: %w", name, err)
 	}
@@ -132,59 +129,6 @@ func (n network) routes(link int) []netlink.Route {
 
 func (n network) byHost(link int, to netip.Prefix) netlink.Route {
 	return netlink.Route{LinkIndex: link, Dst: ipNet(to), Gw: n.gateway().AsSlice()}
-}
-
-// openNamespace opens a named network namespace (as "ip netns" lists them),
-// making it if need be.
-func openNamespace(name string) (netns.NsHandle, error) {
-	ns, err := netns.GetFromName(name)
-	if err == nil || !errors.Is(err, os.ErrNotExist) {
-		return ns, err
-	}
-	// Making a namespace enters it, so that happens on a thread that ends with
-	// the goroutine.
-	type result struct {
-		ns  netns.NsHandle
-		err error
-	}
-	made := make(chan result)
-	guard.Go("network", func() {
-		runtime.LockOSThread()
-		ns, err := netns.NewNamed(name)
-		made <- result{ns, err}
-	})
-	r := <-made
-	return r.ns, r.err
-}
-
-// removeNamespace deletes a named namespace and the link into it; what is not
-// there is no error.
-func removeNamespace(name, link string) error {
-	err := netns.DeleteNamed(name)
-	if errors.Is(err, os.ErrNotExist) {
-		err = nil
-	}
-	return errors.Join(err, deleteLink(link))
-}
-
-// inNamespace runs f on a thread that has entered a named network namespace.
-func inNamespace(name string, f func() error) error {
-	ns, err := netns.GetFromName(name)
-	if err != nil {
-		return err
-	}
-	defer ns.Close()
-	done := make(chan error)
-	guard.Go("network", func() {
-		// Never unlocked: the thread must not serve another goroutine afterwards.
-		runtime.LockOSThread()
-		if err := netns.Set(ns); err != nil {
-			done <- err
-			return
-		}
-		done <- guard.Call("network", f)
-	})
-	return <-done
 }
 
 // routeTo returns a function that keeps a route on the host to the pods of every

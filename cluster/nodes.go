@@ -155,7 +155,7 @@ func (r *run) runChild(ctx context.Context, m member) error {
 		return err
 	}
 	defer leash.Close()
-	if err := inNamespace(m.namespace, cmd.Start); err != nil {
+	if err := r.network().namespaces.in(m.namespace, cmd.Start); err != nil {
 		return fmt.Errorf("start %s: %w", m.Name, err)
 	}
 	exited := make(chan error, 1)
@@ -262,7 +262,7 @@ func (c Config) clean() error {
 			errs = append(errs, c.cleanMember(m))
 		}
 	}
-	errs = append(errs, node.RemoveCgroups("/skiff"+c.instance()), deleteLink(c.network().bridge), removeUnreachable(c.PodCIDR), node.RestoreKernel(c.DataDir))
+	errs = append(errs, node.RemoveCgroups("/skiff"+c.instance()), deleteLink(c.network().bridge), c.network().namespaces.removeFolder(), removeUnreachable(c.PodCIDR), node.RestoreKernel(c.DataDir))
 	return errors.Join(errs...)
 }
 
@@ -273,9 +273,10 @@ func (c Config) cleanMember(m member) error {
 		}
 		return errors.Join(node.Clean(m.Config), os.Remove(hostMark(m)))
 	}
-	err := inNamespace(m.namespace, func() error { return node.Clean(m.Config) })
+	namespaces := c.network().namespaces
+	err := namespaces.in(m.namespace, func() error { return node.Clean(m.Config) })
 	if errors.Is(err, os.ErrNotExist) {
 		err = nil
 	}
-	return errors.Join(err, removeNamespace(m.namespace, m.link))
+	return errors.Join(err, namespaces.remove(m.namespace), deleteLink(m.link))
 }

@@ -140,13 +140,12 @@ func (c *Cluster) Start(t testing.TB) {
 }
 
 // Traces lists what a cluster with a data directory has on the machine:
-// processes, mounts, links, namespaces, routes and cgroups.
+// processes, mounts (those of namespaces among them), links, routes and cgroups.
 func Traces(t testing.TB, dataDir, podCIDR string) string {
 	t.Helper()
 	sum := sha256.Sum256([]byte(dataDir)) // as package cluster names its things
 	script := `
 		ip -o link | awk -F': ' '{print "link", $2}' | grep -E "skiff$ID|sk$ID-"
-		ip netns | awk '{print "namespace", $1}' | grep "skiff$ID"
 		ip route show table all | grep -E "unreachable $CIDR|skiff$ID"
 		grep -o " $DIR[^ ]*" /proc/mounts
 		find /sys/fs/cgroup -maxdepth 2 -name "skiff$ID"

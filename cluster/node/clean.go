@@ -1,7 +1,6 @@
 package node
 
 import (
-	"bufio"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -181,35 +180,6 @@ func removeMounted(dir string, unmount func() error) error {
 			return err
 		}
 	}
-}
-
-// unmountBelow unmounts everything mounted below dir, newest first.
-func unmountBelow(dir string) error {
-	file, err := os.Open("/proc/self/mountinfo")
-	if err != nil {
-		return err
-	}
-	defer file.Close()
-	var points []string
-	scanner := bufio.NewScanner(file)
-	for scanner.Scan() {
-		fields := strings.Fields(scanner.Text())
-		if len(fields) < 5 {
-			continue
-		}
-		// proc(5): spaces and the like are written as octal numbers.
-		point, err := strconv.Unquote(`"` + strings.ReplaceAll(fields[4], `"`, `\"`) + `"`)
-		if err == nil && strings.HasPrefix(point, dir+"/") {
-			points = append(points, point)
-		}
-	}
-	errs := []error{scanner.Err()}
-	for _, point := range slices.Backward(points) {
-		if err := unix.Unmount(point, unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) {
-			errs = append(errs, fmt.Errorf("unmount %s: %w", point, err))
-		}
-	}
-	return errors.Join(errs...)
 }
 
 func removeLink(name string) error {
