@@ -276,7 +276,7 @@ func (c Config) cleanMember(m member) error {
 	namespaces := c.network().namespaces
 	err := namespaces.in(m.namespace, func() error { return node.Clean(m.Config) })
 	if errors.Is(err, os.ErrNotExist) {
-		err = nil
+		err = node.CleanMachine(m.Config)
 	}
 	return errors.Join(err, namespaces.remove(m.namespace), deleteLink(m.link))
 }

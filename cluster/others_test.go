@@ -1,6 +1,8 @@
 package cluster_test
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -18,7 +20,7 @@ func withOwnMounts(t *testing.T) bool {
 	if os.Getenv(mark) != "" {
 		return true
 	}
-	cmd := exec.Command("unshare", "--mount", os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v")
+	cmd := exec.Command("unshare", "--mount", os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v", "-test.timeout=5m")
 	cmd.Env = append(os.Environ(), mark+"=1")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Errorf("%v\n%s", err, out)
@@ -59,5 +61,64 @@ func TestMountsOfOthers(t *testing.T) {
 	}
 	if entries, err := os.ReadDir(filepath.Join(c.DataDir, "netns")); !os.IsNotExist(err) {
 		t.Errorf("namespaces left behind: %v, %v", entries, err)
+	}
+}
+
+// TestThingsTakenAway sees that a cluster stops without a trace after other programs have taken away, moved or
+// changed what it made on the machine.
+func TestThingsTakenAway(t *testing.T) {
+	if !withOwnMounts(t) {
+		return
+	}
+	for _, c := range []struct {
+		name, script string
+		killed       bool // rather than stopped
+	}{
+		{"links", `ip link delete sk$ID-1; ip link delete skiff$ID`, false},
+		{"addresses and routes", `ip address flush dev skiff$ID; ip route del unreachable $CIDR`, false},
+		{"rules of the node", `in_node iptables -F; in_node iptables -t nat -F; in_node iptables -t nat -X`, false},
+		{"settings", `in_node sysctl -qw net.ipv4.ip_forward=0 net.ipv4.conf.all.route_localnet=0`, false},
+		{"the mount of the namespace", `umount $DIR/netns/*`, false},
+		{"the mount of the namespace of a killed cluster", `umount $DIR/netns/*`, true},
+		{"the mount of namespaces", `umount --lazy $DIR/netns`, false},
+		{"processes moved to another cgroup", `
+			for d in $(find /sys/fs/cgroup -maxdepth 2 -name skiff$ID); do
+				for p in $(find $d -name cgroup.procs -exec cat {} + | sort -u); do echo $p > ${d%/skiff$ID}/cgroup.procs; done
+			done`, false},
+		{"files of the runtime", `rm -rf $DIR/nodes/node-1/run/containerd.sock $DIR/nodes/node-1/containerd.toml $DIR/nodes/node-1/node.json`, false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			cluster := clustertest.New(t, 1)
+			cluster.Start(t)
+			cluster.Until(t, func(out string) bool { return strings.Contains(out, "Running") }, "get", "pods", "-A", "-o", "jsonpath={.items[*].status.phase}")
+			sum := sha256.Sum256([]byte(cluster.DataDir))
+			id := hex.EncodeToString(sum[:2])
+			procs, err := exec.Command("sh", "-c", "find /sys/fs/cgroup -path '*/skiff"+id+"/*' -name cgroup.procs -exec cat {} +").Output()
+			pids := strings.Fields(string(procs))
+			if err != nil || len(pids) == 0 {
+				t.Fatalf("no processes of the cluster: %v", err)
+			}
+			cmd := exec.Command("sh", "-c", `in_node() { nsenter --net=$(echo $DIR/netns/*) "$@"; }; `+c.script)
+			cmd.Env = append(os.Environ(), "ID="+id, "DIR="+cluster.DataDir, "CIDR="+cluster.PodCIDR)
+			if out, err := cmd.CombinedOutput(); err != nil {
+				t.Fatalf("%v\n%s", err, out)
+			}
+			if c.killed {
+				cluster.Kill()
+				if out, err := exec.Command(cluster.Program, "down", "--data-dir", cluster.DataDir, "--pod-cidr", cluster.PodCIDR).CombinedOutput(); err != nil {
+					t.Errorf("skiff down: %v\n%s", err, out)
+				}
+			} else {
+				cluster.Stop(t)
+			}
+			for _, pid := range pids {
+				if name, err := os.ReadFile("/proc/" + pid + "/comm"); err == nil {
+					t.Errorf("process %s (%s) runs on", pid, name)
+				}
+			}
+			if traces := cluster.Traces(t); traces != "" {
+				t.Errorf("left behind:\n%s", traces)
+			}
+		})
 	}
 }

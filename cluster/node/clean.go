@@ -1,6 +1,7 @@
 package node
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -26,36 +27,43 @@ const politeness = 2 * time.Second
 // the runtime's records stay in Dir. It must run in the node's network
 // namespace; what is not there is no error.
 func Clean(c Config) error {
-	var errs []error
-	errs = append(errs, endContainers(c), killContainerd(c), killShims(c))
-	unmount := func() error { return unmountBelow(c.Dir) }
-	errs = append(errs, unmount(), RemoveCgroups(c.CgroupRoot))
-	errs = append(errs, removeLink(c.Bridge), os.RemoveAll(filepath.Join(c.Dir, "cni")), removeMounted(filepath.Join(c.Dir, "run"), unmount))
+	errs := []error{CleanMachine(c), removeLink(c.Bridge)}
 	removeHostPortRules()
 	// The settings go first: route_localnet without the rules is an open door.
 	errs = append(errs, cleanProxy(), RestoreKernel(c.Dir), removeRules())
 	return errors.Join(errs...)
 }
 
-// endContainers ends every process below the node's cgroup.
+// CleanMachine is the part of Clean that needs no network namespace, for a node
+// that has lost its own.
+func CleanMachine(c Config) error {
+	errs := []error{endContainers(c), killContainerd(c), killShims(c)}
+	unmount := func() error { return unmountBelow(c.Dir) }
+	errs = append(errs, unmount(), RemoveCgroups(c.CgroupRoot))
+	return errors.Join(append(errs, os.RemoveAll(filepath.Join(c.Dir, "cni")), removeMounted(filepath.Join(c.Dir, "run"), unmount))...)
+}
+
+// endContainers ends every process below the node's cgroup, and those below the
+// shims that somebody has moved elsewhere.
 func endContainers(c Config) error {
-	if len(cgroupPIDs(c.CgroupRoot)) == 0 {
+	pids := func() []int { return append(cgroupPIDs(c.CgroupRoot), descendants(processesWith(c.ofShims()))...) }
+	if len(pids()) == 0 {
 		return nil
 	}
 	signalAll := func(signal syscall.Signal) {
-		for _, pid := range cgroupPIDs(c.CgroupRoot) {
+		for _, pid := range pids() {
 			_ = syscall.Kill(pid, signal)
 		}
 	}
 	signalAll(syscall.SIGTERM)
 	begin := time.Now()
-	for len(cgroupPIDs(c.CgroupRoot)) > 0 {
+	for len(pids()) > 0 {
 		time.Sleep(20 * time.Millisecond)
 		if time.Since(begin) > politeness {
 			signalAll(syscall.SIGKILL)
 		}
 		if time.Since(begin) > politeness+10*time.Second {
-			return fmt.Errorf("processes %v below cgroup %s do not end", cgroupPIDs(c.CgroupRoot), c.CgroupRoot)
+			return fmt.Errorf("processes %v below cgroup %s do not end", pids(), c.CgroupRoot)
 		}
 	}
 	return nil
@@ -126,7 +134,37 @@ func killContainerd(c Config) error {
 
 // killShims ends the processes that hold the containers of the node.
 func killShims(c Config) error {
-	return killProcesses("\x00-address\x00"+c.socket()+"\x00", syscall.SIGKILL)
+	return killProcesses(c.ofShims(), syscall.SIGKILL)
+}
+
+// ofShims is what command lines of the node's shims have, and no others.
+func (c Config) ofShims() string { return "\x00-address\x00" + c.socket() + "\x00" }
+
+// descendants are the children of processes, and theirs.
+func descendants(parents []int) []int {
+	children := make(map[int][]int)
+	stats, _ := filepath.Glob("/proc/[0-9]*/stat")
+	for _, file := range stats {
+		data, _ := os.ReadFile(file) // it may just have ended
+		// proc(5): "pid (name) state parent …", where the name may hold anything.
+		after := strings.Fields(string(data[bytes.LastIndexByte(data, ')')+1:]))
+		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(file)))
+		if err != nil || len(after) < 2 || after[0] == "Z" {
+			continue
+		}
+		if parent, err := strconv.Atoi(after[1]); err == nil {
+			children[parent] = append(children[parent], pid)
+		}
+	}
+	var all []int
+	for next := parents; len(next) > 0; {
+		var found []int
+		for _, pid := range next {
+			found = append(found, children[pid]...)
+		}
+		all, next = append(all, found...), found
+	}
+	return all
 }
 
 // killProcesses ends every process whose command line contains text and waits
