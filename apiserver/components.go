@@ -40,12 +40,6 @@ func (o Options) components(server func() *Server) []core.Component {
 	}
 }
 
-// probeStorage asks the storage for its newest revision.
-func (s *Server) probeStorage(ctx context.Context) error {
-	_, err := s.store.Revision(ctx)
-	return err
-}
-
 // leaderLives says why nobody can be counted on to hold a lease of leaders now.
 func leaderLives(ctx context.Context, c resource.Cluster, name string, now time.Time) error {
 	obj, err := c.Get(ctx, c.Resource(coordinationv1.GroupName, "leases"), metav1.NamespaceSystem, name)

@@ -122,7 +122,7 @@ func TestAnonymous(t *testing.T) {
 	}
 	for path, want := range map[string]int{
 		"/healthz": 200, "/livez": 200, "/readyz": 200, "/version": 200, "/version/": 200,
-		"/": 403, "/metrics": 403, "/api": 403, "/apis": 403, "/api/v1/pods": 403, "/readyz/storage": 403, "/openid/v1/jwks": 403,
+		"/": 403, "/metrics": 403, "/api": 403, "/apis": 403, "/api/v1/pods": 403, "/readyz/etcd": 403, "/openid/v1/jwks": 403,
 	} {
 		resp, err := client.Get(config.Host + path)
 		if err != nil {

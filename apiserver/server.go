@@ -35,7 +35,9 @@ type Server struct {
 	parts    guard.Group
 	stopping context.Context
 	stop     context.CancelFunc
-	end      context.CancelFunc // of the parts
+	end      context.CancelFunc         // of the parts
+	serving  atomic.Pointer[tls.Config] // by which Serve serves
+	ended    atomic.Pointer[string]     // the part of the server that ended with an error last
 }
 
 // New loads what is stored and makes the server. ctx is its life: when it
@@ -120,6 +122,7 @@ const mostStreams = 100
 // Serve answers on l, over TLS unless config is nil, until ctx ends. Then it
 // takes no new connections, ends watches, and lets other requests finish.
 func (s *Server) Serve(ctx context.Context, l net.Listener, config *tls.Config) error {
+	s.serving.Store(config)
 	limits := s.config.Limits
 	l = newCapped(l, limits.MaxConnections)
 	server := &http.Server{
@@ -140,7 +143,6 @@ func (s *Server) Serve(ctx context.Context, l net.Listener, config *tls.Config) 
 			WriteByteTimeout: limits.RequestTimeout,
 		},
 	}
-	server.RegisterOnShutdown(s.stop)
 	failed := make(chan error, 1)
 	guard.Go("API server", func() {
 		if config == nil {
@@ -154,6 +156,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener, config *tls.Config) 
 		return fmt.Errorf("serve on %s: %w", l.Addr(), err)
 	case <-ctx.Done():
 	}
+	s.stop()
 	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTime)
 	defer cancel()
 	err := server.Shutdown(drain)

@@ -107,7 +107,7 @@ func Standard(ctx context.Context, o Options) (*Server, error) {
 			Authorizer: rights, Components: o.components(func() *Server { return s })}),
 		Authenticator: authn.New(users),
 		Authorizer:    rights,
-		Admission:     admission.Standard(rights),
+		Admission:     admission.Standard(rights, registry),
 		Connect: func(w http.ResponseWriter, r *http.Request, c rest.Connection) error {
 			return connections.ServeConnect(w, r, connect.Target(c))
 		},
@@ -134,8 +134,7 @@ func Standard(ctx context.Context, o Options) (*Server, error) {
 		mux.Handle(path, handler)
 	}
 	paths := func() []string { return slices.AppendSeq(documents.Paths(), maps.Keys(fixed)) }
-	checks := []health.Check{health.Ping, {Name: "storage", Probe: s.probeStorage}}
-	health.Register(mux, health.Config{Live: checks, Ready: checks, Metrics: registry, Paths: paths})
+	health.Register(mux, health.Config{Live: s.liveChecks(), Ready: s.readyChecks(), Metrics: registry, Paths: paths})
 	s.follow(ctx, "service claims", services.Run)
 	if err := s.begin(ctx, rights, o.objects(s, services)); err != nil {
 		s.Close()
@@ -161,6 +160,7 @@ func (s *Server) begin(ctx context.Context, rights *authz.Authorizer, objects bo
 func (s *Server) follow(ctx context.Context, part string, run func(context.Context) error) {
 	s.parts.Go(part, func() {
 		if err := guard.Keep(ctx, part, run); err != nil && !errors.Is(err, context.Canceled) {
+			s.ended.Store(&part)
 			s.config.Log.ErrorContext(ctx, "part of the server ended", "part", part, "err", err)
 		}
 	})

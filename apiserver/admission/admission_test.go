@@ -389,7 +389,7 @@ func TestPodSecurity(t *testing.T) {
 			var warnings []string
 			a := attributes(namespace(c.labels), "pods", create, c.pod, nil)
 			a.Warn = func(text string) { warnings = append(warnings, text) }
-			checkError(t, run(t, podSecurity(), a), c.want)
+			checkError(t, run(t, podSecurity(newSecurityMetrics(nil)), a), c.want)
 			if !slices.Equal(warnings, c.warnings) {
 				t.Errorf("got warnings %q, want %q", warnings, c.warnings)
 			}
@@ -403,7 +403,7 @@ func TestPodSecurity(t *testing.T) {
 		a := attributes(cluster, "namespaces", update, strict, old)
 		var warnings []string
 		a.Warn = func(text string) { warnings = append(warnings, text) }
-		checkError(t, run(t, podSecurity(), a), "")
+		checkError(t, run(t, podSecurity(newSecurityMetrics(nil)), a), "")
 		want := []string{`existing pods in namespace "ns" violate the new PodSecurity enforce level "baseline:latest"`, "p: privileged"}
 		if !slices.Equal(warnings, want) {
 			t.Errorf("got warnings %q, want %q", warnings, want)
@@ -411,7 +411,7 @@ func TestPodSecurity(t *testing.T) {
 	})
 	t.Run("wrong level", func(t *testing.T) {
 		bad := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "ns", Labels: map[string]string{"pod-security.kubernetes.io/enforce": "x"}}}
-		checkError(t, run(t, podSecurity(), attributes(objects{}, "namespaces", create, bad, nil)),
+		checkError(t, run(t, podSecurity(newSecurityMetrics(nil)), attributes(objects{}, "namespaces", create, bad, nil)),
 			`Namespace "ns" is invalid: metadata.labels[pod-security.kubernetes.io/enforce]: Invalid value: "x": must be one of privileged, baseline, restricted`)
 	})
 }

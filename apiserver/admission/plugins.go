@@ -1,6 +1,7 @@
 package admission
 
 import (
+	"github.com/prometheus/client_golang/prometheus"
 	rbacv1 "k8s.io/api/rbac/v1"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
@@ -17,15 +18,15 @@ type Rights interface {
 }
 
 // Standard is the chain of a server, in the order in which the steps run in
-// each phase.
-func Standard(rights Rights) Chain {
+// each phase. It counts in metrics; nil: nowhere.
+func Standard(rights Rights, metrics prometheus.Registerer) Chain {
 	return Chain{
 		namespaceLifecycle(),
 		limitRanger(),
 		serviceAccount(),
 		nodeRestriction(rights),
 		taintNodesByCondition(),
-		podSecurity(),
+		podSecurity(newSecurityMetrics(metrics)),
 		priority(),
 		defaultTolerationSeconds(),
 		defaultStorageClass(),

@@ -19,7 +19,7 @@ import (
 
 // podSecurity holds pods to the Pod Security Standard that the labels of their
 // namespace name (KEP-2579). Without labels everything is allowed.
-func podSecurity() Plugin {
+func podSecurity(m securityMetrics) Plugin {
 	return Plugin{Name: "PodSecurity", Validate: func(ctx context.Context, a *Attributes) error {
 		if a.Verb != create && a.Verb != update {
 			return nil
@@ -28,9 +28,9 @@ func podSecurity() Plugin {
 		case a.Resource.IsNamespace():
 			return securityOfNamespace(ctx, a)
 		case a.Resource.Group == "" && a.Resource.Plural == "pods":
-			return securityOfPod(ctx, a)
+			return securityOfPod(ctx, a, m)
 		case a.Subresource == "":
-			return securityOfTemplate(ctx, a)
+			return securityOfTemplate(ctx, a, m)
 		}
 		return nil
 	}}
@@ -60,43 +60,53 @@ func evaluate(lv api.LevelVersion, meta *metav1.ObjectMeta, spec *corev1.PodSpec
 // podSubresources are those that can change what a pod may do.
 var podSubresources = []string{"", "ephemeralcontainers", "resize"}
 
-func securityOfPod(ctx context.Context, a *Attributes) error {
+func securityOfPod(ctx context.Context, a *Attributes, m securityMetrics) error {
 	pod, ok := a.New.(*corev1.Pod)
 	if !ok || !slices.Contains(podSubresources, a.Subresource) {
 		return nil
 	}
 	p, errs, err := namespacePolicy(ctx, a)
 	if err != nil {
+		m.failed(a, true)
 		return apierrors.NewInternalError(fmt.Errorf("failed to lookup namespace %q", a.Namespace))
 	}
 	if len(errs) == 0 && p.FullyPrivileged() {
+		m.evaluated(a, p.Enforce, enforced, true)
 		return nil
 	}
 	if old, _ := a.Old.(*corev1.Pod); old != nil && !runsOther(pod, old) {
 		return nil
+	}
+	if len(errs) > 0 {
+		m.failed(a, false)
 	}
 	a.audit("pod-security.kubernetes.io/"+api.EnforcedPolicyAnnotationKey, p.Enforce.String())
 	result, err := evaluate(p.Enforce, &pod.ObjectMeta, &pod.Spec)
 	if err != nil {
 		return err
 	}
-	if !result.Allowed {
-		return a.forbid("violates PodSecurity %q: %s", p.Enforce.String(), result.ForbiddenDetail())
+	m.evaluated(a, p.Enforce, enforced, result.Allowed)
+	if err := tell(a, m, p, &pod.ObjectMeta, &pod.Spec, result.Allowed); err != nil || result.Allowed {
+		return err
 	}
-	return tell(a, p, &pod.ObjectMeta, &pod.Spec)
+	return a.forbid("violates PodSecurity %q: %s", p.Enforce.String(), result.ForbiddenDetail())
 }
 
 // securityOfTemplate only warns: pods made of the template will be judged.
-func securityOfTemplate(ctx context.Context, a *Attributes) error {
+func securityOfTemplate(ctx context.Context, a *Attributes, m securityMetrics) error {
 	template := podTemplate(a)
 	if template == nil {
 		return nil
 	}
-	p, _, err := namespacePolicy(ctx, a)
+	p, errs, err := namespacePolicy(ctx, a)
 	if err != nil {
+		m.failed(a, true)
 		return nil
 	}
-	return tell(a, p, &template.ObjectMeta, &template.Spec)
+	if len(errs) > 0 {
+		m.failed(a, false)
+	}
+	return tell(a, m, p, &template.ObjectMeta, &template.Spec, true)
 }
 
 func podTemplate(a *Attributes) *corev1.PodTemplateSpec {
@@ -121,20 +131,25 @@ func podTemplate(a *Attributes) *corev1.PodTemplateSpec {
 	return nil
 }
 
-// tell notes what is against the standards that are not enforced.
-func tell(a *Attributes, p api.Policy, meta *metav1.ObjectMeta, spec *corev1.PodSpec) error {
+// tell notes what is against the standards that are not enforced. Who is refused anyway is not warned besides.
+func tell(a *Attributes, m securityMetrics, p api.Policy, meta *metav1.ObjectMeta, spec *corev1.PodSpec, warn bool) error {
 	for _, mode := range []struct {
+		name string
 		lv   api.LevelVersion
 		note func(text string)
 	}{
-		{p.Audit, func(text string) { a.audit("pod-security.kubernetes.io/"+api.AuditViolationsAnnotationKey, text) }},
-		{p.Warn, func(text string) { a.warn("%s", text) }},
+		{audited, p.Audit, func(text string) { a.audit("pod-security.kubernetes.io/"+api.AuditViolationsAnnotationKey, text) }},
+		{warned, p.Warn, func(text string) { a.warn("%s", text) }},
 	} {
+		if mode.name == warned && !warn {
+			continue
+		}
 		result, err := evaluate(mode.lv, meta, spec)
 		if err != nil {
 			return err
 		}
 		if !result.Allowed {
+			m.evaluated(a, mode.lv, mode.name, false)
 			mode.note(fmt.Sprintf("would violate PodSecurity %q: %s", mode.lv.String(), result.ForbiddenDetail()))
 		}
 	}

@@ -32,7 +32,7 @@ var Ping = Check{Name: "ping", Probe: func(context.Context) error { return nil }
 type Config struct {
 	// Live are the checks of /livez and /healthz: a server that fails them
 	// should be restarted. Ready are those of /readyz: a server that fails them
-	// should get no requests.
+	// should get no requests. What they found is served at /metrics/slis (KEP-3466).
 	Live, Ready []Check
 	// Metrics is served at /metrics; nil: it is not.
 	Metrics prometheus.Gatherer
@@ -42,16 +42,18 @@ type Config struct {
 
 // Register adds all paths of the package to mux.
 func Register(mux *http.ServeMux, c Config) {
-	paths := []string{"/version"}
+	paths := []string{"/metrics/slis", "/version"}
+	found := newResults()
+	mux.Handle("/metrics/slis", found.handler())
 	for _, set := range []struct {
 		name   string
 		checks []Check
 	}{{"healthz", c.Live}, {"livez", c.Live}, {"readyz", c.Ready}} {
-		mux.Handle("/"+set.name, all(set.name, set.checks))
+		mux.Handle("/"+set.name, all(set.name, set.checks, found))
 		paths = append(paths, "/"+set.name)
 		for _, check := range set.checks {
 			path := "/" + set.name + "/" + check.Name
-			mux.Handle(path, single(check))
+			mux.Handle(path, single(set.name, check, found))
 			paths = append(paths, path)
 		}
 	}
@@ -76,7 +78,7 @@ func Register(mux *http.ServeMux, c Config) {
 }
 
 // all runs every check that the query does not exclude.
-func all(set string, checks []Check) http.Handler {
+func all(set string, checks []Check, found *results) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		excluded := make(map[string]bool)
 		for _, name := range r.URL.Query()["exclude"] {
@@ -92,7 +94,7 @@ func all(set string, checks []Check) http.Handler {
 			case excluded[check.Name]:
 				fmt.Fprintf(&report, "[+]%s excluded: ok\n", check.Name)
 				delete(excluded, check.Name)
-			case check.run(r.Context()):
+			case check.run(r.Context(), set, found):
 				fmt.Fprintf(&report, "[+]%s ok\n", check.Name)
 			default:
 				failed = true
@@ -115,9 +117,9 @@ func all(set string, checks []Check) http.Handler {
 	})
 }
 
-func single(check Check) http.Handler {
+func single(set string, check Check, found *results) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if !check.run(r.Context()) {
+		if !check.run(r.Context(), set, found) {
 			http.Error(w, "internal server error: reason withheld", http.StatusInternalServerError)
 			return
 		}
@@ -126,8 +128,10 @@ func single(check Check) http.Handler {
 	})
 }
 
-func (c Check) run(ctx context.Context) (ok bool) {
-	if err := c.Probe(ctx); err != nil {
+func (c Check) run(ctx context.Context, set string, found *results) (ok bool) {
+	err := c.Probe(ctx)
+	found.note(set, c.Name, err == nil)
+	if err != nil {
 		slog.WarnContext(ctx, "health check failed", "check", c.Name, "error", err)
 		return false
 	}

@@ -53,7 +53,7 @@ func TestHealth(t *testing.T) {
 	if err := json.Unmarshal(w.Body.Bytes(), &index); err != nil {
 		t.Fatal(err)
 	}
-	want := []string{"/api", "/healthz", "/healthz/ping", "/livez", "/livez/ping", "/metrics", "/readyz", "/readyz/ping", "/readyz/storage", "/version"}
+	want := []string{"/api", "/healthz", "/healthz/ping", "/livez", "/livez/ping", "/metrics", "/metrics/slis", "/readyz", "/readyz/ping", "/readyz/storage", "/version"}
 	if !slices.Equal(index.Paths, want) {
 		t.Errorf("got paths %q, want %q", index.Paths, want)
 	}
