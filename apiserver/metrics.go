@@ -2,14 +2,17 @@ package apiserver
 
 import (
 	"net/http"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/skiff-k8s/skiff/apiserver/request"
+	"github.com/skiff-k8s/skiff/apiserver/version"
 )
 
 // metrics are named and labelled as those of kube-apiserver, so that the
@@ -17,6 +20,8 @@ import (
 type metrics struct {
 	requests *prometheus.CounterVec
 	seconds  *prometheus.HistogramVec
+	sli      *prometheus.HistogramVec
+	sizes    *prometheus.HistogramVec
 	inflight *prometheus.GaugeVec
 	long     *prometheus.GaugeVec
 	drops    *prometheus.CounterVec
@@ -25,6 +30,9 @@ type metrics struct {
 
 var requestLabels = []string{"verb", "group", "version", "resource", "subresource", "scope", "component"}
 
+// withLabels are requestLabels and more.
+func withLabels(more ...string) []string { return append(slices.Clone(requestLabels), more...) }
+
 // newMetrics counts in registry. served reports whether a request names what
 // this server has.
 func newMetrics(registry prometheus.Registerer, served func(*request.Info) bool) *metrics {
@@ -32,10 +40,15 @@ func newMetrics(registry prometheus.Registerer, served func(*request.Info) bool)
 		served: served,
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "apiserver_request_total",
 			Help: "Counter of apiserver requests broken out for each verb, dry run value, group, version, resource, scope, component, and HTTP response code."},
-			append(requestLabels[:len(requestLabels):len(requestLabels)], "code")),
+			withLabels("code", "dry_run")),
 		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "apiserver_request_duration_seconds",
 			Help:    "Response latency distribution in seconds for each verb, dry run value, group, version, resource, subresource, scope and component.",
-			Buckets: []float64{0.005, 0.025, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1, 1.25, 1.5, 2, 3, 4, 5, 6, 8, 10, 15, 20, 30, 45, 60}}, requestLabels),
+			Buckets: []float64{0.005, 0.025, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1, 1.25, 1.5, 2, 3, 4, 5, 6, 8, 10, 15, 20, 30, 45, 60}}, withLabels("dry_run")),
+		sli: prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "apiserver_request_sli_duration_seconds",
+			Help:    "Response latency in seconds of requests that are no dry runs, without the time that others took.",
+			Buckets: []float64{0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1, 1.25, 1.5, 2, 3, 4, 5, 6, 8, 10, 15, 20, 30, 45, 60}}, requestLabels),
+		sizes: prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "apiserver_response_sizes",
+			Help: "Size in bytes of answers to gets and lists.", Buckets: prometheus.ExponentialBuckets(1000, 10, 7)}, requestLabels),
 		inflight: prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "apiserver_current_inflight_requests",
 			Help: "Number of requests being served now, per kind."}, []string{"request_kind"}),
 		long: prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "apiserver_longrunning_requests",
@@ -44,7 +57,7 @@ func newMetrics(registry prometheus.Registerer, served func(*request.Info) bool)
 			Help: "Number of requests answered with 429."}, []string{"request_kind"}),
 	}
 	if registry != nil {
-		registry.MustRegister(m.requests, m.seconds, m.inflight, m.long, m.drops)
+		registry.MustRegister(m.requests, m.seconds, m.sli, m.sizes, m.inflight, m.long, m.drops, buildInfo())
 	}
 	return m
 }
@@ -55,11 +68,44 @@ func (m *metrics) measure(next http.Handler) http.Handler {
 		next.ServeHTTP(out, r)
 		info := request.From(r.Context())
 		values := m.labelValues(info)
-		m.requests.WithLabelValues(append(values, strconv.Itoa(out.code))...).Inc()
-		if !info.IsLongRunning(r) {
-			m.seconds.WithLabelValues(values...).Observe(time.Since(began).Seconds())
+		dry := dryRunLabel(r.URL)
+		m.requests.WithLabelValues(append(slices.Clone(values), strconv.Itoa(out.code), dry)...).Inc()
+		if info.IsLongRunning(r) {
+			return
+		}
+		took := time.Since(began).Seconds()
+		m.seconds.WithLabelValues(append(slices.Clone(values), dry)...).Observe(took)
+		if dry == "" {
+			m.sli.WithLabelValues(values...).Observe(took)
+		}
+		if info.Verb == "get" || info.Verb == "list" {
+			m.sizes.WithLabelValues(values...).Observe(float64(out.bytes))
 		}
 	})
+}
+
+// dryRunLabel has three values, whatever a client writes.
+func dryRunLabel(u *url.URL) string {
+	if !strings.Contains(u.RawQuery, "dryRun") {
+		return ""
+	}
+	stages := u.Query()["dryRun"]
+	if slices.ContainsFunc(stages, func(s string) bool { return s != metav1.DryRunAll }) {
+		return "invalid"
+	}
+	if len(stages) == 0 {
+		return ""
+	}
+	return metav1.DryRunAll
+}
+
+// buildInfo is the document of /version as a metric.
+func buildInfo() prometheus.Collector {
+	v := version.Info()
+	info := prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "kubernetes_build_info", Help: "Always 1; its labels say which build this is."},
+		[]string{"major", "minor", "git_version", "git_commit", "git_tree_state", "build_date", "go_version", "compiler", "platform"})
+	info.WithLabelValues(v.Major, v.Minor, v.GitVersion, v.GitCommit, v.GitTreeState, v.BuildDate, v.GoVersion, v.Compiler, v.Platform).Set(1)
+	return info
 }
 
 // labelValues are those of requestLabels. All that is not served shares one

@@ -153,3 +153,29 @@ func selfSigned(t *testing.T, until time.Time) tls.Certificate {
 	}
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
 }
+
+// TestRequestMetrics: what dashboards ask for is there, and dry runs are told apart without letting clients invent labels.
+func TestRequestMetrics(t *testing.T) {
+	s := apiservertest.Start(t, nil)
+	for _, query := range []string{"", "?dryRun=All", "?dryRun=All&dryRun=All", "?dryRun=invented", "?xdryRun=1"} {
+		send(t, s, "POST", "/api/v1/namespaces/default/configmaps"+query, `{"metadata":{"generateName":"c"}}`)
+	}
+	fetch(t, s, "/api/v1/namespaces/default/configmaps")
+	metrics := fetch(t, s, "/metrics")
+	const on = `component="apiserver",`
+	for _, want := range []string{
+		`apiserver_request_total{code="201",` + on + `dry_run="",group="",resource="configmaps",scope="namespace",subresource="",verb="POST",version="v1"} 2`,
+		`apiserver_request_total{code="201",` + on + `dry_run="All",group="",resource="configmaps",scope="namespace",subresource="",verb="POST",version="v1"} 2`,
+		`apiserver_request_total{code="422",` + on + `dry_run="invalid",group="",resource="configmaps",scope="namespace",subresource="",verb="POST",version="v1"} 1`,
+		`apiserver_request_sli_duration_seconds_count{` + on + `group="",resource="configmaps",scope="namespace",subresource="",verb="POST",version="v1"} 2`,
+		`apiserver_request_duration_seconds_count{` + on + `dry_run="All",group="",resource="configmaps",scope="namespace",subresource="",verb="POST",version="v1"} 2`,
+		`apiserver_response_sizes_count{` + on + `group="",resource="configmaps",scope="namespace",subresource="",verb="LIST",version="v1"} 1`,
+	} {
+		if !strings.Contains(metrics, want+"\n") {
+			t.Errorf("no %s in\n%s", want, strings.Join(regexp.MustCompile("(?m)^apiserver_request_total.*$").FindAllString(metrics, -1), "\n"))
+		}
+	}
+	if !strings.Contains(metrics, `kubernetes_build_info{`) {
+		t.Error("no kubernetes_build_info")
+	}
+}

@@ -11,7 +11,8 @@ import (
 // wait for ever.
 type response struct {
 	http.ResponseWriter
-	code int
+	code  int
+	bytes int64 // of the body
 	// begun, if not nil, is called when the answer begins.
 	begun func()
 	// stall, if not nil, guards every write and flush, which may take patience.
@@ -42,7 +43,9 @@ func (w *response) begin(code int) {
 func (w *response) Write(p []byte) (int, error) {
 	w.begin(http.StatusOK)
 	defer w.guarded()()
-	return w.ResponseWriter.Write(p)
+	n, err := w.ResponseWriter.Write(p)
+	w.bytes += int64(n)
+	return n, err
 }
 
 // guarded guards until what it returns is called.

@@ -12,7 +12,7 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-//go:embed corpus known.yaml
+//go:embed corpus known.yaml signals.yaml
 var data embed.FS
 
 // corpus is what is written by hand.
@@ -90,20 +90,24 @@ func loadCorpus() (*corpus, error) {
 			return nil, err
 		}
 	}
-	if err := readYAML("known.yaml", &c.known); err != nil {
-		return nil, err
+	for _, file := range []string{"known.yaml", "signals.yaml"} {
+		var list []known
+		if err := readYAML(file, &list); err != nil {
+			return nil, err
+		}
+		c.known = append(c.known, list...)
 	}
 	for i := range c.known {
 		k := &c.known[i]
 		if k.Reason == "" {
-			return nil, fmt.Errorf("known.yaml: entry %d has no reason", i+1)
+			return nil, fmt.Errorf("known difference %d has no reason", i+1)
 		}
 		for _, p := range []struct {
 			to   **regexp.Regexp
 			text string
 		}{{&k.kind, k.Kind}, {&k.name, k.Case}, {&k.difference, k.Difference}} {
 			if *p.to, err = regexp.Compile(p.text); err != nil {
-				return nil, fmt.Errorf("known.yaml: entry %d: %w", i+1, err)
+				return nil, fmt.Errorf("known difference %d: %w", i+1, err)
 			}
 		}
 	}

@@ -38,7 +38,7 @@ func main() {
 	flag.StringVar(&s.tools, "tools", "bin/tools", "folder with kube-apiserver and etcd")
 	flag.StringVar(&s.skiff, "skiff", "bin/skiff", "the program to compare")
 	flag.StringVar(&s.dir, "dir", "", "folder for the servers' data and logs; empty: a temporary one")
-	flag.StringVar(&s.group, "group", "", "only kinds of this API group (core: the one without a name); requests, documents: the cases written by hand, those of discovery and OpenAPI")
+	flag.StringVar(&s.group, "group", "", "only kinds of this API group (core: the one without a name); requests, documents, signals: the cases written by hand, those of discovery and OpenAPI; signals: metrics and health checks")
 	flag.StringVar(&s.kind, "kind", "", "only this kind; with neither, all kinds and the cases written by hand")
 	flag.BoolVar(&s.life, "life", false, "leave out the objects derived from schemas")
 	flag.BoolVar(&s.verbose, "v", false, "print every difference, not one of each group")
@@ -100,7 +100,7 @@ func compare(ctx context.Context, s settings, servers *servers, c *corpus, r *re
 	if err != nil {
 		return err
 	}
-	sets := slices.DeleteFunc(append(slices.Clone(c.written), caseSet{"documents", documentCases(kinds)}), func(set caseSet) bool {
+	sets := slices.DeleteFunc(append(slices.Clone(c.written), caseSet{"documents", documentCases(kinds)}, caseSet{"signals", signalCases()}), func(set caseSet) bool {
 		return s.kind != "" || s.group != "" && s.group != set.name
 	})
 	kinds = slices.DeleteFunc(kinds, func(k kind) bool { return !k.wanted(s.group, s.kind) })

@@ -27,6 +27,13 @@ func decode(contentType string, data []byte) any {
 		} else if len(list) > 1 {
 			return list
 		}
+	case "text/plain":
+		if strings.Contains(contentType, "version=0.0.4") {
+			return metricFamilies(string(data))
+		}
+		if checks := healthChecks(string(data)); checks != nil {
+			return checks
+		}
 	case "application/yaml":
 		var value any
 		if yaml.Unmarshal(data, &value) == nil {
