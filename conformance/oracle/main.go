@@ -5,7 +5,7 @@
 // kind, whose lives are played with every verb and from which wrong objects are
 // derived by the schemas kube-apiserver publishes; the other files of corpus
 // have requests written by hand. Differences that are meant are in known.yaml,
-// with their reasons. A run that leaves nothing out writes what it found into
+// those of metrics and health checks in signals.yaml, with their reasons. A run that leaves nothing out writes what it found into
 // conformance/results.md. With record, the answers of kube-apiserver are written
 // to testdata, where a test holds an in-process Skiff against them.
 package main
