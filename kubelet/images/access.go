@@ -27,14 +27,16 @@ type access struct {
 	running map[string]int // pulls under way, by the image's name as given
 }
 
-// begin notes that an image is about to be pulled. end or completed must follow.
+// begin notes that an image is about to be pulled. If it succeeds, end, abandon or completed must follow.
+// Other pods do not wait for the disk: the note of a running pull is not removed, whoever made it.
 func (a *access) begin(image string) error {
 	a.mu.Lock()
-	defer a.mu.Unlock()
+	a.running[image]++
+	a.mu.Unlock()
 	if err := a.writeIntent(image); err != nil {
+		a.abandon(image)
 		return fmt.Errorf("failed to record image pull intent: %w", err)
 	}
-	a.running[image]++
 	return nil
 }
 

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -186,6 +187,27 @@ func TestPullsCutOff(t *testing.T) {
 		if left, err := p.access.allIntents(); err != nil || len(left) > 0 {
 			t.Errorf("%s: notes left are %v (%v)", name, left, err)
 		}
+	}
+}
+
+// TestPullsOfOneImageTogether has several pods pull an image at the same time: its note goes with the last.
+func TestPullsOfOneImageTogether(t *testing.T) {
+	p := newPuller(t, &guarded{}, t.TempDir(), Verification{})
+	var group sync.WaitGroup
+	for range 20 {
+		group.Go(func() {
+			if err := p.access.begin(private); err != nil {
+				t.Error(err)
+			}
+			if noted, err := p.access.intended(private); err != nil || !noted {
+				t.Errorf("a pull under way is not noted: %v", err)
+			}
+			p.access.end(private)
+		})
+	}
+	group.Wait()
+	if left, err := p.access.allIntents(); err != nil || len(left) > 0 || len(p.access.running) > 0 {
+		t.Errorf("left are %v and %v (%v)", left, p.access.running, err)
 	}
 }
 

@@ -21,7 +21,19 @@ type records struct{ intents, pulled string }
 
 func openRecords(dir string) (records, error) {
 	r := records{intents: filepath.Join(dir, "pulling"), pulled: filepath.Join(dir, "pulled")}
-	return r, errors.Join(os.MkdirAll(r.intents, 0o700), os.MkdirAll(r.pulled, 0o700))
+	return r, errors.Join(makeRecordDir(r.intents), makeRecordDir(r.pulled))
+}
+
+// makeRecordDir makes a directory for records and clears away what an earlier run did not finish.
+func makeRecordDir(dir string) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	left, err := filepath.Glob(filepath.Join(dir, recordPrefix+"*"+unfinished))
+	for _, file := range left {
+		err = errors.Join(err, os.Remove(file))
+	}
+	return err
 }
 
 const (
@@ -43,8 +55,10 @@ const (
 	pulledKind = "ImagePulledRecord"
 )
 
+// writeIntent returns when the intent is on disk: an image that outlives it and has no record would be one
+// that everybody may use. Records need no such care, as the intent goes after them.
 func (r records) writeIntent(image string) error {
-	return writeRecord(recordFile(r.intents, image), kubeletconfig.ImagePullIntent{TypeMeta: typeMeta(intentKind), Image: image})
+	return writeRecord(recordFile(r.intents, image), kubeletconfig.ImagePullIntent{TypeMeta: typeMeta(intentKind), Image: image}, (*os.File).Sync)
 }
 
 func (r records) intended(image string) (bool, error) {
@@ -90,7 +104,7 @@ func (r records) get(ref string) (*kubeletconfig.ImagePulledRecord, error) {
 
 func (r records) write(p *kubeletconfig.ImagePulledRecord) error {
 	p.TypeMeta = typeMeta(pulledKind)
-	return writeRecord(recordFile(r.pulled, p.ImageRef), p)
+	return writeRecord(recordFile(r.pulled, p.ImageRef), p, func(*os.File) error { return nil })
 }
 
 func (r records) remove(ref string) error { return absentIsFine(os.Remove(recordFile(r.pulled, ref))) }
@@ -144,22 +158,24 @@ func readRecord(file string, into any) error {
 	return nil
 }
 
-// writeRecord replaces a record at once. It is on disk when it returns: an image that outlives its record
-// would be one that everybody may use.
-func writeRecord(file string, record any) (err error) {
+// writeRecord replaces a record at once.
+func writeRecord(file string, record any, sync func(*os.File) error) error {
 	data, err := json.Marshal(record)
 	if err != nil {
 		return err
 	}
-	f, err := os.OpenFile(file+unfinished, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+	f, err := os.CreateTemp(filepath.Dir(file), filepath.Base(file)+"-*"+unfinished)
 	if err != nil {
 		return err
 	}
 	_, err = f.Write(append(data, '\n'))
-	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return err
+	if err = errors.Join(err, sync(f), f.Close()); err == nil {
+		err = os.Rename(f.Name(), file)
 	}
-	return os.Rename(f.Name(), file)
+	if err != nil {
+		return errors.Join(err, os.Remove(f.Name()))
+	}
+	return nil
 }
 
 func absentIsFine(err error) error {
