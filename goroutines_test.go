@@ -61,7 +61,7 @@ func unguarded(t *testing.T, path string, source any) (where []string) {
 			case strings.HasPrefix(name, "AddEventHandler") && (len(n.Args) == 0 || !calls(n.Args[0], "clientgo", "Handler")):
 				found(n, "handler of events; use clientgo.Handler")
 			case name == "AfterFunc" && len(n.Args) == 2 && calls(n.Fun, "time", "AfterFunc"):
-				found(n, "goroutine of a timer; use guard.Go")
+				found(n, "goroutine of a timer; use guard.After")
 			}
 		}
 		return true
@@ -96,6 +96,7 @@ func TestUnguarded(t *testing.T) {
 		`i.AddEventHandlerWithResyncPeriod(h, 0)`:    1,
 		`i.AddEventHandler(clientgo.Handler("", h))`: 0,
 		`time.AfterFunc(d, f)`:                       1,
+		`guard.After(d, "x", f)`:                     0,
 		`context.AfterFunc(ctx, f)`:                  0,
 	} {
 		if got := unguarded(t, "x.go", "package p; func p() { "+code+" }"); len(got) != want {

@@ -6,6 +6,8 @@ import (
 	"net/http"
 	"sync"
 	"time"
+
+	"github.com/skiff-k8s/skiff/guard"
 )
 
 // expiry frees a handler that waits for its client. When its time is over it
@@ -41,7 +43,7 @@ func (e *expiry) stop() {
 func (e *expiry) wait(d time.Duration) {
 	e.due = time.Now().Add(d)
 	if e.timer == nil {
-		e.timer = time.AfterFunc(d, e.step)
+		e.timer = guard.After(d, "expiry of a request", e.step)
 		return
 	}
 	e.timer.Reset(d)

@@ -47,7 +47,7 @@ func pod(name string, containers int) *corev1.Pod {
 	return p
 }
 
-func text(t *testing.T, v any) []byte {
+func letters(t *testing.T, v any) []byte {
 	t.Helper()
 	data, err := json.Marshal(v)
 	if err != nil {
@@ -85,7 +85,7 @@ func TestTooLarge(t *testing.T) {
 	}
 	large := deployment("small", backend.MaxValue)
 	patch := func(kind types.PatchType, body any, options metav1.PatchOptions) error {
-		_, err := deployments.Patch(ctx, "small", kind, text(t, body), options)
+		_, err := deployments.Patch(ctx, "small", kind, letters(t, body), options)
 		return err
 	}
 	spec := map[string]any{"spec": large.Spec}
@@ -115,7 +115,7 @@ func TestTooLarge(t *testing.T) {
 			return patch(types.ApplyYAMLPatchType, large, metav1.PatchOptions{FieldManager: "a", Force: &force})
 		}},
 		{"apply of a new one", func() error {
-			_, err := deployments.Patch(ctx, "new", types.ApplyYAMLPatchType, text(t, apply), metav1.PatchOptions{FieldManager: "a"})
+			_, err := deployments.Patch(ctx, "new", types.ApplyYAMLPatchType, letters(t, apply), metav1.PatchOptions{FieldManager: "a"})
 			return err
 		}},
 		{"a controller in process", func() error {
@@ -142,7 +142,7 @@ func TestPatchesAddUp(t *testing.T) {
 	if _, err := deployments.Create(t.Context(), deployment("grows", 1), metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	patch := text(t, []any{map[string]any{"op": "add", "path": "/spec/template/spec/containers/0/env/-", "value": variable("MORE", 400_000)}})
+	patch := letters(t, []any{map[string]any{"op": "add", "path": "/spec/template/spec/containers/0/env/-", "value": variable("MORE", 400_000)}})
 	for n := range 10 {
 		p, err := deployments.Patch(t.Context(), "grows", types.JSONPatchType, patch, metav1.PatchOptions{})
 		if err == nil {
@@ -189,7 +189,7 @@ func TestManagersMakeRoom(t *testing.T) {
 			if _, err := deployments.Create(ctx, annotated("patched", 1), metav1.CreateOptions{}); err != nil {
 				return nil, err
 			}
-			return deployments.Patch(ctx, "patched", types.MergePatchType, text(t, map[string]any{"spec": annotated("patched", n).Spec}), metav1.PatchOptions{})
+			return deployments.Patch(ctx, "patched", types.MergePatchType, letters(t, map[string]any{"spec": annotated("patched", n).Spec}), metav1.PatchOptions{})
 		},
 	} {
 		p, err := write(t.Context())
@@ -197,6 +197,6 @@ func TestManagersMakeRoom(t *testing.T) {
 			t.Errorf("%s: got %d managers, %v, want the object without managers", what, len(p.ManagedFields), err)
 		}
 	}
-	_, err := deployments.Patch(t.Context(), "applied", types.ApplyYAMLPatchType, text(t, annotated("applied", n)), metav1.PatchOptions{FieldManager: "a"})
+	_, err := deployments.Patch(t.Context(), "applied", types.ApplyYAMLPatchType, letters(t, annotated("applied", n)), metav1.PatchOptions{FieldManager: "a"})
 	tooLarge(t, "apply", err)
 }

@@ -69,6 +69,11 @@ func Go(part string, work func()) {
 	go Do(part, work)
 }
 
+// After runs work as Do does, in a goroutine of its own, when d has passed.
+func After(d time.Duration, part string, work func()) *time.Timer {
+	return time.AfterFunc(d, func() { Do(part, work) })
+}
+
 // Group is a number of goroutines that are waited for. The zero value is ready for use.
 type Group struct {
 	// Failed, if not nil, is called with each panic. A component sets it to what ends the component if it cannot

@@ -81,3 +81,20 @@ func TestKeepEndsWithItsContext(t *testing.T) {
 		t.Errorf("got %v, want no error", err)
 	}
 }
+
+func TestAfter(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var ran bool
+		After(time.Hour, "test", func() { ran = true; panic("oh") })
+		time.Sleep(time.Hour - 1)
+		synctest.Wait()
+		if ran {
+			t.Error("ran before its time")
+		}
+		time.Sleep(1)
+		synctest.Wait()
+		if !ran {
+			t.Error("has not run in time")
+		}
+	})
+}

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+
+	"github.com/skiff-k8s/skiff/guard"
 )
 
 // Cost is about the nanoseconds that work takes.
@@ -52,10 +54,10 @@ func (r Runner) Do(ctx context.Context, cost Cost, work func() error) error {
 		return apierrors.NewTooManyRequests("too many large requests, please try again later", 1)
 	}
 	done := make(chan outcome, 1)
-	go func() {
+	guard.Go("heavy work", func() {
 		defer release()
 		done <- run(work)
-	}()
+	})
 	select {
 	case o := <-done:
 		if o.panic != nil {

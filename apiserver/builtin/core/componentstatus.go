@@ -2,11 +2,11 @@ package core
 
 import (
 	"context"
-	"sync"
 
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/skiff-k8s/skiff/apiserver/resource"
+	"github.com/skiff-k8s/skiff/guard"
 )
 
 // Component is a part of the control plane. Probe says what is wrong with it now.
@@ -37,15 +37,16 @@ func componentStatuses(parts []Component) *resource.Resource {
 // probeAll probes all parts at once, for one that does not answer takes its time.
 func probeAll(ctx context.Context, parts []Component) []*corev1.ComponentStatus {
 	list := make([]*corev1.ComponentStatus, len(parts))
-	var probes sync.WaitGroup
+	var probes guard.Group
 	for i, p := range parts {
-		probes.Go(func() {
+		list[i] = &corev1.ComponentStatus{}
+		list[i].Name = p.Name
+		probes.Go("component status", func() {
 			c := corev1.ComponentCondition{Type: corev1.ComponentHealthy, Status: corev1.ConditionTrue, Message: "ok"}
 			if err := p.Probe(ctx); err != nil {
 				c.Status, c.Message = corev1.ConditionFalse, err.Error()
 			}
-			list[i] = &corev1.ComponentStatus{Conditions: []corev1.ComponentCondition{c}}
-			list[i].Name = p.Name
+			list[i].Conditions = []corev1.ComponentCondition{c}
 		})
 	}
 	probes.Wait()
