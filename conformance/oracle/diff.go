@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"regexp"
 	"slices"
 	"strings"
 )
@@ -132,8 +133,11 @@ func equal(a, b any) bool {
 		_, ok := b.(json.Number)
 		return ok && text(a) == text(b)
 	}
-	return text(a) == text(b)
+	return restarted.ReplaceAllString(text(a), "${1}<age>") == restarted.ReplaceAllString(text(b), "${1}<age>")
 }
+
+// restarted is how tables tell of restarts. The time since the last one depends on when a recorded answer is compared.
+var restarted = regexp.MustCompile(`^("\d+ \()(\d+[smhdy])+ ago\)"$`)
 
 func shown(value any) string { return shorten(text(value), 300) }
 
