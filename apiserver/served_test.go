@@ -14,9 +14,11 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/managedfields"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/discovery"
 	"k8s.io/client-go/dynamic"
+	"k8s.io/kube-openapi/pkg/validation/spec"
 
 	"github.com/skiff-k8s/skiff/apiserver"
 	"github.com/skiff-k8s/skiff/apiserver/apiservertest"
@@ -31,6 +33,11 @@ func boat(verbs ...string) *resource.Resource {
 		Group: boats.Group, Version: boats.Version, Kind: "Boat", Plural: boats.Resource, Verbs: verbs,
 	})
 	r.NewList = nil
+	r.Custom = &resource.Custom{
+		Prune:  func(resource.Object, bool) ([]string, error) { return nil, nil },
+		Types:  func() (managedfields.TypeConverter, error) { return managedfields.NewDeducedTypeConverter(), nil },
+		Schema: func() *spec.Schema { return nil },
+	}
 	r.New = func() resource.Object {
 		u := &unstructured.Unstructured{}
 		u.SetGroupVersionKind(r.GVK())

@@ -14,6 +14,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	"k8s.io/apiserver/pkg/authentication/user"
 
 	"github.com/skiff-k8s/skiff/apiserver/admission"
@@ -24,9 +25,11 @@ import (
 	"github.com/skiff-k8s/skiff/apiserver/bootstrap"
 	"github.com/skiff-k8s/skiff/apiserver/builtin"
 	"github.com/skiff-k8s/skiff/apiserver/connect"
+	"github.com/skiff-k8s/skiff/apiserver/custom"
 	"github.com/skiff-k8s/skiff/apiserver/discovery"
 	"github.com/skiff-k8s/skiff/apiserver/health"
 	"github.com/skiff-k8s/skiff/apiserver/openapi"
+	"github.com/skiff-k8s/skiff/apiserver/resource"
 	"github.com/skiff-k8s/skiff/apiserver/rest"
 	"github.com/skiff-k8s/skiff/guard"
 	"github.com/skiff-k8s/skiff/serviceaccount"
@@ -96,7 +99,7 @@ func Standard(ctx context.Context, o Options) (*Server, error) {
 	}
 	rights := authz.New(bootstrap.NodeRules())
 	connections := o.connections(rights)
-	documents, descriptions := discovery.New(o.Advertise.String()), openapi.New(openapi.Config{})
+	documents, descriptions := discovery.New(o.Advertise.String()), openapi.New()
 	registry.MustRegister(guard.Panics, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	mux := http.NewServeMux()
 	ctx, end := context.WithCancel(ctx)
@@ -152,8 +155,25 @@ func (s *Server) begin(ctx context.Context, rights *authz.Authorizer, objects bo
 		return fmt.Errorf("load the roles: %w", err)
 	}
 	s.follow(ctx, "authorization", func(ctx context.Context) error { return rights.Run(ctx) })
+	definitions := custom.NewDefinitions(custom.Config{
+		Source: s.store, Cluster: s.Cluster(), Builtin: s.config.Resources, Log: s.config.Log,
+		Serve: func(ctx context.Context, rows []*resource.Resource) error {
+			return s.SetResources(ctx, slices.Concat(s.config.Resources, rows))
+		},
+		Own: s.ownStatus,
+	})
+	if err := definitions.Load(ctx); err != nil {
+		return fmt.Errorf("load the custom resources: %w", err)
+	}
+	s.follow(ctx, "custom resources", definitions.Run)
 	s.follow(ctx, "bootstrap", func(ctx context.Context) error { return bootstrap.Run(ctx, objects) })
 	return nil
+}
+
+// ownStatus records in a definition, changed from live to obj, whose the fields
+// of its status are.
+func (s *Server) ownStatus(live, obj resource.Object) error {
+	return s.rest.Fields.Update(s.stopping, s.Cluster().Resource(apiextensionsv1.GroupName, "customresourcedefinitions"), "status", live, obj, "kube-apiserver")
 }
 
 // follow runs a part of the server until ctx ends.

@@ -9,6 +9,7 @@ import (
 	"k8s.io/apiserver/pkg/authentication/authenticator"
 
 	"github.com/skiff-k8s/skiff/apiserver/alloc"
+	"github.com/skiff-k8s/skiff/apiserver/builtin/apiextensions"
 	"github.com/skiff-k8s/skiff/apiserver/builtin/apps"
 	"github.com/skiff-k8s/skiff/apiserver/builtin/authentication"
 	"github.com/skiff-k8s/skiff/apiserver/builtin/authorization"
@@ -69,6 +70,7 @@ func Resources(d Deps) []*resource.Resource {
 		policy.Resources(),
 		rbac.Resources(),
 		storage.Resources(),
+		apiextensions.Resources(),
 		scheduling.Resources(),
 		coordination.Resources(),
 		node.Resources(),

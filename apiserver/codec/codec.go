@@ -10,10 +10,13 @@ import (
 	"fmt"
 	"reflect"
 
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	serializerjson "k8s.io/apimachinery/pkg/runtime/serializer/json"
 	"k8s.io/apimachinery/pkg/runtime/serializer/protobuf"
+	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
 	"k8s.io/client-go/kubernetes/scheme"
 	"sigs.k8s.io/yaml"
 )
@@ -33,8 +36,17 @@ var mediaTypes = []string{JSON: "application/json", YAML: "application/yaml", Pr
 // String is the media type.
 func (m Media) String() string { return mediaTypes[m] }
 
-// Scheme knows every built-in type of the API by group, version and kind.
-var Scheme = scheme.Scheme
+// Scheme knows every built-in type of the API by group, version and kind: those
+// that client-go knows, and CustomResourceDefinition.
+var Scheme = newScheme()
+
+func newScheme() *runtime.Scheme {
+	s := runtime.NewScheme()
+	metav1.AddToGroupVersion(s, schema.GroupVersion{Version: "v1"})
+	utilruntime.Must(scheme.AddToScheme(s))
+	utilruntime.Must(apiextensionsv1.AddToScheme(s))
+	return s
+}
 
 // decoders are per media type; the second of each is strict. Protobuf has no
 // strictness: unknown fields have no names.

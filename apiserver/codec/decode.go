@@ -16,6 +16,8 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	serializerjson "k8s.io/apimachinery/pkg/runtime/serializer/json"
 	"k8s.io/apimachinery/pkg/runtime/serializer/protobuf"
+
+	"github.com/skiff-k8s/skiff/apiserver/resource"
 )
 
 // MaxBody is how large the body of a request may be, in bytes.
@@ -50,6 +52,8 @@ type Input struct {
 	// the body has unknown or duplicate fields.
 	Validation string
 	Warn       func(text string)
+	// Prune is that of a kind without a Go type, see resource.Custom; else nil.
+	Prune func(obj resource.Object, stored bool) (dropped []string, err error)
 }
 
 // Decode reads body into into, a new object of in.Kind. Errors are 400.
@@ -75,11 +79,14 @@ func DecodeVersion(body []byte, in Input, also []schema.GroupVersion, into runti
 }
 
 func read(body []byte, in Input, into runtime.Object) (runtime.Object, *schema.GroupVersionKind, error) {
-	strict := in.Validation != metav1.FieldValidationIgnore
-	obj, kind, err := decoders[in.Media][index(strict)].Decode(body, &in.Kind, into)
-	if lax, ok := runtime.AsStrictDecodingError(err); ok && obj != nil && in.Validation != metav1.FieldValidationStrict {
-		WarnStrict(lax.Errors(), in.Warn)
-		err = nil
+	report := in.Validation != metav1.FieldValidationIgnore
+	obj, kind, strict, err := in.decode(body, report, into)
+	switch {
+	case err != nil, len(strict) == 0, !report:
+	case in.Validation == metav1.FieldValidationStrict:
+		err = runtime.NewStrictDecodingError(strict)
+	default:
+		WarnStrict(strict, in.Warn)
 	}
 	if err != nil {
 		return nil, nil, decodeError(err, kind, in.Kind, body)
@@ -87,20 +94,35 @@ func read(body []byte, in Input, into runtime.Object) (runtime.Object, *schema.G
 	return obj, kind, nil
 }
 
-// DecodePatched reads the JSON that a patch made into into, a new object of a
-// kind. strict are the unknown and duplicate fields.
-func DecodePatched(body []byte, kind schema.GroupVersionKind, into runtime.Object) (strict []error, err error) {
-	_, found, err := decoders[JSON][index(true)].Decode(body, &kind, into)
-	if lax, ok := runtime.AsStrictDecodingError(err); ok {
+// decode reads body into into. strict are the fields that are unknown or there
+// twice.
+func (in Input) decode(body []byte, report bool, into runtime.Object) (obj runtime.Object, kind *schema.GroupVersionKind, strict []error, err error) {
+	obj, kind, err = decoders[in.Media][index(report)].Decode(body, &in.Kind, into)
+	if lax, ok := runtime.AsStrictDecodingError(err); ok && obj != nil {
 		strict, err = lax.Errors(), nil
 	}
+	custom, ok := into.(resource.Object)
+	if err != nil || in.Prune == nil || !ok || kind.GroupKind() != in.Kind.GroupKind() {
+		return obj, kind, strict, err
+	}
+	dropped, err := in.Prune(custom, false)
+	for _, path := range dropped {
+		strict = append(strict, fmt.Errorf("unknown field %q", path))
+	}
+	return obj, kind, strict, err
+}
+
+// DecodePatched reads the JSON that a patch made into into, a new object of
+// in.Kind. strict are the unknown and duplicate fields.
+func DecodePatched(body []byte, in Input, into runtime.Object) (strict []error, err error) {
+	_, found, strict, err := in.decode(body, true, into)
 	if err != nil {
 		return nil, err
 	}
-	if found.Kind != kind.Kind {
-		return nil, noConversion(found, kind)
+	if found.Kind != in.Kind.Kind {
+		return nil, noConversion(found, in.Kind)
 	}
-	return strict, isKind(found, kind, body)
+	return strict, isKind(found, in.Kind, body)
 }
 
 // isKind is the 400 for a body that says it is of another kind.

@@ -6,7 +6,6 @@ import (
 	"fmt"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/skiff-k8s/skiff/apiserver/resource"
@@ -41,7 +40,7 @@ func EncodeList[I Item](o Output, items []I, r *resource.Resource, listMeta meta
 		}
 		encoded = append(encoded, data)
 	}
-	kind := r.GroupVersion().WithKind(r.Kind + "List")
+	kind := r.GroupVersion().WithKind(r.ListKind)
 	if !o.As.Empty() {
 		kind = o.As
 	}
@@ -58,7 +57,7 @@ func EncodeList[I Item](o Output, items []I, r *resource.Resource, listMeta meta
 // itemPrefix is what is cut from the JSON of an item in a list: typed objects
 // say their kind once, in the list.
 func itemPrefix(r *resource.Resource, as schema.GroupVersionKind) string {
-	if _, ok := runtime.Object(r.New()).(runtime.Unstructured); ok || !as.Empty() {
+	if r.Custom != nil || !as.Empty() {
 		return ""
 	}
 	return kindPrefix(r.GVK())

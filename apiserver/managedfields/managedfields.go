@@ -18,8 +18,6 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	upstream "k8s.io/apimachinery/pkg/util/managedfields"
-	"k8s.io/client-go/applyconfigurations"
-	"k8s.io/client-go/kubernetes/scheme"
 	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
 
 	"github.com/skiff-k8s/skiff/apiserver/codec"
@@ -33,9 +31,6 @@ type Managers struct {
 	// Versions finds the resource of a kind in another version of its group;
 	// nil, or a nil result, means there is none.
 	Versions func(gv schema.GroupVersion, plural string) *resource.Resource
-	// Schema gives the types of the fields of a custom resource; nil, or a nil
-	// result, means that they are deduced from the values.
-	Schema func(r *resource.Resource) upstream.TypeConverter
 
 	// Heavy runs what takes long for large objects.
 	Heavy heavy.Runner
@@ -86,10 +81,15 @@ func (m *Managers) Apply(ctx context.Context, r *resource.Resource, subresource 
 
 // Scale translates between the managed fields of an object, of version r, and
 // those of its Scale, in which spec.replicas is all there is.
-func Scale(r *resource.Resource, object []metav1.ManagedFieldsEntry) *upstream.ScaleHandler {
-	return upstream.NewScaleHandler(object, r.GroupVersion(), upstream.ResourcePathMappings{
-		r.GroupVersion().String(): fieldpath.MakePathOrDie("spec", "replicas"),
-	})
+func Scale(r *resource.Resource, s *resource.Scale[resource.Object], object []metav1.ManagedFieldsEntry) *upstream.ScaleHandler {
+	path := fieldpath.MakePathOrDie("spec", "replicas")
+	if s.Path != nil {
+		path = nil
+		for _, name := range s.Path {
+			path = append(path, fieldpath.FieldNameElement(name))
+		}
+	}
+	return upstream.NewScaleHandler(object, r.GroupVersion(), upstream.ResourcePathMappings{r.GroupVersion().String(): path})
 }
 
 // Forget drops what is kept for r, when it is served no longer.
@@ -114,34 +114,15 @@ func (m *Managers) manager(r *resource.Resource, subresource string) (*upstream.
 func (m *Managers) new(r *resource.Resource, subresource string) (*upstream.FieldManager, error) {
 	o := objects{managers: m, resource: r}
 	reset := fieldpath.NewExcludeFilterSetMap(resetFields(r, subresource))
-	if _, custom := runtime.Object(r.New()).(runtime.Unstructured); custom {
-		return upstream.NewDefaultCRDFieldManager(m.schema(r), o, o, o, r.GVK(), r.Stored.GroupVersion(), subresource, reset)
+	if r.Custom != nil {
+		types, err := r.Custom.Types()
+		if err != nil {
+			return nil, fmt.Errorf("types of %s: %w", r.GVR(), err)
+		}
+		return upstream.NewDefaultCRDFieldManager(types, o, o, o, r.GVK(), r.Stored.GroupVersion(), subresource, reset)
 	}
 	return upstream.NewDefaultFieldManager(typesOf(r), o, o, o, r.GVK(), r.Stored.GroupVersion(), subresource, reset)
 }
-
-func (m *Managers) schema(r *resource.Resource) upstream.TypeConverter {
-	if m.Schema != nil {
-		if types := m.Schema(r); types != nil {
-			return types
-		}
-	}
-	return upstream.NewDeducedTypeConverter()
-}
-
-// typesOf are the types of the fields of a built-in kind. A few kinds (Scale)
-// have no schema, and no lists or maps that would need one.
-func typesOf(r *resource.Resource) upstream.TypeConverter {
-	if _, err := builtinTypes().ObjectToTyped(codec.As(r.New(), r.GVK())); err != nil {
-		return upstream.NewDeducedTypeConverter()
-	}
-	return builtinTypes()
-}
-
-// builtinTypes parses the schema of all built-in types, which takes a while.
-var builtinTypes = sync.OnceValue(func() upstream.TypeConverter {
-	return applyconfigurations.NewTypeConverter(scheme.Scheme)
-})
 
 // resetFields are those nobody owns by a path, because what is sent there is put
 // back: unless the row says otherwise, status on the object itself and spec on
@@ -223,14 +204,14 @@ func (o objects) version(kind schema.GroupVersionKind) *resource.Resource {
 // typed makes unstructured data an object of the Go type of r.
 func typed(obj runtime.Object, r *resource.Resource) (resource.Object, error) {
 	u, isUnstructured := obj.(*unstructured.Unstructured)
-	into := r.New()
-	if _, custom := runtime.Object(into).(runtime.Unstructured); !isUnstructured || custom {
+	if !isUnstructured || r.Custom != nil {
 		typed, ok := obj.(resource.Object)
 		if !ok {
 			return nil, fmt.Errorf("convert %T: it has no metadata", obj)
 		}
 		return typed, nil
 	}
+	into := r.New()
 	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(u.Object, into); err != nil {
 		return nil, fmt.Errorf("convert %s %s/%s: %w", r.Plural, u.GetNamespace(), u.GetName(), err)
 	}

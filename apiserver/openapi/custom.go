@@ -26,13 +26,12 @@ func customName(gvk schema.GroupVersionKind) string {
 	return strings.Join(append(parts, gvk.Version, gvk.Kind), ".")
 }
 
-// addCustom adds the definitions of a custom resource and its list. own is its
-// schema; nil: it may hold anything.
-func (s *schemas) addCustom(r *resource.Resource, own *spec.Schema) (object, list string) {
+// addCustom adds the definitions of a custom resource and its list.
+func (s *schemas) addCustom(r *resource.Resource) (object, list string) {
 	object = customName(r.GVK())
-	list = object + "List"
+	list = customName(r.GroupVersion().WithKind(r.ListKind))
 	d := spec.Schema{SchemaProps: spec.SchemaProps{Type: []string{"object"}}}
-	if own != nil {
+	if own := r.Custom.Schema(); own != nil {
 		d = s.complete(*own)
 	}
 	d.Properties, d.Extensions = maps.Clone(d.Properties), maps.Clone(d.Extensions)
@@ -41,7 +40,7 @@ func (s *schemas) addCustom(r *resource.Resource, own *spec.Schema) (object, lis
 	s.all[object] = &d
 
 	l := spec.Schema{SchemaProps: spec.SchemaProps{
-		Type: []string{"object"}, Description: r.Kind + "List is a list of " + r.Kind, Required: []string{"items"},
+		Type: []string{"object"}, Description: r.ListKind + " is a list of " + r.Kind, Required: []string{"items"},
 	}}
 	s.addHead(&l, listMetaText, metav1.ListMeta{})
 	l.Properties["items"] = spec.Schema{SchemaProps: spec.SchemaProps{
@@ -49,7 +48,7 @@ func (s *schemas) addCustom(r *resource.Resource, own *spec.Schema) (object, lis
 		Description: "List of " + r.Plural + ". More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md",
 		Items:       &spec.SchemaOrArray{Schema: &spec.Schema{SchemaProps: spec.SchemaProps{Ref: refTo(object)}}},
 	}}
-	addKinds(&l, r.GroupVersion().WithKind(r.Kind+"List"))
+	addKinds(&l, r.GroupVersion().WithKind(r.ListKind))
 	s.all[list] = &l
 	return object, list
 }

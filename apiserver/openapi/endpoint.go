@@ -9,8 +9,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/version"
-	"k8s.io/client-go/kubernetes/scheme"
 
+	"github.com/skiff-k8s/skiff/apiserver/codec"
 	"github.com/skiff-k8s/skiff/apiserver/resource"
 )
 
@@ -162,13 +162,13 @@ func (h *Handler) kindOf(s *schemas, r *resource.Resource, tag string) *kind {
 		bodies: anyType, patches: patchTypes, produces: objectTypes,
 	}
 	if k.custom {
-		k.object, k.list = s.addCustom(r, h.config.Schema(r))
+		k.object, k.list = s.addCustom(r)
 		k.bodies, k.produces = customTypes, customTypes
 		k.patches = slices.DeleteFunc(slices.Clone(patchTypes), func(t string) bool { return strings.Contains(t, "strategic") })
 	} else {
 		k.object = s.refToKind(r.New(), r.GVK())
 		if k.has("list") {
-			k.list = s.refToKind(r.NewList(), r.GroupVersion().WithKind(r.Kind+"List"))
+			k.list = s.refToKind(r.NewList(), r.GroupVersion().WithKind(r.ListKind))
 		}
 	}
 	if r.Namespaced() {
@@ -180,7 +180,7 @@ func (h *Handler) kindOf(s *schemas, r *resource.Resource, tag string) *kind {
 }
 
 // isCustom reports whether r is a custom resource: objects without a Go type.
-func isCustom(r *resource.Resource) bool { return r.NewList == nil }
+func isCustom(r *resource.Resource) bool { return r.Custom != nil }
 
 func (k *kind) has(verb string) bool { return slices.Contains(k.Verbs, verb) }
 
@@ -237,7 +237,7 @@ func options(v any, except ...string) []parameter {
 
 // connectOptions are the query parameters of a kind of options.
 func connectOptions(kind schema.GroupVersionKind) []parameter {
-	t, ok := scheme.Scheme.AllKnownTypes()[kind]
+	t, ok := codec.Scheme.AllKnownTypes()[kind]
 	if !ok {
 		return nil
 	}

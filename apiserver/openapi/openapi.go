@@ -18,7 +18,6 @@ import (
 	"sync/atomic"
 
 	"k8s.io/apimachinery/pkg/runtime/schema"
-	"k8s.io/kube-openapi/pkg/validation/spec"
 
 	"github.com/skiff-k8s/skiff/apiserver/resource"
 )
@@ -29,29 +28,16 @@ const (
 	PathV3 = "/openapi/v3"
 )
 
-// Config of New. The zero value serves.
-type Config struct {
-	// Schema is the OpenAPI 3 schema of a custom resource, which is a row
-	// without NewList; nil means it has none. It is called when a document is
-	// made, and its result is not changed. apiVersion, kind and metadata need
-	// not be in it.
-	Schema func(*resource.Resource) *spec.Schema
-}
-
 // Handler serves the documents of the resources published last. Its methods
 // may be called concurrently.
 type Handler struct {
-	config    Config
 	publish   sync.Mutex
 	published atomic.Pointer[documents]
 }
 
 // New makes a Handler that has no resources yet.
-func New(c Config) *Handler {
-	if c.Schema == nil {
-		c.Schema = func(*resource.Resource) *spec.Schema { return nil }
-	}
-	h := &Handler{config: c}
+func New() *Handler {
+	h := &Handler{}
 	h.published.Store(&documents{})
 	return h
 }

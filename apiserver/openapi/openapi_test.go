@@ -32,7 +32,7 @@ func described() []*resource.Resource {
 // standard serves the built-in kinds.
 func standard(t *testing.T) (*Handler, []*resource.Resource) {
 	t.Helper()
-	h, rows := New(Config{}), described()
+	h, rows := New(), described()
 	h.Publish(rows)
 	return h, rows
 }
@@ -189,7 +189,7 @@ func TestProtobuf(t *testing.T) {
 func TestStable(t *testing.T) {
 	one, rows := standard(t)
 	slices.Reverse(rows)
-	two := New(Config{})
+	two := New()
 	two.Publish(rows)
 	for _, path := range []string{PathV3, PathV2} {
 		if a, b := get(t, one, path).Header.Get("ETag"), get(t, two, path).Header.Get("ETag"); a != b {
@@ -211,7 +211,7 @@ func TestNothingEarly(t *testing.T) {
 
 func TestCustomResources(t *testing.T) {
 	schemas := map[string]*spec.Schema{}
-	h := New(Config{Schema: func(r *resource.Resource) *spec.Schema { return schemas[r.Kind] }})
+	h := New()
 	builtins := described()
 	h.Publish(builtins)
 	kept := get(t, h, PathV3+"/apis/apps/v1").Header.Get("ETag")
@@ -229,7 +229,8 @@ func TestCustomResources(t *testing.T) {
 		t.Fatal(err)
 	}
 	custom := func(kind, plural string) *resource.Resource {
-		return &resource.Resource{Group: "stable.example.com", Version: "v1", Kind: kind, Plural: plural, Verbs: resource.AllVerbs}
+		return &resource.Resource{Group: "stable.example.com", Version: "v1", Kind: kind, ListKind: kind + "List", Plural: plural, Verbs: resource.AllVerbs,
+			Custom: &resource.Custom{Schema: func() *spec.Schema { return schemas[kind] }}}
 	}
 	h.Publish(append(slices.Clone(builtins), custom("CronTab", "crontabs"), custom("Any", "anys")))
 	type document struct {

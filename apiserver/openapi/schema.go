@@ -11,9 +11,10 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
-	"k8s.io/client-go/kubernetes/scheme"
 	openapiutil "k8s.io/kube-openapi/pkg/util"
 	"k8s.io/kube-openapi/pkg/validation/spec"
+
+	"github.com/skiff-k8s/skiff/apiserver/codec"
 )
 
 // Extensions of the API conventions.
@@ -284,7 +285,7 @@ func (s *schemas) addKinds(d *spec.Schema, t reflect.Type) {
 	if !ok {
 		return
 	}
-	kinds, _, err := scheme.Scheme.ObjectKinds(obj)
+	kinds, _, err := codec.Scheme.ObjectKinds(obj)
 	if err != nil {
 		return // no kind, just a type that could be one
 	}
@@ -300,12 +301,11 @@ func (s *schemas) addKinds(d *spec.Schema, t reflect.Type) {
 	})...)
 }
 
-// unregistered are the group versions that kube-apiserver knows and client-go's
-// scheme does not.
+// unregistered are the group versions that kube-apiserver knows and the scheme
+// of the codec does not.
 var unregistered = []schema.GroupVersion{
 	{Group: "admission.k8s.io", Version: "v1"},
 	{Group: "admission.k8s.io", Version: "v1beta1"},
-	{Group: "apiextensions.k8s.io", Version: "v1"},
 	{Group: "apiextensions.k8s.io", Version: "v1beta1"},
 	{Group: "apiregistration.k8s.io", Version: "v1"},
 	{Group: "apiregistration.k8s.io", Version: "v1beta1"},

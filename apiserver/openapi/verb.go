@@ -6,8 +6,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/kubernetes/scheme"
 
+	"github.com/skiff-k8s/skiff/apiserver/codec"
 	"github.com/skiff-k8s/skiff/apiserver/resource"
 )
 
@@ -132,7 +132,7 @@ func (k *kind) subresource(sub resource.Sub) []endpoint {
 	gvk, definition := k.GVK(), k.object
 	if !sub.Kind.Empty() {
 		gvk = sub.Kind
-		if t, ok := scheme.Scheme.AllKnownTypes()[gvk]; ok {
+		if t, ok := codec.Scheme.AllKnownTypes()[gvk]; ok {
 			definition = k.schemas.ref(t)
 		}
 	}

@@ -23,7 +23,7 @@ func Define[L any, T any, P interface {
 		return (*T)(p)
 	}
 	r := &Resource{
-		Group: d.Group, Version: d.Version, Kind: d.Kind, Plural: d.Plural, Singular: d.Singular,
+		Group: d.Group, Version: d.Version, Kind: d.Kind, ListKind: d.ListKind, Plural: d.Plural, Singular: d.Singular,
 		ShortNames: d.ShortNames, Categories: d.Categories,
 		ClusterScoped: d.ClusterScoped,
 		Verbs:         d.Verbs,
@@ -54,6 +54,7 @@ func Define[L any, T any, P interface {
 		Graceful:        d.Grace != nil,
 		Terminate:       erase1(d.Terminate, typed),
 		Held:            func(Object) bool { return false },
+		Finalizer:       d.Finalizer,
 		AnswersDeleted:  d.AnswersDeleted,
 		OrphanByDefault: d.OrphanByDefault,
 		OrphanWarning:   d.OrphanWarning,
@@ -146,6 +147,7 @@ func eraseSub[T any](s Subresource[T], typed func(Object) *T) Sub {
 			Status:      func(obj Object) int32 { return s.Scale.Status(typed(obj)) },
 			Selector:    func(obj Object) string { return s.Scale.Selector(typed(obj)) },
 			SetReplicas: func(obj Object, n int32) { s.Scale.SetReplicas(typed(obj), n) },
+			Path:        s.Scale.Path,
 		}
 	}
 	if sub.Verbs != nil {

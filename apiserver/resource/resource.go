@@ -12,7 +12,9 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/managedfields"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+	"k8s.io/kube-openapi/pkg/validation/spec"
 )
 
 // Object is any API object that has metadata.
@@ -27,6 +29,7 @@ type Object interface {
 type Definition[T any] struct {
 	Group, Version, Kind string
 	Plural, Singular     string // Singular defaults to the lower-case Kind
+	ListKind             string // defaults to the Kind with List behind it
 	ShortNames           []string
 	Categories           []string
 	ClusterScoped        bool
@@ -100,6 +103,10 @@ type Definition[T any] struct {
 	// Held reports finalizers outside metadata that keep obj alive
 	// (namespace spec.finalizers).
 	Held func(obj *T) bool
+	// Finalizer, if any, is put on every object whose deletion begins, which it
+	// holds until what belongs to the object is gone. What the options of the
+	// deletion say of dependents does not count then (CustomResourceDefinition).
+	Finalizer string
 	// AnswersDeleted makes DELETE answer with the deleted object (pods, services,
 	// …) where other kinds answer with a Status.
 	AnswersDeleted bool
@@ -182,10 +189,13 @@ type Subresource[T any] struct {
 
 // Scale says how a kind is scaled.
 type Scale[O any] struct {
-	Replicas    func(obj O) *int32 // spec.replicas; never nil after defaulting
+	Replicas    func(obj O) *int32 // nil where there is none, which kinds with a default never have
 	Status      func(obj O) int32
 	Selector    func(obj O) string // in string form, "" when none
 	SetReplicas func(obj O, replicas int32)
+	// Path is where the replicas are, by the names of the fields; nil means
+	// spec, replicas.
+	Path []string
 }
 
 // Call is what a Create subresource knows about its request.
@@ -216,14 +226,14 @@ type Cluster interface {
 
 // Resource is a Definition with its Go type erased. Every function is set.
 type Resource struct {
-	Group, Version, Kind, Plural, Singular string
-	ShortNames, Categories                 []string
-	ClusterScoped                          bool
-	Verbs                                  []string
-	Deprecated                             string
+	Group, Version, Kind, ListKind, Plural, Singular string
+	ShortNames, Categories                           []string
+	ClusterScoped                                    bool
+	Verbs                                            []string
+	Deprecated                                       string
 
 	New      func() Object
-	NewList  func() runtime.Object // nil for custom resources: unstructured lists
+	NewList  func() runtime.Object // nil if Custom is set: unstructured lists
 	Default  func(obj Object)
 	Reserve  func(ctx context.Context, obj, old Object, dryRun bool) (release func(committed bool), err error)
 	Prepare  func(obj, old Object)
@@ -248,9 +258,13 @@ type Resource struct {
 	Graceful        bool // whether the kind has a Grace
 	Terminate       func(obj Object)
 	Held            func(obj Object) bool
+	Finalizer       string
 	AnswersDeleted  bool
 	OrphanByDefault bool
 	OrphanWarning   string
+
+	// Custom is set for kinds without a Go type: what the type says of others.
+	Custom *Custom
 
 	// Review is nil for kinds that are no questions.
 	Review func(ctx context.Context, c Call, obj Object) (Object, error)
@@ -263,6 +277,23 @@ type Resource struct {
 	Stored     *Resource
 	ToStored   func(obj Object) Object
 	FromStored func(obj Object) Object
+}
+
+// Custom is what a kind without a Go type knows of its fields. The functions
+// may be called concurrently, and make what they return when they are first
+// called: most kinds of a cluster are hardly used.
+type Custom struct {
+	// Prune brings obj, as a client sent it or as it was stored, into the form
+	// of the kind: it drops what the schema does not know, and returns what
+	// that was, as strict decoding names it. The error is about metadata that
+	// is none; what was stored with such is repaired instead.
+	Prune func(obj Object, stored bool) (dropped []string, err error)
+	// Types are the types of the fields, by which applied configurations are
+	// merged.
+	Types func() (managedfields.TypeConverter, error)
+	// Schema is the OpenAPI 3 schema; nil means that objects may hold anything.
+	// The result is shared. apiVersion, kind and metadata need not be in it.
+	Schema func() *spec.Schema
 }
 
 // Sub is a Subresource with its Go type erased.
@@ -305,6 +336,14 @@ func (r *Resource) Namespaced() bool { return !r.ClusterScoped }
 // asks for one of them is authorized in the namespace it is.
 func (r *Resource) IsNamespace() bool { return r.Group == "" && r.Plural == "namespaces" }
 
+// Pruner is Custom.Prune, nil for kinds with a Go type.
+func (r *Resource) Pruner() func(obj Object, stored bool) (dropped []string, err error) {
+	if r.Custom == nil {
+		return nil
+	}
+	return r.Custom.Prune
+}
+
 // Sub returns the subresource of a name, or nil.
 func (r *Resource) Sub(name string) *Sub {
 	i := slices.IndexFunc(r.Subresources, func(s Sub) bool { return s.Name == name })
@@ -330,6 +369,9 @@ func (r *Resource) Key(namespace, name string) string {
 func (r *Resource) setNames() {
 	if r.Singular == "" {
 		r.Singular = strings.ToLower(r.Kind)
+	}
+	if r.ListKind == "" {
+		r.ListKind = r.Kind + "List"
 	}
 	if r.Verbs == nil {
 		r.Verbs = AllVerbs

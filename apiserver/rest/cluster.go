@@ -2,6 +2,7 @@ package rest
 
 import (
 	"context"
+	"errors"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -70,16 +71,35 @@ func (c cluster) Create(ctx context.Context, r *resource.Resource, obj resource.
 
 // Update stores what change makes as it is: the server may set status and the
 // rest in one write, and owns no fields by it (a bound pod's node name is
-// nobody's).
+// nobody's). An object in deletion whose last finalizer change removes is gone.
 func (c cluster) Update(ctx context.Context, r *resource.Resource, namespace, name string, dryRun bool, change func(resource.Object) error) (resource.Object, error) {
-	item, err := c.h.Store.Update(ctx, r.Stored, namespace, name, dryRun, func(current *store.Item) (resource.Object, error) {
-		obj := current.Object().DeepCopyObject().(resource.Object)
-		return obj, change(obj)
-	})
-	if err != nil {
+	for {
+		item, err := c.h.Store.Update(ctx, r.Stored, namespace, name, dryRun, func(current *store.Item) (resource.Object, error) {
+			obj := current.Object().DeepCopyObject().(resource.Object)
+			if err := change(obj); err != nil {
+				return nil, err
+			}
+			if emptiesDeleted(r.Stored, obj, current.Object()) {
+				return nil, &emptied{obj, current}
+			}
+			return obj, nil
+		})
+		var gone *emptied
+		switch {
+		case err == nil:
+			return item.Object(), nil
+		case errors.As(err, &gone):
+			item, err := c.h.finish(ctx, c.write(ctx, r, namespace, name, dryRun), gone)
+			if errors.Is(err, store.ErrConflict) {
+				continue
+			}
+			if err != nil {
+				return nil, fromStore(err, r, name)
+			}
+			return itemObject(item), nil
+		}
 		return nil, fromStore(err, r, name)
 	}
-	return item.Object(), nil
 }
 
 func (c cluster) Delete(ctx context.Context, r *resource.Resource, namespace, name string, options *metav1.DeleteOptions) (resource.Object, error) {

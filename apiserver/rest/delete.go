@@ -171,8 +171,8 @@ func preconditions(r *resource.Resource, old resource.Object, options *metav1.De
 	if p == nil {
 		return nil
 	}
-	if r.IsNamespace() {
-		return namespacePreconditions(old, p)
+	if r.IsNamespace() || r.Finalizer != "" {
+		return finalizedPreconditions(r, old, p)
 	}
 	conflict := func(format string, args ...any) error {
 		return apierrors.NewConflict(schema.GroupResource{Group: r.Group, Resource: r.Kind}, old.GetName(), fmt.Errorf(format, args...))
@@ -186,11 +186,11 @@ func preconditions(r *resource.Resource, old resource.Object, options *metav1.De
 	return nil
 }
 
-// namespacePreconditions says the same of namespaces in other words, which
-// kube-apiserver has for them.
-func namespacePreconditions(old resource.Object, p *metav1.Preconditions) error {
+// finalizedPreconditions says the same of kinds that are always finalized in
+// other words, which kube-apiserver has for them.
+func finalizedPreconditions(r *resource.Resource, old resource.Object, p *metav1.Preconditions) error {
 	conflict := func(what string, want, have any) error {
-		return apierrors.NewConflict(schema.GroupResource{Resource: "namespaces"}, old.GetName(),
+		return apierrors.NewConflict(r.GR(), old.GetName(),
 			fmt.Errorf("Precondition failed: %s in precondition: %v, %[1]s in object meta: %[3]v", what, want, have))
 	}
 	if p.UID != nil && *p.UID != old.GetUID() {
@@ -216,6 +216,10 @@ const (
 // store for beginDelete and markAndDelete. options may be changed.
 func planDelete(r *resource.Resource, old resource.Object, options *metav1.DeleteOptions, now time.Time) (next resource.Object, step deleteStep) {
 	next = old.DeepCopyObject().(resource.Object)
+	if r.Finalizer != "" && old.GetDeletionTimestamp() == nil {
+		beginFinalizing(r, next, now)
+		return next, beginDelete
+	}
 	grace, end, running := gracePeriod(r, next, options, now)
 	if running {
 		return nil, alreadyDeleting
@@ -247,6 +251,15 @@ func planDelete(r *resource.Resource, old resource.Object, options *metav1.Delet
 	}
 	r.Terminate(next)
 	return next, step
+}
+
+// beginFinalizing marks the object of a kind with a finalizer of its own.
+func beginFinalizing(r *resource.Resource, obj resource.Object, now time.Time) {
+	obj.SetDeletionTimestamp(&metav1.Time{Time: now.Truncate(time.Second)})
+	if !slices.Contains(obj.GetFinalizers(), r.Finalizer) {
+		obj.SetFinalizers(append(slices.Clone(obj.GetFinalizers()), r.Finalizer))
+	}
+	r.Terminate(obj)
 }
 
 // graceLeft reports whether obj has not been told yet that its time is over.

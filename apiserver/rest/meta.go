@@ -10,7 +10,6 @@ import (
 	"k8s.io/apimachinery/pkg/api/validation"
 	"k8s.io/apimachinery/pkg/api/validation/path"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/rand"
 	"k8s.io/apimachinery/pkg/util/uuid"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -93,7 +92,7 @@ func validateMeta(r *resource.Resource, obj, old resource.Object) field.ErrorLis
 	case r.Meta != resource.MetaLax:
 		errs = validation.ValidateObjectMetaAccessor(obj, r.Namespaced(), r.Name, metadata)
 	}
-	if r.Meta == resource.MetaStrict {
+	if r.Meta == resource.MetaStrict && r.Custom == nil {
 		errs = append(errs, validateFinalizers(obj)...)
 	}
 	return errs
@@ -105,12 +104,8 @@ func validateSegment(r *resource.Resource, obj resource.Object) field.ErrorList 
 	return validation.ValidateObjectMetaAccessor(obj, r.Namespaced(), path.ValidatePathSegmentName, metadata)
 }
 
-// validateFinalizers reserves names without a domain for Kubernetes itself, in
-// built-in kinds.
+// validateFinalizers reserves names without a domain for Kubernetes itself.
 func validateFinalizers(obj resource.Object) field.ErrorList {
-	if _, custom := runtime.Object(obj).(runtime.Unstructured); custom {
-		return nil
-	}
 	var errs field.ErrorList
 	for i, f := range obj.GetFinalizers() {
 		switch f {

@@ -89,7 +89,7 @@ func (h *Handler) patched(ctx context.Context, w *write, p *patch, live resource
 func (h *Handler) modify(ctx context.Context, w *write, p *patch, live resource.Object) (resource.Object, error) {
 	served := codec.As(w.resource.FromStored(live), w.resource.GVK())
 	obj := w.resource.New()
-	if err := p.apply(ctx, h.Fields.Heavy, served, obj, w.resource.GVK()); err != nil {
+	if err := p.apply(ctx, h.Fields.Heavy, served, obj, codec.Input{Kind: w.resource.GVK(), Prune: w.resource.Pruner()}); err != nil {
 		return nil, err
 	}
 	return h.manage(ctx, w, live, w.toStored(obj))
@@ -118,7 +118,7 @@ func (p *patch) updateOptions() *metav1.UpdateOptions {
 func patchType(r *http.Request, t *target) (types.PatchType, error) {
 	contentType, _, _ := strings.Cut(r.Header.Get("Content-Type"), ";")
 	known := []string{string(types.JSONPatchType), string(types.MergePatchType), string(types.StrategicMergePatchType), string(types.ApplyYAMLPatchType)}
-	if _, custom := runtime.Object(t.resource.New()).(runtime.Unstructured); custom {
+	if t.resource.Custom != nil {
 		known = slices.Delete(known, 2, 3)
 	}
 	if !slices.Contains(known, contentType) {
@@ -144,8 +144,8 @@ func (h *Handler) readPatch(r *http.Request, t *target) (*patch, error) {
 	return &patch{kind: kind, body: body, options: options}, nil
 }
 
-// apply reads into what the patch makes of live. Both are of kind.
-func (p *patch) apply(ctx context.Context, run heavy.Runner, live, into runtime.Object, kind schema.GroupVersionKind) error {
+// apply reads into what the patch makes of live. Both are of the kind of in.
+func (p *patch) apply(ctx context.Context, run heavy.Runner, live, into runtime.Object, in codec.Input) error {
 	if p.kind == types.StrategicMergePatchType {
 		return p.applyStrategic(ctx, run, live, into)
 	}
@@ -157,7 +157,7 @@ func (p *patch) apply(ctx context.Context, run heavy.Runner, live, into runtime.
 	if err != nil {
 		return err
 	}
-	more, err := codec.DecodePatched(after, kind, into)
+	more, err := codec.DecodePatched(after, in, into)
 	if err != nil {
 		return invalidPatch(string(after), err)
 	}

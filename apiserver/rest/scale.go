@@ -3,7 +3,9 @@ package rest
 import (
 	"context"
 	"fmt"
+	"math"
 	"net/http"
+	"strings"
 
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -68,8 +70,15 @@ func (h *Handler) getScale(w http.ResponseWriter, r *http.Request, t *target) er
 	if err != nil {
 		return err
 	}
-	return answerScale(w, r, http.StatusOK, scaleOf(t.sub.Scale, item.Object()))
+	s := t.sub.Scale
+	if s.Replicas(item.Object()) == nil {
+		return apierrors.NewInternalError(fmt.Errorf("the spec replicas field %q does not exist", replicasField(s)))
+	}
+	return answerScale(w, r, http.StatusOK, scaleOf(s, item.Object()))
 }
+
+// replicasField is where the replicas are, as definitions of kinds write it.
+func replicasField(s *resource.Scale[resource.Object]) string { return "." + strings.Join(s.Path, ".") }
 
 func (h *Handler) updateScale(w http.ResponseWriter, r *http.Request, t *target) error {
 	ctx, cancel := deadline(r)
@@ -107,7 +116,7 @@ func (h *Handler) patchScale(w http.ResponseWriter, r *http.Request, t *target) 
 			return h.applyScale(ctx, wr, p, live)
 		}
 		scale := &autoscalingv1.Scale{}
-		if err := p.apply(ctx, h.Fields.Heavy, live, scale, scaleKind); err != nil {
+		if err := p.apply(ctx, h.Fields.Heavy, live, scale, codec.Input{Kind: scaleKind}); err != nil {
 			return nil, err
 		}
 		return h.manageScale(ctx, wr, live, scale)
@@ -145,7 +154,10 @@ func (h *Handler) rescale(ctx context.Context, rw http.ResponseWriter, r *http.R
 	object.target = &parent
 	item, _, err := h.updateObject(ctx, &object, change{make: func(live resource.Object) (resource.Object, error) {
 		before := scaleOf(s, live)
-		fields := managedfields.Scale(w.resource, live.GetManagedFields())
+		if s.Replicas(live) == nil {
+			before.Spec.Replicas = noReplicas
+		}
+		fields := managedfields.Scale(w.resource, s, live.GetManagedFields())
 		var err error
 		if before.ManagedFields, err = fields.ToSubresource(); err != nil {
 			return nil, err
@@ -160,6 +172,9 @@ func (h *Handler) rescale(ctx context.Context, rw http.ResponseWriter, r *http.R
 		}
 		if err := named(scale, w.name); err != nil {
 			return nil, err
+		}
+		if scale.Spec.Replicas == noReplicas {
+			return nil, apierrors.NewBadRequest(fmt.Sprintf("the spec replicas field %q cannot be empty", replicasField(s)))
 		}
 		if err := h.admitScale(ctx, w, scale, before); err != nil {
 			return nil, err
@@ -188,11 +203,14 @@ func (h *Handler) admitScale(ctx context.Context, w *write, scale, before *autos
 	return admissionError(w, h.Admission.Validate(ctx, a))
 }
 
+// noReplicas is what a patch finds where an object does not say how many.
+const noReplicas = math.MinInt32
+
 func validateScale(w *write, scale *autoscalingv1.Scale, live resource.Object) error {
 	if uid := scale.GetUID(); uid != "" && uid != live.GetUID() {
 		return uidConflict(w.stored(), w, uid, live.GetUID())
 	}
-	if scale.Spec.Replicas >= 0 {
+	if scale.Spec.Replicas >= 0 || w.resource.Custom != nil { // the object itself is judged in its own words
 		return nil
 	}
 	return apierrors.NewInvalid(schema.GroupKind{Group: "autoscaling", Kind: "Scale"}, scale.GetName(), field.ErrorList{

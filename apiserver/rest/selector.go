@@ -51,7 +51,7 @@ func match(t *target, label labels.Selector, field fields.Selector) (store.Match
 // knownField is the error for a field of r that cannot be selected by. Kinds
 // that have fields of their own say it in other words than the rest.
 func knownField(r *resource.Resource, name string) error {
-	own := len(r.Fields) > 0 && r.Group != "apps"
+	own := r.Custom != nil || len(r.Fields) > 0 && r.Group != "apps"
 	if name == "metadata.name" || name == "metadata.namespace" && (r.Namespaced() || !own) {
 		return nil
 	}

@@ -129,7 +129,7 @@ func (h *Handler) routeSub(t *target, info *request.Info, method string) (*targe
 	if sub == nil {
 		return nil, nil, errNoResource
 	}
-	if stored := t.resource.Stored.Sub(info.Subresource); stored != nil {
+	if stored := t.resource.Stored.Sub(info.Subresource); stored != nil && t.resource.Custom == nil {
 		sub = stored
 	}
 	t.sub = sub

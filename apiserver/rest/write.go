@@ -180,7 +180,7 @@ func (t *target) decode(r *http.Request, body []byte, validation string) (resour
 		return nil, err
 	}
 	err = codec.Decode(body, codec.Input{
-		Media: media, Kind: t.resource.GVK(), Validation: validation,
+		Media: media, Kind: t.resource.GVK(), Validation: validation, Prune: t.resource.Pruner(),
 		Warn: func(text string) { request.Warn(r.Context(), text) },
 	}, obj)
 	if err != nil {

@@ -66,6 +66,11 @@ func decode(r *resource.Resource, value []byte) (resource.Object, error) {
 		return nil, fmt.Errorf("decode stored %s: %w", r.Kind, err)
 	}
 	obj.GetObjectKind().SetGroupVersionKind(r.GVK())
+	if prune := r.Pruner(); prune != nil {
+		if _, err := prune(obj, true); err != nil {
+			return nil, fmt.Errorf("decode stored %s: %w", r.Kind, err)
+		}
+	}
 	r.Default(obj)
 	return obj, nil
 }

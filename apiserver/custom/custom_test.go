@@ -1,0 +1,376 @@
+package custom_test
+
+import (
+	"context"
+	"encoding/json"
+	"strings"
+	"testing"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/rest"
+	"sigs.k8s.io/yaml"
+
+	"github.com/skiff-k8s/skiff/apiserver"
+	"github.com/skiff-k8s/skiff/apiserver/apiservertest"
+)
+
+var (
+	definitions = schema.GroupVersionResource{Group: "apiextensions.k8s.io", Version: "v1", Resource: "customresourcedefinitions"}
+	boats       = schema.GroupVersionResource{Group: "example.com", Version: "v1", Resource: "boats"}
+)
+
+const boatDefinition = `
+apiVersion: apiextensions.k8s.io/v1
+kind: CustomResourceDefinition
+metadata: {name: boats.example.com}
+spec:
+  group: example.com
+  scope: Namespaced
+  names: {plural: boats, kind: Boat, shortNames: [bt], categories: [fleet]}
+  versions:
+  - name: v1
+    served: true
+    storage: true
+    subresources: {status: {}, scale: {specReplicasPath: .spec.crew, statusReplicasPath: .status.crew, labelSelectorPath: .status.selector}}
+    selectableFields: [{jsonPath: .spec.color}]
+    additionalPrinterColumns:
+    - {name: Crew, type: integer, jsonPath: .spec.crew}
+    - {name: Color, type: string, jsonPath: .spec.color, description: what it looks like}
+    schema:
+      openAPIV3Schema:
+        type: object
+        required: [spec]
+        properties:
+          spec:
+            type: object
+            x-kubernetes-validations:
+            - {rule: "self.crew <= self.berths", message: too many people}
+            - {rule: "self.color == oldSelf.color", reason: FieldValueForbidden, fieldPath: .color, message: paint lasts}
+            properties:
+              crew: {type: integer, minimum: 0, default: 1}
+              berths: {type: integer, default: 4}
+              color: {type: string, default: white, maxLength: 10}
+              sails:
+                type: array
+                x-kubernetes-list-type: map
+                x-kubernetes-list-map-keys: [name]
+                items:
+                  type: object
+                  required: [name]
+                  properties: {name: {type: string}, area: {type: integer}}
+              load: {x-kubernetes-int-or-string: true}
+              notes: {type: object, x-kubernetes-preserve-unknown-fields: true}
+          status:
+            type: object
+            properties: {crew: {type: integer}, selector: {type: string}}
+  - name: v2
+    served: true
+    storage: false
+    deprecated: true
+    schema:
+      openAPIV3Schema: {type: object, properties: {spec: {type: object, properties: {crew: {type: integer}}}}}
+`
+
+func parse(t testing.TB, text string) *unstructured.Unstructured {
+	t.Helper()
+	u := &unstructured.Unstructured{}
+	if err := yaml.Unmarshal([]byte(text), &u.Object); err != nil {
+		t.Fatal(err)
+	}
+	data, err := json.Marshal(u.Object)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := u.UnmarshalJSON(data); err != nil {
+		t.Fatal(err)
+	}
+	return u
+}
+
+// server is one with a client that knows of no kinds beforehand.
+type server struct {
+	*apiserver.Server
+	config *rest.Config
+	dynamic.Interface
+}
+
+func start(t testing.TB, change func(*apiserver.Options)) *server {
+	t.Helper()
+	s := apiservertest.Start(t, change)
+	config := apiservertest.Config(s, "admin")
+	return &server{s, config, dynamic.NewForConfigOrDie(config)}
+}
+
+// define creates a definition and waits until it is established.
+func (s *server) define(t testing.TB, text string) *unstructured.Unstructured {
+	t.Helper()
+	made, err := s.Resource(definitions).Create(t.Context(), parse(t, text), metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s.await(t, made.GetName(), func(d *unstructured.Unstructured) bool { return conditionOf(d, "Established")["status"] == "True" })
+}
+
+// await waits until a definition is such; nil: until it is gone.
+func (s *server) await(t testing.TB, name string, is func(*unstructured.Unstructured) bool) *unstructured.Unstructured {
+	t.Helper()
+	w, err := s.Resource(definitions).Watch(t.Context(), metav1.ListOptions{FieldSelector: "metadata.name=" + name})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Stop()
+	if is == nil {
+		if _, err := s.Resource(definitions).Get(t.Context(), name, metav1.GetOptions{}); apierrors.IsNotFound(err) {
+			return nil
+		}
+	}
+	for e := range w.ResultChan() {
+		d := e.Object.(*unstructured.Unstructured)
+		if is == nil && e.Type == "DELETED" {
+			return nil
+		}
+		if is != nil && is(d) {
+			return d
+		}
+	}
+	t.Fatalf("the watch of %s has ended", name)
+	return nil
+}
+
+func conditionOf(d *unstructured.Unstructured, kind string) map[string]any {
+	list, _, _ := unstructured.NestedSlice(d.Object, "status", "conditions")
+	for _, c := range list {
+		if c := c.(map[string]any); c["type"] == kind {
+			return c
+		}
+	}
+	return nil
+}
+
+func boat(t testing.TB, name, spec string) *unstructured.Unstructured {
+	t.Helper()
+	return parse(t, "apiVersion: example.com/v1\nkind: Boat\nmetadata: {name: "+name+"}\nspec: "+spec)
+}
+
+func TestDefinitionIsServed(t *testing.T) {
+	s := start(t, nil)
+	d := s.define(t, boatDefinition)
+	if got, _, _ := unstructured.NestedString(d.Object, "status", "acceptedNames", "listKind"); got != "BoatList" {
+		t.Errorf("accepted listKind %q, want BoatList", got)
+	}
+	if c := conditionOf(d, "NamesAccepted"); c["reason"] != "NoConflicts" || c["message"] != "no conflicts found" {
+		t.Errorf("condition NamesAccepted: %v", c)
+	}
+	if got, _, _ := unstructured.NestedStringSlice(d.Object, "status", "storedVersions"); len(got) != 1 || got[0] != "v1" {
+		t.Errorf("stored versions %v, want v1", got)
+	}
+	fleet := s.Resource(boats).Namespace("default")
+	made, err := fleet.Create(t.Context(), boat(t, "dory", "{extra: 1, load: 3, notes: {any: thing}, sails: [{name: main, x: 1}]}"), metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if spec, _ := json.Marshal(made.Object["spec"]); string(spec) != `{"berths":4,"color":"white","crew":1,"load":3,"notes":{"any":"thing"},"sails":[{"name":"main"}]}` {
+		t.Errorf("created spec %s: want defaults filled in and what is unknown pruned", spec)
+	}
+	if made.GetGeneration() != 1 {
+		t.Errorf("generation %d, want 1", made.GetGeneration())
+	}
+	other, err := s.Resource(boats.GroupResource().WithVersion("v2")).Namespace("default").Get(t.Context(), "dory", metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if spec, _ := json.Marshal(other.Object["spec"]); string(spec) != `{"crew":1}` || other.GetAPIVersion() != "example.com/v2" {
+		t.Errorf("as v2 the spec is %s of %s", spec, other.GetAPIVersion())
+	}
+	if list, err := fleet.List(t.Context(), metav1.ListOptions{FieldSelector: "spec.color=white"}); err != nil || len(list.Items) != 1 || list.GetKind() != "BoatList" {
+		t.Errorf("list of white boats: %v, %v; want one", list, err)
+	}
+	if list, err := fleet.List(t.Context(), metav1.ListOptions{FieldSelector: "spec.color=red"}); err != nil || len(list.Items) != 0 {
+		t.Errorf("list of red boats: %v, %v; want none", list, err)
+	}
+	_, err = fleet.List(t.Context(), metav1.ListOptions{FieldSelector: "spec.crew=1"})
+	if err == nil || !strings.Contains(err.Error(), "field label not supported: spec.crew") {
+		t.Errorf("list by another field: %v", err)
+	}
+}
+
+func TestObjectsAreValidated(t *testing.T) {
+	s := start(t, nil)
+	s.define(t, boatDefinition)
+	fleet := s.Resource(boats).Namespace("default")
+	if _, err := fleet.Create(t.Context(), boat(t, "gig", "{}"), metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct{ name, spec, want string }{
+		{"type", "{crew: many}", `spec.crew: Invalid value: "string": spec.crew in body must be of type integer: "string"`},
+		{"minimum", "{crew: -1}", `spec.crew: Invalid value: -1: spec.crew in body should be greater than or equal to 0`},
+		{"rule", "{crew: 9}", `spec: Invalid value: too many people`},
+		{"twice", "{sails: [{name: a}, {name: a}]}", `spec.sails[1]: Duplicate value: {"name":"a"}`},
+		{"missing", "", `spec: Required value`},
+	} {
+		_, err := fleet.Create(t.Context(), boat(t, c.name, c.spec), metav1.CreateOptions{})
+		if !apierrors.IsInvalid(err) || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v, want %s", c.name, err, c.want)
+		}
+	}
+	_, err := fleet.Patch(t.Context(), "gig", types.MergePatchType, []byte(`{"spec":{"color":"red"}}`), metav1.PatchOptions{})
+	if !apierrors.IsInvalid(err) || !strings.Contains(err.Error(), `spec.color: Forbidden: paint lasts`) {
+		t.Errorf("transition rule: %v", err)
+	}
+	_, err = fleet.Create(t.Context(), boat(t, "strict", "{oars: 2, sails: [{name: a, b: 1}]}"), metav1.CreateOptions{FieldValidation: "Strict"})
+	want := `Boat in version "v1" cannot be handled as a Boat: strict decoding error: unknown field "spec.oars", unknown field "spec.sails[0].b"`
+	if !apierrors.IsBadRequest(err) || err.Error() != want {
+		t.Errorf("strict: %v, want %s", err, want)
+	}
+}
+
+func TestSubresources(t *testing.T) {
+	s := start(t, nil)
+	s.define(t, boatDefinition)
+	ctx, fleet := t.Context(), s.Resource(boats).Namespace("default")
+	made, err := fleet.Create(ctx, boat(t, "dory", "{crew: 2}\nstatus: {crew: 7}"), metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if made.Object["status"] != nil {
+		t.Errorf("create has set the status: %v", made.Object["status"])
+	}
+	update := made.DeepCopy()
+	update.Object["status"] = map[string]any{"crew": int64(2), "selector": "a=b"}
+	update.Object["spec"].(map[string]any)["crew"] = int64(3)
+	after, err := fleet.UpdateStatus(ctx, update, metav1.UpdateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if crew, _, _ := unstructured.NestedInt64(after.Object, "spec", "crew"); crew != 2 || after.GetGeneration() != 1 {
+		t.Errorf("update of the status has made it %v", after.Object)
+	}
+	scaled, err := fleet.Get(ctx, "dory", metav1.GetOptions{}, "scale")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, _ := json.Marshal([]any{scaled.Object["spec"], scaled.Object["status"], scaled.GetKind()}); string(got) != `[{"replicas":2},{"replicas":2,"selector":"a=b"},"Scale"]` {
+		t.Errorf("scale is %s", got)
+	}
+	if _, err := fleet.Patch(ctx, "dory", types.MergePatchType, []byte(`{"spec":{"replicas":4}}`), metav1.PatchOptions{}, "scale"); err != nil {
+		t.Fatal(err)
+	}
+	after, err = fleet.Get(ctx, "dory", metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if crew, _, _ := unstructured.NestedInt64(after.Object, "spec", "crew"); crew != 4 || after.GetGeneration() != 2 {
+		t.Errorf("after scaling it is %v", after.Object)
+	}
+	_, err = fleet.Patch(ctx, "dory", types.MergePatchType, []byte(`{"spec":{"replicas":-4}}`), metav1.PatchOptions{}, "scale")
+	if !apierrors.IsInvalid(err) || !strings.Contains(err.Error(), "should be a non-negative integer") {
+		t.Errorf("scale to less than none: %v", err)
+	}
+}
+
+// TestApplyMergesByKeys: applied configurations are merged by the list types of
+// the schema.
+func TestApplyMergesByKeys(t *testing.T) {
+	s := start(t, nil)
+	s.define(t, boatDefinition)
+	ctx, fleet := t.Context(), s.Resource(boats).Namespace("default")
+	for manager, sail := range map[string]string{"one": "jib", "two": "main"} {
+		patch := `{"apiVersion":"example.com/v1","kind":"Boat","metadata":{"name":"dory"},"spec":{"sails":[{"name":"` + sail + `","area":5}]}}`
+		if _, err := fleet.Patch(ctx, "dory", types.ApplyPatchType, []byte(patch), metav1.PatchOptions{FieldManager: manager}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got, err := fleet.Get(ctx, "dory", metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if sails, _, _ := unstructured.NestedSlice(got.Object, "spec", "sails"); len(sails) != 2 {
+		t.Errorf("sails %v, want one of each manager", sails)
+	}
+	_, err = fleet.Patch(ctx, "dory", types.ApplyPatchType, []byte(`{"apiVersion":"example.com/v1","kind":"Boat","spec":{"oars":1}}`), metav1.PatchOptions{FieldManager: "one"})
+	if err == nil || !strings.Contains(err.Error(), ".spec.oars: field not declared in schema") {
+		t.Errorf("apply of an unknown field: %v", err)
+	}
+}
+
+// TestDeletedDefinition: objects go first, held ones when they are let go, and
+// none can be made meanwhile.
+func TestDeletedDefinition(t *testing.T) {
+	s := start(t, nil)
+	s.define(t, boatDefinition)
+	ctx, fleet := t.Context(), s.Resource(boats).Namespace("default")
+	held := boat(t, "held", "{}")
+	held.SetFinalizers([]string{"example.com/anchor"})
+	for _, b := range []*unstructured.Unstructured{held, boat(t, "free", "{}")} {
+		if _, err := fleet.Create(ctx, b, metav1.CreateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := s.Resource(definitions).Delete(ctx, "boats.example.com", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	s.await(t, "boats.example.com", func(d *unstructured.Unstructured) bool {
+		return conditionOf(d, "Terminating")["reason"] == "InstanceDeletionInProgress"
+	})
+	_, err := fleet.Create(ctx, boat(t, "late", "{}"), metav1.CreateOptions{})
+	if want := `boats.example.com "late" is forbidden: create not allowed while custom resource definition is terminating`; err == nil || err.Error() != want {
+		t.Errorf("create while it goes: %v, want %s", err, want)
+	}
+	if _, err := fleet.Patch(ctx, "held", types.MergePatchType, []byte(`{"metadata":{"finalizers":null}}`), metav1.PatchOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	s.await(t, "boats.example.com", nil)
+	s.define(t, boatDefinition)
+	if list, err := fleet.List(ctx, metav1.ListOptions{}); err != nil || len(list.Items) != 0 {
+		t.Errorf("defined again there are %v, %v; want none", list, err)
+	}
+}
+
+// TestNameConflicts: a name is whose it was first, and free when that goes.
+func TestNameConflicts(t *testing.T) {
+	s := start(t, nil)
+	s.define(t, boatDefinition)
+	ctx := t.Context()
+	other := strings.NewReplacer("boats", "ships", "[fleet]", "[]").Replace(boatDefinition)
+	if _, err := s.Resource(definitions).Create(ctx, parse(t, other), metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	d := s.await(t, "ships.example.com", func(d *unstructured.Unstructured) bool { return conditionOf(d, "NamesAccepted") != nil })
+	if c := conditionOf(d, "NamesAccepted"); c["status"] != "False" || c["reason"] != "ListKindConflict" || c["message"] != `"BoatList" is already in use` {
+		t.Errorf("condition NamesAccepted: %v", c)
+	}
+	if c := conditionOf(d, "Established"); c["status"] != "False" || c["reason"] != "NotAccepted" {
+		t.Errorf("condition Established: %v", c)
+	}
+	if err := s.Resource(definitions).Delete(ctx, "boats.example.com", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	s.await(t, "ships.example.com", func(d *unstructured.Unstructured) bool { return conditionOf(d, "Established")["status"] == "True" })
+}
+
+// TestRestart: what is defined is served again as soon as the server is ready.
+func TestRestart(t *testing.T) {
+	var o apiserver.Options
+	first := start(t, func(options *apiserver.Options) { o = *options })
+	first.define(t, boatDefinition)
+	if _, err := first.Resource(boats).Namespace("default").Create(t.Context(), boat(t, "dory", "{}"), metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	s, err := apiserver.Standard(ctx, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := dynamic.NewForConfigOrDie(apiservertest.Config(s, "admin")).Resource(boats).Namespace("default").Get(t.Context(), "dory", metav1.GetOptions{})
+	if err != nil || got.GetName() != "dory" {
+		t.Errorf("after a restart dory is %v, %v", got, err)
+	}
+	cancel()
+	s.Wait()
+}

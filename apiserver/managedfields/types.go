@@ -1,0 +1,124 @@
+package managedfields
+
+import (
+	"maps"
+	"sync"
+
+	generated "k8s.io/apiextensions-apiserver/pkg/generated/openapi"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	upstream "k8s.io/apimachinery/pkg/util/managedfields"
+	"k8s.io/client-go/applyconfigurations"
+	"k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/kube-openapi/pkg/validation/spec"
+
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+
+	"github.com/skiff-k8s/skiff/apiserver/codec"
+	"github.com/skiff-k8s/skiff/apiserver/resource"
+)
+
+// typesOf are the types of the fields of a built-in kind. A few kinds (Scale)
+// have no schema, and no lists or maps that would need one.
+func typesOf(r *resource.Resource) upstream.TypeConverter {
+	for _, types := range []func() upstream.TypeConverter{builtinTypes, ExtensionTypes} {
+		if _, err := types().ObjectToTyped(codec.As(r.New(), r.GVK())); err == nil {
+			return types()
+		}
+	}
+	return upstream.NewDeducedTypeConverter()
+}
+
+// builtinTypes parses the schema of all types that client-go has apply
+// configurations for, which takes a while.
+var builtinTypes = sync.OnceValue(func() upstream.TypeConverter {
+	return applyconfigurations.NewTypeConverter(scheme.Scheme)
+})
+
+// ExtensionTypes are the types of the kinds of apiextensions.k8s.io, for which
+// client-go has no apply configurations.
+var ExtensionTypes = sync.OnceValue(func() upstream.TypeConverter {
+	kind := apiextensionsv1.SchemeGroupVersion.WithKind("CustomResourceDefinition")
+	models := maps.Clone(generatedModels())
+	definition := *models[apiextensionsv1.CustomResourceDefinition{}.OpenAPIModelName()]
+	addKind(&definition, kind)
+	models[apiextensionsv1.CustomResourceDefinition{}.OpenAPIModelName()] = &definition
+	types, err := upstream.NewTypeConverter(models, false)
+	if err != nil {
+		panic("managedfields: the schema of apiextensions.k8s.io: " + err.Error()) // it is generated
+	}
+	return types
+})
+
+// CustomTypes are the types of the fields of a custom resource, by the schemas
+// of its versions. Kinds that keep unknown fields everywhere say so.
+func CustomTypes(versions map[schema.GroupVersionKind]*spec.Schema, keepsUnknown bool) (upstream.TypeConverter, error) {
+	all := generatedModels()
+	models := make(map[string]*spec.Schema, len(versions)+len(metadataModels))
+	for _, name := range metadataModels {
+		models[name] = all[name]
+	}
+	for kind, own := range versions {
+		root := withMetadata(*own)
+		addHead(&root)
+		addKind(&root, kind)
+		models[kind.String()] = &root
+	}
+	return upstream.NewTypeConverter(models, keepsUnknown)
+}
+
+// metadataModels are what the metadata of any object is made of.
+var metadataModels = []string{
+	metav1.ObjectMeta{}.OpenAPIModelName(), metav1.OwnerReference{}.OpenAPIModelName(), metav1.ManagedFieldsEntry{}.OpenAPIModelName(),
+	metav1.FieldsV1{}.OpenAPIModelName(), metav1.Time{}.OpenAPIModelName(),
+}
+
+var generatedModels = sync.OnceValue(func() map[string]*spec.Schema {
+	models := make(map[string]*spec.Schema)
+	for name, definition := range generated.GetOpenAPIDefinitions(refTo) {
+		models[name] = &definition.Schema
+	}
+	return models
+})
+
+func refTo(name string) spec.Ref { return spec.MustCreateRef("#/components/schemas/" + name) }
+
+// withMetadata is a copy of s in which embedded objects have metadata.
+func withMetadata(s spec.Schema) spec.Schema {
+	if s.Properties != nil {
+		s.Properties = maps.Clone(s.Properties)
+		for name, p := range s.Properties {
+			s.Properties[name] = withMetadata(p)
+		}
+	}
+	if s.Items != nil && s.Items.Schema != nil {
+		items := withMetadata(*s.Items.Schema)
+		s.Items = &spec.SchemaOrArray{Schema: &items}
+	}
+	if a := s.AdditionalProperties; a != nil && a.Schema != nil {
+		values := withMetadata(*a.Schema)
+		s.AdditionalProperties = &spec.SchemaOrBool{Allows: a.Allows, Schema: &values}
+	}
+	if embedded, _ := s.Extensions.GetBool("x-kubernetes-embedded-resource"); embedded {
+		addHead(&s)
+	}
+	return s
+}
+
+// addHead adds the properties every object has.
+func addHead(s *spec.Schema) {
+	properties := maps.Clone(s.Properties)
+	if properties == nil {
+		properties = make(map[string]spec.Schema)
+	}
+	properties["apiVersion"], properties["kind"] = *spec.StringProperty(), *spec.StringProperty()
+	properties["metadata"] = spec.Schema{SchemaProps: spec.SchemaProps{Ref: refTo(metav1.ObjectMeta{}.OpenAPIModelName())}}
+	s.Properties = properties
+}
+
+func addKind(s *spec.Schema, kind schema.GroupVersionKind) {
+	s.Extensions = maps.Clone(s.Extensions)
+	s.AddExtension("x-kubernetes-group-version-kind", []any{
+		map[string]any{"group": kind.Group, "version": kind.Version, "kind": kind.Kind},
+	})
+}
