@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"net"
 	"net/http"
 	"net/netip"
 	"slices"
@@ -139,7 +140,7 @@ func Standard(ctx context.Context, o Options) (*Server, error) {
 	paths := func() []string { return slices.AppendSeq(documents.Paths(), maps.Keys(fixed)) }
 	health.Register(mux, health.Config{Live: s.liveChecks(), Ready: s.readyChecks(), Metrics: registry, Paths: paths})
 	s.follow(ctx, "service claims", services.Run)
-	if err := s.begin(ctx, rights, o.objects(s, services)); err != nil {
+	if err := s.begin(ctx, rights, o.objects(s, services), o.dial()); err != nil {
 		s.Close()
 		return nil, err
 	}
@@ -147,7 +148,7 @@ func Standard(ctx context.Context, o Options) (*Server, error) {
 }
 
 // begin makes the first objects and starts what follows the store.
-func (s *Server) begin(ctx context.Context, rights *authz.Authorizer, objects bootstrap.Config) error {
+func (s *Server) begin(ctx context.Context, rights *authz.Authorizer, objects bootstrap.Config, dial connect.Dial) error {
 	if err := bootstrap.Ensure(ctx, objects); err != nil {
 		return fmt.Errorf("make the first objects: %w", err)
 	}
@@ -160,7 +161,7 @@ func (s *Server) begin(ctx context.Context, rights *authz.Authorizer, objects bo
 		Serve: func(ctx context.Context, rows []*resource.Resource) error {
 			return s.SetResources(ctx, slices.Concat(s.config.Resources, rows))
 		},
-		Own: s.ownStatus,
+		Own: s.ownStatus, Dial: custom.Dial(dial),
 	})
 	if err := definitions.Load(ctx); err != nil {
 		return fmt.Errorf("load the custom resources: %w", err)
@@ -184,6 +185,14 @@ func (s *Server) follow(ctx context.Context, part string, run func(context.Conte
 			s.config.Log.ErrorContext(ctx, "part of the server ended", "part", part, "err", err)
 		}
 	})
+}
+
+// dial reaches nodes and pods.
+func (o Options) dial() connect.Dial {
+	if o.Dial != nil {
+		return o.Dial
+	}
+	return (&net.Dialer{}).DialContext
 }
 
 // objects are what must exist in a cluster of these options.

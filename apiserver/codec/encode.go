@@ -40,7 +40,11 @@ func encodeItem(i Item, r *resource.Resource, m Media, as schema.GroupVersionKin
 func encodeObject(stored resource.Object, r *resource.Resource, m Media, as schema.GroupVersionKind) ([]byte, error) {
 	kind, obj := r.GVK(), runtime.Object(nil)
 	if as.Empty() {
-		obj = r.FromStored(stored)
+		converted, err := r.FromStored(stored)
+		if err != nil {
+			return nil, err
+		}
+		obj = converted
 	} else {
 		kind, obj = partialKind(as), meta.AsPartialObjectMetadata(stored)
 	}

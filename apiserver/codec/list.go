@@ -32,13 +32,9 @@ func EncodeList[I Item](o Output, items []I, r *resource.Resource, listMeta meta
 	case "PartialObjectMetadata":
 		return nil, NotAcceptable("you requested PartialObjectMetadata, but the requested object is a list (*%s.%sList)", goPackage(r.Group), r.Kind)
 	}
-	encoded := make([][]byte, 0, len(items))
-	for _, i := range items {
-		data, err := encodeItem(i, r, o.Media, o.As)
-		if err != nil {
-			return nil, err
-		}
-		encoded = append(encoded, data)
+	encoded, err := encodeItems(o, items, r)
+	if err != nil {
+		return nil, err
 	}
 	kind := r.GroupVersion().WithKind(r.ListKind)
 	if !o.As.Empty() {
@@ -52,6 +48,42 @@ func EncodeList[I Item](o Output, items []I, r *resource.Resource, listMeta meta
 		return body, err
 	}
 	return o.text(bytes.TrimRight(bytes.Join(body, nil), "\n"))
+}
+
+// encodeItems are the encoded forms of items. Those that are converted all at
+// once are not kept.
+func encodeItems[I Item](o Output, items []I, r *resource.Resource) ([][]byte, error) {
+	encoded := make([][]byte, 0, len(items))
+	if r.Custom == nil || r.Custom.FromStored == nil || !o.As.Empty() {
+		for _, i := range items {
+			data, err := encodeItem(i, r, o.Media, o.As)
+			if err != nil {
+				return nil, err
+			}
+			encoded = append(encoded, data)
+		}
+		return encoded, nil
+	}
+	objects := make([]resource.Object, 0, len(items))
+	for _, i := range items {
+		obj, err := decodedItem(i)
+		if err != nil {
+			return nil, err
+		}
+		objects = append(objects, obj)
+	}
+	objects, err := fromStored(r, objects)
+	if err != nil {
+		return nil, err
+	}
+	for _, obj := range objects {
+		data, err := json.Marshal(As(obj, r.GVK()))
+		if err != nil {
+			return nil, fmt.Errorf("encode %s %s/%s: %w", r.Plural, obj.GetNamespace(), obj.GetName(), err)
+		}
+		encoded = append(encoded, data)
+	}
+	return encoded, nil
 }
 
 // itemPrefix is what is cut from the JSON of an item in a list: typed objects

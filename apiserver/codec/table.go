@@ -55,8 +55,11 @@ func newTable(r *resource.Resource, objects []resource.Object, listMeta metav1.L
 				Name: c.Name, Type: c.Type, Format: c.Format, Description: c.Description, Priority: c.Priority})
 		}
 	}
-	for _, stored := range objects {
-		obj := r.FromStored(stored)
+	objects, err := fromStored(r, objects)
+	if err != nil {
+		return nil, err
+	}
+	for _, obj := range objects {
 		row := metav1.TableRow{Cells: make([]any, 0, len(columns))}
 		for _, c := range columns {
 			row.Cells = append(row.Cells, c.Value(obj))
@@ -65,6 +68,22 @@ func newTable(r *resource.Resource, objects []resource.Object, listMeta metav1.L
 		t.Rows = append(t.Rows, row)
 	}
 	return t, nil
+}
+
+// fromStored are objects as r has them.
+func fromStored(r *resource.Resource, objects []resource.Object) ([]resource.Object, error) {
+	if r.Custom != nil && r.Custom.FromStored != nil {
+		return r.Custom.FromStored(objects)
+	}
+	out := make([]resource.Object, 0, len(objects))
+	for _, stored := range objects {
+		obj, err := r.FromStored(stored)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, obj)
+	}
+	return out, nil
 }
 
 func tableObject(obj resource.Object, r *resource.Resource, version schema.GroupVersion, include metav1.IncludeObjectPolicy) runtime.Object {

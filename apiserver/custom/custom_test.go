@@ -372,5 +372,5 @@ func TestRestart(t *testing.T) {
 		t.Errorf("after a restart dory is %v, %v", got, err)
 	}
 	cancel()
-	s.Wait()
+	s.Close()
 }

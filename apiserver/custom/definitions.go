@@ -38,7 +38,9 @@ type Config struct {
 	Serve func(ctx context.Context, rows []*resource.Resource) error
 	// Own records which fields of the status the server sets.
 	Own func(live, obj resource.Object) error
-	Log *slog.Logger
+	// Dial reaches conversion webhooks.
+	Dial Dial
+	Log  *slog.Logger
 }
 
 // Definitions follows the definitions of a server. A definition is served when
@@ -180,7 +182,9 @@ func (d *Definitions) note(c *definition) {
 	case !serve || d.builtin[schema.GroupResource{Group: c.Spec.Group, Resource: names.Plural}]:
 		is.kind = nil
 	case !same:
-		k, err := newKind(c, names)
+		k, err := newKind(c, names, func(w *apiextensionsv1.WebhookConversion) (*webhook, error) {
+			return newWebhook(w, d.config.Cluster, d.config.Dial)
+		})
 		if err != nil {
 			d.config.Log.Error("definition cannot be served", "name", c.Name, "err", err)
 			is.kind = nil

@@ -39,6 +39,7 @@ type kind struct {
 	group    string
 	keeps    bool // fields that no schema knows
 	versions []*served
+	hook     *webhook // nil: versions differ in apiVersion alone
 	stored   *resource.Resource
 	rows     []*resource.Resource // of the versions that are served
 	types    func() (upstream.TypeConverter, error)
@@ -46,11 +47,18 @@ type kind struct {
 	ending atomic.Bool
 }
 
-// newKind makes the rows of a definition under the names it was given.
-func newKind(d *definition, names apiextensionsv1.CustomResourceDefinitionNames) (*kind, error) {
+// newKind makes the rows of a definition under the names it was given. hook
+// makes a webhook that converts.
+func newKind(d *definition, names allNames, hook func(*apiextensionsv1.WebhookConversion) (*webhook, error)) (*kind, error) {
 	k := &kind{names: names, group: d.Spec.Group, keeps: d.Spec.PreserveUnknownFields}
 	k.types = sync.OnceValues(k.newTypes)
-	webhook := d.Spec.Conversion != nil && d.Spec.Conversion.Strategy == apiextensionsv1.WebhookConverter
+	if c := d.Spec.Conversion; c != nil && c.Strategy == apiextensionsv1.WebhookConverter {
+		var err error
+		if k.hook, err = hook(c.Webhook); err != nil {
+			return nil, err
+		}
+	}
+	var stored *served
 	for i := range d.Spec.Versions {
 		v, err := newVersion(k, &d.Spec.Versions[i])
 		if err != nil {
@@ -59,16 +67,14 @@ func newKind(d *definition, names apiextensionsv1.CustomResourceDefinitionNames)
 		v.row = v.define(d)
 		k.versions = append(k.versions, v)
 		if d.Spec.Versions[i].Storage {
-			k.stored = v.row
+			k.stored, stored = v.row, v
 		}
 	}
-	if k.stored == nil {
+	if stored == nil {
 		return nil, fmt.Errorf("%s has no storage version", d.Name)
 	}
 	for i, v := range k.versions {
-		if v.row != k.stored {
-			v.convert(k.stored, webhook)
-		}
+		v.addConversion(stored)
 		if d.Spec.Versions[i].Served {
 			k.rows = append(k.rows, v.row)
 		}

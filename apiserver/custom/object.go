@@ -1,6 +1,8 @@
 package custom
 
 import (
+	"maps"
+
 	"k8s.io/apiextensions-apiserver/pkg/apiserver/schema"
 	"k8s.io/apiextensions-apiserver/pkg/apiserver/schema/defaulting"
 	"k8s.io/apiextensions-apiserver/pkg/apiserver/schema/objectmeta"
@@ -14,7 +16,7 @@ import (
 func (v *served) prune(obj resource.Object, stored bool) ([]string, error) {
 	u := obj.(*object)
 	gvk := u.GroupVersionKind()
-	s, err := v.structure()
+	s, err := v.of(u).structure()
 	if err != nil {
 		return nil, err
 	}
@@ -47,7 +49,7 @@ func (v *served) prune(obj resource.Object, stored bool) ([]string, error) {
 
 // fill sets the defaults of the schema.
 func (v *served) fill(u *object) {
-	if s, err := v.structure(); err == nil { // prune told of the error
+	if s, err := v.of(u).structure(); err == nil { // prune told of the error
 		defaulting.Default(u.Object, s)
 	}
 }
@@ -78,36 +80,21 @@ func prepareStatus(obj, old *object) {
 	}
 }
 
-// convert makes v a version of what is stored as another. Without a webhook
-// that says how, only apiVersion differs.
-func (v *served) convert(stored *resource.Resource, webhook bool) {
-	r := v.row
-	r.Stored = stored
-	as := func(obj resource.Object, r *resource.Resource) *object {
-		u := obj.(*object).DeepCopy()
-		u.SetGroupVersionKind(r.GVK())
-		return u
-	}
-	r.ToStored = func(obj resource.Object) resource.Object { return as(obj, stored) }
-	r.FromStored = func(obj resource.Object) resource.Object {
-		u := as(obj, r)
-		if _, err := v.prune(u, true); err != nil {
-			return as(obj, r) // what is stored was pruned by its own schema
-		}
-		return u
-	}
-	_ = webhook
-}
-
 // seen is a stored object as the version has it, for those who only read it.
-func (v *served) seen(u *object) *object {
-	if u == nil || v.row.Stored == v.row {
-		return u
+func (v *served) seen(u *object) (*object, error) {
+	if u == nil || u.GetAPIVersion() == v.row.GroupVersion().String() {
+		return u, nil
 	}
+	if v.kind.hook != nil {
+		converted, err := v.row.FromStored(u)
+		if err != nil {
+			return nil, err
+		}
+		return converted.(*object), nil
+	}
+	// Its own schema is to judge it whole.
 	view := &object{Object: make(map[string]any, len(u.Object))}
-	for name, value := range u.Object {
-		view.Object[name] = value
-	}
-	view.SetGroupVersionKind(v.row.GVK())
-	return view
+	maps.Copy(view.Object, u.Object)
+	view.SetAPIVersion(v.row.GroupVersion().String())
+	return view, nil
 }

@@ -24,8 +24,13 @@ import (
 // validate lists what is wrong with an object. What was as wrong before is let
 // off.
 func (v *served) validate(obj, old *object) field.ErrorList {
-	obj, old = v.seen(obj), v.seen(old)
 	c, s, err := v.checked()
+	if err == nil {
+		obj, err = v.seen(obj)
+	}
+	if err == nil {
+		old, err = v.seen(old)
+	}
 	if err != nil {
 		return field.ErrorList{field.InternalError(nil, err)}
 	}
@@ -46,8 +51,13 @@ func (v *served) validate(obj, old *object) field.ErrorList {
 // validateStatus judges the status alone, by its own part of the schema, but
 // for rules, which may be about both.
 func (v *served) validateStatus(obj, old *object) field.ErrorList {
-	obj, old = v.seen(obj), v.seen(old)
 	c, s, err := v.checked()
+	if err == nil {
+		obj, err = v.seen(obj)
+	}
+	if err == nil {
+		old, err = v.seen(old)
+	}
 	if err != nil {
 		return field.ErrorList{field.InternalError(nil, err)}
 	}

@@ -178,7 +178,12 @@ func (o objects) ConvertToVersion(obj runtime.Object, target runtime.GroupVersio
 		return nil, err
 	}
 	if from != to {
-		in = to.FromStored(from.ToStored(in))
+		if in, err = from.ToStored(in); err != nil {
+			return nil, err
+		}
+		if in, err = to.FromStored(in); err != nil {
+			return nil, err
+		}
 	}
 	return codec.As(in, to.GVK()), nil
 }

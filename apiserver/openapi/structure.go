@@ -8,7 +8,7 @@ import (
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
-	upstream "k8s.io/apimachinery/pkg/util/managedfields"
+	merging "k8s.io/apimachinery/pkg/util/managedfields"
 	"k8s.io/client-go/applyconfigurations"
 	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/kube-openapi/pkg/validation/spec"
@@ -28,7 +28,7 @@ var structures = sync.OnceValue(func() []*smd.Schema {
 })
 
 // structureWith is the schema that has the kind of obj.
-func structureWith(types upstream.TypeConverter, obj runtime.Object) *smd.Schema {
+func structureWith(types merging.TypeConverter, obj runtime.Object) *smd.Schema {
 	typed, err := types.ObjectToTyped(obj)
 	if err != nil {
 		panic("openapi: no schema of a built-in kind: " + err.Error())

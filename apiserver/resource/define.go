@@ -59,8 +59,8 @@ func Define[L any, T any, P interface {
 		OrphanByDefault: d.OrphanByDefault,
 		OrphanWarning:   d.OrphanWarning,
 
-		ToStored:   func(obj Object) Object { return obj },
-		FromStored: func(obj Object) Object { return obj },
+		ToStored:   func(obj Object) (Object, error) { return obj, nil },
+		FromStored: func(obj Object) (Object, error) { return obj, nil },
 	}
 	r.Stored = r
 	r.setNames()
@@ -128,8 +128,8 @@ func Alias[T, S any, P interface {
 	Object
 }](r, stored *Resource, up func(*T) *S, down func(*S) *T) *Resource {
 	r.Stored = stored
-	r.ToStored = func(obj Object) Object { return PS(up((*T)(obj.(P)))) }
-	r.FromStored = func(obj Object) Object { return P(down((*S)(obj.(PS)))) }
+	r.ToStored = func(obj Object) (Object, error) { return PS(up((*T)(obj.(P)))), nil }
+	r.FromStored = func(obj Object) (Object, error) { return P(down((*S)(obj.(PS)))), nil }
 	r.Prepare, r.Reset, r.Validate, r.Warn = stored.Prepare, stored.Reset, stored.Validate, stored.Warn
 	r.Reserve, r.Generation, r.HasGeneration = stored.Reserve, stored.Generation, stored.HasGeneration
 	return r

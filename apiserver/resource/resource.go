@@ -275,8 +275,8 @@ type Resource struct {
 	// unless the kind is served in several versions. ToStored and FromStored
 	// convert copies; they are the identity when Stored is the resource itself.
 	Stored     *Resource
-	ToStored   func(obj Object) Object
-	FromStored func(obj Object) Object
+	ToStored   func(obj Object) (Object, error)
+	FromStored func(obj Object) (Object, error)
 }
 
 // Custom is what a kind without a Go type knows of its fields. The functions
@@ -294,6 +294,9 @@ type Custom struct {
 	// Schema is the OpenAPI 3 schema; nil means that objects may hold anything.
 	// The result is shared. apiVersion, kind and metadata need not be in it.
 	Schema func() *spec.Schema
+	// FromStored is Resource.FromStored for many objects at once, where that
+	// is dearer one by one; else nil.
+	FromStored func(objects []Object) ([]Object, error)
 }
 
 // Sub is a Subresource with its Go type erased.

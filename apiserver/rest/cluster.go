@@ -57,7 +57,10 @@ func (c cluster) write(ctx context.Context, r *resource.Resource, namespace, nam
 
 func (c cluster) Create(ctx context.Context, r *resource.Resource, obj resource.Object) (resource.Object, error) {
 	w := c.write(ctx, r, obj.GetNamespace(), obj.GetName(), false)
-	obj = w.toStored(obj.DeepCopyObject().(resource.Object))
+	obj, err := w.toStored(obj.DeepCopyObject().(resource.Object))
+	if err != nil {
+		return nil, err
+	}
 	own(obj)
 	if err := c.h.Fields.Update(ctx, w.resource, "", w.empty(), obj, w.manager); err != nil {
 		return nil, err

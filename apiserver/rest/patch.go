@@ -87,12 +87,18 @@ func (h *Handler) patched(ctx context.Context, w *write, p *patch, live resource
 // modify applies a patch that says what to change. It is written against the
 // served version.
 func (h *Handler) modify(ctx context.Context, w *write, p *patch, live resource.Object) (resource.Object, error) {
-	served := codec.As(w.resource.FromStored(live), w.resource.GVK())
-	obj := w.resource.New()
-	if err := p.apply(ctx, h.Fields.Heavy, served, obj, codec.Input{Kind: w.resource.GVK(), Prune: w.resource.Pruner()}); err != nil {
+	served, err := w.resource.FromStored(live)
+	if err != nil {
 		return nil, err
 	}
-	return h.manage(ctx, w, live, w.toStored(obj))
+	obj := w.resource.New()
+	if err := p.apply(ctx, h.Fields.Heavy, codec.As(served, w.resource.GVK()), obj, codec.Input{Kind: w.resource.GVK(), Prune: w.resource.Pruner()}); err != nil {
+		return nil, err
+	}
+	if obj, err = w.toStored(obj); err != nil {
+		return nil, err
+	}
+	return h.manage(ctx, w, live, obj)
 }
 
 // patch is the body of a PATCH.

@@ -3,6 +3,7 @@ package rest
 import (
 	"fmt"
 	"slices"
+	"strings"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/fields"
@@ -83,7 +84,14 @@ func selects(r *resource.Resource, requirements fields.Requirements, stored reso
 	if len(requirements) == 0 {
 		return true
 	}
-	obj := r.FromStored(stored)
+	obj := stored
+	if slices.ContainsFunc(requirements, func(q fields.Requirement) bool { return !strings.HasPrefix(q.Field, "metadata.") }) {
+		converted, err := r.FromStored(stored)
+		if err != nil {
+			return false // who reads it is told why
+		}
+		obj = converted
+	}
 	for _, q := range requirements {
 		if fieldMatches(r, q.Field, q.Value, obj) == (q.Operator == selection.NotEquals) {
 			return false

@@ -134,7 +134,11 @@ func (h *Handler) tryUpdate(ctx context.Context, w *write, c change) (*store.Ite
 	defer held.settle(false)
 	r := w.stored()
 	item, err := h.Store.Update(ctx, r, w.objectNamespace(), w.name, w.dryRun, func(current *store.Item) (resource.Object, error) {
-		old := current.Object()
+		// What was stored as another version is updated as it is read.
+		old, err := r.FromStored(current.Object())
+		if err != nil {
+			return nil, err
+		}
 		if c.uid != "" && c.uid != old.GetUID() {
 			return nil, uidConflict(r, w, c.uid, old.GetUID())
 		}

@@ -186,15 +186,18 @@ func (t *target) decode(r *http.Request, body []byte, validation string) (resour
 	if err != nil {
 		return nil, err
 	}
-	return t.toStored(obj), nil
+	return t.toStored(obj)
 }
 
 // toStored fills in defaults and converts to the stored version.
-func (t *target) toStored(obj resource.Object) resource.Object {
+func (t *target) toStored(obj resource.Object) (resource.Object, error) {
 	t.resource.Default(obj)
-	obj = t.resource.ToStored(obj)
+	obj, err := t.resource.ToStored(obj)
+	if err != nil {
+		return nil, err
+	}
 	obj.GetObjectKind().SetGroupVersionKind(t.resource.Stored.GVK())
-	return obj
+	return obj, nil
 }
 
 // empty is the object that nothing is known of, in the stored version.

@@ -65,7 +65,9 @@ func decode(r *resource.Resource, value []byte) (resource.Object, error) {
 	if err != nil {
 		return nil, fmt.Errorf("decode stored %s: %w", r.Kind, err)
 	}
-	obj.GetObjectKind().SetGroupVersionKind(r.GVK())
+	if r.Custom == nil || r.Custom.FromStored == nil {
+		obj.GetObjectKind().SetGroupVersionKind(r.GVK())
+	}
 	if prune := r.Pruner(); prune != nil {
 		if _, err := prune(obj, true); err != nil {
 			return nil, fmt.Errorf("decode stored %s: %w", r.Kind, err)

@@ -39,8 +39,8 @@ func (i *Item) Object() resource.Object { return i.object }
 // Revision is that of the write that made the item; 0 for a dry run of create.
 func (i *Item) Revision() int64 { return i.revision }
 
-// Encoded returns the bytes of a form of the object, made once by make and
-// then shared for as long as the item is current. A form is a small comparable value that says all that
+// Encoded returns the bytes of a form of the object, made once by make, unless
+// that fails, and then shared for as long as the item is current. A form is a small comparable value that says all that
 // the bytes depend on (media type, version, transformation).
 func (i *Item) Encoded(form any, make func(resource.Object) ([]byte, error)) ([]byte, error) {
 	return i.encoded.get(form, func() ([]byte, error) { return make(i.object) })
@@ -138,11 +138,12 @@ type onces struct {
 var spent = new(once)
 
 type once struct {
-	form  any
-	do    sync.Once
-	bytes []byte
-	err   error
-	next  *once
+	form   any
+	do     sync.Once
+	bytes  []byte
+	err    error
+	failed atomic.Bool // err is set: nobody is to find the entry any more
+	next   *once
 }
 
 func (o *onces) get(form any, make func() ([]byte, error)) ([]byte, error) {
@@ -151,6 +152,9 @@ func (o *onces) get(form any, make func() ([]byte, error)) ([]byte, error) {
 		return make()
 	}
 	entry.do.Do(func() { entry.bytes, entry.err = make() })
+	if entry.err != nil {
+		entry.failed.Store(true) // the next one may have more luck
+	}
 	return entry.bytes, entry.err
 }
 
@@ -163,11 +167,15 @@ func (o *onces) entry(form any) *once {
 			return nil
 		}
 		for e := head; e != nil; e = e.next {
-			if e.form == form {
+			if e.form == form && !e.failed.Load() {
 				return e
 			}
 		}
-		e := &once{form: form, next: head}
+		next := head
+		for next != nil && next.failed.Load() {
+			next = next.next
+		}
+		e := &once{form: form, next: next}
 		if o.head.CompareAndSwap(head, e) {
 			return e
 		}

@@ -63,15 +63,15 @@ func validateStoredVersions(c *internal.CustomResourceDefinition, at *field.Path
 		return field.ErrorList{field.Invalid(at, stored, "must have at least one stored version")}
 	}
 	var errs field.ErrorList
-	named := make(map[string]bool)
+	left := slices.Clone(stored) // what no version has been found for
 	for _, v := range c.Spec.Versions {
-		named[v.Name] = true
-		if v.Storage && !slices.Contains(stored, v.Name) {
+		if v.Storage && !slices.Contains(left, v.Name) {
 			errs = append(errs, field.Invalid(at, stored, "must have the storage version "+v.Name))
 		}
+		left = slices.DeleteFunc(left, func(name string) bool { return name == v.Name })
 	}
 	for i, name := range stored {
-		if !named[name] {
+		if slices.Contains(left, name) {
 			errs = append(errs, field.Invalid(at.Index(i), name, fmt.Sprintf(
 				"missing from spec.versions; %[1]s was previously a storage version, and must remain in spec.versions until a storage migration "+
 					"ensures no data remains persisted in %[1]s and removes %[1]s from status.storedVersions", name)))

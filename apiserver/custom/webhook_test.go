@@ -1,0 +1,164 @@
+package custom_test
+
+import (
+	"encoding/base64"
+	"encoding/json"
+	"encoding/pem"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+const hostDefinition = `
+apiVersion: apiextensions.k8s.io/v1
+kind: CustomResourceDefinition
+metadata: {name: hosts.example.com}
+spec:
+  group: example.com
+  scope: Namespaced
+  names: {plural: hosts, kind: Host}
+  conversion:
+    strategy: Webhook
+    webhook: {conversionReviewVersions: [v1], clientConfig: {url: URL, caBundle: BUNDLE}}
+  versions:
+  - name: v1
+    served: true
+    storage: true
+    schema: {openAPIV3Schema: {type: object, properties: {spec: {type: object, properties: {hostPort: {type: string}}}}}}
+  - name: v2
+    served: true
+    storage: false
+    schema: {openAPIV3Schema: {type: object, properties: {spec: {type: object, properties: {host: {type: string}, port: {type: string}}}}}}
+`
+
+// converter is a conversion webhook. Its answers can be spoilt.
+type converter struct {
+	calls atomic.Int64
+	spoil atomic.Pointer[func(objects []any) []any]
+}
+
+func (c *converter) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	c.calls.Add(1)
+	var review map[string]any
+	if err := json.NewDecoder(r.Body).Decode(&review); err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	request := review["request"].(map[string]any)
+	want := request["desiredAPIVersion"].(string)
+	objects := request["objects"].([]any)
+	for _, o := range objects {
+		o := o.(map[string]any)
+		spec, _ := o["spec"].(map[string]any)
+		if o["apiVersion"] = want; strings.HasSuffix(want, "v2") {
+			host, port, _ := strings.Cut(fmt.Sprint(spec["hostPort"]), ":")
+			o["spec"] = map[string]any{"host": host, "port": port}
+		} else {
+			o["spec"] = map[string]any{"hostPort": fmt.Sprint(spec["host"], ":", spec["port"])}
+		}
+	}
+	if spoil := c.spoil.Load(); spoil != nil {
+		objects = (*spoil)(objects)
+	}
+	delete(review, "request")
+	review["response"] = map[string]any{"uid": request["uid"], "convertedObjects": objects, "result": map[string]any{"status": "Success"}}
+	json.NewEncoder(w).Encode(review) // an error here is the client's
+}
+
+func TestConversionWebhook(t *testing.T) {
+	hook := &converter{}
+	h := httptest.NewTLSServer(hook)
+	defer h.Close()
+	bundle := base64.StdEncoding.EncodeToString(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: h.Certificate().Raw}))
+	s := start(t, nil)
+	s.define(t, strings.NewReplacer("URL", h.URL, "BUNDLE", bundle).Replace(hostDefinition))
+	ctx := t.Context()
+	in := func(version string) schema.GroupVersionResource {
+		return schema.GroupVersionResource{Group: "example.com", Version: version, Resource: "hosts"}
+	}
+	v1, v2 := s.Resource(in("v1")).Namespace("default"), s.Resource(in("v2")).Namespace("default")
+	create := func(version, name, spec string) {
+		t.Helper()
+		u := parse(t, "apiVersion: example.com/"+version+"\nkind: Host\nmetadata: {name: "+name+"}\nspec: "+spec)
+		if _, err := s.Resource(in(version)).Namespace("default").Create(ctx, u, metav1.CreateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	create("v1", "a", "{hostPort: 'x:1'}")
+	create("v2", "b", "{host: q, port: '2'}")
+
+	before := hook.calls.Load()
+	list, err := v2.List(ctx, metav1.ListOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if calls := hook.calls.Load() - before; calls != 1 {
+		t.Errorf("a list took %d calls, want one for all its objects", calls)
+	}
+	if got := specs(list); got != `a {"host":"x","port":"1"} b {"host":"q","port":"2"} ` {
+		t.Errorf("list as v2: %s", got)
+	}
+	if list, err = v1.List(ctx, metav1.ListOptions{}); err != nil || specs(list) != `a {"hostPort":"x:1"} b {"hostPort":"q:2"} ` {
+		t.Errorf("list as v1: %s, %v", specs(list), err)
+	}
+
+	// What was stored before the storage version changed is converted when it
+	// is read, and stored anew when it is written.
+	storage := `[{"op":"replace","path":"/spec/versions/0/storage","value":false},{"op":"replace","path":"/spec/versions/1/storage","value":true}]`
+	changed, err := s.Resource(definitions).Patch(ctx, "hosts.example.com", types.JSONPatchType, []byte(storage), metav1.PatchOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, _, _ := unstructured.NestedStringSlice(changed.Object, "status", "storedVersions"); len(got) != 2 {
+		t.Errorf("stored versions %v, want both", got)
+	}
+	create("v2", "c", "{host: z, port: '3'}")
+	if list, err = v2.List(ctx, metav1.ListOptions{}); err != nil || specs(list) != `a {"host":"x","port":"1"} b {"host":"q","port":"2"} c {"host":"z","port":"3"} ` {
+		t.Errorf("list as v2 of both: %s, %v", specs(list), err)
+	}
+	if list, err = v1.List(ctx, metav1.ListOptions{}); err != nil || specs(list) != `a {"hostPort":"x:1"} b {"hostPort":"q:2"} c {"hostPort":"z:3"} ` {
+		t.Errorf("list as v1 of both: %s, %v", specs(list), err)
+	}
+	patched, err := v1.Patch(ctx, "a", types.MergePatchType, []byte(`{"spec":{"hostPort":"w:9"}}`), metav1.PatchOptions{})
+	if err != nil || patched.Object["spec"].(map[string]any)["hostPort"] != "w:9" {
+		t.Errorf("patch of what is stored as the old version: %v, %v", patched, err)
+	}
+
+	for name, c := range map[string]struct {
+		spoil func([]any) []any
+		want  string
+	}{
+		"lost":  {func([]any) []any { return nil }, "conversion webhook for example.com/v2, Kind=Host returned 0 objects, expected 1"},
+		"other": {func(o []any) []any { o[0].(map[string]any)["metadata"].(map[string]any)["name"] = "other"; return o }, "must have the same name: c != other"},
+		"same":  {func(o []any) []any { o[0].(map[string]any)["apiVersion"] = "example.com/v3"; return o }, "invalid groupVersion (expected example.com/v1, received example.com/v3)"},
+	} {
+		hook.spoil.Store(&c.spoil)
+		if _, err := v1.Get(ctx, "c", metav1.GetOptions{}); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v, want %s", name, err, c.want)
+		}
+	}
+	hook.spoil.Store(nil)
+	if _, err := v1.Get(ctx, "c", metav1.GetOptions{}); err != nil {
+		t.Errorf("the error of before is still there: %v", err)
+	}
+}
+
+func specs(list *unstructured.UnstructuredList) string {
+	if list == nil {
+		return ""
+	}
+	var b strings.Builder
+	for _, item := range list.Items {
+		spec, _ := json.Marshal(item.Object["spec"])
+		fmt.Fprintf(&b, "%s %s ", item.GetName(), spec)
+	}
+	return b.String()
+}
