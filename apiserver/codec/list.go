@@ -54,7 +54,7 @@ func EncodeList[I Item](o Output, items []I, r *resource.Resource, listMeta meta
 // once are not kept.
 func encodeItems[I Item](o Output, items []I, r *resource.Resource) ([][]byte, error) {
 	encoded := make([][]byte, 0, len(items))
-	if r.Custom == nil || r.Custom.FromStored == nil || !o.As.Empty() {
+	if !r.Converts() || !o.As.Empty() {
 		for _, i := range items {
 			data, err := encodeItem(i, r, o.Media, o.As)
 			if err != nil {

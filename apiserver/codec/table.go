@@ -72,7 +72,7 @@ func newTable(r *resource.Resource, objects []resource.Object, listMeta metav1.L
 
 // fromStored are objects as r has them.
 func fromStored(r *resource.Resource, objects []resource.Object) ([]resource.Object, error) {
-	if r.Custom != nil && r.Custom.FromStored != nil {
+	if r.Converts() {
 		return r.Custom.FromStored(objects)
 	}
 	out := make([]resource.Object, 0, len(objects))

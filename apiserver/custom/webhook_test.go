@@ -110,6 +110,24 @@ func TestConversionWebhook(t *testing.T) {
 		t.Errorf("list as v1: %s, %v", specs(list), err)
 	}
 
+	for name, c := range map[string]struct {
+		spoil func([]any) []any
+		want  string
+	}{
+		"lost":  {func([]any) []any { return nil }, "conversion webhook for example.com/v1, Kind=Host returned 0 objects, expected 1"},
+		"other": {func(o []any) []any { o[0].(map[string]any)["metadata"].(map[string]any)["name"] = "other"; return o }, "must have the same name: a != other"},
+		"same":  {func(o []any) []any { o[0].(map[string]any)["apiVersion"] = "example.com/v3"; return o }, "invalid groupVersion (expected example.com/v2, received example.com/v3)"},
+	} {
+		hook.spoil.Store(&c.spoil)
+		if _, err := v2.Get(ctx, "a", metav1.GetOptions{}); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v, want %s", name, err, c.want)
+		}
+	}
+	hook.spoil.Store(nil)
+	if _, err := v2.Get(ctx, "a", metav1.GetOptions{}); err != nil {
+		t.Errorf("the error of before is still there: %v", err)
+	}
+
 	// What was stored before the storage version changed is converted when it
 	// is read, and stored anew when it is written.
 	storage := `[{"op":"replace","path":"/spec/versions/0/storage","value":false},{"op":"replace","path":"/spec/versions/1/storage","value":true}]`
@@ -130,24 +148,6 @@ func TestConversionWebhook(t *testing.T) {
 	patched, err := v1.Patch(ctx, "a", types.MergePatchType, []byte(`{"spec":{"hostPort":"w:9"}}`), metav1.PatchOptions{})
 	if err != nil || patched.Object["spec"].(map[string]any)["hostPort"] != "w:9" {
 		t.Errorf("patch of what is stored as the old version: %v, %v", patched, err)
-	}
-
-	for name, c := range map[string]struct {
-		spoil func([]any) []any
-		want  string
-	}{
-		"lost":  {func([]any) []any { return nil }, "conversion webhook for example.com/v2, Kind=Host returned 0 objects, expected 1"},
-		"other": {func(o []any) []any { o[0].(map[string]any)["metadata"].(map[string]any)["name"] = "other"; return o }, "must have the same name: c != other"},
-		"same":  {func(o []any) []any { o[0].(map[string]any)["apiVersion"] = "example.com/v3"; return o }, "invalid groupVersion (expected example.com/v1, received example.com/v3)"},
-	} {
-		hook.spoil.Store(&c.spoil)
-		if _, err := v1.Get(ctx, "c", metav1.GetOptions{}); err == nil || !strings.Contains(err.Error(), c.want) {
-			t.Errorf("%s: %v, want %s", name, err, c.want)
-		}
-	}
-	hook.spoil.Store(nil)
-	if _, err := v1.Get(ctx, "c", metav1.GetOptions{}); err != nil {
-		t.Errorf("the error of before is still there: %v", err)
 	}
 }
 

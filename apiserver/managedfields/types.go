@@ -21,7 +21,7 @@ import (
 // typesOf are the types of the fields of a built-in kind. A few kinds (Scale)
 // have no schema, and no lists or maps that would need one.
 func typesOf(r *resource.Resource) upstream.TypeConverter {
-	for _, types := range []func() upstream.TypeConverter{builtinTypes, ExtensionTypes} {
+	for _, types := range []func() upstream.TypeConverter{builtinTypes, extensionTypes} {
 		if _, err := types().ObjectToTyped(codec.As(r.New(), r.GVK())); err == nil {
 			return types()
 		}
@@ -35,9 +35,9 @@ var builtinTypes = sync.OnceValue(func() upstream.TypeConverter {
 	return applyconfigurations.NewTypeConverter(scheme.Scheme)
 })
 
-// ExtensionTypes are the types of the kinds of apiextensions.k8s.io, for which
+// extensionTypes are the types of the kinds of apiextensions.k8s.io, for which
 // client-go has no apply configurations.
-var ExtensionTypes = sync.OnceValue(func() upstream.TypeConverter {
+var extensionTypes = sync.OnceValue(func() upstream.TypeConverter {
 	kind := apiextensionsv1.SchemeGroupVersion.WithKind("CustomResourceDefinition")
 	models := maps.Clone(generatedModels())
 	definition := *models[apiextensionsv1.CustomResourceDefinition{}.OpenAPIModelName()]

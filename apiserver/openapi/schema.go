@@ -7,7 +7,9 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"sync"
 
+	generated "k8s.io/apiextensions-apiserver/pkg/generated/openapi"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -134,8 +136,25 @@ func swaggerDoc(t reflect.Type) map[string]string {
 	if d, ok := reflect.Zero(t).Interface().(interface{ SwaggerDoc() map[string]string }); ok {
 		return d.SwaggerDoc()
 	}
+	if strings.HasPrefix(t.PkgPath(), "k8s.io/apiextensions-apiserver/") {
+		return extensionDocs()[modelName(t)]
+	}
 	return nil
 }
+
+// extensionDocs are the texts of the types of apiextensions.k8s.io, by
+// definition: they have no SwaggerDoc.
+var extensionDocs = sync.OnceValue(func() map[string]map[string]string {
+	docs := make(map[string]map[string]string)
+	for name, d := range generated.GetOpenAPIDefinitions(func(name string) spec.Ref { return refTo(name) }) {
+		docs[name] = map[string]string{"": d.Schema.Description}
+		for field, p := range d.Schema.Properties {
+			// What enumerated values mean is added to all texts alike.
+			docs[name][field], _, _ = strings.Cut(p.Description, "\n\nPossible enum values:")
+		}
+	}
+	return docs
+})
 
 // addFields makes properties of the fields of t, inlined ones included.
 func (s *schemas) addFields(d *spec.Schema, t reflect.Type, owner string) {

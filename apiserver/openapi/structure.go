@@ -5,44 +5,29 @@ import (
 	"sync"
 
 	corev1 "k8s.io/api/core/v1"
-	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
-	merging "k8s.io/apimachinery/pkg/util/managedfields"
 	"k8s.io/client-go/applyconfigurations"
 	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/kube-openapi/pkg/validation/spec"
 	smd "sigs.k8s.io/structured-merge-diff/v6/schema"
-
-	"github.com/skiff-k8s/skiff/apiserver/managedfields"
 )
 
-// structures are the schemas by which server-side apply merges built-in kinds:
-// they know list types, map types, defaults and unions, which Go types do not.
-var structures = sync.OnceValue(func() []*smd.Schema {
-	return []*smd.Schema{
-		structureWith(applyconfigurations.NewTypeConverter(scheme.Scheme), &corev1.ConfigMap{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "ConfigMap"}}),
-		structureWith(managedfields.ExtensionTypes(), &apiextensionsv1.CustomResourceDefinition{TypeMeta: metav1.TypeMeta{
-			APIVersion: apiextensionsv1.SchemeGroupVersion.String(), Kind: "CustomResourceDefinition"}}),
-	}
-})
-
-// structureWith is the schema that has the kind of obj.
-func structureWith(types merging.TypeConverter, obj runtime.Object) *smd.Schema {
-	typed, err := types.ObjectToTyped(obj)
+// structure is the schema by which server-side apply merges built-in kinds: it
+// knows list types, map types, defaults and unions, which Go types do not.
+var structure = sync.OnceValue(func() *smd.Schema {
+	typed, err := applyconfigurations.NewTypeConverter(scheme.Scheme).ObjectToTyped(&corev1.ConfigMap{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "ConfigMap"}})
 	if err != nil {
-		panic("openapi: no schema of a built-in kind: " + err.Error())
+		panic("openapi: client-go's apply configurations do not know ConfigMap: " + err.Error())
 	}
 	return typed.Schema()
-}
+})
 
 func structureOf(name string) *smd.Map {
-	for _, s := range structures() {
-		if t, ok := s.FindNamedType(name); ok {
-			return t.Map
-		}
+	t, ok := structure().FindNamedType(name)
+	if !ok {
+		return nil
 	}
-	return nil
+	return t.Map
 }
 
 // addStructure tells whether the objects of a definition are merged, and which

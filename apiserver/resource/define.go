@@ -46,6 +46,7 @@ func Define[L any, T any, P interface {
 		Fields:         make(map[string]func(Object) string),
 		MatchField:     func(Object, string, string) (bool, bool) { return false, false },
 		IndexBy:        d.IndexBy,
+		Packed:         d.Packed,
 		CreateOnUpdate: d.CreateOnUpdate,
 		NeedsVersion:   d.NeedsVersion,
 		TTL:            func(Object) uint64 { return 0 },

@@ -86,6 +86,10 @@ type Definition[T any] struct {
 	// Subresources in the order of discovery (sorted by name there).
 	Subresources []Subresource[T]
 
+	// Packed keeps objects in memory as they are stored, and makes them anew
+	// when they are read: for kinds whose objects are large and seldom read.
+	Packed bool
+
 	// CreateOnUpdate lets PUT (and apply) create a missing object.
 	CreateOnUpdate bool
 	// NeedsVersion makes a PUT without resourceVersion an error (most kinds
@@ -250,6 +254,7 @@ type Resource struct {
 	IndexBy        string
 	Columns        []Column[Object]
 	Subresources   []Sub
+	Packed         bool
 	CreateOnUpdate bool
 	NeedsVersion   bool
 	TTL            func(obj Object) uint64
@@ -338,6 +343,10 @@ func (r *Resource) Namespaced() bool { return !r.ClusterScoped }
 // IsNamespace reports whether objects of r are the namespaces themselves. Who
 // asks for one of them is authorized in the namespace it is.
 func (r *Resource) IsNamespace() bool { return r.Group == "" && r.Plural == "namespaces" }
+
+// Converts reports whether versions of r differ in more than what they are
+// called, so that an object is always of the version it says.
+func (r *Resource) Converts() bool { return r.Custom != nil && r.Custom.FromStored != nil }
 
 // Pruner is Custom.Prune, nil for kinds with a Go type.
 func (r *Resource) Pruner() func(obj Object, stored bool) (dropped []string, err error) {

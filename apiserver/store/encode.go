@@ -25,10 +25,14 @@ var (
 )
 
 // encode makes the bytes to store. It clears obj's resourceVersion, which the
-// backend's revision stands for, and fills in its kind.
+// backend's revision stands for, and fills in its kind. An object of a kind
+// that converts stays of the version it is: r may have taken the place of the
+// row under which the object was made.
 func encode(r *resource.Resource, obj resource.Object) ([]byte, error) {
 	obj.SetResourceVersion("")
-	obj.GetObjectKind().SetGroupVersionKind(r.GVK())
+	if !r.Converts() || obj.GetObjectKind().GroupVersionKind().Empty() {
+		obj.GetObjectKind().SetGroupVersionKind(r.GVK())
+	}
 	switch o := obj.(type) {
 	case runtime.Unstructured:
 		return json.Marshal(o.UnstructuredContent())
@@ -65,7 +69,7 @@ func decode(r *resource.Resource, value []byte) (resource.Object, error) {
 	if err != nil {
 		return nil, fmt.Errorf("decode stored %s: %w", r.Kind, err)
 	}
-	if r.Custom == nil || r.Custom.FromStored == nil {
+	if !r.Converts() {
 		obj.GetObjectKind().SetGroupVersionKind(r.GVK())
 	}
 	if prune := r.Pruner(); prune != nil {
@@ -110,6 +114,6 @@ func same(r *resource.Resource, item *Item, value []byte) bool {
 		return false
 	}
 	// The sum can collide; losing a write must not depend on luck.
-	current, err := encode(r, item.object.DeepCopyObject().(resource.Object))
+	current, err := encode(r, item.Object().DeepCopyObject().(resource.Object))
 	return err == nil && bytes.Equal(current, value)
 }

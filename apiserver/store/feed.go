@@ -195,7 +195,7 @@ func (f *feed) value(item *Item) (value string, known bool) {
 	if item == nil || item.broken != nil {
 		return "", false
 	}
-	return f.index(item.object), true
+	return f.index(item.Object()), true
 }
 
 // after returns the events after a revision; known is false if some of them

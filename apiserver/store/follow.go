@@ -69,7 +69,7 @@ func (s *Store) applyTo(k *kind, c backend.Change) {
 	switch {
 	case c.Value == nil:
 	case w != nil && w.kind == k:
-		item = newItem(w.obj, c.Revision, w.key, c.Value)
+		item = w.kind.item(w.obj, c.Revision, w.key, c.Value)
 	default:
 		item = k.decode(c.Key, c.Value, c.Revision)
 	}

@@ -12,7 +12,8 @@ import (
 // Item is one revision of one object: immutable and shared by everyone who
 // reads it.
 type Item struct {
-	object   resource.Object
+	object   resource.Object // nil if packed is set
+	packed   *packed
 	broken   error // an *UnreadableError, and no object; callers never get such items
 	revision int64
 	key      string // below the prefix of the kind: "namespace/name" or "name"
@@ -34,7 +35,12 @@ func newItem(obj resource.Object, revision int64, key string, stored []byte) *It
 
 // Object is the stored version of the object with its resourceVersion set,
 // kind and apiVersion filled in and defaults applied. It must not be changed.
-func (i *Item) Object() resource.Object { return i.object }
+func (i *Item) Object() resource.Object {
+	if i.packed != nil {
+		return i.packed.open()
+	}
+	return i.object
+}
 
 // Revision is that of the write that made the item; 0 for a dry run of create.
 func (i *Item) Revision() int64 { return i.revision }
@@ -43,7 +49,7 @@ func (i *Item) Revision() int64 { return i.revision }
 // that fails, and then shared for as long as the item is current. A form is a small comparable value that says all that
 // the bytes depend on (media type, version, transformation).
 func (i *Item) Encoded(form any, make func(resource.Object) ([]byte, error)) ([]byte, error) {
-	return i.encoded.get(form, func() ([]byte, error) { return make(i.object) })
+	return i.encoded.get(form, func() ([]byte, error) { return make(i.Object()) })
 }
 
 // Event is one change of one object, shared by all its watchers. Old is nil on
@@ -70,7 +76,7 @@ func (e *Event) Last() *Item {
 	if item := e.last.Load(); item != nil {
 		return item
 	}
-	obj := e.Old.object.DeepCopyObject().(resource.Object)
+	obj := e.Old.Object().DeepCopyObject().(resource.Object)
 	obj.SetResourceVersion(strconv.FormatInt(e.Revision, 10))
 	item := &Item{object: obj, revision: e.Revision, key: e.Old.key, size: e.Old.size, sum: e.Old.sum}
 	if e.frames.head.Load() == spent {

@@ -67,5 +67,5 @@ func (m matcher) possible(item *Item) bool {
 		(m.key == "" || m.key == item.key) &&
 		strings.HasPrefix(item.key, m.prefix) &&
 		strings.HasSuffix(item.key, m.suffix) &&
-		(item.broken != nil && m.strict || item.broken == nil && (m.sel == nil || m.sel(item.object)))
+		(item.broken != nil && m.strict || item.broken == nil && (m.sel == nil || m.sel(item.Object())))
 }

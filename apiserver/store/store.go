@@ -155,7 +155,19 @@ func (k *kind) decode(key string, value []byte, revision int64) *Item {
 		slog.Error("Stored object is unreadable; reads that include it fail", "key", key, "revision", revision, "error", err)
 		return &Item{broken: &UnreadableError{key, err}, revision: revision, key: short, size: len(value)}
 	}
-	return newItem(obj, revision, short, value)
+	return k.item(obj, revision, short, value)
+}
+
+// item makes an item of the cache.
+func (k *kind) item(obj resource.Object, revision int64, key string, value []byte) *Item {
+	item := newItem(obj, revision, key, value)
+	if !k.r.Packed {
+		return item
+	}
+	if err := pack(item, k.r, value); err != nil {
+		slog.Error("Stored object is kept as it is", "key", key, "error", err)
+	}
+	return item
 }
 
 // id is what the versions of a kind have in common.

@@ -72,7 +72,7 @@ func (s *Store) update(ctx context.Context, k *kind, current *Item, dryRun bool,
 	if err != nil {
 		return nil, err
 	}
-	if obj == current.object {
+	if obj == current.Object() {
 		return current, nil
 	}
 	w, err := k.prepare(current.key, obj)

@@ -32,6 +32,7 @@ func Resources() []*resource.Resource {
 		Warn:          warn,
 		Generation:    func(c, old *crd) bool { return !equality.Semantic.DeepEqual(c.Spec, old.Spec) },
 		NeedsVersion:  true,
+		Packed:        true,
 		Finalizer:     apiextensionsv1.CustomResourceCleanupFinalizer,
 		Terminate:     terminate,
 		Subresources: []resource.Subresource[crd]{
