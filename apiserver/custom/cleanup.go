@@ -27,7 +27,7 @@ func (d *Definitions) begin(ctx context.Context, is *known, c *definition) {
 		row = is.kind.stored
 	}
 	builtin := is.kind == nil && apihelpers.IsCRDConditionTrue(c, apiextensionsv1.Established)
-	d.clean.Go(func() {
+	d.clean.Go("objects of a deleted definition", func() {
 		for ctx.Err() == nil {
 			err := d.cleanUp(ctx, c, row, builtin)
 			if err == nil || ctx.Err() != nil {

@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"maps"
 	"slices"
-	"sync"
 
 	"k8s.io/apiextensions-apiserver/pkg/apihelpers"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
@@ -19,6 +18,7 @@ import (
 
 	"github.com/skiff-k8s/skiff/apiserver/resource"
 	"github.com/skiff-k8s/skiff/apiserver/store"
+	"github.com/skiff-k8s/skiff/guard"
 )
 
 // Source is where definitions and their objects are read; a *store.Store.
@@ -53,7 +53,7 @@ type Definitions struct {
 	after   int64 // revision up to which definitions have been read
 	known   map[string]*known
 	served  []*resource.Resource // as told to Serve last
-	clean   sync.WaitGroup
+	clean   guard.Group
 }
 
 // known is a definition as it was seen last.
