@@ -13,9 +13,8 @@ import (
 
 // Attributes is one write, or one connection, on its way through the chain.
 type Attributes struct {
-	Verb        string             // create, update, delete, connect
-	Resource    *resource.Resource // as stored
-	Requested   *resource.Resource // as the client named it; nil: as stored
+	Verb        string // create, update, delete, connect
+	Resource    *resource.Resource
 	Subresource string
 	Namespace   string
 	Name        string // may be empty on create with generateName
@@ -34,21 +33,6 @@ type Attributes struct {
 	Audit func(key, value string)
 	// Cluster reads what the decision needs.
 	Cluster resource.Cluster
-
-	// Again, set by a plugin, runs the mutating phase once more, with Round 1:
-	// others may have to do with what it changed. Memory is kept for it between
-	// the rounds.
-	Again  bool
-	Round  int
-	Memory any
-}
-
-// Served is the resource as the client named it.
-func (a *Attributes) Served() *resource.Resource {
-	if a.Requested != nil {
-		return a.Requested
-	}
-	return a.Resource
 }
 
 // Object is New as an object with metadata, or nil if it has none.
@@ -70,16 +54,8 @@ type Plugin struct {
 // Chain runs plugins in order and stops at the first rejection.
 type Chain []Plugin
 
-// Mutate runs the mutating phase, twice if a plugin asks for it.
+// Mutate runs the mutating phase.
 func (c Chain) Mutate(ctx context.Context, a *Attributes) error {
-	if err := c.mutate(ctx, a); err != nil || !a.Again {
-		return err
-	}
-	a.Round = 1
-	return c.mutate(ctx, a)
-}
-
-func (c Chain) mutate(ctx context.Context, a *Attributes) error {
 	for _, p := range c {
 		if p.Mutate == nil {
 			continue

@@ -18,9 +18,8 @@ type Rights interface {
 }
 
 // Standard is the chain of a server, in the order in which the steps run in
-// each phase. mutating and validating ask webhooks. It counts in metrics; nil:
-// nowhere.
-func Standard(rights Rights, metrics prometheus.Registerer, mutating, validating Plugin) Chain {
+// each phase. It counts in metrics; nil: nowhere.
+func Standard(rights Rights, metrics prometheus.Registerer) Chain {
 	return Chain{
 		namespaceLifecycle(),
 		limitRanger(),
@@ -41,11 +40,9 @@ func Standard(rights Rights, metrics prometheus.Registerer, mutating, validating
 		podTopologyLabels(),
 		nodeDeclaredFeatureValidator(),
 		podResizeValidator(),
-		mutating,
 		// Roles are checked last in the mutating phase: what is granted must be
 		// what will be stored.
 		roleEscalation(rights),
-		validating,
 		resourceQuota(),
 	}
 }

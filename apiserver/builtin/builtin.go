@@ -9,7 +9,6 @@ import (
 	"k8s.io/apiserver/pkg/authentication/authenticator"
 
 	"github.com/skiff-k8s/skiff/apiserver/alloc"
-	"github.com/skiff-k8s/skiff/apiserver/builtin/admissionregistration"
 	"github.com/skiff-k8s/skiff/apiserver/builtin/apiextensions"
 	"github.com/skiff-k8s/skiff/apiserver/builtin/apps"
 	"github.com/skiff-k8s/skiff/apiserver/builtin/authentication"
@@ -72,7 +71,6 @@ func Resources(d Deps) []*resource.Resource {
 		rbac.Resources(),
 		storage.Resources(),
 		apiextensions.Resources(),
-		admissionregistration.Resources(),
 		scheduling.Resources(),
 		coordination.Resources(),
 		node.Resources(),
