@@ -5,7 +5,6 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	utilversion "k8s.io/apimachinery/pkg/util/version"
 	"k8s.io/component-helpers/nodedeclaredfeatures"
 
@@ -31,12 +30,9 @@ func nodeDeclaredFeatureValidator() Plugin {
 		if needs.IsEmpty() {
 			return nil
 		}
-		node, err := get[*corev1.Node](ctx, a.Cluster, "", "nodes", "", pod.Spec.NodeName)
-		switch {
-		case apierrors.IsNotFound(err):
-			return a.forbid("node %q not found", pod.Spec.NodeName)
-		case err != nil:
-			return a.forbid("failed to get node %q: %w", pod.Spec.NodeName, err)
+		node, err := nodeOf(ctx, a, pod)
+		if err != nil {
+			return err
 		}
 		found, err := features.MatchNode(needs, node)
 		switch {

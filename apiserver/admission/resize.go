@@ -67,12 +67,9 @@ func podResizeValidator() Plugin {
 		if !ok || !wasOne || a.Verb != update || a.Subresource != "resize" || pod.Spec.NodeName == "" || pod.Generation == old.Generation {
 			return nil
 		}
-		node, err := get[*corev1.Node](ctx, a.Cluster, "", "nodes", "", pod.Spec.NodeName)
-		switch {
-		case apierrors.IsNotFound(err):
-			return a.forbid("node %q not found", pod.Spec.NodeName)
-		case err != nil:
-			return a.forbid("failed to get node %q: %w", pod.Spec.NodeName, err)
+		node, err := nodeOf(ctx, a, pod)
+		if err != nil {
+			return err
 		}
 		if system, told := node.Labels[corev1.LabelOSStable]; told && system != "linux" {
 			return because(causeUnsupportedPlatform, a.forbid("pod resize is only supported on linux nodes, node %q is %q", node.Name, system))
@@ -82,6 +79,18 @@ func podResizeValidator() Plugin {
 		}
 		return nil
 	}}
+}
+
+// nodeOf is the node that a pod runs on; the error is a refusal.
+func nodeOf(ctx context.Context, a *Attributes, pod *corev1.Pod) (*corev1.Node, error) {
+	node, err := get[*corev1.Node](ctx, a.Cluster, "", "nodes", "", pod.Spec.NodeName)
+	switch {
+	case apierrors.IsNotFound(err):
+		return nil, a.forbid("node %q not found", pod.Spec.NodeName)
+	case err != nil:
+		return nil, a.forbid("failed to get node %q: %w", pod.Spec.NodeName, err)
+	}
+	return node, nil
 }
 
 // lackOf says what a pod asks for beyond allocatable; "" if nothing.
