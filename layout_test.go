@@ -17,8 +17,9 @@ const module = "github.com/skiff-k8s/skiff/"
 var mayImport = map[string][]string{
 	"apiserver":          {"quota", "serviceaccount"},
 	"apiserver/resource": nil,
+	"apiserver/deflate":  nil,
 	"apiserver/backend":  nil,
-	"apiserver/store":    {"apiserver/backend", "apiserver/resource"},
+	"apiserver/store":    {"apiserver/deflate", "apiserver/backend", "apiserver/resource"},
 	"apiserver/connect":  {"apiserver/request", "apiserver/resource", "spdy"},
 	"apiserver/rest": {
 		"apiserver/admission", "apiserver/codec", "apiserver/heavy", "apiserver/managedfields", "apiserver/request", "apiserver/resource", "apiserver/store", "apiserver/connect",

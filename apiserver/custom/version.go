@@ -1,10 +1,7 @@
 package custom
 
 import (
-	"bytes"
-	"compress/flate"
 	"fmt"
-	"io"
 	"sync"
 
 	"k8s.io/apiextensions-apiserver/pkg/apis/apiextensions"
@@ -16,6 +13,7 @@ import (
 	celconfig "k8s.io/apiserver/pkg/apis/cel"
 	"k8s.io/kube-openapi/pkg/validation/spec"
 
+	"github.com/skiff-k8s/skiff/apiserver/deflate"
 	"github.com/skiff-k8s/skiff/apiserver/resource"
 )
 
@@ -56,32 +54,13 @@ func newVersion(k *kind, d *apiextensionsv1.CustomResourceDefinitionVersion) (*s
 	return v, nil
 }
 
-// packers are large, and definitions come in series.
-var packers = sync.Pool{New: func() any {
-	w, err := flate.NewWriter(nil, flate.BestSpeed)
-	if err != nil {
-		panic(err) // the level is a constant
-	}
-	return w
-}}
-
 // pack keeps a schema in a tenth of the memory.
 func pack(s *apiextensionsv1.CustomResourceValidation) ([]byte, error) {
 	plain, err := s.Marshal()
 	if err != nil {
 		return nil, fmt.Errorf("pack schema: %w", err)
 	}
-	var b bytes.Buffer
-	w := packers.Get().(*flate.Writer)
-	defer packers.Put(w)
-	w.Reset(&b)
-	if _, err := w.Write(plain); err != nil {
-		return nil, err
-	}
-	if err := w.Close(); err != nil {
-		return nil, err
-	}
-	return bytes.Clone(b.Bytes()), nil
+	return deflate.Pack(plain)
 }
 
 // unpack is the schema of the version, nil if there is none.
@@ -89,7 +68,7 @@ func (v *served) unpack() (*apiextensions.JSONSchemaProps, error) {
 	if v.packed == nil {
 		return nil, nil
 	}
-	plain, err := io.ReadAll(flate.NewReader(bytes.NewReader(v.packed)))
+	plain, err := deflate.Unpack(v.packed)
 	if err != nil {
 		return nil, fmt.Errorf("unpack schema: %w", err)
 	}
