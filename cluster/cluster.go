@@ -108,7 +108,10 @@ func (c Config) instance() string {
 }
 
 func (c Config) network() network {
-	n := network{bridge: "skiff" + c.instance(), nodes: c.NodeCIDR, namespaces: namespaces(filepath.Join(c.DataDir, "netns"))}
+	n := network{
+		bridge: "skiff" + c.instance(), owner: c.DataDir,
+		nodes: c.NodeCIDR, namespaces: namespaces(filepath.Join(c.DataDir, "netns")),
+	}
 	if c.Isolated {
 		n.only = []netip.Prefix{c.PodCIDR, c.ServiceCIDR}
 	}
@@ -199,6 +202,9 @@ func Up(ctx context.Context, c Config, ready func()) error {
 		return err
 	}
 	defer unlock()
+	if err := c.checkHost(); err != nil {
+		return err
+	}
 	r := &run{Config: c, progress: newProgress(c.Out)}
 	return r.up(ctx, ready)
 }

@@ -15,6 +15,7 @@ import (
 // host, by a bridge whose host end has the first address of the node range.
 type network struct {
 	bridge string
+	owner  string // the data directory, told by the bridge's alias
 	nodes  netip.Prefix
 	// only is what nodes reach besides each other and this machine; nil is
 	// everything.
@@ -38,6 +39,9 @@ func (n network) address(i int) netip.Addr {
 func (n network) ensureBridge() error {
 	link, err := ensureLink(&netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: n.bridge}})
 	if err != nil {
+		return err
+	}
+	if err := netlink.LinkSetAlias(link, ownerMark+n.owner); err != nil {
 		return err
 	}
 	return up(link, netip.PrefixFrom(n.gateway(), n.nodes.Bits()))

@@ -234,8 +234,9 @@ func TestListenOnLoopback(t *testing.T) {
 	}
 }
 
-// TestFailedStart starts on a port that is taken: the error says so, and
-// nothing is left.
+// TestFailedStart starts on a port that is taken, with a data directory that is
+// in use, and with ranges of another cluster: the error says so, and nothing is
+// left.
 func TestFailedStart(t *testing.T) {
 	c := clustertest.New(t, 1)
 	c.Start(t)
@@ -254,6 +255,12 @@ func TestFailedStart(t *testing.T) {
 	out, err = exec.CommandContext(ctx, c.Program, "up", "--nodes", "0", "--data-dir", c.DataDir).CombinedOutput()
 	if err == nil || !strings.Contains(string(out), "another cluster is running with the data directory") {
 		t.Errorf("a second cluster in the data directory: got %v\n%s", err, out)
+	}
+	out, err = exec.CommandContext(ctx, c.Program, "up", "--isolated", "--data-dir", dir, "--tools", clustertest.Tools(t),
+		"--listen", fmt.Sprintf("0.0.0.0:%d", c.Port+100), "--pod-cidr", "10.99.0.0/16", "--node-cidr", c.NodeCIDR).CombinedOutput()
+	want := fmt.Sprintf("the node range %s is in use on this machine", c.NodeCIDR)
+	if err == nil || !strings.Contains(string(out), want) || !strings.Contains(string(out), "skiff down --data-dir "+c.DataDir) {
+		t.Errorf("a second cluster with the range of nodes: got %v\n%s", err, out)
 	}
 	if left := clustertest.Traces(t, dir, "10.99.0.0/16"); left != "" {
 		t.Errorf("left by the cluster that did not start:\n%s", left)

@@ -23,8 +23,8 @@ import (
 type Cluster struct {
 	Program, DataDir string
 	// Port is that of the API on every address of this machine.
-	Port    int
-	PodCIDR string
+	Port              int
+	PodCIDR, NodeCIDR string
 
 	args []string
 	cmd  *exec.Cmd
@@ -84,13 +84,13 @@ func New(t testing.TB, nodes int) *Cluster {
 		t.Fatal(err)
 	}
 	c.DataDir = dir
-	c.PodCIDR = fmt.Sprintf("10.%d.0.0/16", subnet)
+	c.PodCIDR, c.NodeCIDR = fmt.Sprintf("10.%d.0.0/16", subnet), nodeCIDR(subnet)
 	c.args = []string{
 		"up", "--isolated", "--data-dir", dir, "--tools", Tools(t), "--nodes", fmt.Sprint(nodes),
 		"--listen", fmt.Sprintf("0.0.0.0:%d", c.Port),
 		"--pod-cidr", c.PodCIDR,
 		"--service-cidr", "10.97.0.0/16",
-		"--node-cidr", fmt.Sprintf("172.31.%d.0/24", subnet),
+		"--node-cidr", c.NodeCIDR,
 	}
 	t.Cleanup(func() {
 		if c.cmd != nil {
@@ -243,9 +243,13 @@ func (c *Cluster) tell(t testing.TB) {
 // firstPort is below the ports that the kernel hands out by itself.
 const firstPort = 16400
 
+// nodeCIDR is the range of nodes of the n-th subnet.
+func nodeCIDR(n int) string { return fmt.Sprintf("172.31.%d.0/24", n) }
+
 // claimSubnet returns a number that no other test has, for its addresses and
 // its port; other packages' tests run beside. The claim is a name in the abstract
-// namespace of unix(7), which goes with the process at the latest.
+// namespace of unix(7), which goes with the process at the latest. The links of a
+// test that was killed outlive it, and keep its number.
 func claimSubnet(t testing.TB) int {
 	t.Helper()
 	for n := 100; n < 200; n++ {
@@ -259,10 +263,14 @@ func claimSubnet(t testing.TB) int {
 			continue
 		}
 		port.Close()
+		if used, err := exec.Command("ip", "-o", "address", "show", "to", nodeCIDR(n)).Output(); err != nil || len(used) > 0 {
+			claim.Close()
+			continue
+		}
 		t.Cleanup(func() { claim.Close() })
 		return n
 	}
-	t.Fatal("a hundred other clusters run beside this test")
+	t.Fatal("a hundred other clusters run beside this test, or were killed and not cleared away")
 	return 0
 }
 
