@@ -107,16 +107,44 @@ func (c *Client) Pod(ctx context.Context, uid types.UID) (*Pod, error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	label := map[string]string{LabelPodUID: string(uid)}
-	sandboxes, err := c.cri.ListPodSandbox(ctx, &cri.ListPodSandboxRequest{Filter: &cri.PodSandboxFilter{LabelSelector: label}})
-	if err != nil {
-		return nil, fmt.Errorf("list sandboxes of pod %s: %w", uid, err)
+	pod := &Pod{UID: uid}
+	// Containers first: of a sandbox that dies with them in between, the end is seen
+	// at least. The other way round a container would be started in a dead sandbox.
+	if err := c.readContainers(ctx, pod, label); err != nil {
+		return nil, err
 	}
+	if err := c.readSandboxes(ctx, pod, label); err != nil {
+		return nil, err
+	}
+	return pod, nil
+}
+
+func (c *Client) readContainers(ctx context.Context, pod *Pod, label map[string]string) error {
 	containers, err := c.cri.ListContainers(ctx, &cri.ListContainersRequest{Filter: &cri.ContainerFilter{LabelSelector: label}})
 	if err != nil {
-		return nil, fmt.Errorf("list containers of pod %s: %w", uid, err)
+		return fmt.Errorf("list containers of pod %s: %w", pod.UID, err)
 	}
+	for _, s := range containers.Containers {
+		full, err := c.readContainer(ctx, s)
+		if IsNotFound(err) {
+			continue // removed since it was listed
+		}
+		if err != nil {
+			return fmt.Errorf("read the state of container %s: %w", s.Id, err)
+		}
+		pod.Containers = append(pod.Containers, full)
+	}
+	slices.SortFunc(pod.Containers, func(a, b Container) int {
+		return cmp.Or(b.CreatedAt.Compare(a.CreatedAt), cmp.Compare(b.Restarts, a.Restarts))
+	})
+	return nil
+}
 
-	pod := &Pod{UID: uid}
+func (c *Client) readSandboxes(ctx context.Context, pod *Pod, label map[string]string) error {
+	sandboxes, err := c.cri.ListPodSandbox(ctx, &cri.ListPodSandboxRequest{Filter: &cri.PodSandboxFilter{LabelSelector: label}})
+	if err != nil {
+		return fmt.Errorf("list sandboxes of pod %s: %w", pod.UID, err)
+	}
 	for _, s := range sandboxes.Items {
 		pod.Namespace, pod.Name = s.Metadata.GetNamespace(), s.Metadata.GetName()
 		pod.Sandboxes = append(pod.Sandboxes, Sandbox{
@@ -127,23 +155,7 @@ func (c *Client) Pod(ctx context.Context, uid types.UID) (*Pod, error) {
 		})
 	}
 	slices.SortFunc(pod.Sandboxes, func(a, b Sandbox) int { return b.CreatedAt.Compare(a.CreatedAt) })
-	if err := c.readSandbox(ctx, pod); err != nil {
-		return nil, err
-	}
-	for _, s := range containers.Containers {
-		full, err := c.readContainer(ctx, s)
-		if IsNotFound(err) {
-			continue // removed since it was listed
-		}
-		if err != nil {
-			return nil, fmt.Errorf("read the state of container %s: %w", s.Id, err)
-		}
-		pod.Containers = append(pod.Containers, full)
-	}
-	slices.SortFunc(pod.Containers, func(a, b Container) int {
-		return cmp.Or(b.CreatedAt.Compare(a.CreatedAt), cmp.Compare(b.Restarts, a.Restarts))
-	})
-	return pod, nil
+	return c.readSandbox(ctx, pod)
 }
 
 // readSandbox completes the newest sandbox with its network.
