@@ -15,16 +15,17 @@ const module = "github.com/skiff-k8s/skiff/"
 // itself. The longest matching folder applies. Components never import each
 // other: cluster and cmd join them.
 var mayImport = map[string][]string{
-	"apiserver":          {"quota", "serviceaccount"},
-	"apiserver/resource": nil,
-	"apiserver/deflate":  nil,
-	"apiserver/backend":  nil,
-	"apiserver/store":    {"apiserver/deflate", "apiserver/backend", "apiserver/resource"},
-	"apiserver/connect":  {"apiserver/request", "apiserver/resource", "spdy"},
+	"apiserver":            {"quota", "serviceaccount"},
+	"apiserver/resource":   nil,
+	"apiserver/expression": nil,
+	"apiserver/deflate":    nil,
+	"apiserver/backend":    nil,
+	"apiserver/store":      {"apiserver/deflate", "apiserver/backend", "apiserver/resource"},
+	"apiserver/connect":    {"apiserver/request", "apiserver/resource", "spdy"},
 	"apiserver/rest": {
 		"apiserver/admission", "apiserver/codec", "apiserver/heavy", "apiserver/managedfields", "apiserver/request", "apiserver/resource", "apiserver/store", "apiserver/connect",
 	},
-	"apiserver/builtin": {"apiserver/alloc", "apiserver/authn", "apiserver/authz", "apiserver/resource", "apiserver/request"},
+	"apiserver/builtin": {"apiserver/alloc", "apiserver/authn", "apiserver/authz", "apiserver/expression", "apiserver/resource", "apiserver/request"},
 	"controllers":       {"quota", "serviceaccount"},
 	"quota":             nil,
 	"guard":             nil,

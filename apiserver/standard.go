@@ -19,6 +19,7 @@ import (
 	"k8s.io/apiserver/pkg/authentication/user"
 
 	"github.com/skiff-k8s/skiff/apiserver/admission"
+	"github.com/skiff-k8s/skiff/apiserver/admission/webhook"
 	"github.com/skiff-k8s/skiff/apiserver/alloc"
 	"github.com/skiff-k8s/skiff/apiserver/authn"
 	"github.com/skiff-k8s/skiff/apiserver/authz"
@@ -100,18 +101,19 @@ func Standard(ctx context.Context, o Options) (*Server, error) {
 	}
 	rights := authz.New(bootstrap.NodeRules())
 	connections := o.connections(rights)
+	var s *Server
+	hooks := webhook.New(webhook.Config{Dial: o.Dial, Authorizer: rights, Metrics: registry, Served: func() []*resource.Resource { return s.Resources() }})
 	documents, descriptions := discovery.New(o.Advertise.String()), openapi.New()
 	registry.MustRegister(guard.Panics, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	mux := http.NewServeMux()
 	ctx, end := context.WithCancel(ctx)
-	var s *Server
 	s, err = New(ctx, Config{
 		Backend: o.Backend,
 		Resources: builtin.Resources(builtin.Deps{Services: services, Tokens: users.Tokens(), Audiences: tokens.Audiences(), Issuer: tokens,
 			Authorizer: rights, Components: o.components(func() *Server { return s })}),
 		Authenticator: authn.New(users),
 		Authorizer:    rights,
-		Admission:     admission.Standard(rights, registry),
+		Admission:     admission.Standard(rights, registry, hooks.Mutating(), hooks.Validating()),
 		Connect: func(w http.ResponseWriter, r *http.Request, c rest.Connection) error {
 			return connections.ServeConnect(w, r, connect.Target(c))
 		},

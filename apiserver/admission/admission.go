@@ -13,8 +13,9 @@ import (
 
 // Attributes is one write, or one connection, on its way through the chain.
 type Attributes struct {
-	Verb        string // create, update, delete, connect
-	Resource    *resource.Resource
+	Verb        string             // create, update, delete, connect
+	Resource    *resource.Resource // as stored
+	Requested   *resource.Resource // as the client named it; nil: as stored
 	Subresource string
 	Namespace   string
 	Name        string // may be empty on create with generateName
@@ -33,6 +34,21 @@ type Attributes struct {
 	Audit func(key, value string)
 	// Cluster reads what the decision needs.
 	Cluster resource.Cluster
+
+	// Again, set by a plugin, runs the mutating phase once more, with Round 1:
+	// others may have to do with what it changed. Memory is kept for it between
+	// the rounds.
+	Again  bool
+	Round  int
+	Memory any
+}
+
+// Served is the resource as the client named it.
+func (a *Attributes) Served() *resource.Resource {
+	if a.Requested != nil {
+		return a.Requested
+	}
+	return a.Resource
 }
 
 // Object is New as an object with metadata, or nil if it has none.
@@ -54,8 +70,16 @@ type Plugin struct {
 // Chain runs plugins in order and stops at the first rejection.
 type Chain []Plugin
 
-// Mutate runs the mutating phase.
+// Mutate runs the mutating phase, twice if a plugin asks for it.
 func (c Chain) Mutate(ctx context.Context, a *Attributes) error {
+	if err := c.mutate(ctx, a); err != nil || !a.Again {
+		return err
+	}
+	a.Round = 1
+	return c.mutate(ctx, a)
+}
+
+func (c Chain) mutate(ctx context.Context, a *Attributes) error {
 	for _, p := range c {
 		if p.Mutate == nil {
 			continue

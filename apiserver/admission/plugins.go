@@ -18,8 +18,9 @@ type Rights interface {
 }
 
 // Standard is the chain of a server, in the order in which the steps run in
-// each phase. It counts in metrics; nil: nowhere.
-func Standard(rights Rights, metrics prometheus.Registerer) Chain {
+// each phase. mutating and validating ask webhooks. It counts in metrics; nil:
+// nowhere.
+func Standard(rights Rights, metrics prometheus.Registerer, mutating, validating Plugin) Chain {
 	return Chain{
 		namespaceLifecycle(),
 		limitRanger(),
@@ -40,9 +41,11 @@ func Standard(rights Rights, metrics prometheus.Registerer) Chain {
 		podTopologyLabels(),
 		nodeDeclaredFeatureValidator(),
 		podResizeValidator(),
+		mutating,
 		// Roles are checked last in the mutating phase: what is granted must be
 		// what will be stored.
 		roleEscalation(rights),
+		validating,
 		resourceQuota(),
 	}
 }

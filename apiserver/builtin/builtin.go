@@ -9,6 +9,7 @@ import (
 	"k8s.io/apiserver/pkg/authentication/authenticator"
 
 	"github.com/skiff-k8s/skiff/apiserver/alloc"
+	"github.com/skiff-k8s/skiff/apiserver/builtin/admissionregistration"
 	"github.com/skiff-k8s/skiff/apiserver/builtin/apiextensions"
 	"github.com/skiff-k8s/skiff/apiserver/builtin/apps"
 	"github.com/skiff-k8s/skiff/apiserver/builtin/authentication"
@@ -71,6 +72,7 @@ func Resources(d Deps) []*resource.Resource {
 		rbac.Resources(),
 		storage.Resources(),
 		apiextensions.Resources(),
+		admissionregistration.Resources(),
 		scheduling.Resources(),
 		coordination.Resources(),
 		node.Resources(),

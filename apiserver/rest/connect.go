@@ -17,13 +17,15 @@ func (h *Handler) connect(w http.ResponseWriter, r *http.Request, t *target) err
 	if h.Connect == nil {
 		return errNoResource
 	}
-	wr := newWrite(r, t, nil, "", nil)
-	a := h.attributes(r.Context(), wr, "connect", nil, nil)
-	if err := h.Admission.Mutate(r.Context(), a); err != nil {
-		return admissionError(wr, err)
-	}
-	if err := h.Admission.Validate(r.Context(), a); err != nil {
-		return admissionError(wr, err)
+	if t.sub.Name != "log" { // reading a log is a get
+		wr := newWrite(r, t, nil, "", nil)
+		a := h.attributes(r.Context(), wr, "connect", nil, nil)
+		if err := h.Admission.Mutate(r.Context(), a); err != nil {
+			return admissionError(wr, err)
+		}
+		if err := h.Admission.Validate(r.Context(), a); err != nil {
+			return admissionError(wr, err)
+		}
 	}
 	var path string
 	if parts := request.From(r.Context()).Parts; len(parts) > 3 {

@@ -40,7 +40,7 @@ func (w *write) stored() *resource.Resource { return w.resource.Stored }
 // attributes are what admission sees of the write.
 func (h *Handler) attributes(ctx context.Context, w *write, verb string, obj, old runtime.Object) *admission.Attributes {
 	return &admission.Attributes{
-		Verb: verb, Resource: w.stored(), Subresource: w.subName(), Namespace: w.namespace, Name: w.name,
+		Verb: verb, Resource: w.stored(), Requested: w.resource, Subresource: w.subName(), Namespace: w.namespace, Name: w.name,
 		User: w.user, DryRun: w.dryRun, New: obj, Old: old, Options: w.options,
 		Warn:    func(text string) { request.Warn(ctx, text) },
 		Audit:   func(key, value string) { request.Annotate(ctx, key, value) },

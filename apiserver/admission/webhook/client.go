@@ -1,0 +1,216 @@
+package webhook
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	admissionv1 "k8s.io/api/admission/v1"
+	admissionv1beta1 "k8s.io/api/admission/v1beta1"
+	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/serializer"
+	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/transport"
+	"k8s.io/utils/ptr"
+
+	"github.com/skiff-k8s/skiff/apiserver/codec"
+	"github.com/skiff-k8s/skiff/apiserver/resource"
+)
+
+// maxAnswer bounds what is read of an answer: room for a patch that replaces the largest object.
+const maxAnswer = 4 * codec.MaxBody
+
+// client reaches one webhook. It keeps connections.
+type client struct {
+	config    admissionregistrationv1.WebhookClientConfig
+	transport *http.Transport
+	rest      *rest.RESTClient
+	err       error // why there is none
+}
+
+func (c *client) same(config admissionregistrationv1.WebhookClientConfig) bool {
+	return equality.Semantic.DeepEqual(c.config, config)
+}
+
+func (c *client) close() {
+	if c.transport != nil {
+		c.transport.CloseIdleConnections()
+	}
+}
+
+// reviews encodes and decodes what is sent to webhooks.
+var reviews = func() runtime.NegotiatedSerializer {
+	scheme := runtime.NewScheme()
+	utilruntime.Must(admissionv1.AddToScheme(scheme))
+	utilruntime.Must(admissionv1beta1.AddToScheme(scheme))
+	return serializer.NegotiatedSerializerWrapper(runtime.SerializerInfo{
+		Serializer: serializer.NewCodecFactory(scheme).LegacyCodec(admissionv1beta1.SchemeGroupVersion, admissionv1.SchemeGroupVersion)})
+}()
+
+// connect makes a client of a configuration. Services are looked up in cluster at every new connection.
+func (w *Webhooks) connect(cluster resource.Cluster) func(admissionregistrationv1.WebhookClientConfig) *client {
+	return func(config admissionregistrationv1.WebhookClientConfig) *client {
+		c := &client{config: *config.DeepCopy()}
+		c.err = c.open(w.config.Dial, cluster)
+		return c
+	}
+}
+
+func (c *client) open(dial func(context.Context, string, string) (net.Conn, error), cluster resource.Cluster) error {
+	settings := &rest.Config{QPS: -1, UserAgent: "kube-apiserver-admission", WarningHandler: rest.NoWarnings{}}
+	settings.NegotiatedSerializer, settings.ContentType = reviews, runtime.ContentTypeJSON
+	c.transport = &http.Transport{
+		DialContext: (&net.Dialer{Timeout: 30 * time.Second, KeepAlive: 30 * time.Second}).DialContext, TLSHandshakeTimeout: 10 * time.Second,
+		MaxIdleConnsPerHost: 25, IdleConnTimeout: 90 * time.Second,
+	}
+	var name string
+	switch s := c.config.Service; {
+	case s != nil:
+		name = s.Name + "." + s.Namespace + ".svc"
+		host := net.JoinHostPort(name, strconv.Itoa(int(ptr.Deref(s.Port, 443))))
+		settings.Host, settings.APIPath = "https://"+host, ptr.Deref(s.Path, "")
+		c.transport.DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
+			if address != host { // a redirect
+				return nil, fmt.Errorf("the webhook of service %s may not lead to %s", name, address)
+			}
+			address, err := endpoint(ctx, cluster, s)
+			if err != nil {
+				return nil, err
+			}
+			return dial(ctx, network, address)
+		}
+	case c.config.URL == nil:
+		return errors.New("webhook configuration must have either service or URL")
+	default:
+		u, err := url.Parse(*c.config.URL)
+		if err != nil {
+			return fmt.Errorf("unparsable URL: %w", err)
+		}
+		settings.Host, settings.APIPath = u.Scheme+"://"+u.Host, u.Path
+		c.transport.ForceAttemptHTTP2 = isLocal(u.Hostname())
+	}
+	config, err := transport.TLSConfigFor(&transport.Config{TLS: transport.TLSConfig{CAData: c.config.CABundle, ServerName: name}})
+	if err != nil {
+		return err
+	}
+	c.transport.TLSClientConfig = config
+	c.rest, err = rest.UnversionedRESTClientForConfigAndClient(settings, &http.Client{Transport: bounded{c.transport}})
+	return err
+}
+
+// isLocal reports whether a host is this machine, where one connection of HTTP/2 carries all: elsewhere it would keep
+// calls from spreading over several servers.
+func isLocal(host string) bool {
+	a, err := netip.ParseAddr(host)
+	return strings.EqualFold(host, "localhost") || err == nil && a.IsLoopback()
+}
+
+// post asks, and reads the answer into review.
+func (c *client) post(ctx context.Context, body []byte, review runtime.Object) error {
+	r := c.rest.Post().SetHeader("Content-Type", runtime.ContentTypeJSON).Body(body)
+	if deadline, ok := ctx.Deadline(); ok {
+		if left := time.Until(deadline); left > 0 {
+			r.Timeout((left + time.Second - 1).Truncate(time.Second)) // in whole seconds, rounded up
+		}
+	}
+	return r.Do(ctx).Into(review)
+}
+
+// bounded reads no more than maxAnswer of an answer.
+type bounded struct{ next http.RoundTripper }
+
+func (b bounded) RoundTrip(r *http.Request) (*http.Response, error) {
+	answer, err := b.next.RoundTrip(r)
+	if err == nil {
+		answer.Body = &limited{answer.Body, maxAnswer}
+	}
+	return answer, err
+}
+
+type limited struct {
+	io.ReadCloser
+	left int
+}
+
+func (l *limited) Read(p []byte) (int, error) {
+	if l.left <= 0 {
+		return 0, fmt.Errorf("the answer is larger than %d bytes", maxAnswer)
+	}
+	n, err := l.ReadCloser.Read(p[:min(len(p), l.left)])
+	l.left -= n
+	return n, err
+}
+
+// endpoint is a ready address behind a service, one of them by chance.
+func endpoint(ctx context.Context, cluster resource.Cluster, ref *admissionregistrationv1.ServiceReference) (string, error) {
+	obj, err := cluster.Get(ctx, cluster.Resource("", "services"), ref.Namespace, ref.Name)
+	if apierrors.IsNotFound(err) {
+		return "", apierrors.NewNotFound(corev1.Resource("service"), ref.Name)
+	}
+	if err != nil {
+		return "", err
+	}
+	service, ok := obj.(*corev1.Service)
+	if !ok {
+		return "", fmt.Errorf("service %s/%s is a %T", ref.Namespace, ref.Name, obj)
+	}
+	port := ptr.Deref(ref.Port, 443)
+	if service.Spec.Type == corev1.ServiceTypeExternalName {
+		return net.JoinHostPort(service.Spec.ExternalName, strconv.Itoa(int(port))), nil
+	}
+	name, found := "", false
+	for _, p := range service.Spec.Ports {
+		if p.Port == port {
+			name, found = p.Name, true
+		}
+	}
+	if !found {
+		return "", apierrors.NewServiceUnavailable(fmt.Sprintf("no service port %d found for service %q", port, ref.Name))
+	}
+	list, err := cluster.List(ctx, cluster.Resource(discoveryv1.GroupName, "endpointslices"), ref.Namespace)
+	if err != nil {
+		return "", err
+	}
+	addresses := addressesOf(list, ref.Name, name)
+	if len(addresses) == 0 {
+		return "", apierrors.NewServiceUnavailable(fmt.Sprintf("no endpoints available for service %q", ref.Name))
+	}
+	return addresses[rand.IntN(len(addresses))], nil
+}
+
+// addressesOf are the ready addresses of a service for the port of a name.
+func addressesOf(list []resource.Object, service, port string) []string {
+	var addresses []string
+	for _, obj := range list {
+		slice, ok := obj.(*discoveryv1.EndpointSlice)
+		if !ok || slice.Labels[discoveryv1.LabelServiceName] != service {
+			continue
+		}
+		for _, p := range slice.Ports {
+			if ptr.Deref(p.Name, "") != port || p.Port == nil {
+				continue
+			}
+			for _, e := range slice.Endpoints {
+				if ptr.Deref(e.Conditions.Ready, true) && len(e.Addresses) > 0 {
+					addresses = append(addresses, net.JoinHostPort(e.Addresses[0], strconv.Itoa(int(*p.Port))))
+				}
+			}
+		}
+	}
+	return addresses
+}

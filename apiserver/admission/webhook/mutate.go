@@ -1,0 +1,150 @@
+package webhook
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"reflect"
+	"time"
+
+	jsonpatch "gopkg.in/evanphx/json-patch.v4"
+	admissionv1 "k8s.io/api/admission/v1"
+	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/utils/ptr"
+
+	"github.com/skiff-k8s/skiff/apiserver/admission"
+	"github.com/skiff-k8s/skiff/apiserver/codec"
+	"github.com/skiff-k8s/skiff/apiserver/resource"
+)
+
+// memory is what the first round of a write leaves for the second.
+type memory struct {
+	asked map[string]bool // webhooks to be asked again if the object changes
+	again map[string]bool // webhooks that will be
+	left  runtime.Object  // what the first round made
+}
+
+// changed remembers that the object is not what earlier webhooks saw.
+func (m *memory) changed() {
+	for id := range m.asked {
+		m.again[id] = true
+	}
+	m.asked = make(map[string]bool)
+}
+
+// mutate asks the mutating webhooks, each about what the one before it made.
+func (w *Webhooks) mutate(ctx context.Context, a *admission.Attributes) error {
+	if exempt(a) {
+		return nil
+	}
+	hooks, err := w.mutating.list(ctx, a.Cluster, w.connect(a.Cluster))
+	if err != nil || len(hooks) == 0 {
+		return err
+	}
+	m, _ := a.Memory.(*memory)
+	if m == nil {
+		m = &memory{asked: make(map[string]bool), again: make(map[string]bool)}
+		a.Memory = m
+	}
+	if a.Round > 0 && !equality.Semantic.DeepEqual(m.left, a.New) {
+		m.changed()
+	}
+	for i, h := range hooks {
+		row, err := w.matches(ctx, h, a)
+		if err != nil {
+			return err
+		}
+		if row == nil || a.Round > 0 && !m.again[h.id] {
+			continue
+		}
+		changed, err := w.ask(ctx, h, a, row, i)
+		if err != nil {
+			return err
+		}
+		if changed {
+			m.changed()
+			a.Again = true
+		}
+		if ptr.Deref(h.ReinvocationPolicy, admissionregistrationv1.NeverReinvocationPolicy) == admissionregistrationv1.IfNeededReinvocationPolicy {
+			m.asked[h.id] = true
+		}
+	}
+	if a.New != nil {
+		m.left = a.New.DeepCopyObject()
+	}
+	return nil
+}
+
+// ask asks one mutating webhook and does as it says.
+func (w *Webhooks) ask(ctx context.Context, h *hook, a *admission.Attributes, row *resource.Resource, index int) (changed bool, err error) {
+	began := time.Now()
+	said, object, err := h.call(ctx, a, row, true)
+	if err == nil {
+		changed, err = h.patch(a, row, said, object)
+	}
+	place := fmt.Sprintf("round_%d_index_%d", a.Round, index)
+	a.Audit("mutation.webhook.admission.k8s.io/"+place, fmt.Sprintf(`{"configuration":%q,"webhook":%q,"mutated":%t}`, h.configuration, h.Name, changed))
+	return changed, w.settle(ctx, h, a, "admit", began, err, "failed-open.mutation.webhook.admission.k8s.io/"+place)
+}
+
+// settle counts a call, and lets failures pass where the webhook says so.
+func (w *Webhooks) settle(ctx context.Context, h *hook, a *admission.Attributes, phase string, began time.Time, err error, failedOpen string) error {
+	w.metrics.observe(h, a, phase, time.Since(began), err)
+	var failed *callError
+	if !errors.As(err, &failed) {
+		return err
+	}
+	if !h.ignoresFailures() {
+		return apierrors.NewInternalError(failed)
+	}
+	if ctx.Err() != nil {
+		return apierrors.NewTimeoutError("request did not complete within requested timeout", 0)
+	}
+	a.Audit(failedOpen, h.Name)
+	return nil
+}
+
+// patch makes of the object what a webhook said. object is as the webhook saw it.
+func (h *hook) patch(a *admission.Attributes, row *resource.Resource, said answer, object []byte) (changed bool, err error) {
+	if len(said.Patch) == 0 {
+		return false, nil
+	}
+	patch, err := jsonpatch.DecodePatch(said.Patch)
+	switch {
+	case err != nil:
+		return false, h.failed(503, "received undecodable patch in webhook response: %w", err)
+	case len(patch) == 0:
+		return false, nil
+	case a.New == nil:
+		return false, apierrors.NewInternalError(fmt.Errorf("admission webhook %q attempted to modify the object, which is not supported for this operation", h.Name))
+	case said.patchType != admissionv1.PatchTypeJSONPatch:
+		return false, h.failed(400, "unsupported patch type %q", said.patchType)
+	}
+	patched, err := patch.Apply(object)
+	if err != nil {
+		return false, apierrors.NewInternalError(err)
+	}
+	before, err := versioned(a.New, a, row)
+	if err != nil {
+		return false, err
+	}
+	made := reflect.New(reflect.TypeOf(before).Elem()).Interface().(runtime.Object)
+	if _, err := codec.DecodePatched(patched, codec.Input{Kind: kindOf(a, row), Prune: row.Pruner()}, made); err != nil {
+		return false, apierrors.NewInternalError(err)
+	}
+	changed = !equality.Semantic.DeepEqual(before, made)
+	if obj, ok := made.(resource.Object); ok && !hasBody(a, row) {
+		row.Default(obj)
+		stored, err := row.ToStored(obj)
+		if err != nil {
+			return false, err
+		}
+		made = stored
+		made.GetObjectKind().SetGroupVersionKind(row.Stored.GVK())
+	}
+	reflect.ValueOf(a.New).Elem().Set(reflect.ValueOf(made).Elem()) // the maker of the write holds on to a.New
+	return changed, nil
+}
