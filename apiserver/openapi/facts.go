@@ -20,6 +20,7 @@ type facts struct {
 	extensions   map[string]map[string]any    // by definition or definition.field
 	defaults     map[string]any               // by definition.field
 	descriptions map[string]string            // by definition or definition.field
+	spaced       map[string]bool              // by definition.field: an empty line ends the description
 }
 
 func (f *facts) isRequired(key string, otherwise bool) bool {
@@ -43,7 +44,7 @@ func (f *facts) enum(t reflect.Type) map[string]string {
 var loadFacts = sync.OnceValue(func() *facts {
 	f := &facts{
 		enums: make(map[string]map[string]string), required: make(map[string]bool), extensions: make(map[string]map[string]any),
-		defaults: make(map[string]any), descriptions: make(map[string]string),
+		defaults: make(map[string]any), descriptions: make(map[string]string), spaced: make(map[string]bool),
 	}
 	for line := range strings.Lines(factsText) {
 		line = strings.TrimSpace(line)
@@ -69,6 +70,8 @@ func (f *facts) add(word, about, value string) (err error) {
 		f.extensions[about], err = parse[map[string]any](value)
 	case "default":
 		f.defaults[about], err = parse[any](value)
+	case "spaced":
+		f.spaced[about] = true
 	case "describe":
 		f.descriptions[about], err = parse[string](value)
 	default:

@@ -171,6 +171,9 @@ func (s *schemas) addFields(d *spec.Schema, t reflect.Type, owner string) {
 		} else {
 			p.Description = docs[f.name]
 		}
+		if s.facts.spaced[key] {
+			p.Description += "\n"
+		}
 		p.Description = withEnum(p.Description, s.facts.enum(f.Type))
 		if f.omitEmpty && p.Default != nil && !isEmptyObject(p.Default) || f.pointer() {
 			p.Default = nil
