@@ -19,6 +19,7 @@ type Attributes struct {
 	Subresource string
 	Namespace   string
 	Name        string // may be empty on create with generateName
+	Collection  bool   // it is one of many that a request deletes without naming them
 	User        user.Info
 	DryRun      bool
 	// New is what will be stored; plugins of the mutating phase may change it.

@@ -39,7 +39,7 @@ type Runner struct {
 func (r Runner) Do(ctx context.Context, cost Cost, work func() error) error {
 	switch {
 	case ctx.Err() != nil:
-		return timeout(ctx)
+		return Timeout(ctx)
 	case cost <= light:
 		return work()
 	case cost > Most:
@@ -65,7 +65,7 @@ func (r Runner) Do(ctx context.Context, cost Cost, work func() error) error {
 		}
 		return o.err
 	case <-ctx.Done():
-		return timeout(ctx)
+		return Timeout(ctx)
 	}
 }
 
@@ -79,7 +79,8 @@ func run(work func() error) (o outcome) {
 	return outcome{err: work()}
 }
 
-func timeout(ctx context.Context) error {
+// Timeout is the error of a request whose context has ended.
+func Timeout(ctx context.Context) error {
 	if context.Cause(ctx) == context.Canceled {
 		return ctx.Err() // nobody waits for an answer
 	}

@@ -43,7 +43,7 @@ func (h *Handler) create(w http.ResponseWriter, r *http.Request, t *target) erro
 	}
 	t.name = obj.GetName()
 	own(obj)
-	if err := place(obj, t); err != nil {
+	if err := place(obj, t.namespace); err != nil {
 		return err
 	}
 	dedupeOwners(obj, false, func(text string) { request.Warn(ctx, text) })
@@ -85,9 +85,6 @@ func (h *Handler) review(ctx context.Context, rw http.ResponseWriter, r *http.Re
 // createObject brings an object whose fields are managed into the store. A
 // generated name that is taken is generated anew.
 func (h *Handler) createObject(ctx context.Context, w *write, obj resource.Object) (*store.Item, error) {
-	if w.stored().IsNamespace() {
-		w = w.in(obj.GetName())
-	}
 	if err := h.mutate(ctx, w, "create", obj, nil); err != nil {
 		return nil, err
 	}
@@ -100,14 +97,6 @@ func (h *Handler) createObject(ctx context.Context, w *write, obj resource.Objec
 			return item, err
 		}
 	}
-}
-
-// in is w in another namespace.
-func (w *write) in(namespace string) *write {
-	t, moved := *w.target, *w
-	t.namespace = namespace
-	moved.target = &t
-	return &moved
 }
 
 // insert gives a mutated object what the server sets, checks and stores it.

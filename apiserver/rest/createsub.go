@@ -28,17 +28,13 @@ func (h *Handler) createSub(w http.ResponseWriter, r *http.Request, t *target) e
 		return err
 	}
 	if obj, ok := body.(metav1.Object); ok {
-		if err := place(obj, t); err != nil {
+		if err := place(obj, t.namespace); err != nil {
 			return err
 		}
 	}
 	wr := newWrite(r, t, options, options.FieldManager, options.DryRun)
-	a := h.attributes(ctx, wr, "create", body, nil)
-	if err := h.Admission.Mutate(ctx, a); err != nil {
-		return admissionError(wr, err)
-	}
-	if err := h.Admission.Validate(ctx, a); err != nil {
-		return admissionError(wr, err)
+	if err := h.pass(ctx, wr, h.attributes(ctx, wr, "create", body, nil)); err != nil {
+		return err
 	}
 	result, err := t.sub.Create(ctx, resource.Call{
 		Cluster: h.Cluster(), Resource: t.resource.Stored, Namespace: t.namespace, Name: t.name, DryRun: wr.dryRun, Options: options,

@@ -11,6 +11,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/utils/ptr"
 
 	"github.com/skiff-k8s/skiff/apiserver/codec"
 	"github.com/skiff-k8s/skiff/apiserver/request"
@@ -119,12 +120,18 @@ func (h *Handler) tryDelete(ctx context.Context, w *write, current *store.Item, 
 	if err := preconditions(r, old, options); err != nil {
 		return nil, false, err
 	}
+	if r.IsNamespace() || r.Finalizer != "" {
+		pin(old, options)
+	}
 	next, step := planDelete(r, old, options, time.Now())
 	if step == alreadyDeleting {
 		// An object that is gone in due time answers as if it were gone, but
 		// for kinds that answer with it anyway.
 		return current, !r.AnswersDeleted, nil
 	}
+	settled := *w
+	settled.options = options // with what the deletion made of them
+	w = &settled
 	if err := h.mutate(ctx, w, "delete", nil, old); err != nil {
 		return nil, false, err
 	}
@@ -163,6 +170,16 @@ func (h *Handler) remove(ctx context.Context, w *write, current *store.Item) (co
 		return nil, err
 	}
 	return item, nil
+}
+
+// pin makes options mean the object that is there, of whatever name others come to be.
+func pin(old resource.Object, options *metav1.DeleteOptions) {
+	if options.Preconditions == nil {
+		options.Preconditions = &metav1.Preconditions{}
+	}
+	if options.Preconditions.UID == nil {
+		options.Preconditions.UID = ptr.To(old.GetUID())
+	}
 }
 
 // preconditions checks that old is the object that is to be deleted.
@@ -283,6 +300,7 @@ func gracePeriod(r *resource.Resource, obj resource.Object, options *metav1.Dele
 	deletion, left := obj.GetDeletionTimestamp(), obj.GetDeletionGracePeriodSeconds()
 	if deletion == nil {
 		seconds = r.Grace(obj, options)
+		options.GracePeriodSeconds = &seconds
 		return seconds, after(now, seconds), false
 	}
 	if left == nil || *left == 0 {

@@ -42,6 +42,7 @@ func (h *Handler) deleteCollection(w http.ResponseWriter, r *http.Request, t *ta
 func (h *Handler) deleteAll(ctx context.Context, w *write, items []*store.Item, options *metav1.DeleteOptions) error {
 	for _, item := range items {
 		one, t := *w, *w.target
+		one.collection = true
 		t.namespace, t.name = item.Object().GetNamespace(), item.Object().GetName()
 		one.target = &t
 		if _, _, err := h.deleteObject(ctx, &one, options); err != nil && !apierrors.IsNotFound(err) {

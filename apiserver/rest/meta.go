@@ -27,12 +27,12 @@ func own(obj resource.Object) {
 }
 
 // place gives obj the namespace of the request; it may not name another.
-func place(obj metav1.Object, t *target) error {
+func place(obj metav1.Object, requested string) error {
 	switch namespace := obj.GetNamespace(); {
-	case namespace == t.namespace:
+	case namespace == requested:
 		return nil
-	case namespace == "" || t.namespace == "":
-		obj.SetNamespace(t.namespace)
+	case namespace == "" || requested == "":
+		obj.SetNamespace(requested)
 		return nil
 	}
 	return apierrors.NewBadRequest("the namespace of the provided object does not match the namespace sent on the request")

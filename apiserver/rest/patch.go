@@ -78,7 +78,7 @@ func (h *Handler) patched(ctx context.Context, w *write, p *patch, live resource
 	if live.GetUID() == "" && obj.GetUID() != "" {
 		return nil, apierrors.NewConflict(w.resource.GR(), w.name, fmt.Errorf("uid mismatch: the provided object specified uid %s, and no existing object was found", obj.GetUID()))
 	}
-	if err := place(obj, w.target); err != nil {
+	if err := place(obj, w.namespace); err != nil {
 		return nil, err
 	}
 	return obj, named(obj, w.name)

@@ -91,7 +91,7 @@ func (h *Handler) updateScale(w http.ResponseWriter, r *http.Request, t *target)
 	if err := decodeSub(r, t, options.FieldValidation, scale); err != nil {
 		return err
 	}
-	if err := place(scale, t); err != nil {
+	if err := place(scale, t.namespace); err != nil {
 		return err
 	}
 	if err := named(scale, t.name); err != nil {
@@ -148,12 +148,16 @@ func (h *Handler) applyScale(ctx context.Context, w *write, p *patch, live *auto
 func (h *Handler) rescale(ctx context.Context, rw http.ResponseWriter, r *http.Request, w *write, make func(live *autoscalingv1.Scale) (resource.Object, error)) error {
 	s := w.sub.Scale
 	object := *w
+	var before *autoscalingv1.Scale
 	object.trusted = true // admission sees the Scale instead
+	object.judge = func(ctx context.Context, obj, _ resource.Object) error {
+		return admissionError(w, h.Admission.Validate(ctx, h.attributes(ctx, w, "update", scaleOf(s, obj), before)))
+	}
 	parent := *w.target
 	parent.sub = &resource.Sub{Name: w.sub.Name, Prepare: w.stored().Prepare, Validate: w.stored().Validate, Warn: w.stored().Warn}
 	object.target = &parent
 	item, _, err := h.updateObject(ctx, &object, change{make: func(live resource.Object) (resource.Object, error) {
-		before := scaleOf(s, live)
+		before = scaleOf(s, live)
 		if s.Replicas(live) == nil {
 			before.Spec.Replicas = noReplicas
 		}
@@ -176,7 +180,7 @@ func (h *Handler) rescale(ctx context.Context, rw http.ResponseWriter, r *http.R
 		if scale.Spec.Replicas == noReplicas {
 			return nil, apierrors.NewBadRequest(fmt.Sprintf("the spec replicas field %q cannot be empty", replicasField(s)))
 		}
-		if err := h.admitScale(ctx, w, scale, before); err != nil {
+		if err := h.change(ctx, w, h.attributes(ctx, w, "update", scale, before)); err != nil {
 			return nil, err
 		}
 		if err := validateScale(w, scale, live); err != nil {
@@ -193,14 +197,6 @@ func (h *Handler) rescale(ctx context.Context, rw http.ResponseWriter, r *http.R
 		return err
 	}
 	return answerScale(rw, r, http.StatusOK, scaleOf(s, itemObject(item)))
-}
-
-func (h *Handler) admitScale(ctx context.Context, w *write, scale, before *autoscalingv1.Scale) error {
-	a := h.attributes(ctx, w, "update", scale, before)
-	if err := h.Admission.Mutate(ctx, a); err != nil {
-		return admissionError(w, err)
-	}
-	return admissionError(w, h.Admission.Validate(ctx, a))
 }
 
 // noReplicas is what a patch finds where an object does not say how many.

@@ -42,7 +42,7 @@ func (h *Handler) update(w http.ResponseWriter, r *http.Request, t *target) erro
 	if err != nil {
 		return err
 	}
-	if err := place(obj, t); err != nil {
+	if err := place(obj, t.namespace); err != nil {
 		return err
 	}
 	if err := named(obj, t.name); err != nil {

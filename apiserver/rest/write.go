@@ -3,10 +3,12 @@ package rest
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime"
+	utilmanagedfields "k8s.io/apimachinery/pkg/util/managedfields"
 	"k8s.io/apiserver/pkg/authentication/user"
 
 	"github.com/skiff-k8s/skiff/apiserver/admission"
@@ -28,6 +30,10 @@ type write struct {
 	applies bool
 	// trusted writes are the server's own: admission has no say in them.
 	trusted bool
+	// collection: it is one of many that a single request deletes.
+	collection bool
+	// judge, if not nil, is asked instead of the validating phase of admission: what is stored is not what a client sees.
+	judge func(ctx context.Context, obj, old resource.Object) error
 }
 
 func newWrite(r *http.Request, t *target, options runtime.Object, manager string, stages []string) *write {
@@ -39,9 +45,13 @@ func (w *write) stored() *resource.Resource { return w.resource.Stored }
 
 // attributes are what admission sees of the write.
 func (h *Handler) attributes(ctx context.Context, w *write, verb string, obj, old runtime.Object) *admission.Attributes {
+	namespace := w.namespace
+	if w.stored().IsNamespace() {
+		namespace = w.name // what is in it is what the write is about
+	}
 	return &admission.Attributes{
-		Verb: verb, Resource: w.stored(), Requested: w.resource, Subresource: w.subName(), Namespace: w.namespace, Name: w.name,
-		User: w.user, DryRun: w.dryRun, New: obj, Old: old, Options: w.options,
+		Verb: verb, Resource: w.stored(), Requested: w.resource, Subresource: w.subName(), Namespace: namespace, Name: w.name,
+		User: w.user, DryRun: w.dryRun, New: obj, Old: old, Options: w.options, Collection: w.collection,
 		Warn:    func(text string) { request.Warn(ctx, text) },
 		Audit:   func(key, value string) { request.Annotate(ctx, key, value) },
 		Cluster: h.Cluster(),
@@ -53,27 +63,46 @@ func (h *Handler) mutate(ctx context.Context, w *write, verb string, obj, old re
 	if w.trusted {
 		return nil
 	}
-	a := h.attributes(ctx, w, verb, obj, nil)
-	if old != nil {
-		a.Old = old
+	if err := h.change(ctx, w, h.attributes(ctx, w, verb, obj, old)); err != nil || obj == nil {
+		return err
 	}
+	dedupeOwners(obj, true, func(text string) { request.Warn(ctx, text) })
+	return place(obj, w.objectNamespace())
+}
+
+// change lets admission change what a is about. Whose fields are whose is not for it to spoil.
+func (h *Handler) change(ctx context.Context, w *write, a *admission.Attributes) error {
+	obj := a.Object()
+	if obj == nil {
+		return admissionError(w, h.Admission.Mutate(ctx, a))
+	}
+	managed := obj.GetManagedFields()
 	if err := h.Admission.Mutate(ctx, a); err != nil {
 		return admissionError(w, err)
 	}
-	if obj != nil {
-		dedupeOwners(obj, true, a.Warn)
+	if err := utilmanagedfields.ValidateManagedFields(obj.GetManagedFields()); err != nil {
+		obj.SetManagedFields(managed)
+		a.Warn(fmt.Sprintf(".metadata.managedFields was in an invalid state after admission; this could be caused by an outdated "+
+			"mutating admission controller; please fix your requests: %v", err))
 	}
 	return nil
 }
 
 // admit lets admission reject obj.
 func (h *Handler) admit(ctx context.Context, w *write, verb string, obj, old resource.Object) error {
-	if w.trusted {
+	switch {
+	case w.judge != nil:
+		return w.judge(ctx, obj, old)
+	case w.trusted:
 		return nil
 	}
-	a := h.attributes(ctx, w, verb, obj, nil)
-	if old != nil {
-		a.Old = old
+	return admissionError(w, h.Admission.Validate(ctx, h.attributes(ctx, w, verb, obj, old)))
+}
+
+// pass takes what is not stored through both phases of admission.
+func (h *Handler) pass(ctx context.Context, w *write, a *admission.Attributes) error {
+	if err := h.change(ctx, w, a); err != nil {
+		return err
 	}
 	return admissionError(w, h.Admission.Validate(ctx, a))
 }

@@ -17,6 +17,7 @@ import (
 
 	"github.com/skiff-k8s/skiff/apiserver/admission"
 	"github.com/skiff-k8s/skiff/apiserver/codec"
+	"github.com/skiff-k8s/skiff/apiserver/heavy"
 	"github.com/skiff-k8s/skiff/apiserver/resource"
 )
 
@@ -97,11 +98,11 @@ func (w *Webhooks) settle(ctx context.Context, h *hook, a *admission.Attributes,
 	if !errors.As(err, &failed) {
 		return err
 	}
+	if ctx.Err() != nil {
+		return heavy.Timeout(ctx)
+	}
 	if !h.ignoresFailures() {
 		return apierrors.NewInternalError(failed)
-	}
-	if ctx.Err() != nil {
-		return apierrors.NewTimeoutError("request did not complete within requested timeout", 0)
 	}
 	a.Audit(failedOpen, h.Name)
 	return nil

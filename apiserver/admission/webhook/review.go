@@ -68,6 +68,9 @@ func request(a *admission.Attributes, row *resource.Resource) admissionv1.Admiss
 	asked := a.Served()
 	requestKind, requestResource := metav1.GroupVersionKind(kindOf(a, asked)), metav1.GroupVersionResource(asked.GVR())
 	name := a.Name
+	if a.Collection {
+		name = ""
+	}
 	if obj := a.Object(); name == "" && obj != nil {
 		name = obj.GetName()
 	}

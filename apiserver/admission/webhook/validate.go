@@ -5,9 +5,8 @@ import (
 	"fmt"
 	"time"
 
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
-
 	"github.com/skiff-k8s/skiff/apiserver/admission"
+	"github.com/skiff-k8s/skiff/apiserver/heavy"
 	"github.com/skiff-k8s/skiff/apiserver/resource"
 	"github.com/skiff-k8s/skiff/guard"
 )
@@ -37,7 +36,7 @@ func (w *Webhooks) validate(ctx context.Context, a *admission.Attributes) error 
 		}
 	}
 	if len(calls) > 0 && ctx.Err() != nil {
-		return apierrors.NewTimeoutError("request did not complete within requested timeout", 0)
+		return heavy.Timeout(ctx)
 	}
 	errs := make([]error, len(calls))
 	var all guard.Group

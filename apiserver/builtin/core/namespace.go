@@ -78,9 +78,7 @@ func prepareNamespace(n, old *corev1.Namespace) {
 }
 
 func prepareNamespaceFinalize(n, old *corev1.Namespace) {
-	finalizers := n.Spec.Finalizers
-	old.DeepCopyInto(n)
-	n.Spec.Finalizers = finalizers
+	n.Status = *old.Status.DeepCopy()
 }
 
 func prepareNamespaceStatus(n, old *corev1.Namespace) {
