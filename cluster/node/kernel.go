@@ -39,7 +39,7 @@ var nodeSettings = []setting{
 var settings = register{file: "/run/skiff-kernel.json"}
 
 // Forward makes the network namespace of the calling thread pass packets on
-// until RestoreKernel is called for the same user, a name of the caller's own.
+// until RestoreKernel is called for the same user, a folder of the caller's own.
 func Forward(user string) error { return settings.set(user, []setting{forwarding}) }
 
 // RestoreKernel undoes what was set for user and nobody else needs.
@@ -83,7 +83,8 @@ func (r register) set(user string, wanted []setting) error {
 	return nil
 }
 
-// restore puts back what was set for user alone.
+// restore puts back what was set for user alone. A user whose folder was deleted
+// needs nothing any more: it was killed, and nobody will clear up after it.
 func (r register) restore(user string) error {
 	changes, unlock, err := r.open()
 	if err != nil {
@@ -93,7 +94,7 @@ func (r register) restore(user string) error {
 	var kept []change
 	var errs []error
 	for _, c := range changes {
-		c.Users = slices.DeleteFunc(c.Users, func(u string) bool { return u == user })
+		c.Users = slices.DeleteFunc(c.Users, func(u string) bool { return u == user || isGone(u) })
 		if len(c.Users) > 0 {
 			kept = append(kept, c)
 			continue
@@ -101,6 +102,11 @@ func (r register) restore(user string) error {
 		errs = append(errs, c.undo())
 	}
 	return errors.Join(append(errs, r.write(kept))...)
+}
+
+func isGone(folder string) bool {
+	_, err := os.Stat(folder)
+	return errors.Is(err, fs.ErrNotExist)
 }
 
 // note adds that user needs the setting, if that takes or took a change.

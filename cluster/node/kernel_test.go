@@ -42,6 +42,12 @@ func TestRegister(t *testing.T) {
 			check(t, r.restore("a"))
 			check(t, r.restore("b"))
 		}, "0", false},
+		{"the last one was killed and deleted", "0", func(t *testing.T, r register, s setting) {
+			check(t, r.set("a", []setting{s}))
+			check(t, r.set("b", []setting{s}))
+			check(t, os.Remove("b"))
+			check(t, r.restore("a"))
+		}, "0", false},
 		{"somebody else set it meanwhile", "0", func(t *testing.T, r register, s setting) {
 			check(t, r.set("a", []setting{s}))
 			check(t, os.WriteFile(s.file, []byte("2"), 0o644))
@@ -64,6 +70,8 @@ func TestRegister(t *testing.T) {
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			dir := t.TempDir()
+			t.Chdir(dir) // users are folders
+			check(t, errors.Join(os.Mkdir("a", 0o755), os.Mkdir("b", 0o755)))
 			r := register{file: filepath.Join(dir, "register.json")}
 			s := setting{file: filepath.Join(dir, "setting"), value: "1"}
 			check(t, os.WriteFile(s.file, []byte(test.before), 0o644))
