@@ -22,6 +22,7 @@ type schema struct {
 	Properties           map[string]*schema `json:"properties"`
 	Items                *schema            `json:"items"`
 	AdditionalProperties *schema            `json:"additionalProperties"`
+	MapKeys              []string           `json:"x-kubernetes-list-map-keys"`
 	Kinds                []struct {
 		Group, Version, Kind string
 	} `json:"x-kubernetes-group-version-kind"`
@@ -175,10 +176,28 @@ func (w *walker) field(path []string, s *schema, name string, value any, set fun
 				w.try(append(slices.Clone(path), "0"), "= "+brief(wrong.value), first(wrong.value), wrong.update)
 			}
 		} else if item.Properties != nil && w.enter(itemName, path) {
-			w.last(path, v, set)
+			w.last(path, w.several(s, v), set)
 			w.walk(item, object, append(slices.Clone(path), "0"), func(changed map[string]any) map[string]any { return first(changed) })
 		}
 	}
+}
+
+// several is a list of more than one item: a lone one is repeated with another key.
+func (w *walker) several(s *schema, list []any) []any {
+	only, ok := list[0].(map[string]any)
+	if len(list) > 1 || !ok {
+		return list
+	}
+	another := clone(only).(map[string]any)
+	if len(s.MapKeys) > 0 {
+		switch key := another[s.MapKeys[0]].(type) {
+		case string:
+			another[s.MapKeys[0]] = key + "2"
+		case float64:
+			another[s.MapKeys[0]] = key + 1
+		}
+	}
+	return []any{only, another}
 }
 
 // last leaves out the fields of a list's last item, for what is filled in must be
@@ -186,7 +205,7 @@ func (w *walker) field(path []string, s *schema, name string, value any, set fun
 func (w *walker) last(path []string, list []any, set func(any) map[string]any) {
 	i := len(list) - 1
 	object, ok := list[i].(map[string]any)
-	if i == 0 || !ok {
+	if !ok {
 		return
 	}
 	for _, field := range slices.Sorted(maps.Keys(object)) {

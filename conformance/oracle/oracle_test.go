@@ -267,20 +267,30 @@ func TestPlain(t *testing.T) {
 	}
 }
 
-// TestLastItem wants what is filled in to be asked of every item of a list.
+// TestLastItem wants what is filled in to be asked of every item of a list, and of
+// a second item where the sample has one.
 func TestLastItem(t *testing.T) {
 	text := &schema{Type: "string"}
 	port := &schema{Type: "object", Properties: map[string]*schema{"port": text, "protocol": text}}
-	root := &schema{Type: "object", Properties: map[string]*schema{"ports": {Type: "array", Items: port}}}
-	object := map[string]any{"ports": []any{map[string]any{"port": "1", "protocol": "a"}, map[string]any{"port": "2", "protocol": "b"}}}
-	w := &walker{visits: make(map[string]int)}
-	w.walk(root, object, nil, func(change map[string]any) map[string]any { return change })
-	i := slices.IndexFunc(w.found, func(m mutation) bool { return m.what == "ports.1.protocol left out" })
-	if i < 0 {
-		t.Fatal("nothing leaves out the protocol of the last port")
-	}
-	want := map[string]any{"ports": []any{map[string]any{"port": "1", "protocol": "a"}, map[string]any{"port": "2"}}}
-	if got := w.found[i].object; !reflect.DeepEqual(got, want) {
-		t.Errorf("got %v, want %v", got, want)
+	root := &schema{Type: "object", Properties: map[string]*schema{"ports": {Type: "array", Items: port, MapKeys: []string{"port"}}}}
+	first := map[string]any{"port": "1", "protocol": "a"}
+	for name, test := range map[string]struct {
+		ports []any
+		want  []any
+	}{
+		"two items": {[]any{first, map[string]any{"port": "2", "protocol": "b"}}, []any{first, map[string]any{"port": "2"}}},
+		"one item":  {[]any{first}, []any{first, map[string]any{"port": "12"}}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := &walker{visits: make(map[string]int)}
+			w.walk(root, map[string]any{"ports": test.ports}, nil, func(change map[string]any) map[string]any { return change })
+			i := slices.IndexFunc(w.found, func(m mutation) bool { return m.what == "ports.1.protocol left out" })
+			if i < 0 {
+				t.Fatal("nothing leaves out the protocol of the last port")
+			}
+			if got, want := w.found[i].object, map[string]any{"ports": test.want}; !reflect.DeepEqual(got, want) {
+				t.Errorf("got %v, want %v", got, want)
+			}
+		})
 	}
 }
