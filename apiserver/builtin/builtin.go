@@ -11,6 +11,7 @@ import (
 	"github.com/skiff-k8s/skiff/apiserver/alloc"
 	"github.com/skiff-k8s/skiff/apiserver/builtin/admissionregistration"
 	"github.com/skiff-k8s/skiff/apiserver/builtin/apiextensions"
+	"github.com/skiff-k8s/skiff/apiserver/builtin/apiregistration"
 	"github.com/skiff-k8s/skiff/apiserver/builtin/apps"
 	"github.com/skiff-k8s/skiff/apiserver/builtin/authentication"
 	"github.com/skiff-k8s/skiff/apiserver/builtin/authorization"
@@ -54,6 +55,7 @@ func Resources(d Deps) []*resource.Resource {
 	inCore := core.Resources(core.Config{Services: d.Services, Token: token(d), Components: d.Components})
 	all := [][]*resource.Resource{
 		inCore,
+		apiregistration.Resources(),
 		apps.Resources(),
 		events.Resources(find(inCore, "events")),
 	}

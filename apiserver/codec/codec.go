@@ -18,6 +18,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/serializer/protobuf"
 	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
 	"k8s.io/client-go/kubernetes/scheme"
+	apiregistrationv1 "k8s.io/kube-aggregator/pkg/apis/apiregistration/v1"
 	"sigs.k8s.io/yaml"
 )
 
@@ -37,7 +38,7 @@ var mediaTypes = []string{JSON: "application/json", YAML: "application/yaml", Pr
 func (m Media) String() string { return mediaTypes[m] }
 
 // Scheme knows every built-in type of the API by group, version and kind: those
-// that client-go knows, and CustomResourceDefinition.
+// that client-go knows, CustomResourceDefinition and APIService.
 var Scheme = newScheme()
 
 func newScheme() *runtime.Scheme {
@@ -45,6 +46,7 @@ func newScheme() *runtime.Scheme {
 	metav1.AddToGroupVersion(s, schema.GroupVersion{Version: "v1"})
 	utilruntime.Must(scheme.AddToScheme(s))
 	utilruntime.Must(apiextensionsv1.AddToScheme(s))
+	utilruntime.Must(apiregistrationv1.AddToScheme(s))
 	return s
 }
 

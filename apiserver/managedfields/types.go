@@ -4,12 +4,15 @@ import (
 	"maps"
 	"sync"
 
-	generated "k8s.io/apiextensions-apiserver/pkg/generated/openapi"
+	apiextensions "k8s.io/apiextensions-apiserver/pkg/generated/openapi"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	upstream "k8s.io/apimachinery/pkg/util/managedfields"
 	"k8s.io/client-go/applyconfigurations"
 	"k8s.io/client-go/kubernetes/scheme"
+	apiregistrationv1 "k8s.io/kube-aggregator/pkg/apis/apiregistration/v1"
+	apiregistration "k8s.io/kube-aggregator/pkg/generated/openapi"
+	"k8s.io/kube-openapi/pkg/common"
 	"k8s.io/kube-openapi/pkg/validation/spec"
 
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
@@ -21,7 +24,7 @@ import (
 // typesOf are the types of the fields of a built-in kind. A few kinds (Scale)
 // have no schema, and no lists or maps that would need one.
 func typesOf(r *resource.Resource) upstream.TypeConverter {
-	for _, types := range []func() upstream.TypeConverter{builtinTypes, extensionTypes} {
+	for _, types := range []func() upstream.TypeConverter{builtinTypes, definitionTypes, registrationTypes} {
 		if _, err := types().ObjectToTyped(codec.As(r.New(), r.GVK())); err == nil {
 			return types()
 		}
@@ -35,25 +38,35 @@ var builtinTypes = sync.OnceValue(func() upstream.TypeConverter {
 	return applyconfigurations.NewTypeConverter(scheme.Scheme)
 })
 
-// extensionTypes are the types of the kinds of apiextensions.k8s.io, for which
-// client-go has no apply configurations.
-var extensionTypes = sync.OnceValue(func() upstream.TypeConverter {
-	kind := apiextensionsv1.SchemeGroupVersion.WithKind("CustomResourceDefinition")
-	models := maps.Clone(generatedModels())
-	definition := *models[apiextensionsv1.CustomResourceDefinition{}.OpenAPIModelName()]
+// The types of the kinds for which client-go has no apply configurations.
+var (
+	definitionTypes = sync.OnceValue(func() upstream.TypeConverter {
+		return generatedTypes(extensionModels(), apiextensionsv1.CustomResourceDefinition{}.OpenAPIModelName(),
+			apiextensionsv1.SchemeGroupVersion.WithKind("CustomResourceDefinition"))
+	})
+	registrationTypes = sync.OnceValue(func() upstream.TypeConverter {
+		return generatedTypes(generatedModels(apiregistration.GetOpenAPIDefinitions), apiregistrationv1.APIService{}.OpenAPIModelName(),
+			apiregistrationv1.SchemeGroupVersion.WithKind("APIService"))
+	})
+)
+
+// generatedTypes are the types of one kind, which models describe under name.
+func generatedTypes(models map[string]*spec.Schema, name string, kind schema.GroupVersionKind) upstream.TypeConverter {
+	models = maps.Clone(models)
+	definition := *models[name]
 	addKind(&definition, kind)
-	models[apiextensionsv1.CustomResourceDefinition{}.OpenAPIModelName()] = &definition
+	models[name] = &definition
 	types, err := upstream.NewTypeConverter(models, false)
 	if err != nil {
-		panic("managedfields: the schema of apiextensions.k8s.io: " + err.Error()) // it is generated
+		panic("managedfields: the schema of " + kind.Group + ": " + err.Error()) // it is generated
 	}
 	return types
-})
+}
 
 // CustomTypes are the types of the fields of a custom resource, by the schemas
 // of its versions. Kinds that keep unknown fields everywhere say so.
 func CustomTypes(versions map[schema.GroupVersionKind]*spec.Schema, keepsUnknown bool) (upstream.TypeConverter, error) {
-	all := generatedModels()
+	all := extensionModels()
 	models := make(map[string]*spec.Schema, len(versions)+len(metadataModels))
 	for _, name := range metadataModels {
 		models[name] = all[name]
@@ -73,13 +86,15 @@ var metadataModels = []string{
 	metav1.FieldsV1{}.OpenAPIModelName(), metav1.Time{}.OpenAPIModelName(),
 }
 
-var generatedModels = sync.OnceValue(func() map[string]*spec.Schema {
+var extensionModels = sync.OnceValue(func() map[string]*spec.Schema { return generatedModels(apiextensions.GetOpenAPIDefinitions) })
+
+func generatedModels(definitions func(common.ReferenceCallback) map[string]common.OpenAPIDefinition) map[string]*spec.Schema {
 	models := make(map[string]*spec.Schema)
-	for name, definition := range generated.GetOpenAPIDefinitions(refTo) {
+	for name, definition := range definitions(refTo) {
 		models[name] = &definition.Schema
 	}
 	return models
-})
+}
 
 func refTo(name string) spec.Ref { return spec.MustCreateRef("#/components/schemas/" + name) }
 

@@ -9,10 +9,12 @@ import (
 	"strings"
 	"sync"
 
-	generated "k8s.io/apiextensions-apiserver/pkg/generated/openapi"
+	apiextensions "k8s.io/apiextensions-apiserver/pkg/generated/openapi"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	apiregistration "k8s.io/kube-aggregator/pkg/generated/openapi"
+	kubeopenapi "k8s.io/kube-openapi/pkg/common"
 	openapiutil "k8s.io/kube-openapi/pkg/util"
 	"k8s.io/kube-openapi/pkg/validation/spec"
 
@@ -136,21 +138,26 @@ func swaggerDoc(t reflect.Type) map[string]string {
 	if d, ok := reflect.Zero(t).Interface().(interface{ SwaggerDoc() map[string]string }); ok {
 		return d.SwaggerDoc()
 	}
-	if strings.HasPrefix(t.PkgPath(), "k8s.io/apiextensions-apiserver/") {
-		return extensionDocs()[modelName(t)]
-	}
-	return nil
+	return generatedDocs()[modelName(t)]
 }
 
-// extensionDocs are the texts of the types of apiextensions.k8s.io, by
-// definition: they have no SwaggerDoc.
-var extensionDocs = sync.OnceValue(func() map[string]map[string]string {
+// generatedDocs are the texts of the types of apiextensions.k8s.io and
+// apiregistration.k8s.io, by definition: they have no SwaggerDoc.
+var generatedDocs = sync.OnceValue(func() map[string]map[string]string {
 	docs := make(map[string]map[string]string)
-	for name, d := range generated.GetOpenAPIDefinitions(func(name string) spec.Ref { return refTo(name) }) {
-		docs[name] = map[string]string{"": d.Schema.Description}
-		for field, p := range d.Schema.Properties {
-			// What enumerated values mean is added to all texts alike.
-			docs[name][field], _, _ = strings.Cut(p.Description, "\n\nPossible enum values:")
+	for of, generated := range map[string]func(kubeopenapi.ReferenceCallback) map[string]kubeopenapi.OpenAPIDefinition{
+		"io.k8s.apiextensions-apiserver.": apiextensions.GetOpenAPIDefinitions,
+		"io.k8s.kube-aggregator.":         apiregistration.GetOpenAPIDefinitions,
+	} {
+		for name, d := range generated(refTo) {
+			if !strings.HasPrefix(name, of) {
+				continue // it has a SwaggerDoc
+			}
+			docs[name] = map[string]string{"": d.Schema.Description}
+			for field, p := range d.Schema.Properties {
+				// What enumerated values mean is added to all texts alike.
+				docs[name][field], _, _ = strings.Cut(p.Description, "\n\nPossible enum values:")
+			}
 		}
 	}
 	return docs
@@ -329,7 +336,6 @@ var unregistered = []schema.GroupVersion{
 	{Group: "admission.k8s.io", Version: "v1"},
 	{Group: "admission.k8s.io", Version: "v1beta1"},
 	{Group: "apiextensions.k8s.io", Version: "v1beta1"},
-	{Group: "apiregistration.k8s.io", Version: "v1"},
 	{Group: "apiregistration.k8s.io", Version: "v1beta1"},
 	{Group: "imagepolicy.k8s.io", Version: "v1alpha1"},
 }
