@@ -21,7 +21,8 @@ var mayImport = map[string][]string{
 	"apiserver/deflate":    nil,
 	"apiserver/backend":    nil,
 	"apiserver/store":      {"apiserver/deflate", "apiserver/backend", "apiserver/resource"},
-	"apiserver/connect":    {"apiserver/request", "apiserver/resource", "spdy"},
+	"apiserver/connect":    {"apiserver/reach", "apiserver/request", "apiserver/resource", "spdy"},
+	"apiserver/reach":      {"apiserver/resource"},
 	"apiserver/rest": {
 		"apiserver/admission", "apiserver/codec", "apiserver/heavy", "apiserver/managedfields", "apiserver/request", "apiserver/resource", "apiserver/store", "apiserver/connect",
 	},

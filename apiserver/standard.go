@@ -31,6 +31,7 @@ import (
 	"github.com/skiff-k8s/skiff/apiserver/discovery"
 	"github.com/skiff-k8s/skiff/apiserver/health"
 	"github.com/skiff-k8s/skiff/apiserver/openapi"
+	"github.com/skiff-k8s/skiff/apiserver/reach"
 	"github.com/skiff-k8s/skiff/apiserver/resource"
 	"github.com/skiff-k8s/skiff/apiserver/rest"
 	"github.com/skiff-k8s/skiff/guard"
@@ -57,7 +58,7 @@ type Options struct {
 	// connection; nil: none.
 	KubeletClient func(*tls.CertificateRequestInfo) (*tls.Certificate, error)
 	// Dial reaches nodes and pods; nil: a net.Dialer.
-	Dial connect.Dial
+	Dial reach.Dial
 	// StaticTokens are users by bearer token.
 	StaticTokens map[string]user.Info
 	// ServiceCIDR is the range of service addresses; zero means 10.96.0.0/16.
@@ -150,7 +151,7 @@ func Standard(ctx context.Context, o Options) (*Server, error) {
 }
 
 // begin makes the first objects and starts what follows the store.
-func (s *Server) begin(ctx context.Context, rights *authz.Authorizer, objects bootstrap.Config, dial connect.Dial) error {
+func (s *Server) begin(ctx context.Context, rights *authz.Authorizer, objects bootstrap.Config, dial reach.Dial) error {
 	if err := bootstrap.Ensure(ctx, objects); err != nil {
 		return fmt.Errorf("make the first objects: %w", err)
 	}
@@ -163,7 +164,7 @@ func (s *Server) begin(ctx context.Context, rights *authz.Authorizer, objects bo
 		Serve: func(ctx context.Context, rows []*resource.Resource) error {
 			return s.SetResources(ctx, slices.Concat(s.config.Resources, rows))
 		},
-		Own: s.ownStatus, Dial: custom.Dial(dial),
+		Own: s.ownStatus, Dial: dial,
 	})
 	if err := definitions.Load(ctx); err != nil {
 		return fmt.Errorf("load the custom resources: %w", err)
@@ -190,7 +191,7 @@ func (s *Server) follow(ctx context.Context, part string, run func(context.Conte
 }
 
 // dial reaches nodes and pods.
-func (o Options) dial() connect.Dial {
+func (o Options) dial() reach.Dial {
 	if o.Dial != nil {
 		return o.Dial
 	}

@@ -11,7 +11,6 @@
 package connect
 
 import (
-	"context"
 	"crypto/tls"
 	"fmt"
 	"net"
@@ -21,16 +20,14 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 
+	"github.com/skiff-k8s/skiff/apiserver/reach"
 	"github.com/skiff-k8s/skiff/apiserver/resource"
 )
-
-// Dial opens a connection, as net.Dialer.DialContext does.
-type Dial func(ctx context.Context, network, address string) (net.Conn, error)
 
 // Config of New. Zero fields mean what their comments say.
 type Config struct {
 	// Dial reaches nodes and pods; nil: a net.Dialer.
-	Dial Dial
+	Dial reach.Dial
 	// Kubelet has the client certificate kubelets ask for and how theirs is
 	// verified; nil: no certificate, nothing verified.
 	Kubelet *tls.Config
@@ -81,7 +78,7 @@ func New(c Config) *Handler {
 }
 
 // transport speaks HTTP/1.1 only, which is what can be upgraded.
-func transport(dial Dial, config *tls.Config) *http.Transport {
+func transport(dial reach.Dial, config *tls.Config) *http.Transport {
 	protocols := &http.Protocols{}
 	protocols.SetHTTP1(true)
 	return &http.Transport{

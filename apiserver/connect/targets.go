@@ -12,9 +12,9 @@ import (
 	"strconv"
 
 	corev1 "k8s.io/api/core/v1"
-	discoveryv1 "k8s.io/api/discovery/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/utils/ptr"
+
+	"github.com/skiff-k8s/skiff/apiserver/reach"
 )
 
 // proxyPod serves pods/proxy. Without a port it is the first the pod declares.
@@ -89,14 +89,14 @@ func (h *Handler) proxyService(w http.ResponseWriter, r *http.Request, t Target)
 	if err != nil {
 		return err
 	}
-	endpoints, err := h.endpoints(r.Context(), t.Namespace, ref.name, port)
+	endpoints, err := reach.Ready(r.Context(), h.cluster, t.Namespace, ref.name, port)
 	if err != nil {
 		return err
 	}
 	for len(endpoints) > 0 {
 		i := rand.IntN(len(endpoints))
 		if h.isPod(r.Context(), t, endpoints[i]) {
-			h.proxy(w, r, t, &url.URL{Scheme: ref.scheme, Host: endpoints[i].host()}, h.pods)
+			h.proxy(w, r, t, &url.URL{Scheme: ref.scheme, Host: endpoints[i].Address()}, h.pods)
 			return nil
 		}
 		endpoints = slices.Delete(endpoints, i, i+1)
@@ -118,50 +118,16 @@ func portName(s *corev1.Service, ref reference) (string, error) {
 	return "", apierrors.NewServiceUnavailable(fmt.Sprintf("no service port %d found for service %q", number, ref.name))
 }
 
-// endpoint is one address a service leads to.
-type endpoint struct {
-	ip     string
-	port   int32
-	target *corev1.ObjectReference
-}
-
-func (e endpoint) host() string { return net.JoinHostPort(e.ip, strconv.Itoa(int(e.port))) }
-
-// endpoints are the ready addresses of a service for the port of a name.
-func (h *Handler) endpoints(ctx context.Context, namespace, service, port string) ([]endpoint, error) {
-	objs, err := h.cluster.List(ctx, h.cluster.Resource(discoveryv1.GroupName, "endpointslices"), namespace)
-	if err != nil {
-		return nil, err
-	}
-	var found []endpoint
-	for _, obj := range objs {
-		slice := obj.(*discoveryv1.EndpointSlice)
-		if slice.Labels[discoveryv1.LabelServiceName] != service {
-			continue
-		}
-		i := slices.IndexFunc(slice.Ports, func(p discoveryv1.EndpointPort) bool { return ptr.Deref(p.Name, "") == port && p.Port != nil })
-		if i < 0 {
-			continue
-		}
-		for _, e := range slice.Endpoints {
-			if ptr.Deref(e.Conditions.Ready, true) && len(e.Addresses) > 0 {
-				found = append(found, endpoint{e.Addresses[0], *slice.Ports[i].Port, e.TargetRef})
-			}
-		}
-	}
-	return found, nil
-}
-
 // isPod reports whether an endpoint is what it says: the proxy must not lead
 // to any address somebody writes into a slice.
-func (h *Handler) isPod(ctx context.Context, t Target, e endpoint) bool {
-	if e.target == nil || e.target.Kind != "Pod" || e.target.Namespace != t.Namespace {
+func (h *Handler) isPod(ctx context.Context, t Target, e reach.Endpoint) bool {
+	if e.Target == nil || e.Target.Kind != "Pod" || e.Target.Namespace != t.Namespace {
 		return false
 	}
-	pod, err := h.pod(ctx, t, e.target.Name)
+	pod, err := h.pod(ctx, t, e.Target.Name)
 	if err != nil {
-		slog.Debug("endpoint has no pod", "service", t.Namespace+"/"+t.Name, "pod", e.target.Name, "error", err)
+		slog.Debug("endpoint has no pod", "service", t.Namespace+"/"+t.Name, "pod", e.Target.Name, "error", err)
 		return false
 	}
-	return slices.ContainsFunc(pod.Status.PodIPs, func(ip corev1.PodIP) bool { return ip.IP == e.ip })
+	return slices.ContainsFunc(pod.Status.PodIPs, func(ip corev1.PodIP) bool { return ip.IP == e.IP })
 }

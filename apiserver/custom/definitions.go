@@ -16,6 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/skiff-k8s/skiff/apiserver/reach"
 	"github.com/skiff-k8s/skiff/apiserver/resource"
 	"github.com/skiff-k8s/skiff/apiserver/store"
 	"github.com/skiff-k8s/skiff/guard"
@@ -39,7 +40,7 @@ type Config struct {
 	// Own records which fields of the status the server sets.
 	Own func(live, obj resource.Object) error
 	// Dial reaches conversion webhooks.
-	Dial Dial
+	Dial reach.Dial
 	Log  *slog.Logger
 }
 

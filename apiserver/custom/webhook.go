@@ -9,15 +9,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"net"
 	"net/http"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
 
-	corev1 "k8s.io/api/core/v1"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
@@ -29,6 +26,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/uuid"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
+	"github.com/skiff-k8s/skiff/apiserver/reach"
 	"github.com/skiff-k8s/skiff/apiserver/resource"
 )
 
@@ -39,9 +37,6 @@ const (
 	mostAnswer = 64 << 20
 )
 
-// Dial reaches addresses of pods and of other machines.
-type Dial func(ctx context.Context, network, address string) (net.Conn, error)
-
 // webhook converts objects by asking a program for it.
 type webhook struct {
 	url     string
@@ -51,7 +46,7 @@ type webhook struct {
 
 // newWebhook is the webhook of a conversion. A Service is reached by its
 // endpoints: no rules of the host are needed for it.
-func newWebhook(c *apiextensionsv1.WebhookConversion, cluster resource.Cluster, dial Dial) (*webhook, error) {
+func newWebhook(c *apiextensionsv1.WebhookConversion, cluster resource.Cluster, dial reach.Dial) (*webhook, error) {
 	config := c.ClientConfig
 	h := &webhook{}
 	for _, version := range c.ConversionReviewVersions {
@@ -80,7 +75,7 @@ func newWebhook(c *apiextensionsv1.WebhookConversion, cluster resource.Cluster, 
 		}
 		h.url = "https://" + host + path
 		transport.DialContext = func(ctx context.Context, network, _ string) (net.Conn, error) {
-			address, err := endpoint(ctx, cluster, s.Namespace, s.Name, *s.Port)
+			address, err := reach.Address(ctx, cluster, s.Namespace, s.Name, *s.Port)
 			if err != nil {
 				return nil, err
 			}
@@ -90,37 +85,6 @@ func newWebhook(c *apiextensionsv1.WebhookConversion, cluster resource.Cluster, 
 	h.url += "?timeout=" + callTime.String()
 	h.client = &http.Client{Transport: transport, Timeout: callTime}
 	return h, nil
-}
-
-// endpoint is the address of a pod behind a port of a Service.
-func endpoint(ctx context.Context, cluster resource.Cluster, namespace, name string, number int32) (string, error) {
-	found, err := cluster.Get(ctx, cluster.Resource("", "services"), namespace, name)
-	if err != nil {
-		return "", err
-	}
-	ports := found.(*corev1.Service).Spec.Ports
-	i := slices.IndexFunc(ports, func(p corev1.ServicePort) bool { return p.Port == number })
-	if i < 0 {
-		return "", apierrors.NewServiceUnavailable(fmt.Sprintf("no service port %d found for service %q", number, name))
-	}
-	found, err = cluster.Get(ctx, cluster.Resource("", "endpoints"), namespace, name)
-	if err != nil {
-		return "", err
-	}
-	var all []string
-	for _, subset := range found.(*corev1.Endpoints).Subsets {
-		for _, p := range subset.Ports {
-			for _, a := range subset.Addresses {
-				if p.Name == ports[i].Name {
-					all = append(all, net.JoinHostPort(a.IP, strconv.Itoa(int(p.Port))))
-				}
-			}
-		}
-	}
-	if len(all) == 0 {
-		return "", apierrors.NewServiceUnavailable(fmt.Sprintf("no endpoints available for service %q", name))
-	}
-	return all[rand.IntN(len(all))], nil
 }
 
 // review is a ConversionReview of either version.
