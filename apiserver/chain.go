@@ -35,10 +35,14 @@ func (s *Server) chain() http.Handler {
 	return h
 }
 
-// dispatch sends a request to who serves it. What package rest does not know
+// dispatch sends a request to what serves it. What package rest does not know
 // comes back to Config.Other.
 func (s *Server) dispatch() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if extension := s.config.Extensions(r.URL.Path); extension != nil {
+			extension.ServeHTTP(w, r)
+			return
+		}
 		if request.From(r.Context()).IsResource {
 			s.rest.ServeHTTP(w, r)
 			return

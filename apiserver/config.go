@@ -34,6 +34,9 @@ type Config struct {
 	// Other serves what is no resource that is served: discovery, health,
 	// metrics; nil: all that is 404.
 	Other http.Handler
+	// Extensions finds what passes a path on to another server, which serves it in
+	// this one's place; nil: there are no others.
+	Extensions func(path string) http.Handler
 	// Documents describe what is served. They are told at first and after every
 	// change.
 	Documents []Document
@@ -97,6 +100,9 @@ func (c Config) withDefaults() Config {
 	c.Limits = c.Limits.withDefaults()
 	if c.Other == nil {
 		c.Other = http.NotFoundHandler()
+	}
+	if c.Extensions == nil {
+		c.Extensions = func(string) http.Handler { return nil }
 	}
 	if c.Log == nil {
 		c.Log = slog.Default()

@@ -17,9 +17,11 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	"k8s.io/apiserver/pkg/authentication/user"
+	apiregistrationv1 "k8s.io/kube-aggregator/pkg/apis/apiregistration/v1"
 
 	"github.com/skiff-k8s/skiff/apiserver/admission"
 	"github.com/skiff-k8s/skiff/apiserver/admission/webhook"
+	"github.com/skiff-k8s/skiff/apiserver/aggregate"
 	"github.com/skiff-k8s/skiff/apiserver/alloc"
 	"github.com/skiff-k8s/skiff/apiserver/authn"
 	"github.com/skiff-k8s/skiff/apiserver/authz"
@@ -57,6 +59,9 @@ type Options struct {
 	// KubeletClient is the certificate to show to kubelets, asked for with each
 	// connection; nil: none.
 	KubeletClient func(*tls.CertificateRequestInfo) (*tls.Certificate, error)
+	// FrontProxyClient is the certificate to show to extension servers, signed by
+	// FrontProxyCA, by which they believe who asks; nil: none.
+	FrontProxyClient func(*tls.CertificateRequestInfo) (*tls.Certificate, error)
 	// Dial reaches nodes and pods; nil: a net.Dialer.
 	Dial reach.Dial
 	// StaticTokens are users by bearer token.
@@ -104,7 +109,7 @@ func Standard(ctx context.Context, o Options) (*Server, error) {
 	connections := o.connections(rights)
 	var s *Server
 	hooks := webhook.New(webhook.Config{Dial: o.Dial, Authorizer: rights, Metrics: registry, Served: func() []*resource.Resource { return s.Resources() }})
-	documents, descriptions := discovery.New(o.Advertise.String()), openapi.New()
+	documents, descriptions, extensions := discovery.New(o.Advertise.String()), openapi.New(), aggregate.New()
 	registry.MustRegister(guard.Panics, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	mux := http.NewServeMux()
 	ctx, end := context.WithCancel(ctx)
@@ -118,12 +123,13 @@ func Standard(ctx context.Context, o Options) (*Server, error) {
 		Connect: func(w http.ResponseWriter, r *http.Request, c rest.Connection) error {
 			return connections.ServeConnect(w, r, connect.Target(c))
 		},
-		Other:     mux,
-		Limits:    o.Limits,
-		Documents: []Document{documents, descriptions},
-		Parts:     []Part{tokens, services, connections},
-		Metrics:   registry,
-		Log:       o.Log,
+		Other:      mux,
+		Limits:     o.Limits,
+		Extensions: extensions.Handler,
+		Documents:  []Document{documents, descriptions, extensions},
+		Parts:      []Part{tokens, services, connections},
+		Metrics:    registry,
+		Log:        o.Log,
 	})
 	if err != nil {
 		end()
@@ -147,6 +153,14 @@ func Standard(ctx context.Context, o Options) (*Server, error) {
 		s.Close()
 		return nil, err
 	}
+	if err := extensions.Load(ctx, aggregate.Config{
+		Source: s.store, Cluster: s.Cluster(), Own: s.ownStatus(apiregistrationv1.GroupName, "apiservices"),
+		Dial: o.dial(), Certificate: o.FrontProxyClient, Publish: documents.PublishServices, Log: o.Log,
+	}); err != nil {
+		s.Close()
+		return nil, fmt.Errorf("load the APIServices: %w", err)
+	}
+	s.follow(ctx, "aggregation", extensions.Run)
 	return s, nil
 }
 
@@ -164,7 +178,7 @@ func (s *Server) begin(ctx context.Context, rights *authz.Authorizer, objects bo
 		Serve: func(ctx context.Context, rows []*resource.Resource) error {
 			return s.SetResources(ctx, slices.Concat(s.config.Resources, rows))
 		},
-		Own: s.ownStatus, Dial: dial,
+		Own: s.ownStatus(apiextensionsv1.GroupName, "customresourcedefinitions"), Dial: dial,
 	})
 	if err := definitions.Load(ctx); err != nil {
 		return fmt.Errorf("load the custom resources: %w", err)
@@ -174,10 +188,12 @@ func (s *Server) begin(ctx context.Context, rights *authz.Authorizer, objects bo
 	return nil
 }
 
-// ownStatus records in a definition, changed from live to obj, whose the fields
-// of its status are.
-func (s *Server) ownStatus(live, obj resource.Object) error {
-	return s.rest.Fields.Update(s.stopping, s.Cluster().Resource(apiextensionsv1.GroupName, "customresourcedefinitions"), "status", live, obj, "kube-apiserver")
+// ownStatus records in an object of a kind, changed from live to obj, that the
+// fields of its status that changed are the server's.
+func (s *Server) ownStatus(group, plural string) func(live, obj resource.Object) error {
+	return func(live, obj resource.Object) error {
+		return s.rest.Fields.Update(s.stopping, s.Cluster().Resource(group, plural), "status", live, obj, "kube-apiserver")
+	}
 }
 
 // follow runs a part of the server until ctx ends.

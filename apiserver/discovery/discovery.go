@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -22,6 +23,10 @@ import (
 type Handler struct {
 	address string
 	current atomic.Pointer[documents]
+
+	mu        sync.Mutex // held by those who publish
+	resources []*resource.Resource
+	services  []Service
 }
 
 // New makes a Handler that names address (host:port) as the way to the server
@@ -35,7 +40,25 @@ func New(address string) *Handler {
 // Publish replaces the resources. The order of groups and versions does not
 // depend on that of resources.
 func (h *Handler) Publish(resources []*resource.Resource) {
-	h.current.Store(newDocuments(resources, h.address))
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.resources = resources
+	h.renew()
+}
+
+// PublishServices replaces what APIServices say.
+func (h *Handler) PublishServices(services []Service) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.services = services
+	h.renew()
+}
+
+// renew makes the documents of what was published. Pages of group versions
+// whose rows are the same as before stay: what other servers say does not
+// change them.
+func (h *Handler) renew() {
+	h.current.Store(newDocuments(h.resources, h.services, h.address, h.current.Load()))
 }
 
 // Paths lists the paths served, sorted.
@@ -87,13 +110,17 @@ func (h *Handler) find(path string) (found *page, known bool) {
 	case len(parts) == 2 && parts[0] == "api":
 		return nil, true
 	case len(parts) == 3 && parts[0] == "apis":
-		return nil, d.pages["/apis/"+parts[1]] != nil
+		return nil, d.local[parts[1]]
 	}
 	return nil, false
 }
 
 // documents are the pages of one set of resources, by path.
-type documents struct{ pages map[string]*page }
+type documents struct {
+	pages map[string]*page
+	rows  map[string][]*resource.Resource // of the pages of group versions
+	local map[string]bool                 // groups that have resources of this server
+}
 
 func (d *documents) paths() []string {
 	var paths []string
@@ -104,22 +131,35 @@ func (d *documents) paths() []string {
 	return paths
 }
 
-func newDocuments(resources []*resource.Resource, address string) *documents {
-	d := &documents{pages: make(map[string]*page)}
-	core, named := splitGroups(resources)
+func newDocuments(resources []*resource.Resource, services []Service, address string, old *documents) *documents {
+	d := &documents{pages: make(map[string]*page), rows: make(map[string][]*resource.Resource), local: make(map[string]bool)}
+	core, named := splitGroups(resources, services)
 
 	d.pages["/api"] = &page{plain: apiVersions(core, address), aggregated: aggregated(core), strict: true}
-	d.pages["/apis"] = &page{plain: groupList(named), aggregated: aggregated(named), anyMethod: true}
+	d.pages["/apis"] = &page{plain: groupList(plainly(named)), aggregated: aggregated(named), anyMethod: true}
 	for _, g := range core {
-		for _, v := range g.versions {
-			d.pages["/api/"+v.name] = &page{plain: resourceList(g, v), strict: true}
-		}
+		d.addVersions("/api/", g, old)
 	}
 	for _, g := range named {
 		d.pages["/apis/"+g.name] = &page{plain: apiGroup(g), anyMethod: true}
-		for _, v := range g.versions {
-			d.pages["/apis/"+g.name+"/"+v.name] = &page{plain: resourceList(g, v), strict: true}
-		}
+		d.addVersions("/apis/"+g.name+"/", g, old)
 	}
 	return d
+}
+
+// addVersions adds the pages of what this server serves of a group.
+func (d *documents) addVersions(path string, g group, old *documents) {
+	for _, v := range g.versions {
+		if len(v.resources) == 0 {
+			continue
+		}
+		d.local[g.name] = true
+		path := path + v.name
+		d.rows[path] = v.resources
+		if old != nil && slices.Equal(old.rows[path], v.resources) {
+			d.pages[path] = old.pages[path]
+			continue
+		}
+		d.pages[path] = &page{plain: resourceList(g, v), strict: true}
+	}
 }

@@ -14,65 +14,41 @@ import (
 	"github.com/skiff-k8s/skiff/apiserver/resource"
 )
 
-// groupOrder is the order in which groups are listed; clients that know a kind
-// by its short name alone take the first group that has it. Groups that are
-// not here (custom resources) follow by name.
-var groupOrder = []string{
-	"apiregistration.k8s.io",
-	"apps",
-	"events.k8s.io",
-	"authentication.k8s.io",
-	"authorization.k8s.io",
-	"autoscaling",
-	"batch",
-	"certificates.k8s.io",
-	"networking.k8s.io",
-	"policy",
-	"rbac.authorization.k8s.io",
-	"storage.k8s.io",
-	"admissionregistration.k8s.io",
-	"apiextensions.k8s.io",
-	"scheduling.k8s.io",
-	"coordination.k8s.io",
-	"node.k8s.io",
-	"discovery.k8s.io",
-	"resource.k8s.io",
-	"flowcontrol.apiserver.k8s.io",
-}
-
 type group struct {
 	name     string
 	versions []groupVersion // the preferred one first
 }
 
+// groupVersion is what this server serves, by plural, or another one does, or
+// (neither) what an APIService only says there is.
 type groupVersion struct {
 	name      string
-	resources []*resource.Resource // by plural
+	resources []*resource.Resource
+	remote    *Remote
+	priority  Priority
 }
 
-// splitGroups sorts resources into the core group and the named ones, in the
-// order of discovery.
-func splitGroups(resources []*resource.Resource) (core, named []group) {
-	sorted := slices.SortedFunc(slices.Values(resources), func(a, b *resource.Resource) int {
-		return cmp.Or(
-			cmp.Compare(groupRank(a.Group), groupRank(b.Group)),
-			cmp.Compare(a.Group, b.Group),
-			-version.CompareKubeAwareVersionStrings(a.Version, b.Version),
-			cmp.Compare(a.Plural, b.Plural),
-		)
-	})
-	var groups []group
-	for _, r := range sorted {
-		if len(groups) == 0 || groups[len(groups)-1].name != r.Group {
-			groups = append(groups, group{name: r.Group})
-		}
-		g := &groups[len(groups)-1]
-		if len(g.versions) == 0 || g.versions[len(g.versions)-1].name != r.Version {
-			g.versions = append(g.versions, groupVersion{name: r.Version})
-		}
-		v := &g.versions[len(g.versions)-1]
-		v.resources = append(v.resources, r)
+func (v groupVersion) known() bool { return v.remote != nil || len(v.resources) > 0 }
+
+// splitGroups sorts resources, and what services say, into the core group and
+// the named ones, in the order of discovery.
+func splitGroups(resources []*resource.Resource, services []Service) (core, named []group) {
+	byName := make(map[string][]groupVersion)
+	for gv, v := range groupVersions(resources, services) {
+		byName[gv.Group] = append(byName[gv.Group], v)
 	}
+	var groups []group
+	for name, versions := range byName {
+		groups = append(groups, group{name, versions})
+	}
+	for _, g := range groups {
+		slices.SortFunc(g.versions, func(a, b groupVersion) int {
+			return cmp.Or(-cmp.Compare(a.priority.Version, b.priority.Version), -version.CompareKubeAwareVersionStrings(a.name, b.name))
+		})
+	}
+	slices.SortFunc(groups, func(a, b group) int {
+		return cmp.Or(-cmp.Compare(a.priority(), b.priority()), cmp.Compare(a.name, b.name))
+	})
 	for _, g := range groups {
 		if g.name == "" {
 			core = append(core, g)
@@ -83,11 +59,54 @@ func splitGroups(resources []*resource.Resource) (core, named []group) {
 	return core, named
 }
 
-func groupRank(name string) int {
-	if i := slices.Index(groupOrder, name); i >= 0 {
-		return i
+// priority is the highest of a group's versions.
+func (g group) priority() int32 {
+	return slices.MaxFunc(g.versions, func(a, b groupVersion) int { return cmp.Compare(a.priority.Group, b.priority.Group) }).priority.Group
+}
+
+// plainly puts groups in the order of the plain form, where those of one
+// priority are ordered by the names of their APIServices, which begin with the
+// version.
+func plainly(groups []group) []group {
+	first := func(g group) string {
+		name := ""
+		for _, v := range g.versions {
+			if n := v.name + "." + g.name; v.priority.Group == g.priority() && (name == "" || n < name) {
+				name = n
+			}
+		}
+		return name
 	}
-	return len(groupOrder)
+	return slices.SortedFunc(slices.Values(groups), func(a, b group) int {
+		return cmp.Or(-cmp.Compare(a.priority(), b.priority()), cmp.Compare(first(a), first(b)))
+	})
+}
+
+// groupVersions are all that are described. What a service says goes before
+// what follows from the rows.
+func groupVersions(resources []*resource.Resource, services []Service) map[schema.GroupVersion]groupVersion {
+	all := make(map[schema.GroupVersion]groupVersion)
+	for _, r := range resources {
+		v, ok := all[r.GroupVersion()]
+		if !ok {
+			v = groupVersion{name: r.Version, priority: PriorityOf(r.Group, r.Version)}
+		}
+		v.resources = append(v.resources, r)
+		all[r.GroupVersion()] = v
+	}
+	for _, v := range all {
+		slices.SortFunc(v.resources, func(a, b *resource.Resource) int { return cmp.Compare(a.Plural, b.Plural) })
+	}
+	for _, s := range services {
+		gv := schema.GroupVersion{Group: s.Group, Version: s.Version}
+		v := all[gv]
+		v.name, v.remote, v.priority = s.Version, s.Remote, s.Priority
+		if v.remote != nil {
+			v.resources = nil
+		}
+		all[gv] = v
+	}
+	return all
 }
 
 // apiVersions is the document of /api. Like that of /api/v1 it carries no
@@ -165,13 +184,28 @@ func aggregated(groups []group) *apidiscovery.APIGroupDiscoveryList {
 	for _, g := range groups {
 		entry := apidiscovery.APIGroupDiscovery{ObjectMeta: metav1.ObjectMeta{Name: g.name}}
 		for _, v := range g.versions {
-			entry.Versions = append(entry.Versions, apidiscovery.APIVersionDiscovery{
-				Version: v.name, Freshness: apidiscovery.DiscoveryFreshnessCurrent, Resources: aggregatedResources(v),
-			})
+			if v.known() {
+				entry.Versions = append(entry.Versions, aggregatedVersion(v))
+			}
 		}
-		doc.Items = append(doc.Items, entry)
+		if len(entry.Versions) > 0 {
+			doc.Items = append(doc.Items, entry)
+		}
 	}
 	return doc
+}
+
+func aggregatedVersion(v groupVersion) apidiscovery.APIVersionDiscovery {
+	d := apidiscovery.APIVersionDiscovery{Version: v.name, Freshness: apidiscovery.DiscoveryFreshnessCurrent}
+	if v.remote == nil {
+		d.Resources = aggregatedResources(v)
+		return d
+	}
+	d.Resources = v.remote.Resources
+	if v.remote.Stale {
+		d.Freshness = apidiscovery.DiscoveryFreshnessStale
+	}
+	return d
 }
 
 func aggregatedResources(v groupVersion) []apidiscovery.APIResourceDiscovery {
