@@ -91,6 +91,9 @@ func startControlPlane(ctx context.Context, r *run) (*controlPlane, error) {
 	return p, nil
 }
 
+// The certificate by which extension servers know the API server.
+const frontProxy = "front-proxy-client"
+
 // tokenKeyFile is the key that signs tokens of service accounts.
 const tokenKeyFile = "service-accounts"
 
@@ -114,6 +117,13 @@ func (p *controlPlane) start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if _, err := r.proxies.Client(frontProxy, frontProxy); err != nil {
+		return err
+	}
+	toExtensions, err := keypair.Open(r.proxies.Files(frontProxy))
+	if err != nil {
+		return err
+	}
 	if err := r.writeKubeconfigs(); err != nil {
 		return err
 	}
@@ -126,6 +136,9 @@ func (p *controlPlane) start(ctx context.Context) error {
 		ClientCA:          r.pki.CA(),
 		ServiceAccountKey: tokenKey,
 		Issuer:            "https://kubernetes.default.svc." + r.Domain,
+		FrontProxyCA:      r.proxies.CA(),
+		FrontProxyNames:   []string{frontProxy},
+		FrontProxyClient:  toExtensions.Show,
 		KubeletClient:     toKubelets.Show,
 		ServiceCIDR:       r.ServiceCIDR,
 		Advertise:         netip.AddrPortFrom(r.host, r.Listen.Port()),

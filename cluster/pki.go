@@ -50,7 +50,16 @@ type Pair struct {
 }
 
 // OpenPKI reads the authority in dir, or makes one there.
-func OpenPKI(dir string) (*PKI, error) {
+func OpenPKI(dir string) (*PKI, error) { return openPKI(dir, "skiff-ca") }
+
+// FrontProxy is the authority of those who may say on whose behalf they ask. It
+// is another one than that of users: who has a certificate of a user must not
+// be taken for a proxy by servers that know no names.
+func (p *PKI) FrontProxy() (*PKI, error) {
+	return openPKI(filepath.Join(p.dir, "front-proxy"), "skiff-front-proxy-ca")
+}
+
+func openPKI(dir, name string) (*PKI, error) {
 	dir, err := filepath.Abs(dir) // kubeconfigs name files in it
 	if err != nil {
 		return nil, err
@@ -62,7 +71,7 @@ func OpenPKI(dir string) (*PKI, error) {
 	ca, err := p.load("ca")
 	if errors.Is(err, fs.ErrNotExist) {
 		ca, err = p.create("ca", &x509.Certificate{
-			Subject:               pkix.Name{CommonName: "skiff-ca"},
+			Subject:               pkix.Name{CommonName: name},
 			NotAfter:              p.now().Add(caLifetime),
 			IsCA:                  true,
 			BasicConstraintsValid: true,

@@ -31,6 +31,8 @@ func (r *run) renewCertificates(ctx context.Context) error {
 
 func (r *run) renewOnce() error {
 	renewed, err := r.pki.Renew()
+	proxies, failed := r.proxies.Renew()
+	renewed, err = append(renewed, proxies...), errors.Join(err, failed)
 	if len(renewed) > 0 {
 		r.Log.Info("certificates are renewed", "names", renewed)
 	}

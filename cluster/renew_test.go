@@ -23,8 +23,19 @@ func TestCertificatesAreRenewedWhileInUse(t *testing.T) {
 	if r.pki, err = OpenPKI(t.TempDir()); err != nil {
 		t.Fatal(err)
 	}
+	if r.proxies, err = r.pki.FrontProxy(); err != nil {
+		t.Fatal(err)
+	}
 	clock := time.Now()
 	r.pki.now = func() time.Time { return clock }
+	r.proxies.now = r.pki.now
+	proxy, err := r.proxies.Client(frontProxy, frontProxy)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if proxy.cert.CheckSignatureFrom(r.pki.ca.cert) == nil {
+		t.Error("the authority of users signs for proxies")
+	}
 	if _, err := r.pki.Server("server", "server", "127.0.0.1"); err != nil {
 		t.Fatal(err)
 	}
@@ -64,6 +75,9 @@ func TestCertificatesAreRenewedWhileInUse(t *testing.T) {
 	clock = first.NotAfter.Add(time.Minute)
 	if now := shown(); now.NotAfter.Before(clock) {
 		t.Errorf("the certificate ended at %v", now.NotAfter)
+	}
+	if proxy, err := r.proxies.load(frontProxy); err != nil || proxy.cert.NotAfter.Before(clock) {
+		t.Errorf("the certificate of the front proxy was not renewed: %v", err)
 	}
 	later, err := clientcmd.BuildConfigFromFlags("", r.adminKubeconfig())
 	if err != nil {

@@ -27,6 +27,7 @@ type run struct {
 	Config
 	*progress
 	pki     *PKI
+	proxies *PKI // of front proxies
 	plane   *controlPlane
 	host    netip.Addr
 	archive struct{ pause, dns string }
@@ -63,7 +64,10 @@ func (r *run) up(ctx context.Context, ready func()) (err error) {
 	}()
 
 	if err := r.step("certificates and kubeconfigs", func() (err error) {
-		r.pki, err = OpenPKI(filepath.Join(r.DataDir, "pki"))
+		if r.pki, err = OpenPKI(filepath.Join(r.DataDir, "pki")); err != nil {
+			return err
+		}
+		r.proxies, err = r.pki.FrontProxy()
 		return err
 	}); err != nil {
 		return err

@@ -18,7 +18,7 @@ import (
 
 func apiserverCommand() *cobra.Command {
 	var options apiserver.Options
-	var storage, certFile, keyFile, clientCAFile, tokenKeyFile, kubeletCertFile, kubeletKeyFile string
+	var storage, certFile, keyFile, clientCAFile, tokenKeyFile, kubeletCertFile, kubeletKeyFile, proxyCAFile, proxyCertFile, proxyKeyFile string
 	listen := netip.MustParseAddrPort("0.0.0.0:6443")
 	advertise := netip.MustParseAddr("127.0.0.1")
 	options.ServiceCIDR = netip.MustParsePrefix("10.96.0.0/16")
@@ -34,18 +34,25 @@ func apiserverCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if kubeletCertFile != "" {
-				toKubelets, err := keypair.Open(kubeletCertFile, kubeletKeyFile)
+			for _, shown := range []struct {
+				to        *func(*tls.CertificateRequestInfo) (*tls.Certificate, error)
+				cert, key string
+			}{{&options.KubeletClient, kubeletCertFile, kubeletKeyFile}, {&options.FrontProxyClient, proxyCertFile, proxyKeyFile}} {
+				if shown.cert == "" {
+					continue
+				}
+				file, err := keypair.Open(shown.cert, shown.key)
 				if err != nil {
 					return err
 				}
-				options.KubeletClient = toKubelets.Show
+				*shown.to = file.Show
 			}
-			for _, f := range []struct {
-				to   *[]byte
-				name string
-			}{{&options.ClientCA, clientCAFile}, {&options.ServiceAccountKey, tokenKeyFile}} {
-				if *f.to, err = os.ReadFile(f.name); err != nil {
+			files := map[*[]byte]string{&options.ClientCA: clientCAFile, &options.ServiceAccountKey: tokenKeyFile}
+			if proxyCAFile != "" {
+				files[&options.FrontProxyCA] = proxyCAFile
+			}
+			for to, name := range files {
+				if *to, err = os.ReadFile(name); err != nil {
 					return err
 				}
 			}
@@ -78,6 +85,10 @@ func apiserverCommand() *cobra.Command {
 	flags.StringVar(&options.Issuer, "service-account-issuer", "https://kubernetes.default.svc.cluster.local", "issuer of service account tokens")
 	flags.StringVar(&kubeletCertFile, "kubelet-client-certificate", "", "certificate to show to kubelets")
 	flags.StringVar(&kubeletKeyFile, "kubelet-client-key", "", "its key")
+	flags.StringVar(&proxyCAFile, "requestheader-client-ca-file", "", "authority of proxies that say on whose behalf they ask; none if empty")
+	flags.StringSliceVar(&options.FrontProxyNames, "requestheader-allowed-names", nil, "names such proxies may have; any if empty")
+	flags.StringVar(&proxyCertFile, "proxy-client-cert-file", "", "certificate to show to extension servers")
+	flags.StringVar(&proxyKeyFile, "proxy-client-key-file", "", "its key")
 	flags.TextVar(&options.ServiceCIDR, "service-cluster-ip-range", options.ServiceCIDR, "range of Service addresses")
 	for _, name := range []string{"tls-cert-file", "tls-private-key-file", "client-ca-file", "service-account-signing-key-file"} {
 		if err := cmd.MarkFlagRequired(name); err != nil {
