@@ -76,15 +76,19 @@ func ready(s *discoveryv1.EndpointSlice, port string) []Endpoint {
 }
 
 // Addresses are where a port of a Service leads to, in random order, those of
-// the Service's first family before others. There is at least one, or an error.
+// the Service's first family before others. There is at least one, or an error. A
+// Service of type ExternalName leads to its name.
 func Addresses(ctx context.Context, cluster resource.Cluster, namespace, name string, port int32) ([]string, error) {
 	obj, err := cluster.Get(ctx, cluster.Resource("", "services"), namespace, name)
+	if apierrors.IsNotFound(err) {
+		return nil, apierrors.NewNotFound(corev1.Resource("service"), name) // as kube-apiserver calls it here
+	}
 	if err != nil {
 		return nil, err
 	}
 	service := obj.(*corev1.Service)
 	if service.Spec.Type == corev1.ServiceTypeExternalName {
-		return nil, fmt.Errorf("unsupported service type %q", service.Spec.Type)
+		return []string{net.JoinHostPort(service.Spec.ExternalName, strconv.Itoa(int(port)))}, nil
 	}
 	ports := service.Spec.Ports
 	i := slices.IndexFunc(ports, func(p corev1.ServicePort) bool { return p.Port == port })

@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"slices"
 	"strings"
-	"sync"
 
 	jsonpatch "gopkg.in/evanphx/json-patch.v4"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -26,14 +25,6 @@ import (
 	"github.com/skiff-k8s/skiff/apiserver/request"
 	"github.com/skiff-k8s/skiff/apiserver/resource"
 )
-
-// mostOperations is how many operations a JSON patch may have.
-const mostOperations = 10000
-
-// limitCopies keeps the copy operations of a JSON patch, each of which can
-// double the object, from making more of it than a request may send
-// (CVE-2019-1002100). The limit is the package's, so it is set once.
-var limitCopies = sync.OnceFunc(func() { jsonpatch.AccumulatedCopySizeLimit = codec.MaxBody })
 
 // patch serves PATCH of an object or of a view of it.
 func (h *Handler) patch(w http.ResponseWriter, r *http.Request, t *target) error {
@@ -212,23 +203,11 @@ func (p *patch) applyJSON(ctx context.Context, run heavy.Runner, before []byte) 
 	if err != nil {
 		return nil, nil, apierrors.NewBadRequest(err.Error())
 	}
-	if len(operations) > mostOperations {
-		return nil, nil, apierrors.NewRequestEntityTooLargeError(fmt.Sprintf(
-			"The allowed maximum operations in a JSON patch is %d, got %d", mostOperations, len(operations)))
+	after, err = run.PatchJSON(ctx, operations, len(p.body), before)
+	if err != nil && !isStatus(err) && ctx.Err() == nil {
+		err = unprocessable(err)
 	}
-	limitCopies()
-	err = run.Do(ctx, operationsCost(len(operations), before, p.body), func() error {
-		made, err := operations.Apply(before)
-		if err != nil {
-			return unprocessable(err)
-		}
-		after = made
-		return nil
-	})
-	if err != nil {
-		return nil, nil, err
-	}
-	return after, strict, nil
+	return after, strict, err
 }
 
 // operation is what a JSON patch is a list of.

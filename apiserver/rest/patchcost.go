@@ -62,9 +62,3 @@ func longest(value any) int {
 	}
 	return n
 }
-
-// operationsCost is the cost of a JSON patch: each operation may move all of a
-// list, which has no more elements than there are commas.
-func operationsCost(operations int, before, patch []byte) heavy.Cost {
-	return heavy.Cost(operations) * heavy.Cost(len(before)+len(patch)) / 4
-}
