@@ -108,7 +108,9 @@ func Standard(ctx context.Context, o Options) (*Server, error) {
 	rights := authz.New(bootstrap.NodeRules())
 	connections := o.connections(rights)
 	var s *Server
-	hooks := webhook.New(webhook.Config{Dial: o.Dial, Authorizer: rights, Metrics: registry, Served: func() []*resource.Resource { return s.Resources() }})
+	hooks := webhook.New(webhook.Config{Dial: o.Dial, Authorizer: rights, Metrics: registry,
+		Served:  func() []*resource.Resource { return s.Resources() },
+		Changed: func(ctx context.Context, r *resource.Resource) (int64, error) { return s.store.Changed(ctx, r) }})
 	documents, descriptions, extensions := discovery.New(o.Advertise.String()), openapi.New(), aggregate.New()
 	registry.MustRegister(guard.Panics, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	mux := http.NewServeMux()
@@ -127,7 +129,7 @@ func Standard(ctx context.Context, o Options) (*Server, error) {
 		Limits:     o.Limits,
 		Extensions: extensions.Handler,
 		Documents:  []Document{documents, descriptions, extensions},
-		Parts:      []Part{tokens, services, connections},
+		Parts:      []Part{tokens, services, connections, hooks},
 		Metrics:    registry,
 		Log:        o.Log,
 	})

@@ -8,6 +8,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apiserver/pkg/authentication/user"
 
+	"github.com/skiff-k8s/skiff/apiserver/heavy"
 	"github.com/skiff-k8s/skiff/apiserver/resource"
 )
 
@@ -33,6 +34,8 @@ type Attributes struct {
 	Warn func(text string)
 	// Audit adds an annotation to the audit event of the request.
 	Audit func(key, value string)
+	// Heavy runs what may be much work.
+	Heavy heavy.Runner
 	// Cluster reads what the decision needs.
 	Cluster resource.Cluster
 

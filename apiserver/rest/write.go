@@ -54,6 +54,7 @@ func (h *Handler) attributes(ctx context.Context, w *write, verb string, obj, ol
 		User: w.user, DryRun: w.dryRun, New: obj, Old: old, Options: w.options, Collection: w.collection,
 		Warn:    func(text string) { request.Warn(ctx, text) },
 		Audit:   func(key, value string) { request.Annotate(ctx, key, value) },
+		Heavy:   h.Fields.Heavy,
 		Cluster: h.Cluster(),
 	}
 }

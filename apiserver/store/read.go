@@ -52,6 +52,21 @@ func (s *Store) Snapshot(ctx context.Context, r *resource.Resource, m Match, min
 	return items, v.revision, err
 }
 
+// Changed is the revision of the newest change of any object of r, once the cache has the newest revision of the backend.
+// It is as cheap as a read, and tells who keeps what it made of the objects whether it still holds.
+func (s *Store) Changed(ctx context.Context, r *resource.Resource) (int64, error) {
+	k, err := s.kind(r)
+	if err != nil {
+		return 0, err
+	}
+	if err := s.catchUp(ctx); err != nil {
+		return 0, err
+	}
+	k.mu.RLock()
+	defer k.mu.RUnlock()
+	return k.last, nil
+}
+
 // Revision is the newest revision of the backend.
 func (s *Store) Revision(ctx context.Context) (int64, error) { return s.backend.Revision(ctx) }
 

@@ -2,7 +2,6 @@ package webhook
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 
@@ -61,7 +60,7 @@ func (h *hook) call(ctx context.Context, a *admission.Attributes, row *resource.
 	defer cancel()
 	if err := h.client.post(ctx, body, into); err != nil {
 		code := 503
-		if status := apierrors.APIStatus(nil); errors.As(err, &status) {
+		if status, ok := err.(apierrors.APIStatus); ok { // of the answer, not of what was wrong on the way to it
 			code = int(status.Status().Code)
 		}
 		return said, nil, h.failed(code, "failed to call webhook: %w", err)

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/netip"
@@ -17,10 +16,7 @@ import (
 	admissionv1 "k8s.io/api/admission/v1"
 	admissionv1beta1 "k8s.io/api/admission/v1beta1"
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
-	corev1 "k8s.io/api/core/v1"
-	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
 	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
@@ -29,6 +25,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	"github.com/skiff-k8s/skiff/apiserver/codec"
+	"github.com/skiff-k8s/skiff/apiserver/reach"
 	"github.com/skiff-k8s/skiff/apiserver/resource"
 )
 
@@ -62,13 +59,11 @@ var reviews = func() runtime.NegotiatedSerializer {
 		Serializer: serializer.NewCodecFactory(scheme).LegacyCodec(admissionv1beta1.SchemeGroupVersion, admissionv1.SchemeGroupVersion)})
 }()
 
-// connect makes a client of a configuration. Services are looked up in cluster at every new connection.
-func (w *Webhooks) connect(cluster resource.Cluster) func(admissionregistrationv1.WebhookClientConfig) *client {
-	return func(config admissionregistrationv1.WebhookClientConfig) *client {
-		c := &client{config: *config.DeepCopy()}
-		c.err = c.open(w.config.Dial, cluster)
-		return c
-	}
+// connect makes a client of a configuration. A Service is looked up at every new connection.
+func (w *Webhooks) connect(config admissionregistrationv1.WebhookClientConfig) *client {
+	c := &client{config: *config.DeepCopy()}
+	c.err = c.open(w.config.Dial, w.cluster)
+	return c
 }
 
 func (c *client) open(dial func(context.Context, string, string) (net.Conn, error), cluster resource.Cluster) error {
@@ -82,15 +77,16 @@ func (c *client) open(dial func(context.Context, string, string) (net.Conn, erro
 	switch s := c.config.Service; {
 	case s != nil:
 		name = s.Name + "." + s.Namespace + ".svc"
-		host := net.JoinHostPort(name, strconv.Itoa(int(ptr.Deref(s.Port, 443))))
+		port := ptr.Deref(s.Port, 443)
+		host := net.JoinHostPort(name, strconv.Itoa(int(port)))
 		settings.Host, settings.APIPath = "https://"+host, ptr.Deref(s.Path, "")
 		c.transport.DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
-			if address != host { // a redirect
-				return nil, fmt.Errorf("the webhook of service %s may not lead to %s", name, address)
-			}
-			address, err := endpoint(ctx, cluster, s)
-			if err != nil {
-				return nil, err
+			if address == host { // else it is a redirect
+				found, err := reach.Address(ctx, cluster, s.Namespace, s.Name, port)
+				if err != nil {
+					return nil, err
+				}
+				address = found
 			}
 			return dial(ctx, network, address)
 		}
@@ -109,8 +105,20 @@ func (c *client) open(dial func(context.Context, string, string) (net.Conn, erro
 		return err
 	}
 	c.transport.TLSClientConfig = config
-	c.rest, err = rest.UnversionedRESTClientForConfigAndClient(settings, &http.Client{Transport: bounded{c.transport}})
+	c.rest, err = rest.UnversionedRESTClientForConfigAndClient(settings, &http.Client{Transport: bounded{c.transport}, CheckRedirect: redirects})
 	return err
+}
+
+// redirects are followed, as far as others are, while they lead to who shows a certificate that the configuration trusts.
+// A webhook must not make this server talk to what is beside it.
+func redirects(r *http.Request, via []*http.Request) error {
+	switch {
+	case r.URL.Scheme != "https":
+		return fmt.Errorf("a webhook may not lead to %s", r.URL.Scheme)
+	case len(via) >= 10:
+		return errors.New("stopped after 10 redirects")
+	}
+	return nil
 }
 
 // isLocal reports whether a host is this machine, where one connection of HTTP/2 carries all: elsewhere it would keep
@@ -154,63 +162,4 @@ func (l *limited) Read(p []byte) (int, error) {
 	n, err := l.ReadCloser.Read(p[:min(len(p), l.left)])
 	l.left -= n
 	return n, err
-}
-
-// endpoint is a ready address behind a service, one of them by chance.
-func endpoint(ctx context.Context, cluster resource.Cluster, ref *admissionregistrationv1.ServiceReference) (string, error) {
-	obj, err := cluster.Get(ctx, cluster.Resource("", "services"), ref.Namespace, ref.Name)
-	if apierrors.IsNotFound(err) {
-		return "", apierrors.NewNotFound(corev1.Resource("service"), ref.Name)
-	}
-	if err != nil {
-		return "", err
-	}
-	service, ok := obj.(*corev1.Service)
-	if !ok {
-		return "", fmt.Errorf("service %s/%s is a %T", ref.Namespace, ref.Name, obj)
-	}
-	port := ptr.Deref(ref.Port, 443)
-	if service.Spec.Type == corev1.ServiceTypeExternalName {
-		return net.JoinHostPort(service.Spec.ExternalName, strconv.Itoa(int(port))), nil
-	}
-	name, found := "", false
-	for _, p := range service.Spec.Ports {
-		if p.Port == port {
-			name, found = p.Name, true
-		}
-	}
-	if !found {
-		return "", apierrors.NewServiceUnavailable(fmt.Sprintf("no service port %d found for service %q", port, ref.Name))
-	}
-	list, err := cluster.List(ctx, cluster.Resource(discoveryv1.GroupName, "endpointslices"), ref.Namespace)
-	if err != nil {
-		return "", err
-	}
-	addresses := addressesOf(list, ref.Name, name)
-	if len(addresses) == 0 {
-		return "", apierrors.NewServiceUnavailable(fmt.Sprintf("no endpoints available for service %q", ref.Name))
-	}
-	return addresses[rand.IntN(len(addresses))], nil
-}
-
-// addressesOf are the ready addresses of a service for the port of a name.
-func addressesOf(list []resource.Object, service, port string) []string {
-	var addresses []string
-	for _, obj := range list {
-		slice, ok := obj.(*discoveryv1.EndpointSlice)
-		if !ok || slice.Labels[discoveryv1.LabelServiceName] != service {
-			continue
-		}
-		for _, p := range slice.Ports {
-			if ptr.Deref(p.Name, "") != port || p.Port == nil {
-				continue
-			}
-			for _, e := range slice.Endpoints {
-				if ptr.Deref(e.Conditions.Ready, true) && len(e.Addresses) > 0 {
-					addresses = append(addresses, net.JoinHostPort(e.Addresses[0], strconv.Itoa(int(*p.Port))))
-				}
-			}
-		}
-	}
-	return addresses
 }

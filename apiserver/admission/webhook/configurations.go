@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
@@ -20,8 +21,15 @@ import (
 // configurations are the webhooks of one kind of configuration.
 type configurations struct {
 	plural string
-	mu     sync.Mutex
+	now    atomic.Pointer[listed]
+	mu     sync.Mutex // held to list anew
 	known  map[types.UID]*configuration
+}
+
+// listed are the webhooks as they were at a revision, or a little later.
+type listed struct {
+	revision int64
+	hooks    []*hook
 }
 
 // configuration is one revision of an object, with what was made of it.
@@ -34,6 +42,7 @@ type configuration struct {
 type hook struct {
 	admissionregistrationv1.MutatingWebhook // validating webhooks have all but the reinvocation
 	configuration, id                       string
+	phase                                   string // of match conditions, as metrics call it
 	namespaces, objects                     labels.Selector
 	selectorErr                             error
 	conditions                              []condition
@@ -45,19 +54,36 @@ type condition struct {
 	err error // of compilation
 }
 
-// list are the webhooks of all configurations, in the order of the names of these. Clients are carried over from one
-// revision of a configuration to the next, so that connections are.
-func (c *configurations) list(ctx context.Context, cluster resource.Cluster, connect func(admissionregistrationv1.WebhookClientConfig) *client) ([]*hook, error) {
-	row := cluster.Resource(admissionregistrationv1.GroupName, c.plural)
+// list are the webhooks of all configurations, in the order of the names of these.
+func (c *configurations) list(ctx context.Context, w *Webhooks) ([]*hook, error) {
+	row := w.cluster.Resource(admissionregistrationv1.GroupName, c.plural)
 	if row == nil {
 		return nil, nil
 	}
-	objects, err := cluster.List(ctx, row, "")
+	revision, err := w.config.Changed(ctx, row)
 	if err != nil {
-		return nil, fmt.Errorf("list %s: %w", c.plural, err)
+		return nil, fmt.Errorf("look for %s: %w", c.plural, err)
+	}
+	if now := c.now.Load(); now != nil && now.revision == revision {
+		return now.hooks, nil
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if now := c.now.Load(); now != nil && now.revision == revision {
+		return now.hooks, nil
+	}
+	objects, err := w.cluster.List(ctx, row, "")
+	if err != nil {
+		return nil, fmt.Errorf("list %s: %w", c.plural, err)
+	}
+	hooks := c.compile(objects, w.connect)
+	c.now.Store(&listed{revision, hooks})
+	return hooks, nil
+}
+
+// compile makes webhooks of configurations. Clients are carried over from one revision of a configuration to the next, so
+// that connections are.
+func (c *configurations) compile(objects []resource.Object, connect func(admissionregistrationv1.WebhookClientConfig) *client) []*hook {
 	var hooks []*hook
 	known := make(map[types.UID]*configuration, len(objects))
 	for _, obj := range objects {
@@ -70,7 +96,7 @@ func (c *configurations) list(ctx context.Context, cluster resource.Cluster, con
 	}
 	c.drop(known)
 	c.known = known
-	return hooks, nil
+	return hooks
 }
 
 // drop closes connections of webhooks that are not in now.
@@ -92,8 +118,12 @@ func (c *configurations) drop(now map[types.UID]*configuration) {
 
 func compile(obj resource.Object, before *configuration, connect func(admissionregistrationv1.WebhookClientConfig) *client) *configuration {
 	made := &configuration{revision: obj.GetResourceVersion()}
+	phase := "validate"
+	if _, ok := obj.(*admissionregistrationv1.MutatingWebhookConfiguration); ok {
+		phase = "admit"
+	}
 	for i, w := range webhooks(obj) {
-		h := &hook{MutatingWebhook: w, configuration: obj.GetName(), id: fmt.Sprintf("%s/%s/%d", obj.GetName(), w.Name, i)}
+		h := &hook{MutatingWebhook: w, phase: phase, configuration: obj.GetName(), id: fmt.Sprintf("%s/%s/%d", obj.GetName(), w.Name, i)}
 		h.namespaces, h.objects, h.selectorErr = parse(w.NamespaceSelector, w.ObjectSelector)
 		for _, c := range w.MatchConditions {
 			compiled, err := expression.Compile(strings.TrimSpace(c.Expression), true)

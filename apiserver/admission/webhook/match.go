@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -126,18 +127,25 @@ func anyOr(list []string, want string) bool {
 // operation is the verb of a as webhooks know it.
 func operation(a *admission.Attributes) string { return strings.ToUpper(a.Verb) }
 
-// meets evaluates the match conditions. One that is false decides, whatever others say; an error counts by the failure
-// policy.
+// meets evaluates the match conditions. An error counts by the failure policy.
 func (w *Webhooks) meets(ctx context.Context, h *hook, a *admission.Attributes, row *resource.Resource) (bool, error) {
 	if len(h.conditions) == 0 {
 		return true, nil
 	}
+	began := time.Now()
 	v, err := w.variables(a, row)
 	if err != nil {
 		return false, h.unless(err)
 	}
+	holds, errs := h.evaluate(ctx, v)
+	err = h.unless(utilerrors.NewAggregate(errs))
+	w.metrics.conditions(h, a, time.Since(began), len(errs), !holds && err == nil)
+	return holds, err
+}
+
+// evaluate evaluates the match conditions. One that is false decides, whatever others say; errs are those of the others.
+func (h *hook) evaluate(ctx context.Context, v expression.Variables) (holds bool, errs []error) {
 	budget := expression.MatchBudget()
-	var errs []error
 	for _, c := range h.conditions {
 		if c.err != nil {
 			errs = append(errs, fmt.Errorf("compilation error: %w", c.err))
@@ -146,17 +154,14 @@ func (w *Webhooks) meets(ctx context.Context, h *hook, a *admission.Attributes, 
 		holds, spent, err := c.Holds(ctx, v, budget)
 		switch {
 		case spent:
-			return false, h.unless(err)
+			return false, []error{err}
 		case err != nil:
 			errs = append(errs, err)
 		case !holds:
 			return false, nil
 		}
 	}
-	if len(errs) > 0 {
-		return false, h.unless(utilerrors.NewAggregate(errs))
-	}
-	return true, nil
+	return len(errs) == 0, errs
 }
 
 // unless is err, unless h lets failures pass.

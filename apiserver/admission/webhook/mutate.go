@@ -41,7 +41,7 @@ func (w *Webhooks) mutate(ctx context.Context, a *admission.Attributes) error {
 	if exempt(a) {
 		return nil
 	}
-	hooks, err := w.mutating.list(ctx, a.Cluster, w.connect(a.Cluster))
+	hooks, err := w.mutating.list(ctx, w)
 	if err != nil || len(hooks) == 0 {
 		return err
 	}
@@ -73,7 +73,7 @@ func (w *Webhooks) mutate(ctx context.Context, a *admission.Attributes) error {
 			m.asked[h.id] = true
 		}
 	}
-	if a.New != nil {
+	if a.New != nil && len(m.asked) > 0 { // else nobody will ask what it was
 		m.left = a.New.DeepCopyObject()
 	}
 	return nil
@@ -84,7 +84,7 @@ func (w *Webhooks) ask(ctx context.Context, h *hook, a *admission.Attributes, ro
 	began := time.Now()
 	said, object, err := h.call(ctx, a, row, true)
 	if err == nil {
-		changed, err = h.patch(a, row, said, object)
+		changed, err = h.patch(ctx, a, row, said, object)
 	}
 	place := fmt.Sprintf("round_%d_index_%d", a.Round, index)
 	a.Audit("mutation.webhook.admission.k8s.io/"+place, fmt.Sprintf(`{"configuration":%q,"webhook":%q,"mutated":%t}`, h.configuration, h.Name, changed))
@@ -93,7 +93,7 @@ func (w *Webhooks) ask(ctx context.Context, h *hook, a *admission.Attributes, ro
 
 // settle counts a call, and lets failures pass where the webhook says so.
 func (w *Webhooks) settle(ctx context.Context, h *hook, a *admission.Attributes, phase string, began time.Time, err error, failedOpen string) error {
-	w.metrics.observe(h, a, phase, time.Since(began), err)
+	w.metrics.called(h, a, phase, time.Since(began), err)
 	var failed *callError
 	if !errors.As(err, &failed) {
 		return err
@@ -109,7 +109,7 @@ func (w *Webhooks) settle(ctx context.Context, h *hook, a *admission.Attributes,
 }
 
 // patch makes of the object what a webhook said. object is as the webhook saw it.
-func (h *hook) patch(a *admission.Attributes, row *resource.Resource, said answer, object []byte) (changed bool, err error) {
+func (h *hook) patch(ctx context.Context, a *admission.Attributes, row *resource.Resource, said answer, object []byte) (changed bool, err error) {
 	if len(said.Patch) == 0 {
 		return false, nil
 	}
@@ -124,8 +124,11 @@ func (h *hook) patch(a *admission.Attributes, row *resource.Resource, said answe
 	case said.patchType != admissionv1.PatchTypeJSONPatch:
 		return false, h.failed(400, "unsupported patch type %q", said.patchType)
 	}
-	patched, err := patch.Apply(object)
-	if err != nil {
+	patched, err := a.Heavy.PatchJSON(ctx, patch, len(said.Patch), object)
+	switch {
+	case apierrors.IsTimeout(err), apierrors.IsTooManyRequests(err):
+		return false, err
+	case err != nil:
 		return false, apierrors.NewInternalError(err)
 	}
 	before, err := versioned(a.New, a, row)

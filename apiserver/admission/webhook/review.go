@@ -176,5 +176,5 @@ func denied(name string, result *metav1.Status) error {
 	default:
 		result.Message = text + " without explanation"
 	}
-	return &apierrors.StatusError{ErrStatus: *result}
+	return &denial{&apierrors.StatusError{ErrStatus: *result}}
 }

@@ -17,7 +17,7 @@ func (w *Webhooks) validate(ctx context.Context, a *admission.Attributes) error 
 	if exempt(a) {
 		return nil
 	}
-	hooks, err := w.validating.list(ctx, a.Cluster, w.connect(a.Cluster))
+	hooks, err := w.validating.list(ctx, w)
 	if err != nil || len(hooks) == 0 {
 		return err
 	}

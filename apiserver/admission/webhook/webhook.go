@@ -1,7 +1,7 @@
 // Package webhook asks webhooks about writes, as MutatingWebhookConfigurations and ValidatingWebhookConfigurations say.
 //
-// Configurations are read from the store for every write, so that one takes effect as soon as its own write is
-// answered. What is made of one (selectors, compiled conditions, clients) is kept until it changes.
+// For every write the store is asked whether configurations have changed, so that one takes effect as soon as its own
+// write is answered. What is made of one (selectors, compiled conditions, clients) is kept until it changes.
 package webhook
 
 import (
@@ -22,6 +22,8 @@ type Config struct {
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 	// Served are the rows that are served now, by which objects are converted to the version a webhook asks for.
 	Served func() []*resource.Resource
+	// Changed is the revision of the newest change of any object of a row, of all writes that have been answered.
+	Changed func(ctx context.Context, r *resource.Resource) (revision int64, err error)
 	// Authorizer answers match conditions.
 	Authorizer authorizer.Authorizer
 	// Metrics counts calls; nil: nobody does.
@@ -31,11 +33,12 @@ type Config struct {
 // Webhooks asks webhooks. It is used by many goroutines at once.
 type Webhooks struct {
 	config               Config
+	cluster              resource.Cluster
 	metrics              *metrics
 	mutating, validating *configurations
 }
 
-// New returns Webhooks that know of no configuration yet.
+// New returns Webhooks that know of no configuration yet. They must be given their cluster by Use.
 func New(c Config) *Webhooks {
 	if c.Dial == nil {
 		c.Dial = (&net.Dialer{}).DialContext
@@ -45,6 +48,9 @@ func New(c Config) *Webhooks {
 		mutating: &configurations{plural: "mutatingwebhookconfigurations"}, validating: &configurations{plural: "validatingwebhookconfigurations"},
 	}
 }
+
+// Use gives w the cluster whose configurations and Services count.
+func (w *Webhooks) Use(cluster resource.Cluster) { w.cluster = cluster }
 
 // Mutating is the step of admission in which webhooks change objects, one after the other.
 func (w *Webhooks) Mutating() admission.Plugin {
