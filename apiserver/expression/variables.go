@@ -12,6 +12,7 @@ import (
 // Variables are what an expression sees. The maps are objects as JSON decodes them; they are not changed.
 type Variables struct {
 	Object, OldObject map[string]any // nil: null
+	Params            map[string]any // nil: null
 	Request           map[string]any
 	Namespace         map[string]any
 	// User is asked about by authorizer; Target is authorizer.requestResource.
@@ -32,9 +33,8 @@ func (t Target) GetNamespace() string                     { return t.Namespace }
 func (t Target) GetResource() schema.GroupVersionResource { return t.Resource }
 func (t Target) GetSubresource() string                   { return t.Subresource }
 
-func (v Variables) activation() interpreter.Activation { return activation{v} }
-
-type activation struct{ v Variables }
+// activation resolves the names of an evaluation.
+type activation struct{ *Evaluation }
 
 var _ cel.Activation = activation{}
 
@@ -43,17 +43,21 @@ func (a activation) Parent() interpreter.Activation { return nil }
 func (a activation) ResolveName(name string) (any, bool) {
 	switch name {
 	case objectVariable:
-		return orNull(a.v.Object), true
+		return orNull(a.Object), true
 	case oldObjectVariable:
-		return orNull(a.v.OldObject), true
+		return orNull(a.OldObject), true
+	case paramsVariable:
+		return orNull(a.Params), true
+	case variablesVariable:
+		return a.composed, a.composed != nil
 	case requestVariable:
-		return a.v.Request, true
+		return a.Request, true
 	case namespaceVariable:
-		return orNull(a.v.Namespace), true
+		return orNull(a.Namespace), true
 	case authorizerVariable:
-		return library.NewAuthorizerVal(a.v.User, a.v.Authorizer), a.v.Authorizer != nil
+		return library.NewAuthorizerVal(a.User, a.Authorizer), a.Authorizer != nil
 	case requestResourceVariable:
-		return library.NewResourceAuthorizerVal(a.v.User, a.v.Authorizer, a.v.Target), a.v.Authorizer != nil
+		return library.NewResourceAuthorizerVal(a.User, a.Authorizer, a.Target), a.Authorizer != nil
 	}
 	return nil, false
 }

@@ -91,15 +91,20 @@ func validatePath(path string, at *field.Path) field.ErrorList {
 
 const maxConditions = 64
 
-// validateConditions compiles every expression; known have been accepted before.
-func validateConditions(conditions []admissionregistrationv1.MatchCondition, known map[string]bool, at *field.Path) field.ErrorList {
+// validateConditions judges match conditions; compile says what is wrong with a text.
+func validateConditions(conditions []admissionregistrationv1.MatchCondition, at *field.Path, compile func(text string, at *field.Path) field.ErrorList) field.ErrorList {
 	var errs field.ErrorList
 	if len(conditions) > maxConditions {
 		errs = append(errs, field.TooMany(at, len(conditions), maxConditions))
 	}
 	names := make(map[string]bool)
 	for i, c := range conditions {
-		errs = append(errs, validateExpression(strings.TrimSpace(c.Expression), known, at.Index(i).Child("expression"))...)
+		place := at.Index(i).Child("expression")
+		if text := strings.TrimSpace(c.Expression); text == "" {
+			errs = append(errs, field.Required(place, ""))
+		} else {
+			errs = append(errs, compile(text, place)...)
+		}
 		name := at.Index(i).Child("name")
 		if c.Name == "" {
 			errs = append(errs, field.Required(name, ""))
@@ -114,12 +119,12 @@ func validateConditions(conditions []admissionregistrationv1.MatchCondition, kno
 	return errs
 }
 
-func validateExpression(text string, known map[string]bool, at *field.Path) field.ErrorList {
-	if text == "" {
-		return field.ErrorList{field.Required(at, "")}
-	}
-	if _, err := expression.Compile(text, known[text]); err != nil {
-		return field.ErrorList{field.Invalid(at, text, err.Error())}
-	}
-	return nil
+// validateHookConditions compiles the match conditions of a webhook; known have been accepted before.
+func validateHookConditions(conditions []admissionregistrationv1.MatchCondition, known map[string]bool, at *field.Path) field.ErrorList {
+	return validateConditions(conditions, at, func(text string, at *field.Path) field.ErrorList {
+		if _, err := expression.Compile(text, known[text]); err != nil {
+			return field.ErrorList{field.Invalid(at, text, err.Error())}
+		}
+		return nil
+	})
 }

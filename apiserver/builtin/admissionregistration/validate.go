@@ -115,7 +115,7 @@ func validateWebhook(w *webhook, a allowances, at *field.Path) field.ErrorList {
 	if a.conditions {
 		return errs
 	}
-	return append(errs, validateConditions(w.MatchConditions, a.expressions, at.Child("matchConditions"))...)
+	return append(errs, validateHookConditions(w.MatchConditions, a.expressions, at.Child("matchConditions"))...)
 }
 
 // supported is check.Supported for a field that may be absent.

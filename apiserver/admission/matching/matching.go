@@ -1,0 +1,151 @@
+// Package matching says which writes an admission policy is about, and shows them in the version that the policy names.
+package matching
+
+import (
+	"context"
+	"slices"
+	"strings"
+
+	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime"
+
+	"github.com/skiff-k8s/skiff/apiserver/admission"
+	"github.com/skiff-k8s/skiff/apiserver/resource"
+)
+
+// Criteria are MatchResources, ready to be compared with writes. They are used by many goroutines at once.
+type Criteria struct {
+	rules, excluded     []admissionregistrationv1.NamedRuleWithOperations
+	equivalent          bool
+	namespaces, objects labels.Selector
+}
+
+// Parse makes Criteria. Fields that are not set match everything.
+func Parse(m *admissionregistrationv1.MatchResources) (*Criteria, error) {
+	namespaces, err := selector(m.NamespaceSelector)
+	if err != nil {
+		return nil, err
+	}
+	objects, err := selector(m.ObjectSelector)
+	if err != nil {
+		return nil, err
+	}
+	return &Criteria{
+		rules: m.ResourceRules, excluded: m.ExcludeResourceRules, namespaces: namespaces, objects: objects,
+		equivalent: m.MatchPolicy != nil && *m.MatchPolicy == admissionregistrationv1.Equivalent,
+	}, nil
+}
+
+func selector(s *metav1.LabelSelector) (labels.Selector, error) {
+	if s == nil {
+		return labels.Everything(), nil
+	}
+	return metav1.LabelSelectorAsSelector(s)
+}
+
+// Row finds the row in whose version c is about a; nil: it is not about a. served are the rows in which the kind of a may
+// be found in another version. The error says that it cannot be told, since the namespace cannot be read.
+func (c *Criteria) Row(ctx context.Context, a *admission.Attributes, served func() []*resource.Resource) (*resource.Resource, error) {
+	// The rules decide most often, and cost least.
+	row := a.Served()
+	if len(c.rules) > 0 {
+		row = c.named(c.rules, a, served)
+	}
+	if row == nil || !c.selectsObject(a) || c.named(c.excluded, a, served) != nil {
+		return nil, nil
+	}
+	selected, err := c.selectsNamespace(ctx, a)
+	if !selected {
+		return nil, err
+	}
+	return row, nil
+}
+
+// selectsNamespace judges the labels a namespace will have, or those of the namespace of the object. What is in no
+// namespace is always selected.
+func (c *Criteria) selectsNamespace(ctx context.Context, a *admission.Attributes) (bool, error) {
+	if a.Namespace == "" && !a.Resource.IsNamespace() || c.namespaces.Empty() {
+		return true, nil
+	}
+	if obj := a.Object(); a.Resource.IsNamespace() && a.Subresource == "" && obj != nil {
+		return c.namespaces.Matches(labels.Set(obj.GetLabels())), nil
+	}
+	namespace, err := a.Cluster.Get(ctx, a.Cluster.Resource("", "namespaces"), "", a.Namespace)
+	if err != nil {
+		return false, err
+	}
+	return c.namespaces.Matches(labels.Set(namespace.GetLabels())), nil
+}
+
+// selectsObject judges the object as it will be and as it was; one of them is enough.
+func (c *Criteria) selectsObject(a *admission.Attributes) bool {
+	matches := func(obj runtime.Object) bool {
+		if obj == nil {
+			return false
+		}
+		m, err := meta.Accessor(obj)
+		return err == nil && c.objects.Matches(labels.Set(m.GetLabels()))
+	}
+	return c.objects.Empty() || matches(a.New) || matches(a.Old)
+}
+
+// named is the row of the request if a rule names it, else, under policy Equivalent, one of another version of the kind.
+func (c *Criteria) named(rules []admissionregistrationv1.NamedRuleWithOperations, a *admission.Attributes, served func() []*resource.Resource) *resource.Resource {
+	if len(rules) == 0 {
+		return nil
+	}
+	asked := a.Served()
+	about := func(r *resource.Resource) bool {
+		return slices.ContainsFunc(rules, func(rule admissionregistrationv1.NamedRuleWithOperations) bool {
+			return applies(rule.RuleWithOperations, a, r) && (len(rule.ResourceNames) == 0 || slices.Contains(rule.ResourceNames, a.Name))
+		})
+	}
+	if about(asked) {
+		return asked
+	}
+	if !c.equivalent || !slices.ContainsFunc(rules, func(rule admissionregistrationv1.NamedRuleWithOperations) bool { return isAbout(rule.Rule, a, asked) }) {
+		return nil
+	}
+	for _, r := range served() {
+		if r != asked && r.Stored == asked.Stored && (a.Subresource == "" || r.Sub(a.Subresource) != nil) && about(r) {
+			return r
+		}
+	}
+	return nil
+}
+
+// isAbout reports whether a rule is about the kind of a, in any version.
+func isAbout(rule admissionregistrationv1.Rule, a *admission.Attributes, r *resource.Resource) bool {
+	return anyOr(rule.APIGroups, r.Group) && slices.ContainsFunc(rule.Resources, func(name string) bool {
+		parent, sub, _ := strings.Cut(name, "/")
+		return (parent == "*" || parent == r.Plural) && (sub == "*" || sub == a.Subresource)
+	})
+}
+
+func applies(rule admissionregistrationv1.RuleWithOperations, a *admission.Attributes, r *resource.Resource) bool {
+	return isAbout(rule.Rule, a, r) && anyOr(rule.APIVersions, r.Version) && inScope(rule.Scope, a) &&
+		slices.ContainsFunc(rule.Operations, func(o admissionregistrationv1.OperationType) bool {
+			return o == "*" || strings.EqualFold(string(o), a.Verb)
+		})
+}
+
+func inScope(scope *admissionregistrationv1.ScopeType, a *admission.Attributes) bool {
+	if scope == nil {
+		return true
+	}
+	clusterWide := a.Resource.IsNamespace() || a.Namespace == ""
+	switch *scope {
+	case admissionregistrationv1.NamespacedScope:
+		return !clusterWide
+	case admissionregistrationv1.ClusterScope:
+		return clusterWide
+	}
+	return *scope == admissionregistrationv1.AllScopes
+}
+
+func anyOr(list []string, want string) bool {
+	return slices.Contains(list, "*") || slices.Contains(list, want)
+}
