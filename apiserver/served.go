@@ -14,13 +14,14 @@ import (
 type served struct {
 	list    []*resource.Resource
 	byGVR   map[schema.GroupVersionResource]*resource.Resource
+	byGVK   map[schema.GroupVersionKind]*resource.Resource
 	storage map[schema.GroupResource]*resource.Resource
 	groups  map[string]bool
 }
 
 func newServed(list []*resource.Resource) (*served, error) {
 	s := &served{
-		list: list, byGVR: make(map[schema.GroupVersionResource]*resource.Resource),
+		list: list, byGVR: make(map[schema.GroupVersionResource]*resource.Resource), byGVK: make(map[schema.GroupVersionKind]*resource.Resource),
 		storage: make(map[schema.GroupResource]*resource.Resource), groups: make(map[string]bool),
 	}
 	for _, r := range list {
@@ -30,7 +31,7 @@ func newServed(list []*resource.Resource) (*served, error) {
 		if other := s.storage[r.GR()]; other != nil && other != r.Stored {
 			return nil, fmt.Errorf("%s is stored in two ways", r.GR())
 		}
-		s.byGVR[r.GVR()] = r
+		s.byGVR[r.GVR()], s.byGVK[r.GVK()] = r, r
 		s.groups[r.Group] = true
 		s.storage[r.GR()] = r.Stored
 	}
@@ -40,6 +41,11 @@ func newServed(list []*resource.Resource) (*served, error) {
 // find is a resource that is served, or nil.
 func (s *Server) find(gvr schema.GroupVersionResource) *resource.Resource {
 	return s.served.Load().byGVR[gvr]
+}
+
+// kind is the resource of a kind that is served, or nil.
+func (s *Server) kind(gvk schema.GroupVersionKind) *resource.Resource {
+	return s.served.Load().byGVK[gvk]
 }
 
 // SetResources replaces all that is served. A row that stays must be the same

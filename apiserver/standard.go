@@ -16,10 +16,12 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/authentication/user"
 	apiregistrationv1 "k8s.io/kube-aggregator/pkg/apis/apiregistration/v1"
 
 	"github.com/skiff-k8s/skiff/apiserver/admission"
+	"github.com/skiff-k8s/skiff/apiserver/admission/policy"
 	"github.com/skiff-k8s/skiff/apiserver/admission/webhook"
 	"github.com/skiff-k8s/skiff/apiserver/aggregate"
 	"github.com/skiff-k8s/skiff/apiserver/alloc"
@@ -32,6 +34,7 @@ import (
 	"github.com/skiff-k8s/skiff/apiserver/custom"
 	"github.com/skiff-k8s/skiff/apiserver/discovery"
 	"github.com/skiff-k8s/skiff/apiserver/health"
+	"github.com/skiff-k8s/skiff/apiserver/heavy"
 	"github.com/skiff-k8s/skiff/apiserver/openapi"
 	"github.com/skiff-k8s/skiff/apiserver/reach"
 	"github.com/skiff-k8s/skiff/apiserver/resource"
@@ -111,6 +114,9 @@ func Standard(ctx context.Context, o Options) (*Server, error) {
 	hooks := webhook.New(webhook.Config{Dial: o.Dial, Authorizer: rights, Metrics: registry,
 		Served:  func() []*resource.Resource { return s.Resources() },
 		Changed: func(ctx context.Context, r *resource.Resource) (int64, error) { return s.store.Changed(ctx, r) }})
+	policies := policy.New(policy.Config{Authorizer: rights, Metrics: registry,
+		Heavy:  heavy.Runner{Take: func(ctx context.Context) (func(), bool) { return s.rest.Fields.Heavy.Take(ctx) }},
+		Served: func() []*resource.Resource { return s.Resources() }, Kind: func(k schema.GroupVersionKind) *resource.Resource { return s.kind(k) }})
 	documents, descriptions, extensions := discovery.New(o.Advertise.String()), openapi.New(), aggregate.New()
 	registry.MustRegister(guard.Panics, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	mux := http.NewServeMux()
@@ -121,7 +127,8 @@ func Standard(ctx context.Context, o Options) (*Server, error) {
 			Authorizer: rights, Components: o.components(func() *Server { return s })}),
 		Authenticator: authn.New(users),
 		Authorizer:    rights,
-		Admission:     admission.Standard(rights, registry, hooks.Mutating(), hooks.Validating()),
+		Admission: admission.Standard(rights, registry,
+			[]admission.Plugin{policies.Mutating(), hooks.Mutating()}, []admission.Plugin{policies.Validating(), hooks.Validating()}),
 		Connect: func(w http.ResponseWriter, r *http.Request, c rest.Connection) error {
 			return connections.ServeConnect(w, r, connect.Target(c))
 		},

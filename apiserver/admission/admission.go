@@ -40,11 +40,13 @@ type Attributes struct {
 	Cluster resource.Cluster
 
 	// Again, set by a plugin, runs the mutating phase once more, with Round 1:
-	// others may have to do with what it changed. Memory is kept for it between
-	// the rounds.
+	// others may have to do with what it changed. Memory is kept for it, as
+	// webhooks use it, between the rounds.
 	Again  bool
 	Round  int
 	Memory any
+	// Policies is the memory of admission policies.
+	Policies any
 }
 
 // Served is the resource as the client named it.

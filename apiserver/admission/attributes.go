@@ -29,7 +29,12 @@ func (a *Attributes) isSub(group, plural, sub string) bool {
 
 // forbid is the refusal of a with a reason.
 func (a *Attributes) forbid(format string, args ...any) error {
-	return apierrors.NewForbidden(a.Resource.GR(), a.shownName(), fmt.Errorf(format, args...))
+	return a.Forbidden(fmt.Errorf(format, args...))
+}
+
+// Forbidden is the refusal of a, 403 Forbidden. Its status may be changed.
+func (a *Attributes) Forbidden(reason error) *apierrors.StatusError {
+	return apierrors.NewForbidden(a.Resource.GR(), a.shownName(), reason)
 }
 
 // shownName is how errors name an object that may have no name yet.

@@ -1,6 +1,8 @@
 package admission
 
 import (
+	"slices"
+
 	"github.com/prometheus/client_golang/prometheus"
 	rbacv1 "k8s.io/api/rbac/v1"
 	"k8s.io/apiserver/pkg/authentication/user"
@@ -18,10 +20,10 @@ type Rights interface {
 }
 
 // Standard is the chain of a server, in the order in which the steps run in
-// each phase. mutating and validating ask webhooks. It counts in metrics; nil:
-// nowhere.
-func Standard(rights Rights, metrics prometheus.Registerer, mutating, validating Plugin) Chain {
-	return Chain{
+// each phase. mutating and validating ask policies and webhooks. It counts in
+// metrics; nil: nowhere.
+func Standard(rights Rights, metrics prometheus.Registerer, mutating, validating []Plugin) Chain {
+	return slices.Concat(Chain{
 		namespaceLifecycle(),
 		limitRanger(),
 		serviceAccount(),
@@ -41,11 +43,11 @@ func Standard(rights Rights, metrics prometheus.Registerer, mutating, validating
 		podTopologyLabels(),
 		nodeDeclaredFeatureValidator(),
 		podResizeValidator(),
-		mutating,
+	}, mutating, Chain{
 		// Roles are checked last in the mutating phase: what is granted must be
 		// what will be stored.
 		roleEscalation(rights),
-		validating,
+	}, validating, Chain{
 		resourceQuota(),
-	}
+	})
 }

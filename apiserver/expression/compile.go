@@ -73,17 +73,14 @@ func NewCompiler(composes bool) *Compiler {
 		return &Compiler{made: shared}
 	}
 	c := &Compiler{made: make(map[Sees]func() (*environment.EnvSet, error)), composed: apiservercel.NewObjectType("kubernetes.variables", map[string]*apiservercel.DeclField{})}
-	for sees, plain := range shared {
+	for sees := range shared {
+		plain := shared[Sees{Params: sees.Params, Authorizer: sees.Authorizer}]
 		c.made[sees] = sync.OnceValues(func() (*environment.EnvSet, error) {
-			set, err := plain()
-			if err != nil {
-				return nil, err
+			set, err := extended(plain, []*apiservercel.DeclType{c.composed}, cel.Variable(variablesVariable, c.composed.CelType()))
+			if err != nil || !sees.Patches {
+				return set, err
 			}
-			return set.Extend(environment.VersionedOptions{
-				IntroducedVersion: version.MajorMinor(1, 0),
-				EnvOptions:        []cel.EnvOption{cel.Variable(variablesVariable, c.composed.CelType())},
-				DeclTypes:         []*apiservercel.DeclType{c.composed},
-			})
+			return withPatches(func() (*environment.EnvSet, error) { return set, nil })
 		})
 	}
 	return c
@@ -94,17 +91,17 @@ var shared = makeShared()
 
 func makeShared() map[Sees]func() (*environment.EnvSet, error) {
 	made := make(map[Sees]func() (*environment.EnvSet, error))
-	for _, yes := range []bool{false, true} {
-		for _, also := range []bool{false, true} {
-			for _, patches := range []bool{false, true} {
-				sees := Sees{Params: yes, Authorizer: also, Patches: patches}
-				made[sees] = sync.OnceValues(sees.environment)
-			}
+	for _, params := range []bool{false, true} {
+		for _, authorizer := range []bool{false, true} {
+			sees := Sees{Params: params, Authorizer: authorizer}
+			made[sees] = sync.OnceValues(sees.environment)
+			made[Sees{Params: params, Authorizer: authorizer, Patches: true}] = sync.OnceValues(func() (*environment.EnvSet, error) { return withPatches(made[sees]) })
 		}
 	}
 	return made
 }
 
+// environment is that of expressions that make no patches.
 func (s Sees) environment() (*environment.EnvSet, error) {
 	request, namespace := requestType(), namespaceType()
 	options := []cel.EnvOption{
@@ -119,13 +116,25 @@ func (s Sees) environment() (*environment.EnvSet, error) {
 	if s.Authorizer {
 		options = append(options, cel.Variable(authorizerVariable, library.AuthorizerType), cel.Variable(requestResourceVariable, library.ResourceCheckType))
 	}
-	if s.Patches {
-		options = append(options, common.ResolverEnvOption(&mutation.DynamicTypeResolver{}), environment.UnversionedLib(library.JSONPatch))
+	base := environment.MustBaseEnvSet(environment.DefaultCompatibilityVersion())
+	set, err := extended(func() (*environment.EnvSet, error) { return base, nil }, []*apiservercel.DeclType{namespace, request}, options...)
+	if err != nil {
+		return nil, err
 	}
-	return environment.MustBaseEnvSet(environment.DefaultCompatibilityVersion()).Extend(
-		environment.VersionedOptions{IntroducedVersion: version.MajorMinor(1, 0), EnvOptions: options, DeclTypes: []*apiservercel.DeclType{namespace, request}},
-		environment.StrictCostOpt,
-	)
+	return set.Extend(environment.StrictCostOpt)
+}
+
+// withPatches adds the types of patches. It is the last step: what is added later would not find them.
+func withPatches(plain func() (*environment.EnvSet, error)) (*environment.EnvSet, error) {
+	return extended(plain, nil, common.ResolverEnvOption(&mutation.DynamicTypeResolver{}), environment.UnversionedLib(library.JSONPatch))
+}
+
+func extended(plain func() (*environment.EnvSet, error), declared []*apiservercel.DeclType, options ...cel.EnvOption) (*environment.EnvSet, error) {
+	set, err := plain()
+	if err != nil {
+		return nil, err
+	}
+	return set.Extend(environment.VersionedOptions{IntroducedVersion: version.MajorMinor(1, 0), EnvOptions: options, DeclTypes: declared})
 }
 
 // Compile makes an expression of its text. stored: the text has been accepted before, and may use what new expressions

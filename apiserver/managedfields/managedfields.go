@@ -121,7 +121,7 @@ func (m *Managers) new(r *resource.Resource, subresource string) (*upstream.Fiel
 		}
 		return upstream.NewDefaultCRDFieldManager(types, o, o, o, r.GVK(), r.Stored.GroupVersion(), subresource, reset)
 	}
-	return upstream.NewDefaultFieldManager(typesOf(r), o, o, o, r.GVK(), r.Stored.GroupVersion(), subresource, reset)
+	return upstream.NewDefaultFieldManager(typesOf(codec.As(r.New(), r.GVK())), o, o, o, r.GVK(), r.Stored.GroupVersion(), subresource, reset)
 }
 
 // resetFields are those nobody owns by a path, because what is sent there is put

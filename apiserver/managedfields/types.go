@@ -6,6 +6,7 @@ import (
 
 	apiextensions "k8s.io/apiextensions-apiserver/pkg/generated/openapi"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	upstream "k8s.io/apimachinery/pkg/util/managedfields"
 	"k8s.io/client-go/applyconfigurations"
@@ -17,15 +18,24 @@ import (
 
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 
-	"github.com/skiff-k8s/skiff/apiserver/codec"
 	"github.com/skiff-k8s/skiff/apiserver/resource"
 )
 
+// TypesOf are the types of the fields of what is written to r or to a
+// subresource of it, by which configurations are applied. empty is such an
+// object, which says of what kind it is.
+func TypesOf(r *resource.Resource, empty runtime.Object) (upstream.TypeConverter, error) {
+	if r.Custom != nil && empty.GetObjectKind().GroupVersionKind() == r.GVK() {
+		return r.Custom.Types()
+	}
+	return typesOf(empty), nil
+}
+
 // typesOf are the types of the fields of a built-in kind. A few kinds (Scale)
 // have no schema, and no lists or maps that would need one.
-func typesOf(r *resource.Resource) upstream.TypeConverter {
+func typesOf(empty runtime.Object) upstream.TypeConverter {
 	for _, types := range []func() upstream.TypeConverter{builtinTypes, definitionTypes, registrationTypes} {
-		if _, err := types().ObjectToTyped(codec.As(r.New(), r.GVK())); err == nil {
+		if _, err := types().ObjectToTyped(empty); err == nil {
 			return types()
 		}
 	}

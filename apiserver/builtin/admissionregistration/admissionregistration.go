@@ -1,5 +1,5 @@
-// Package admissionregistration has the rows of group admissionregistration.k8s.io: which webhooks are asked about
-// writes. Package admission/webhook asks them.
+// Package admissionregistration has the rows of group admissionregistration.k8s.io: which webhooks and policies are asked
+// about writes. Packages admission/webhook and admission/policy ask them.
 package admissionregistration
 
 import (
@@ -26,13 +26,16 @@ const (
 
 // Resources are the rows of the group.
 func Resources() []*resource.Resource {
-	return []*resource.Resource{mutatingWebhooks(), validatingWebhooks()}
+	return []*resource.Resource{
+		mutatingPolicies(), mutatingBindings(), mutatingWebhooks(),
+		validatingPolicies(), validatingBindings(), validatingWebhooks(),
+	}
 }
 
 func mutatingWebhooks() *resource.Resource {
 	return resource.Define[admissionregistrationv1.MutatingWebhookConfigurationList](resource.Definition[mutating]{
 		Group: group, Version: "v1", Kind: "MutatingWebhookConfiguration", Plural: "mutatingwebhookconfigurations",
-		Categories: []string{"api-extensions"}, ClusterScoped: true,
+		Categories: []string{"api-extensions"}, ClusterScoped: true, NeedsVersion: true,
 		Default: func(c *mutating) {
 			for i := range c.Webhooks {
 				w := &c.Webhooks[i]
@@ -60,7 +63,7 @@ func mutatingWebhooks() *resource.Resource {
 func validatingWebhooks() *resource.Resource {
 	return resource.Define[admissionregistrationv1.ValidatingWebhookConfigurationList](resource.Definition[validating]{
 		Group: group, Version: "v1", Kind: "ValidatingWebhookConfiguration", Plural: "validatingwebhookconfigurations",
-		Categories: []string{"api-extensions"}, ClusterScoped: true,
+		Categories: []string{"api-extensions"}, ClusterScoped: true, NeedsVersion: true,
 		Default: func(c *validating) {
 			for i := range c.Webhooks {
 				w := &c.Webhooks[i]
