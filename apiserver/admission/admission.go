@@ -20,9 +20,11 @@ type Attributes struct {
 	Subresource string
 	Namespace   string
 	Name        string // may be empty on create with generateName
-	Collection  bool   // it is one of many that a request deletes without naming them
 	User        user.Info
 	DryRun      bool
+	// Collection: a is one of the deletions of a collection. The request has no
+	// name, whatever Name is.
+	Collection bool
 	// New is what will be stored; plugins of the mutating phase may change it.
 	// For subresources with a body of their own it is that body. nil on delete.
 	New runtime.Object

@@ -37,10 +37,18 @@ func (a *Attributes) Forbidden(reason error) *apierrors.StatusError {
 	return apierrors.NewForbidden(a.Resource.GR(), a.shownName(), reason)
 }
 
+// RequestName is the name in the request; it may be empty.
+func (a *Attributes) RequestName() string {
+	if a.Collection {
+		return ""
+	}
+	return a.Name
+}
+
 // shownName is how errors name an object that may have no name yet.
 func (a *Attributes) shownName() string {
-	if a.Name != "" {
-		return a.Name
+	if name := a.RequestName(); name != "" {
+		return name
 	}
 	if a.New == nil {
 		return "Unknown"

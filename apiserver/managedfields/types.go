@@ -1,6 +1,8 @@
 package managedfields
 
 import (
+	"errors"
+	"fmt"
 	"maps"
 	"sync"
 
@@ -15,6 +17,7 @@ import (
 	apiregistration "k8s.io/kube-aggregator/pkg/generated/openapi"
 	"k8s.io/kube-openapi/pkg/common"
 	"k8s.io/kube-openapi/pkg/validation/spec"
+	smd "sigs.k8s.io/structured-merge-diff/v6/typed"
 
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 
@@ -28,18 +31,39 @@ func TypesOf(r *resource.Resource, empty runtime.Object) (upstream.TypeConverter
 	if r.Custom != nil && empty.GetObjectKind().GroupVersionKind() == r.GVK() {
 		return r.Custom.Types()
 	}
-	return typesOf(empty), nil
+	if types := knownTypes(empty); types != nil {
+		return types, nil
+	}
+	return unknown{}, nil
+}
+
+// unknown are the types of a kind that has no schema.
+type unknown struct{}
+
+func (unknown) ObjectToTyped(obj runtime.Object, _ ...smd.ValidationOptions) (*smd.TypedValue, error) {
+	return nil, fmt.Errorf("no corresponding type for %v", obj.GetObjectKind().GroupVersionKind())
+}
+
+func (unknown) TypedToObject(*smd.TypedValue) (runtime.Object, error) {
+	return nil, errors.New("no corresponding type")
 }
 
 // typesOf are the types of the fields of a built-in kind. A few kinds (Scale)
 // have no schema, and no lists or maps that would need one.
 func typesOf(empty runtime.Object) upstream.TypeConverter {
+	if types := knownTypes(empty); types != nil {
+		return types
+	}
+	return upstream.NewDeducedTypeConverter()
+}
+
+func knownTypes(empty runtime.Object) upstream.TypeConverter {
 	for _, types := range []func() upstream.TypeConverter{builtinTypes, definitionTypes, registrationTypes} {
 		if _, err := types().ObjectToTyped(empty); err == nil {
 			return types()
 		}
 	}
-	return upstream.NewDeducedTypeConverter()
+	return nil
 }
 
 // builtinTypes parses the schema of all types that client-go has apply

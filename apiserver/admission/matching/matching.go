@@ -100,7 +100,7 @@ func (c *Criteria) named(rules []admissionregistrationv1.NamedRuleWithOperations
 	asked := a.Served()
 	about := func(r *resource.Resource) bool {
 		return slices.ContainsFunc(rules, func(rule admissionregistrationv1.NamedRuleWithOperations) bool {
-			return applies(rule.RuleWithOperations, a, r) && (len(rule.ResourceNames) == 0 || slices.Contains(rule.ResourceNames, a.Name))
+			return applies(rule.RuleWithOperations, a, r) && (len(rule.ResourceNames) == 0 || slices.Contains(rule.ResourceNames, a.RequestName()))
 		})
 	}
 	if about(asked) {

@@ -85,7 +85,7 @@ func (v View) Store(obj runtime.Object) error {
 func (v View) Request(matched schema.GroupVersionResource) (map[string]any, error) {
 	asked := v.Served()
 	requestKind, requestResource := metav1.GroupVersionKind(kindOf(asked, v.Subresource)), metav1.GroupVersionResource(asked.GVR())
-	name := v.Name
+	name := v.RequestName()
 	if obj := v.Attributes.Object(); name == "" && obj != nil {
 		name = obj.GetName()
 	}

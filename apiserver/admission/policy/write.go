@@ -39,7 +39,7 @@ func (w *write) about(row *resource.Resource) (*expression.Variables, error) {
 		return v, nil
 	}
 	v := &expression.Variables{User: w.User, Authorizer: w.config.Authorizer,
-		Target: expression.Target{Resource: w.Served().GVR(), Subresource: w.Subresource, Namespace: w.Namespace, Name: w.Name}}
+		Target: expression.Target{Resource: w.Served().GVR(), Subresource: w.Subresource, Namespace: w.Namespace, Name: w.RequestName()}}
 	view := w.view(row)
 	var err error
 	if v.Object, err = view.Map(w.New); err != nil {

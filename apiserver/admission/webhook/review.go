@@ -67,10 +67,7 @@ func asMap(obj runtime.Object, a *admission.Attributes, row *resource.Resource) 
 func request(a *admission.Attributes, row *resource.Resource) admissionv1.AdmissionRequest {
 	asked := a.Served()
 	requestKind, requestResource := metav1.GroupVersionKind(kindOf(a, asked)), metav1.GroupVersionResource(asked.GVR())
-	name := a.Name
-	if a.Collection {
-		name = ""
-	}
+	name := a.RequestName()
 	if obj := a.Object(); name == "" && obj != nil {
 		name = obj.GetName()
 	}
