@@ -94,42 +94,53 @@ func (c *Criteria) selectsObject(a *admission.Attributes) bool {
 
 // named is the row of the request if a rule names it, else, under policy Equivalent, one of another version of the kind.
 func (c *Criteria) named(rules []admissionregistrationv1.NamedRuleWithOperations, a *admission.Attributes, served func() []*resource.Resource) *resource.Resource {
-	if len(rules) == 0 {
-		return nil
+	asked, ofKind := a.Served(), false
+	for i := range rules {
+		rule := &rules[i]
+		if !isAbout(&rule.Rule, a, asked) {
+			continue
+		}
+		if ofKind = true; applies(rule, a, asked) {
+			return asked
+		}
 	}
-	asked := a.Served()
-	about := func(r *resource.Resource) bool {
-		return slices.ContainsFunc(rules, func(rule admissionregistrationv1.NamedRuleWithOperations) bool {
-			return applies(rule.RuleWithOperations, a, r) && (len(rule.ResourceNames) == 0 || slices.Contains(rule.ResourceNames, a.RequestName()))
-		})
-	}
-	if about(asked) {
-		return asked
-	}
-	if !c.equivalent || !slices.ContainsFunc(rules, func(rule admissionregistrationv1.NamedRuleWithOperations) bool { return isAbout(rule.Rule, a, asked) }) {
+	if !c.equivalent || !ofKind {
 		return nil
 	}
 	for _, r := range served() {
-		if r != asked && r.Stored == asked.Stored && (a.Subresource == "" || r.Sub(a.Subresource) != nil) && about(r) {
-			return r
+		if r == asked || r.Stored != asked.Stored || a.Subresource != "" && r.Sub(a.Subresource) == nil {
+			continue
+		}
+		for i := range rules {
+			if isAbout(&rules[i].Rule, a, r) && applies(&rules[i], a, r) {
+				return r
+			}
 		}
 	}
 	return nil
 }
 
 // isAbout reports whether a rule is about the kind of a, in any version.
-func isAbout(rule admissionregistrationv1.Rule, a *admission.Attributes, r *resource.Resource) bool {
-	return anyOr(rule.APIGroups, r.Group) && slices.ContainsFunc(rule.Resources, func(name string) bool {
+func isAbout(rule *admissionregistrationv1.Rule, a *admission.Attributes, r *resource.Resource) bool {
+	if !anyOr(rule.APIGroups, r.Group) {
+		return false
+	}
+	for _, name := range rule.Resources {
 		parent, sub, _ := strings.Cut(name, "/")
-		return (parent == "*" || parent == r.Plural) && (sub == "*" || sub == a.Subresource)
-	})
+		if (parent == "*" || parent == r.Plural) && (sub == "*" || sub == a.Subresource) {
+			return true
+		}
+	}
+	return false
 }
 
-func applies(rule admissionregistrationv1.RuleWithOperations, a *admission.Attributes, r *resource.Resource) bool {
-	return isAbout(rule.Rule, a, r) && anyOr(rule.APIVersions, r.Version) && inScope(rule.Scope, a) &&
+// applies reports whether a rule about the kind of a is about a in the version of r.
+func applies(rule *admissionregistrationv1.NamedRuleWithOperations, a *admission.Attributes, r *resource.Resource) bool {
+	return anyOr(rule.APIVersions, r.Version) && inScope(rule.Scope, a) &&
 		slices.ContainsFunc(rule.Operations, func(o admissionregistrationv1.OperationType) bool {
 			return o == "*" || strings.EqualFold(string(o), a.Verb)
-		})
+		}) &&
+		(len(rule.ResourceNames) == 0 || slices.Contains(rule.ResourceNames, a.RequestName()))
 }
 
 func inScope(scope *admissionregistrationv1.ScopeType, a *admission.Attributes) bool {

@@ -1,11 +1,12 @@
 // Package policy judges and changes writes as ValidatingAdmissionPolicies and MutatingAdmissionPolicies say.
 //
-// Policies, bindings and params are read from the store for every write, so that each takes effect as soon as its own
-// write is answered. What is made of a policy is kept until it changes; its expressions are compiled when the first write
-// matches it.
+// The store is asked for changes of policies and bindings, and for params, at every write, so that each takes effect as
+// soon as its own write is answered. What is made of a policy is kept until it changes; its expressions are compiled when
+// the first write matches it.
 package policy
 
 import (
+	"context"
 	"slices"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -24,6 +25,8 @@ type Config struct {
 	Served func() []*resource.Resource
 	// Kind finds the row of a kind that is served now, as params are named; nil: there is none.
 	Kind func(schema.GroupVersionKind) *resource.Resource
+	// Changed is the revision of the newest change of any object of a kind.
+	Changed func(ctx context.Context, r *resource.Resource) (int64, error)
 	// Authorizer answers expressions, and says who may make policies about which params.
 	Authorizer authorizer.Authorizer
 	// Heavy runs merges and patches of large objects.
@@ -43,8 +46,8 @@ type Policies struct {
 func New(c Config) *Policies {
 	return &Policies{
 		config: c, metrics: newMetrics(c.Metrics),
-		mutating:   &source{policies: "mutatingadmissionpolicies", bindings: "mutatingadmissionpolicybindings"},
-		validating: &source{policies: "validatingadmissionpolicies", bindings: "validatingadmissionpolicybindings"},
+		mutating:   &source{changed: c.Changed, policies: "mutatingadmissionpolicies", bindings: "mutatingadmissionpolicybindings"},
+		validating: &source{changed: c.Changed, policies: "validatingadmissionpolicies", bindings: "validatingadmissionpolicybindings"},
 	}
 }
 

@@ -202,7 +202,7 @@ func TestAuditAndMetrics(t *testing.T) {
 	must(c.AdmissionregistrationV1().ValidatingAdmissionPolicyBindings().Create(ctx, b, metav1.CreateOptions{}))(t)
 
 	registry := prometheus.NewRegistry()
-	policies := policy.New(policy.Config{Served: s.Resources, Metrics: registry, Kind: func(k schema.GroupVersionKind) *resource.Resource {
+	policies := policy.New(policy.Config{Served: s.Resources, Changed: s.Store().Changed, Metrics: registry, Kind: func(k schema.GroupVersionKind) *resource.Resource {
 		for _, r := range s.Resources() {
 			if r.GVK() == k {
 				return r

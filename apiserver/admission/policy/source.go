@@ -3,7 +3,6 @@ package policy
 import (
 	"context"
 	"fmt"
-	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -18,16 +17,20 @@ import (
 // source are the policies of one kind, with their bindings.
 type source struct {
 	policies, bindings string // the resources
+	changed            func(ctx context.Context, r *resource.Resource) (int64, error)
 	now                atomic.Pointer[bound]
 	mu                 sync.Mutex // held by who makes the next
 }
 
 // bound is what was made of one state of the store. It does not change.
 type bound struct {
-	policies, bindings []resource.Object
-	list               []*definition
-	made               map[types.UID]*definition // also those without bindings
+	state
+	list []*definition
+	made map[types.UID]*definition
 }
+
+// state are the newest changes of policies and of bindings.
+type state struct{ policies, bindings int64 }
 
 // definition is a policy, ready to be asked. It does not change.
 type definition struct {
@@ -54,40 +57,50 @@ type binding struct {
 
 // load are the policies that have bindings, in the order of their names, and each with its bindings in that of theirs.
 func (s *source) load(ctx context.Context, c resource.Cluster) ([]*definition, error) {
-	policies, err := list(ctx, c, s.policies)
-	if err != nil || len(policies) == 0 {
+	policies, bindings := c.Resource(admissionregistrationv1.GroupName, s.policies), c.Resource(admissionregistrationv1.GroupName, s.bindings)
+	if policies == nil || bindings == nil {
+		return nil, nil
+	}
+	newest, err := s.state(ctx, policies, bindings)
+	if err != nil {
 		return nil, err
 	}
-	bindings, err := list(ctx, c, s.bindings)
-	if err != nil || len(bindings) == 0 {
-		return nil, err
-	}
-	// Objects of the store are the same as long as they do not change.
-	if now := s.now.Load(); now != nil && slices.Equal(now.policies, policies) && slices.Equal(now.bindings, bindings) {
+	if now := s.now.Load(); now != nil && now.state == newest {
 		return now.list, nil
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	next := bind(s.now.Load(), policies, bindings)
+	if now := s.now.Load(); now != nil && now.state == newest {
+		return now.list, nil // made while this waited
+	}
+	// Read after the state: what is newer than that is read again.
+	all, err := c.List(ctx, policies, "")
+	if err != nil {
+		return nil, fmt.Errorf("list %s: %w", s.policies, err)
+	}
+	used, err := c.List(ctx, bindings, "")
+	if err != nil {
+		return nil, fmt.Errorf("list %s: %w", s.bindings, err)
+	}
+	next := bind(s.now.Load(), all, used)
+	next.state = newest
 	s.now.Store(next)
 	return next.list, nil
 }
 
-func list(ctx context.Context, c resource.Cluster, plural string) ([]resource.Object, error) {
-	row := c.Resource(admissionregistrationv1.GroupName, plural)
-	if row == nil {
-		return nil, nil
+func (s *source) state(ctx context.Context, policies, bindings *resource.Resource) (newest state, err error) {
+	if newest.policies, err = s.changed(ctx, policies); err != nil {
+		return newest, fmt.Errorf("changes of %s: %w", s.policies, err)
 	}
-	objects, err := c.List(ctx, row, "")
-	if err != nil {
-		return nil, fmt.Errorf("list %s: %w", plural, err)
+	if newest.bindings, err = s.changed(ctx, bindings); err != nil {
+		return newest, fmt.Errorf("changes of %s: %w", s.bindings, err)
 	}
-	return objects, nil
+	return newest, nil
 }
 
 // bind makes definitions, of those that are as they were what was made before.
 func bind(before *bound, policies, bindings []resource.Object) *bound {
-	next := &bound{policies: policies, bindings: bindings, made: make(map[types.UID]*definition, len(policies))}
+	next := &bound{made: make(map[types.UID]*definition, len(policies))}
 	byPolicy := make(map[string][]*binding)
 	for _, obj := range bindings {
 		name, b := readBinding(obj)
