@@ -225,7 +225,7 @@ func (s *Services) settle() {
 			continue
 		}
 		e := old[gv]
-		if e == nil || !e.is(o) {
+		if e == nil || !sameServer(e.object, o) {
 			e = newExtension(s.config, o)
 		}
 		if e.version != o.ResourceVersion {

@@ -77,16 +77,12 @@ func transport(dial reach.Dial, security *tls.Config, http2 bool) *http.Transpor
 	}
 }
 
-// is reports whether e is what o names.
-func (e *extension) is(o *apiService) bool {
-	was, now := e.object.Spec, o.Spec
-	was.GroupPriorityMinimum, was.VersionPriority = now.GroupPriorityMinimum, now.VersionPriority
-	return e.object.UID == o.UID && equality.Semantic.DeepEqual(was, now)
-}
-
-func (e *extension) closeIdle() {
-	e.by.CloseIdleConnections()
-	e.upgrades.CloseIdleConnections()
+// sameServer reports whether an APIService still names the server that it named.
+// In which order that is listed makes no difference.
+func sameServer(was, now *apiService) bool {
+	before := was.Spec
+	before.GroupPriorityMinimum, before.VersionPriority = now.Spec.GroupPriorityMinimum, now.Spec.VersionPriority
+	return was.UID == now.UID && equality.Semantic.DeepEqual(before, now.Spec)
 }
 
 // discoveryTime is how long a client waits for the document of a group version,

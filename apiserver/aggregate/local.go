@@ -247,7 +247,7 @@ func (c Config) setCondition(ctx context.Context, o *apiService, condition apire
 	row := c.Cluster.Resource(apiregistrationv1.GroupName, "apiservices")
 	_, err := c.Cluster.Update(ctx, row, "", o.Name, false, func(obj resource.Object) error {
 		now := obj.(*apiService)
-		if now.UID != o.UID || !equality.Semantic.DeepEqual(now.Spec, o.Spec) {
+		if !sameServer(o, now) {
 			return errMoved
 		}
 		live := now.DeepCopy()
