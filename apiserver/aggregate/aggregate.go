@@ -29,6 +29,7 @@ import (
 	"k8s.io/kube-aggregator/pkg/apis/apiregistration/v1/helper"
 
 	"github.com/skiff-k8s/skiff/apiserver/discovery"
+	"github.com/skiff-k8s/skiff/apiserver/openapi"
 	"github.com/skiff-k8s/skiff/apiserver/reach"
 	"github.com/skiff-k8s/skiff/apiserver/resource"
 	"github.com/skiff-k8s/skiff/apiserver/store"
@@ -54,10 +55,11 @@ type Config struct {
 	// Certificate is what extension servers are shown, by which they believe who
 	// asks; nil: none.
 	Certificate func(*tls.CertificateRequestInfo) (*tls.Certificate, error)
-	// Publish tells the documents what APIServices say besides what can be known
-	// from the rows that are served.
-	Publish func([]discovery.Service)
-	Log     *slog.Logger
+	// Discovery tells what APIServices say besides what can be known from the rows
+	// that are served, OpenAPI how extension servers describe themselves.
+	Discovery func([]discovery.Service)
+	OpenAPI   func([]*openapi.Extension)
+	Log       *slog.Logger
 }
 
 // Services follows the APIServices of a server. Its methods may be called
@@ -74,7 +76,8 @@ type Services struct {
 
 	mu        sync.Mutex
 	known     map[string]*apiService // by name
-	published []discovery.Service
+	told      []discovery.Service    // to Discovery
+	described []*openapi.Extension   // to OpenAPI
 }
 
 // New makes Services that know of none.
@@ -255,31 +258,38 @@ func (s *Services) start(ctx context.Context) {
 	}
 }
 
-// publish tells the documents what APIServices say, if that has changed.
+// publish tells the documents what APIServices and extension servers say, if
+// that has changed.
 func (s *Services) publish() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	now := make([]discovery.Service, 0, len(*s.remote.Load()))
+	remote := *s.remote.Load()
+	var say []discovery.Service
+	var described []*openapi.Extension
 	for _, name := range slices.Sorted(maps.Keys(s.known)) {
 		o := s.known[name]
 		said := discovery.Service{
 			Group: o.Spec.Group, Version: o.Spec.Version,
 			Priority: discovery.Priority{Group: o.Spec.GroupPriorityMinimum, Version: o.Spec.VersionPriority},
 		}
-		e := (*s.remote.Load())[schema.GroupVersion{Group: o.Spec.Group, Version: o.Spec.Version}]
+		e := remote[schema.GroupVersion{Group: o.Spec.Group, Version: o.Spec.Version}]
 		switch {
 		case e != nil:
 			said.Remote = e.discovered.Load()
-		case managed(o) != "" && said.Priority == discovery.PriorityOf(said.Group, said.Version):
+			described = append(described, e.described.Load())
+		case managed(o) != "" && said.Priority == discovery.PriorityOf(said.Group, said.Version), o.Spec.Group == apiregistrationv1.GroupName:
 			continue // the rows say as much
 		}
-		now = append(now, said)
+		say = append(say, said)
 	}
-	if slices.Equal(now, s.published) {
-		return
+	if !slices.Equal(say, s.told) {
+		s.told = say
+		s.config.Discovery(say)
 	}
-	s.published = now
-	s.config.Publish(now)
+	if !slices.Equal(described, s.described) {
+		s.described = described
+		s.config.OpenAPI(described)
+	}
 }
 
 // observe lets extension servers be asked when the Service they are behind

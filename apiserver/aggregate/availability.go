@@ -54,25 +54,24 @@ func (e *extension) run(ctx context.Context, publish func()) {
 		if ctx.Err() != nil {
 			return
 		}
-		if condition.Status == apiregistrationv1.ConditionTrue {
+		up := condition.Status == apiregistrationv1.ConditionTrue
+		if up {
 			e.available.Store(true) // before anybody is told
 		}
 		if err := e.config.setCondition(ctx, e.object, condition); err != nil && ctx.Err() == nil {
 			e.config.Log.ErrorContext(ctx, "status of an APIService", "name", e.name, "err", err)
 		}
 		now := e.discovered.Load()
-		if up := condition.Status == apiregistrationv1.ConditionTrue; !up || now.Stale || time.Since(described) >= describeEvery {
-			next := &discovery.Remote{Stale: true}
-			if up {
-				next, described = e.describe(ctx, now), time.Now()
-			}
-			if !next.Equal(now) {
-				e.discovered.Store(next)
-				publish()
-			}
+		switch {
+		case !up && !now.Stale:
+			e.discovered.Store(&discovery.Remote{Stale: true})
+			publish()
+		case up && (now.Stale || time.Since(described) >= describeEvery):
+			described = time.Now()
+			e.look(ctx, publish)
 		}
 		wait := checkEvery
-		if silent || e.discovered.Load().Stale && condition.Status == apiregistrationv1.ConditionTrue {
+		if silent || up && e.discovered.Load().Stale {
 			wait, pause = pause, min(2*pause, checkEvery)
 		} else {
 			pause = firstPause
@@ -83,6 +82,23 @@ func (e *extension) run(ctx context.Context, publish func()) {
 		case <-e.asked:
 		case <-time.After(wait):
 		}
+	}
+}
+
+// look asks the server what it serves, and how it describes that.
+func (e *extension) look(ctx context.Context, publish func()) {
+	now := e.discovered.Load()
+	if next := e.describe(ctx, now); !next.Equal(now) {
+		e.discovered.Store(next)
+		publish()
+	}
+	if e.discovered.Load().Stale {
+		return
+	}
+	before := e.described.Load()
+	if next := e.openAPI(ctx, before); next != before {
+		e.described.Store(next)
+		publish()
 	}
 }
 

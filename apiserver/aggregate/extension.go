@@ -22,6 +22,7 @@ import (
 	apiregistrationv1 "k8s.io/kube-aggregator/pkg/apis/apiregistration/v1"
 
 	"github.com/skiff-k8s/skiff/apiserver/discovery"
+	"github.com/skiff-k8s/skiff/apiserver/openapi"
 	"github.com/skiff-k8s/skiff/apiserver/reach"
 	"github.com/skiff-k8s/skiff/apiserver/request"
 	"github.com/skiff-k8s/skiff/apiserver/rest"
@@ -42,6 +43,7 @@ type extension struct {
 	available  atomic.Bool // as found out last, or as its APIService says
 	version    string      // of its APIService as it was seen last. Used by Services alone
 	discovered atomic.Pointer[discovery.Remote]
+	described  atomic.Pointer[openapi.Extension]
 	asked      chan struct{}
 	end        context.CancelFunc // of run; nil: it does not run. Used by Services alone
 }
@@ -51,6 +53,7 @@ func newExtension(c Config, o *apiService) *extension {
 	// Until it was asked nobody knows what it has: who deletes a namespace must
 	// not believe that there is nothing.
 	e.discovered.Store(&discovery.Remote{Stale: true})
+	e.described.Store(&openapi.Extension{Group: o.Spec.Group, Version: o.Spec.Version})
 	security := &tls.Config{
 		ServerName: e.service.Name + "." + e.service.Namespace + ".svc", InsecureSkipVerify: o.Spec.InsecureSkipTLSVerify,
 		GetClientCertificate: c.Certificate,

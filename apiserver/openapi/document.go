@@ -47,6 +47,7 @@ var (
 // document is made at most once, by build, and kept compressed.
 type document struct {
 	build      func() ([]byte, error)
+	foreign    bool // it is made of what another server says, which may make no sense
 	toProtobuf func(json []byte) ([]byte, error)
 
 	mu       sync.Mutex
@@ -202,7 +203,7 @@ func negotiate(accept string, types []mediaType) (mediaType, bool) {
 
 // renderIndex names where each document is, hash included: that makes them
 // all.
-func renderIndex(all map[string]*document) ([]byte, error) {
+func renderIndex(all map[string]*document, others map[string]*Extension) ([]byte, error) {
 	type place struct {
 		ServerRelativeURL string `json:"serverRelativeURL"`
 	}
@@ -212,10 +213,16 @@ func renderIndex(all map[string]*document) ([]byte, error) {
 	index.Paths = make(map[string]place)
 	for path, d := range all {
 		_, etag, _, err := d.form(false)
+		if err != nil && d.foreign {
+			continue
+		}
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", path, err)
 		}
 		index.Paths[path] = place{PathV3 + "/" + path + "?" + url.Values{"hash": {etag}}.Encode()}
+	}
+	for path, e := range others {
+		index.Paths[path] = place{e.Index[path]}
 	}
 	return json.Marshal(index)
 }

@@ -18,6 +18,7 @@ import (
 	"sync/atomic"
 
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/kube-openapi/pkg/validation/spec"
 
 	"github.com/skiff-k8s/skiff/apiserver/resource"
 )
@@ -31,8 +32,11 @@ const (
 // Handler serves the documents of the resources published last. Its methods
 // may be called concurrently.
 type Handler struct {
-	publish   sync.Mutex
 	published atomic.Pointer[documents]
+
+	mu         sync.Mutex // held by those who publish
+	resources  []*resource.Resource
+	extensions []*Extension
 }
 
 // New makes a Handler that has no resources yet.
@@ -48,15 +52,30 @@ type documents struct {
 	index *document
 	v3    map[string]*document // by path below /openapi/v3/
 	rows  map[string][]*resource.Resource
+	// others are the paths below /openapi/v3/ that another server describes.
+	others map[string]*Extension
 }
 
 // Publish replaces the resources. Documents of group versions whose rows are
 // the same as before stay; a changed custom resource must be a new row.
 func (h *Handler) Publish(resources []*resource.Resource) {
-	h.publish.Lock()
-	defer h.publish.Unlock()
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.resources = resources
+	h.renew()
+}
+
+// PublishExtensions replaces what other servers describe.
+func (h *Handler) PublishExtensions(extensions []*Extension) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.extensions = extensions
+	h.renew()
+}
+
+func (h *Handler) renew() {
 	old := h.published.Load()
-	d := &documents{v3: make(map[string]*document), rows: groupVersions(resources)}
+	d := &documents{v3: make(map[string]*document), rows: groupVersions(h.resources), others: make(map[string]*Extension)}
 	add := func(path string, build func() ([]byte, error)) {
 		if kept := old.v3[path]; kept != nil && slices.Equal(old.rows[path], d.rows[path]) {
 			d.v3[path] = kept
@@ -83,12 +102,28 @@ func (h *Handler) Publish(resources []*resource.Resource) {
 			addAbout("apis/"+group, aboutGroup(group))
 		}
 	}
-	d.index = &document{build: func() ([]byte, error) { return renderIndex(d.v3) }}
-	d.v2 = &document{build: func() ([]byte, error) { return h.renderAllV2(d.rows) }, toProtobuf: protobufV2}
+	extensions := h.extensions
+	for _, e := range extensions {
+		d.addExtension(e)
+	}
+	d.index = &document{build: func() ([]byte, error) { return renderIndex(d.v3, d.others) }}
+	d.v2 = &document{build: func() ([]byte, error) { return h.renderAllV2(d.rows, extensions) }, toProtobuf: protobufV2}
 	h.published.Store(d)
 }
 
-func (h *Handler) renderAllV2(rows map[string][]*resource.Resource) ([]byte, error) {
+func (h *Handler) renderAllV2(rows map[string][]*resource.Resource, extensions []*Extension) ([]byte, error) {
+	doc := h.allV2(rows)
+	for _, e := range extensions {
+		if e.merge(doc) {
+			continue
+		}
+		// Nobody knows what it has left in doc.
+		return h.renderAllV2(rows, slices.DeleteFunc(slices.Clone(extensions), func(x *Extension) bool { return x == e }))
+	}
+	return doc.MarshalJSON() // json.Marshal would go over the result once more
+}
+
+func (h *Handler) allV2(rows map[string][]*resource.Resource) *spec.Swagger {
 	s := newSchemas(nil)
 	s.v2 = true
 	var all []endpoint
@@ -103,7 +138,7 @@ func (h *Handler) renderAllV2(rows map[string][]*resource.Resource) ([]byte, err
 			all = append(all, aboutGroup(group).endpoint(s))
 		}
 	}
-	return renderV2(s, all)
+	return makeV2(s, all)
 }
 
 // groupVersions sorts resources by the path of their document.
@@ -129,6 +164,8 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		d.index.serve(w, r, typesIndex)
 	case d.v3[strings.TrimPrefix(path, PathV3+"/")] != nil:
 		d.v3[strings.TrimPrefix(path, PathV3+"/")].serve(w, r, typesV3)
+	case d.others[strings.TrimPrefix(path, PathV3+"/")] != nil:
+		d.others[strings.TrimPrefix(path, PathV3+"/")].Serve.ServeHTTP(w, r)
 	case strings.HasPrefix(path, PathV3+"/"):
 		w.WriteHeader(http.StatusNotFound)
 	default:

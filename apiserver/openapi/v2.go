@@ -12,7 +12,7 @@ import (
 // definitionPrefix is where definitions are in OpenAPI 2.
 const definitionPrefix = "#/definitions/"
 
-func renderV2(s *schemas, endpoints []endpoint) ([]byte, error) {
+func makeV2(s *schemas, endpoints []endpoint) *spec.Swagger {
 	shared := make(sharedParameters)
 	doc := &spec.Swagger{SwaggerProps: spec.SwaggerProps{
 		Swagger: "2.0", Info: info(), Paths: describe(endpoints, shared.refer),
@@ -22,7 +22,7 @@ func renderV2(s *schemas, endpoints []endpoint) ([]byte, error) {
 	for name, d := range s.all {
 		doc.Definitions[name] = toV2(*d)
 	}
-	return doc.MarshalJSON() // json.Marshal would go over the result once more
+	return doc
 }
 
 // sharedParameters are what many operations have, by names that are those of
