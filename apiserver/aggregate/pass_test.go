@@ -3,6 +3,7 @@ package aggregate_test
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"fmt"
 	"net"
@@ -173,7 +174,7 @@ func TestUpgrades(t *testing.T) {
 		}
 		conn.Close(websocket.StatusNormalClosure, "")
 	})
-	conn, _, err := websocket.Dial(t.Context(), "http://"+c.listen(t)+mirrors+"/x/exec",
+	conn, _, err := websocket.Dial(t.Context(), "http://"+c.listen(t, nil)+mirrors+"/x/exec",
 		&websocket.DialOptions{HTTPHeader: http.Header{"Authorization": {"Bearer " + token}}})
 	if err != nil {
 		t.Fatal(err)
@@ -191,7 +192,7 @@ func TestUpgrades(t *testing.T) {
 }
 
 // listen serves on a socket, and returns its address.
-func (c *cluster) listen(t *testing.T) string {
+func (c *cluster) listen(t *testing.T, config *tls.Config) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -199,7 +200,7 @@ func (c *cluster) listen(t *testing.T) string {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go func() { done <- c.Serve(ctx, l, nil) }()
+	go func() { done <- c.Serve(ctx, l, config) }()
 	t.Cleanup(func() { cancel(); <-done })
 	return l.Addr().String()
 }
