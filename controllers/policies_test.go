@@ -6,11 +6,13 @@ import (
 	"testing"
 	"time"
 
+	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	appsv1 "k8s.io/api/apps/v1"
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -213,4 +215,63 @@ func TestClaimsGoWithPodsScaledAway(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.eventually("the end of the claims", claims(0))
+}
+
+func TestPoliciesAreTypeChecked(t *testing.T) {
+	w := start(t)
+	ctx := t.Context()
+	w.defineKinds()
+	policies := w.AdmissionregistrationV1().ValidatingAdmissionPolicies()
+	rule := func(group, version string, resources ...string) admissionregistrationv1.NamedRuleWithOperations {
+		return admissionregistrationv1.NamedRuleWithOperations{RuleWithOperations: admissionregistrationv1.RuleWithOperations{Operations: []admissionregistrationv1.OperationType{"CREATE"},
+			Rule: admissionregistrationv1.Rule{APIGroups: []string{group}, APIVersions: []string{version}, Resources: resources}}}
+	}
+	for _, c := range []struct {
+		name  string
+		rules []admissionregistrationv1.NamedRuleWithOperations
+		spec  admissionregistrationv1.ValidatingAdmissionPolicySpec
+		want  []admissionregistrationv1.ExpressionWarning
+	}{
+		{"right", []admissionregistrationv1.NamedRuleWithOperations{rule("apps", "v1", "deployments", "replicasets")}, admissionregistrationv1.ValidatingAdmissionPolicySpec{
+			Variables: []admissionregistrationv1.Variable{{Name: "n", Expression: "object.spec.replicas"}}, Validations: []admissionregistrationv1.Validation{{Expression: "variables.n > 1", MessageExpression: "string(variables.n) + object.metadata.name"}}}, nil},
+		{"wrong", []admissionregistrationv1.NamedRuleWithOperations{rule("apps", "v1", "deployments", "replicasets/*", "replicasets")}, admissionregistrationv1.ValidatingAdmissionPolicySpec{
+			Validations: []admissionregistrationv1.Validation{{Expression: "true"}, {Expression: "object.spec.strategy.type == 'x' || object.odd > 1", MessageExpression: "string(object.spec.replicas > '1')"}}},
+			[]admissionregistrationv1.ExpressionWarning{
+				{FieldRef: "spec.validations[1].expression", Warning: "apps/v1, Kind=Deployment: ERROR: <input>:1:43: undefined field 'odd'\n | object.spec.strategy.type == 'x' || object.odd > 1\n | ..........................................^\n\n" +
+					"apps/v1, Kind=ReplicaSet: ERROR: <input>:1:12: undefined field 'strategy'\n | object.spec.strategy.type == 'x' || object.odd > 1\n | ...........^\nERROR: <input>:1:43: undefined field 'odd'\n | object.spec.strategy.type == 'x' || object.odd > 1\n | ..........................................^\n"},
+				{FieldRef: "spec.validations[1].messageExpression", Warning: "apps/v1, Kind=Deployment: ERROR: <input>:1:29: found no matching overload for '_>_' applied to '(int, string)'\n | string(object.spec.replicas > '1')\n | ............................^\n\n" +
+					"apps/v1, Kind=ReplicaSet: ERROR: <input>:1:29: found no matching overload for '_>_' applied to '(int, string)'\n | string(object.spec.replicas > '1')\n | ............................^\n"},
+			}},
+		{"custom", []admissionregistrationv1.NamedRuleWithOperations{rule("example.com", "v1", "rules")}, admissionregistrationv1.ValidatingAdmissionPolicySpec{
+			ParamKind:   &admissionregistrationv1.ParamKind{APIVersion: "v1", Kind: "ConfigMap"},
+			Validations: []admissionregistrationv1.Validation{{Expression: "object.max == params.data.max"}}},
+			[]admissionregistrationv1.ExpressionWarning{{FieldRef: "spec.validations[0].expression", Warning: "example.com/v1, Kind=Rule: ERROR: <input>:1:12: found no matching overload for '_==_' applied to '(int, string)'\n | object.max == params.data.max\n | ...........^\n"}}},
+		{"anything", []admissionregistrationv1.NamedRuleWithOperations{rule("*", "v1", "rules"), rule("none.example.com", "v1", "rules")}, admissionregistrationv1.ValidatingAdmissionPolicySpec{
+			Validations: []admissionregistrationv1.Validation{{Expression: "object.odd == 1"}}}, nil},
+	} {
+		p := &admissionregistrationv1.ValidatingAdmissionPolicy{ObjectMeta: metav1.ObjectMeta{Name: c.name}, Spec: c.spec}
+		p.Spec.MatchConstraints = &admissionregistrationv1.MatchResources{ResourceRules: c.rules}
+		if _, err := policies.Create(ctx, p, metav1.CreateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		w.eventually("the warnings about "+c.name, func() error {
+			p, err := policies.Get(ctx, c.name, metav1.GetOptions{})
+			if err == nil && (p.Status.ObservedGeneration != 1 || p.Status.TypeChecking == nil || !equality.Semantic.DeepEqual(p.Status.TypeChecking.ExpressionWarnings, c.want)) {
+				err = fmt.Errorf("status %+v", p.Status)
+			}
+			return err
+		})
+	}
+}
+
+// defineKinds makes a custom resource of group example.com and waits until it is served.
+func (w *world) defineKinds() {
+	w.t.Helper()
+	const definition = `{"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition", "metadata": {"name": "rules.example.com"}, "spec": {"group": "example.com", "scope": "Namespaced",
+		"names": {"plural": "rules", "kind": "Rule"}, "versions": [{"name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema": {"type": "object", "properties": {"max": {"type": "integer"}}}}}]}}`
+	client := w.CoreV1().RESTClient()
+	if err := client.Post().AbsPath("/apis/apiextensions.k8s.io/v1/customresourcedefinitions").Body([]byte(definition)).Do(w.t.Context()).Error(); err != nil {
+		w.t.Fatal(err)
+	}
+	w.eventually("the custom resource", func() error { return client.Get().AbsPath("/apis/example.com/v1/rules").Do(w.t.Context()).Error() })
 }

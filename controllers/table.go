@@ -16,6 +16,7 @@ import (
 	"github.com/skiff-k8s/skiff/controllers/workloads"
 	"github.com/skiff-k8s/skiff/serviceaccount"
 
+	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	appsv1 "k8s.io/api/apps/v1"
 	batchv1 "k8s.io/api/batch/v1"
 	coordinationv1 "k8s.io/api/coordination/v1"
@@ -95,6 +96,9 @@ var table = []row{
 	{"clusterrole-aggregation", in(rbacv1.SchemeGroupVersion, "clusterroles"), func(m *Manager) (runner, error) {
 		return policy.ClusterRole(m.policy()), nil
 	}},
+	{"validatingadmissionpolicy-status", in(admissionregistrationv1.SchemeGroupVersion, "validatingadmissionpolicies"), func(m *Manager) (runner, error) {
+		return policy.TypeChecking(m.policy()), nil
+	}},
 	{"volume-binder", append(in(storagev1.SchemeGroupVersion, "storageclasses"), core("persistentvolumeclaims", "persistentvolumes")...), func(m *Manager) (runner, error) {
 		return storage.Binder(m.storage()), nil
 	}},
@@ -166,6 +170,7 @@ func (m *Manager) shared() []schema.GroupVersionResource {
 		batch("jobs", "cronjobs"),
 		in(networkingv1.SchemeGroupVersion, "servicecidrs", "ipaddresses"),
 		in(policyv1.SchemeGroupVersion, "poddisruptionbudgets"),
+		in(admissionregistrationv1.SchemeGroupVersion, "validatingadmissionpolicies"),
 		in(rbacv1.SchemeGroupVersion, "clusterroles"),
 	), func(r schema.GroupVersionResource) bool { return !m.served[r] })
 }

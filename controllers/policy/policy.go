@@ -1,6 +1,6 @@
 // Package policy holds the controllers that keep the figures by which the API server decides: how many pods may be
 // disrupted (disruption.go), how much of a quota is used (quota.go), and what aggregated roles allow
-// (clusterrole.go).
+// (clusterrole.go). It also checks the types of admission policies (typecheck.go).
 package policy
 
 import (
