@@ -34,7 +34,6 @@ import (
 	"github.com/skiff-k8s/skiff/apiserver/custom"
 	"github.com/skiff-k8s/skiff/apiserver/discovery"
 	"github.com/skiff-k8s/skiff/apiserver/health"
-	"github.com/skiff-k8s/skiff/apiserver/heavy"
 	"github.com/skiff-k8s/skiff/apiserver/openapi"
 	"github.com/skiff-k8s/skiff/apiserver/reach"
 	"github.com/skiff-k8s/skiff/apiserver/resource"
@@ -115,7 +114,6 @@ func Standard(ctx context.Context, o Options) (*Server, error) {
 		Served:  func() []*resource.Resource { return s.Resources() },
 		Changed: func(ctx context.Context, r *resource.Resource) (int64, error) { return s.store.Changed(ctx, r) }})
 	policies := policy.New(policy.Config{Authorizer: rights, Metrics: registry,
-		Heavy:   heavy.Runner{Take: func(ctx context.Context) (func(), bool) { return s.rest.Fields.Heavy.Take(ctx) }},
 		Changed: func(ctx context.Context, r *resource.Resource) (int64, error) { return s.store.Changed(ctx, r) },
 		Served:  func() []*resource.Resource { return s.Resources() }, Kind: func(k schema.GroupVersionKind) *resource.Resource { return s.kind(k) }})
 	documents, descriptions, extensions := discovery.New(o.Advertise.String()), openapi.New(), aggregate.New()

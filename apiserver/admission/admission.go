@@ -20,11 +20,9 @@ type Attributes struct {
 	Subresource string
 	Namespace   string
 	Name        string // may be empty on create with generateName
+	Collection  bool   // it is one of many that a request deletes without naming them
 	User        user.Info
 	DryRun      bool
-	// Collection: a is one of the deletions of a collection. The request has no
-	// name, whatever Name is.
-	Collection bool
 	// New is what will be stored; plugins of the mutating phase may change it.
 	// For subresources with a body of their own it is that body. nil on delete.
 	New runtime.Object
@@ -42,12 +40,13 @@ type Attributes struct {
 	Cluster resource.Cluster
 
 	// Again, set by a plugin, runs the mutating phase once more, with Round 1:
-	// others may have to do with what it changed. Memory is kept for it, as
-	// webhooks use it, between the rounds.
+	// others may have to do with what it changed. Memory is kept for it between
+	// the rounds.
 	Again  bool
 	Round  int
 	Memory any
-	// Policies is the memory of admission policies.
+	// Policies is kept too: the memory of admission policies, as Memory is that
+	// of webhooks.
 	Policies any
 }
 

@@ -56,9 +56,9 @@ func (p *Policies) change(ctx context.Context, w *write, i *invocation, n int) e
 	}
 	var after runtime.Object
 	if i.mutating.Mutations[n].PatchType == admissionregistrationv1.PatchTypeJSONPatch {
-		after, err = p.patched(ctx, view, before, result)
+		after, err = patched(ctx, view, before, result)
 	} else {
-		after, err = p.applied(ctx, view, before, result)
+		after, err = applied(ctx, view, before, result)
 	}
 	if err != nil || after == nil {
 		return err
@@ -75,7 +75,7 @@ func (p *Policies) change(ctx context.Context, w *write, i *invocation, n int) e
 
 // patched is the object with a list of operations of JSON patch (RFC 6902) applied; nil if one of them tested for what is
 // not so.
-func (p *Policies) patched(ctx context.Context, view matching.View, before runtime.Object, list ref.Val) (runtime.Object, error) {
+func patched(ctx context.Context, view matching.View, before runtime.Object, list ref.Val) (runtime.Object, error) {
 	patch, size, err := operations(list)
 	if err != nil {
 		return nil, err
@@ -84,7 +84,7 @@ func (p *Policies) patched(ctx context.Context, view matching.View, before runti
 	if err != nil {
 		return nil, fmt.Errorf("failed to create JSON patch: %w", err)
 	}
-	made, err := p.config.Heavy.PatchJSON(ctx, patch, size, text)
+	made, err := view.Heavy.PatchJSON(ctx, patch, size, text)
 	var status apierrors.APIStatus
 	switch {
 	case errors.Is(err, jsonpatch.ErrTestFailed):
@@ -165,7 +165,7 @@ func valueOf(v ref.Val) (json.RawMessage, error) {
 }
 
 // applied is the object with a configuration merged into it, as by server-side apply, but that nobody owns what it sets.
-func (p *Policies) applied(ctx context.Context, view matching.View, before runtime.Object, configuration ref.Val) (runtime.Object, error) {
+func applied(ctx context.Context, view matching.View, before runtime.Object, configuration ref.Val) (runtime.Object, error) {
 	obj, ok := configuration.(*dynamic.ObjectVal)
 	if !ok {
 		return nil, fmt.Errorf("unsupported return type from ApplyConfiguration expression: %v", configuration.Type())
@@ -184,7 +184,7 @@ func (p *Policies) applied(ctx context.Context, view matching.View, before runti
 		return nil, apierrors.NewInternalError(err)
 	}
 	var after runtime.Object
-	err = p.config.Heavy.Do(ctx, heavy.Fields(before)+heavy.Fields(fields), func() (err error) {
+	err = view.Heavy.Do(ctx, heavy.Fields(before)+heavy.Fields(fields), func() (err error) {
 		after, err = merge(converter, before, patch)
 		return err
 	})

@@ -15,7 +15,6 @@ import (
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 
 	"github.com/skiff-k8s/skiff/apiserver/admission"
-	"github.com/skiff-k8s/skiff/apiserver/heavy"
 	"github.com/skiff-k8s/skiff/apiserver/resource"
 )
 
@@ -29,8 +28,6 @@ type Config struct {
 	Changed func(ctx context.Context, r *resource.Resource) (int64, error)
 	// Authorizer answers expressions, and says who may make policies about which params.
 	Authorizer authorizer.Authorizer
-	// Heavy runs merges and patches of large objects.
-	Heavy heavy.Runner
 	// Metrics counts; nil: nobody does.
 	Metrics prometheus.Registerer
 }
