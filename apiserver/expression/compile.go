@@ -163,6 +163,11 @@ func (c *Compiler) Compile(text string, sees Sees, stored bool, results ...*cel.
 	return x
 }
 
+// Seal ends compilation and frees what only that needs, which is most of what a compiler holds.
+func (c *Compiler) Seal() {
+	c.made = nil
+}
+
 func (c *Compiler) env(sees Sees, stored bool) (*cel.Env, error) {
 	set, err := c.made[sees]()
 	if err != nil {

@@ -49,6 +49,7 @@ func compileValidating(spec *admissionregistrationv1.ValidatingAdmissionPolicySp
 	for _, a := range spec.AuditAnnotations {
 		p.annotations = append(p.annotations, p.compiler.Compile(a.ValueExpression, sees, true, expression.String, expression.Null))
 	}
+	p.compiler.Seal()
 	return p
 }
 
@@ -65,6 +66,7 @@ func compileMutating(spec *admissionregistrationv1.MutatingAdmissionPolicySpec) 
 		}
 		p.mutations = append(p.mutations, p.compiler.Compile(text, sees, true, result))
 	}
+	p.compiler.Seal()
 	return p
 }
 
