@@ -41,7 +41,7 @@ func (v *served) prune(obj resource.Object, stored bool) ([]string, error) {
 	if !there {
 		return append(dropped, more...), nil
 	}
-	if stored && meta.Generation == 0 {
+	if stored && meta.Generation == 0 && meta.UID != "" { // one that is being created has none yet
 		meta.Generation = 1 // there were none in the beginning
 	}
 	return append(dropped, more...), objectmeta.SetObjectMeta(u.Object, meta)

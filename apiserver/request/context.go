@@ -3,8 +3,10 @@ package request
 import (
 	"context"
 	"slices"
+	"strings"
 	"sync"
 
+	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apiserver/pkg/authentication/user"
 )
 
@@ -98,10 +100,11 @@ func Warn(ctx context.Context, text string) {
 }
 
 // Annotate adds an annotation to the audit event of the request. The first
-// value of a key stays.
+// value of a key stays. A key has a domain, a slash and a name; one that has
+// not, which a webhook may have sent, is left out.
 func Annotate(ctx context.Context, key, value string) {
 	n, _ := ctx.Value(notesKey{}).(*Notes)
-	if n == nil {
+	if n == nil || !strings.Contains(key, "/") || len(validation.IsQualifiedName(key)) > 0 {
 		return
 	}
 	n.mu.Lock()

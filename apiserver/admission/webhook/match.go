@@ -20,8 +20,20 @@ import (
 	"github.com/skiff-k8s/skiff/apiserver/resource"
 )
 
-// matches finds the row in whose version h wants to be asked about a; nil: it does not want to.
-func (w *Webhooks) matches(ctx context.Context, h *hook, a *admission.Attributes) (*resource.Resource, error) {
+// equivalents are the other versions in which what a is about is served.
+func (w *Webhooks) equivalents(a *admission.Attributes) (rows []*resource.Resource) {
+	asked := a.Served()
+	for _, r := range w.config.Served() {
+		if r.Stored == asked.Stored && r != asked && (a.Subresource == "" || r.Sub(a.Subresource) != nil) {
+			rows = append(rows, r)
+		}
+	}
+	return rows
+}
+
+// matches finds the row in whose version h wants to be asked about a, one of equivalents if not the one of the request;
+// nil: it does not want to.
+func (w *Webhooks) matches(ctx context.Context, h *hook, a *admission.Attributes, equivalents []*resource.Resource) (*resource.Resource, error) {
 	if h.selectorErr != nil {
 		return nil, apierrors.NewInternalError(h.selectorErr)
 	}
@@ -29,7 +41,7 @@ func (w *Webhooks) matches(ctx context.Context, h *hook, a *admission.Attributes
 	if !selected && namespaceErr == nil || !h.selectsObject(a) {
 		return nil, nil
 	}
-	row := w.row(h, a)
+	row := h.row(a, equivalents)
 	if row == nil || namespaceErr != nil {
 		return nil, onlyIf(row != nil, namespaceErr)
 	}
@@ -79,7 +91,7 @@ func (h *hook) selectsObject(a *admission.Attributes) bool {
 }
 
 // row is that of the request if a rule names it, else, under policy Equivalent, one of another version of the kind.
-func (w *Webhooks) row(h *hook, a *admission.Attributes) *resource.Resource {
+func (h *hook) row(a *admission.Attributes, equivalents []*resource.Resource) *resource.Resource {
 	asked := a.Served()
 	for _, rule := range h.Rules {
 		if applies(rule, a, asked) {
@@ -90,8 +102,8 @@ func (w *Webhooks) row(h *hook, a *admission.Attributes) *resource.Resource {
 		return nil
 	}
 	for _, rule := range h.Rules {
-		for _, r := range w.config.Served() {
-			if r != asked && r.Stored == asked.Stored && (a.Subresource == "" || r.Sub(a.Subresource) != nil) && applies(rule, a, r) {
+		for _, r := range equivalents {
+			if applies(rule, a, r) {
 				return r
 			}
 		}

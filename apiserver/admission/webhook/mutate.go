@@ -53,8 +53,9 @@ func (w *Webhooks) mutate(ctx context.Context, a *admission.Attributes) error {
 	if a.Round > 0 && !equality.Semantic.DeepEqual(m.left, a.New) {
 		m.changed()
 	}
+	equivalents := w.equivalents(a)
 	for i, h := range hooks {
-		row, err := w.matches(ctx, h, a)
+		row, err := w.matches(ctx, h, a, equivalents)
 		if err != nil {
 			return err
 		}
@@ -136,7 +137,11 @@ func (h *hook) patch(ctx context.Context, a *admission.Attributes, row *resource
 		return false, err
 	}
 	made := reflect.New(reflect.TypeOf(before).Elem()).Interface().(runtime.Object)
-	if _, err := codec.DecodePatched(patched, codec.Input{Kind: kindOf(a, row), Prune: row.Pruner()}, made); err != nil {
+	in := codec.Input{Kind: kindOf(a, row)}
+	if !hasBody(a, row) {
+		in.Prune = row.Pruner()
+	}
+	if _, err := codec.DecodePatched(patched, in, made); err != nil {
 		return false, apierrors.NewInternalError(err)
 	}
 	changed = !equality.Semantic.DeepEqual(before, made)

@@ -389,6 +389,9 @@ func clean(v any) {
 			delete(v, "apiVersion")
 			delete(v, "kind")
 		}
+		if v["continue"] == "" { // lists of custom resources are deleted with it, and listed without
+			delete(v, "continue")
+		}
 		delete(v, "managedFields")
 		delete(v, "extra") // of a user: the certificate it came with
 		for _, key := range []string{"resourceVersion", "token"} {

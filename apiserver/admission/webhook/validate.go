@@ -26,8 +26,9 @@ func (w *Webhooks) validate(ctx context.Context, a *admission.Attributes) error 
 		row  *resource.Resource
 	}
 	var calls []call
+	equivalents := w.equivalents(a)
 	for _, h := range hooks {
-		row, err := w.matches(ctx, h, a)
+		row, err := w.matches(ctx, h, a, equivalents)
 		if err != nil {
 			return err
 		}
