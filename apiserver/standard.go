@@ -110,7 +110,7 @@ func Standard(ctx context.Context, o Options) (*Server, error) {
 	rights := authz.New(bootstrap.NodeRules())
 	connections := o.connections(rights)
 	var s *Server
-	hooks := webhook.New(webhook.Config{Dial: o.Dial, Authorizer: rights, Metrics: registry,
+	hooks := webhook.New(webhook.Config{Dial: o.Dial, Authorizer: rights, Metrics: registry, Log: o.Log,
 		Served:  func() []*resource.Resource { return s.Resources() },
 		Changed: func(ctx context.Context, r *resource.Resource) (int64, error) { return s.store.Changed(ctx, r) }})
 	policies := policy.New(policy.Config{Authorizer: rights, Metrics: registry,

@@ -103,7 +103,7 @@ func ToStatus(err error) *metav1.Status {
 	if status.Status == "" {
 		status.Status = metav1.StatusFailure
 	}
-	if status.Code == 0 {
+	if status.Code < http.StatusOK || status.Code > 999 { // none, or none that HTTP could carry: others say them too
 		status.Code = http.StatusInternalServerError
 	}
 	status.TypeMeta = statusKind

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/go-logr/logr"
 	admissionv1 "k8s.io/api/admission/v1"
 	admissionv1beta1 "k8s.io/api/admission/v1beta1"
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
@@ -22,6 +23,7 @@ import (
 	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/transport"
+	"k8s.io/klog/v2"
 	"k8s.io/utils/ptr"
 
 	"github.com/skiff-k8s/skiff/apiserver/codec"
@@ -136,7 +138,8 @@ func (c *client) post(ctx context.Context, body []byte, review runtime.Object) e
 			r.Timeout((left + time.Second - 1).Truncate(time.Second)) // in whole seconds, rounded up
 		}
 	}
-	return r.Do(ctx).Into(review)
+	// What goes wrong is in the error. It is no event of the server, which a webhook could fill its log with.
+	return r.Do(klog.NewContext(ctx, logr.Discard())).Into(review)
 }
 
 // bounded reads no more than maxAnswer of an answer.

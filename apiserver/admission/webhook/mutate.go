@@ -105,6 +105,7 @@ func (w *Webhooks) settle(ctx context.Context, h *hook, a *admission.Attributes,
 	if !h.ignoresFailures() {
 		return apierrors.NewInternalError(failed)
 	}
+	w.config.Log.Warn("webhook failed and was passed over", "webhook", h.Name, "configuration", h.configuration, "error", fmt.Sprintf("%.1000v", failed))
 	a.Audit(failedOpen, h.Name)
 	return nil
 }

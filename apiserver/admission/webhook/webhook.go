@@ -6,6 +6,7 @@ package webhook
 
 import (
 	"context"
+	"log/slog"
 	"net"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -28,6 +29,8 @@ type Config struct {
 	Authorizer authorizer.Authorizer
 	// Metrics counts calls; nil: nobody does.
 	Metrics prometheus.Registerer
+	// Log gets calls that failed and were let pass; nil: slog.Default.
+	Log *slog.Logger
 }
 
 // Webhooks asks webhooks. It is used by many goroutines at once.
@@ -42,6 +45,9 @@ type Webhooks struct {
 func New(c Config) *Webhooks {
 	if c.Dial == nil {
 		c.Dial = (&net.Dialer{}).DialContext
+	}
+	if c.Log == nil {
+		c.Log = slog.Default()
 	}
 	return &Webhooks{
 		config: c, metrics: newMetrics(c.Metrics),

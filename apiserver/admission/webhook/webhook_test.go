@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -211,6 +212,19 @@ func foos(t *testing.T, config *rest.Config) dynamic.ResourceInterface {
 		t.Fatal(err)
 	}
 	return objects
+}
+
+// A refusal with a code that HTTP does not have is an error of the server. kube-apiserver breaks the connection.
+func TestImpossibleCode(t *testing.T) {
+	c := start(t)
+	validating(t, c, hook(t, func(*admissionv1.AdmissionRequest) *admissionv1.AdmissionResponse {
+		return &admissionv1.AdmissionResponse{Result: &metav1.Status{Code: 1000, Message: "no"}}
+	}), nil)
+	_, err := create(t.Context(), c, "a")
+	var status apierrors.APIStatus
+	if !errors.As(err, &status) || status.Status().Code != 500 || err.Error() != `admission webhook "v.example.com" denied the request: no` {
+		t.Errorf("got %v, want a refusal with code 500", err)
+	}
 }
 
 // A configuration counts from the answer to its own write on, and no longer than to that of its deletion.
