@@ -91,6 +91,7 @@ require (
 	k8s.io/apiextensions-apiserver v0.36.3
 	k8s.io/component-base v0.36.3 // indirect
 	k8s.io/kube-aggregator v0.36.3
+	k8s.io/dynamic-resource-allocation v0.36.3
 	k8s.io/streaming v0.36.3 // indirect
 	sigs.k8s.io/randfill v1.0.0 // indirect
 )

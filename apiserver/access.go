@@ -57,7 +57,7 @@ func (s *Server) authorize(next http.Handler) http.Handler {
 		case err != nil:
 			rest.WriteError(w, r, apierrors.NewInternalError(err))
 		default:
-			refuse(w, r, rest.Forbidden(a, reason))
+			refuse(w, r, request.Forbidden(a, reason))
 		}
 	})
 }

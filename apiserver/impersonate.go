@@ -20,7 +20,6 @@ import (
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 
 	"github.com/skiff-k8s/skiff/apiserver/request"
-	"github.com/skiff-k8s/skiff/apiserver/rest"
 )
 
 // Headers by which a user asks to act as another one.
@@ -151,7 +150,7 @@ func (s *Server) mayAll(ctx context.Context, needed []right) error {
 	for _, n := range needed {
 		a := n.AttributesRecord
 		if n.never != "" {
-			return rest.Forbidden(a, n.never)
+			return request.Forbidden(a, n.never)
 		}
 		decision, reason, err := s.config.Authorizer.Authorize(ctx, a)
 		if decision == authorizer.DecisionAllow {
@@ -160,7 +159,7 @@ func (s *Server) mayAll(ctx context.Context, needed []right) error {
 		if err != nil {
 			reason = strings.TrimSuffix(err.Error()+": "+reason, ": ")
 		}
-		return rest.Forbidden(a, reason)
+		return request.Forbidden(a, reason)
 	}
 	return nil
 }

@@ -9,6 +9,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
+	resourcev1 "k8s.io/api/resource/v1"
 	schedulingv1 "k8s.io/api/scheduling/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	apiresource "k8s.io/apimachinery/pkg/api/resource"
@@ -31,6 +32,7 @@ var kinds = map[string]*resource.Resource{
 	"limitranges":     {Version: "v1", Kind: "LimitRange", Plural: "limitranges"},
 	"priorityclasses": {Group: schedulingv1.GroupName, Version: "v1", Kind: "PriorityClass", Plural: "priorityclasses", ClusterScoped: true},
 	"clusterroles":    {Group: rbacv1.GroupName, Version: "v1", Kind: "ClusterRole", Plural: "clusterroles", ClusterScoped: true},
+	"resourceslices":  {Group: resourcev1.GroupName, Version: "v1", Kind: "ResourceSlice", Plural: "resourceslices", ClusterScoped: true},
 	"rolebindings":    {Group: rbacv1.GroupName, Version: "v1", Kind: "RoleBinding", Plural: "rolebindings"},
 }
 
@@ -433,6 +435,12 @@ func TestNodeRestriction(t *testing.T) {
 		}
 		return n
 	}
+	slice := func(node string) *resourcev1.ResourceSlice {
+		return &resourcev1.ResourceSlice{ObjectMeta: metav1.ObjectMeta{Name: "s"}, Spec: resourcev1.ResourceSliceSpec{NodeName: &node}}
+	}
+	claims := func(change func(*corev1.PodStatus)) *corev1.Pod {
+		return pod("mine", func(p *corev1.Pod) { p.Spec.NodeName = "n1"; change(&p.Status) })
+	}
 	for _, c := range []struct {
 		name, plural, verb, sub string
 		obj, old                runtime.Object
@@ -449,6 +457,20 @@ func TestNodeRestriction(t *testing.T) {
 			`pods "your" is forbidden: node "n1" can only delete pods with spec.nodeName set to itself`},
 		{"status of another pod", "pods", update, "status", cluster["pods/ns/your"], cluster["pods/ns/your"], "your",
 			`pods "your" is forbidden: node "n1" can only update pod status for pods with spec.nodeName set to itself`},
+		{"status of its pod", "pods", update, "status", claims(func(s *corev1.PodStatus) { s.Phase = corev1.PodRunning }), cluster["pods/ns/mine"], "mine", ""},
+		{"claims in the status of its pod", "pods", update, "status", claims(func(s *corev1.PodStatus) { s.ResourceClaimStatuses = []corev1.PodResourceClaimStatus{{Name: "c"}} }),
+			cluster["pods/ns/mine"], "mine", `pods "mine" is forbidden: node "n1" cannot update resource claim statues`},
+		{"extended claim in the status of its pod", "pods", update, "status", claims(func(s *corev1.PodStatus) {
+			s.ExtendedResourceClaimStatus = &corev1.PodExtendedResourceClaimStatus{ResourceClaimName: "c"}
+		}), cluster["pods/ns/mine"], "mine", `pods "mine" is forbidden: node "n1" cannot update extended resource claim status`},
+		{"its slice", "resourceslices", create, "", slice("n1"), nil, "s", ""},
+		{"another slice", "resourceslices", create, "", slice("n2"), nil, "s",
+			`resourceslices.resource.k8s.io "s" is forbidden: can only create ResourceSlice with the same NodeName as the requesting node`},
+		{"slice of all nodes", "resourceslices", create, "", &resourcev1.ResourceSlice{}, nil, "s",
+			`resourceslices.resource.k8s.io "s" is forbidden: can only create ResourceSlice with the same NodeName as the requesting node`},
+		{"deletion of another slice", "resourceslices", remove, "", nil, slice("n2"), "s",
+			`resourceslices.resource.k8s.io "s" is forbidden: can only delete ResourceSlice with the same NodeName as the requesting node`},
+		{"deletion of its slice", "resourceslices", remove, "", nil, slice("n1"), "s", ""},
 		{"another node", "nodes", update, "", node(), node(), "n2", `nodes "n2" is forbidden: node "n1" is not allowed to modify node "n2"`},
 		{"taints", "nodes", update, "", node(func(n *corev1.Node) { n.Spec.Taints = []corev1.Taint{{Key: "k"}} }), node(), "n1",
 			`nodes "n1" is forbidden: node "n1" is not allowed to modify taints`},

@@ -12,8 +12,10 @@ import (
 	authenticationv1 "k8s.io/api/authentication/v1"
 	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
+	resourcev1 "k8s.io/api/resource/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
+	"k8s.io/dynamic-resource-allocation/resourceclaim"
 	kubeletapis "k8s.io/kubelet/pkg/apis"
 
 	"github.com/skiff-k8s/skiff/apiserver/authz"
@@ -46,6 +48,8 @@ func nodeRestriction(rights Rights) Plugin {
 			if a.shownName() != node {
 				return a.forbid("can only access CSINode with the same name as the requesting node")
 			}
+		case "resource.k8s.io/resourceslices":
+			return restrictSlice(a, node)
 		case "certificates.k8s.io/certificatesigningrequests":
 			return restrictCertificate(a, node)
 		}
@@ -68,8 +72,10 @@ func restrictPod(ctx context.Context, a *Attributes, node string) error {
 			return a.forbid("node %q can only update pod status for pods with spec.nodeName set to itself", node)
 		case !maps.Equal(old.Labels, pod.Labels):
 			return a.forbid("node %q cannot update labels through pod status", node)
-		case !equality.Semantic.DeepEqual(old.Status.ResourceClaimStatuses, pod.Status.ResourceClaimStatuses):
+		case !resourceclaim.PodStatusEqual(old.Status.ResourceClaimStatuses, pod.Status.ResourceClaimStatuses):
 			return a.forbid("node %q cannot update resource claim statues", node)
+		case !resourceclaim.PodExtendedStatusEqual(old.Status.ExtendedResourceClaimStatus, pod.Status.ExtendedResourceClaimStatus):
+			return a.forbid("node %q cannot update extended resource claim status", node)
 		}
 		return nil
 	case a.Subresource == "eviction" && a.Verb == create:
@@ -308,6 +314,23 @@ func restrictLease(a *Attributes, node string) error {
 		return a.forbid("can only access leases in the %q system namespace", corev1.NamespaceNodeLease)
 	case a.shownName() != node:
 		return a.forbid("can only access node lease with the same name as the requesting node")
+	}
+	return nil
+}
+
+// restrictSlice holds a node to slices of its own devices where the authorizer
+// did not see the object.
+func restrictSlice(a *Attributes, node string) error {
+	obj, of := a.New, "create"
+	switch a.Verb {
+	case create:
+	case remove:
+		obj, of = a.Old, "delete"
+	default:
+		return nil
+	}
+	if s, ok := obj.(*resourcev1.ResourceSlice); !ok || s.Spec.NodeName == nil || *s.Spec.NodeName != node {
+		return a.forbid("can only %s ResourceSlice with the same NodeName as the requesting node", of)
 	}
 	return nil
 }

@@ -8,11 +8,13 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
+	resourcev1 "k8s.io/api/resource/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/selection"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
+	"k8s.io/utils/ptr"
 
 	"github.com/skiff-k8s/skiff/apiserver/backend/memory"
 	"github.com/skiff-k8s/skiff/apiserver/builtin"
@@ -189,7 +191,15 @@ func TestAuthorizeNode(t *testing.T) {
 	}
 	mirror := pod("a", "mirror", "n1", "stolen")
 	mirror.Annotations = map[string]string{corev1.MirrorPodAnnotationKey: "x"}
-	w.create(t, "", "pods", pod("a", "one", "n1", "s1"), pod("a", "two", "n2", "s2"), mirror)
+	one := pod("a", "one", "n1", "s1")
+	one.Spec.ResourceClaims = []corev1.PodResourceClaim{{Name: "c", ResourceClaimName: ptr.To("named")}, {Name: "t", ResourceClaimTemplateName: ptr.To("made")}, {Name: "u", ResourceClaimTemplateName: ptr.To("made")}}
+	one.Status.ResourceClaimStatuses = []corev1.PodResourceClaimStatus{{Name: "t", ResourceClaimName: ptr.To("one-t-x")}, {Name: "u"}}
+	one.Status.ExtendedResourceClaimStatus = &corev1.PodExtendedResourceClaimStatus{ResourceClaimName: "extended"}
+	slice := func(name string, node *string) *resourcev1.ResourceSlice {
+		return &resourcev1.ResourceSlice{ObjectMeta: meta("", name), Spec: resourcev1.ResourceSliceSpec{NodeName: node}}
+	}
+	w.create(t, "resource.k8s.io", "resourceslices", slice("own", ptr.To("n1")), slice("foreign", ptr.To("n2")), slice("everywhere", nil))
+	w.create(t, "", "pods", one, pod("a", "two", "n2", "s2"), mirror)
 
 	z := New([]rbacv1.PolicyRule{{Verbs: []string{"create"}, APIGroups: []string{""}, Resources: []string{"events"}}})
 	if err := z.Load(t.Context(), lagging{w}, w.lookup); err != nil {
@@ -223,6 +233,19 @@ func TestAuthorizeNode(t *testing.T) {
 		{"another pod", "get", "", "pods", "", "a", "two", false, unrelated},
 		{"all pods", "list", "", "pods", "", "", "", false, "can only list/watch pods with spec.nodeName field selector"},
 		{"status of pods", "patch", "", "pods", "status", "a", "two", true, ""},
+		{"claim for devices of its pod", "get", "resource.k8s.io", "resourceclaims", "", "a", "named", true, ""},
+		{"claim made for its pod", "get", "resource.k8s.io", "resourceclaims", "", "a", "one-t-x", true, ""},
+		{"claim made for extended resources", "get", "resource.k8s.io", "resourceclaims", "", "a", "extended", true, ""},
+		{"template of a claim", "get", "resource.k8s.io", "resourceclaims", "", "a", "made", false, unrelated},
+		{"claim of that name elsewhere", "get", "resource.k8s.io", "resourceclaims", "", "b", "named", false, unrelated},
+		{"claims", "list", "resource.k8s.io", "resourceclaims", "", "a", "", false, "can only get individual resources of this type"},
+		{"status of a claim", "get", "resource.k8s.io", "resourceclaims", "status", "a", "named", false, "cannot get subresource"},
+		{"new slice", "create", "resource.k8s.io", "resourceslices", "", "", "", true, ""},
+		{"its slice", "update", "resource.k8s.io", "resourceslices", "", "", "own", true, ""},
+		{"another slice", "delete", "resource.k8s.io", "resourceslices", "", "", "foreign", false, unrelated},
+		{"slice of all nodes", "get", "resource.k8s.io", "resourceslices", "", "", "everywhere", false, unrelated},
+		{"slice that is not there", "get", "resource.k8s.io", "resourceslices", "", "", "none", false, unrelated},
+		{"all slices", "list", "resource.k8s.io", "resourceslices", "", "", "", false, "can only list/watch/deletecollection resourceslices with nodeName field selector"},
 		{"exec", "create", "", "pods", "exec", "a", "one", false, ""},
 	} {
 		u := &user.DefaultInfo{Name: "system:node:n1", Groups: []string{user.NodesGroup}}

@@ -7,6 +7,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
+	resourcev1 "k8s.io/api/resource/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	"k8s.io/apimachinery/pkg/selection"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
@@ -68,6 +69,8 @@ var nodeResources = map[string]resourceRule{
 	"coordination.k8s.io/leases":       leaseRule,
 	"storage.k8s.io/csinodes":          csiNodeRule,
 	"storage.k8s.io/volumeattachments": attachmentRule,
+	"resource.k8s.io/resourceclaims":   deviceClaimRule,
+	"resource.k8s.io/resourceslices":   sliceRule,
 }
 
 func (n nodes) refusal(ctx context.Context, node string, a authorizer.Attributes) (string, error) {
@@ -95,7 +98,7 @@ func (n nodes) decide(ctx context.Context, node, namespace string, needs func(*c
 	if err != nil || found {
 		return allowed, err
 	}
-	return fmt.Sprintf("no relationship found between node '%s' and this object", node), nil
+	return unrelated(node), nil
 }
 
 // anyPod looks at the cached pods first. A kubelet can be told of a pod before
@@ -121,6 +124,10 @@ func (n nodes) anyPod(ctx context.Context, node, namespace string, needs func(*c
 		}
 	}
 	return false, nil
+}
+
+func unrelated(node string) string {
+	return fmt.Sprintf("no relationship found between node '%s' and this object", node)
 }
 
 // named allows a if it names an object that a pod on node needs.
@@ -162,13 +169,21 @@ func claimRule(n nodes, ctx context.Context, node string, a authorizer.Attribute
 	return named(usesClaim)(n, ctx, node, a)
 }
 
-// volumeRule allows to get a volume that is bound to a claim a pod uses.
-func volumeRule(n nodes, ctx context.Context, node string, a authorizer.Attributes) (string, error) {
+// onlyGet refuses what is not reading a single object.
+func onlyGet(a authorizer.Attributes) string {
 	switch {
 	case a.GetVerb() != "get":
-		return "can only get individual resources of this type", nil
+		return "can only get individual resources of this type"
 	case a.GetSubresource() != "":
-		return "cannot get subresource", nil
+		return "cannot get subresource"
+	}
+	return allowed
+}
+
+// volumeRule allows to get a volume that is bound to a claim a pod uses.
+func volumeRule(n nodes, ctx context.Context, node string, a authorizer.Attributes) (string, error) {
+	if refusal := onlyGet(a); refusal != allowed {
+		return refusal, nil
 	}
 	kind := n.kind("", "persistentvolumes")
 	if kind == nil {
@@ -183,7 +198,7 @@ func volumeRule(n nodes, ctx context.Context, node string, a authorizer.Attribut
 			return n.related(ctx, node, claim.Namespace, func(p *corev1.Pod) bool { return usesClaim(p, claim.Name) })
 		}
 	}
-	return fmt.Sprintf("no relationship found between node '%s' and this object", node), nil
+	return unrelated(node), nil
 }
 
 func serviceAccountRule(n nodes, ctx context.Context, node string, a authorizer.Attributes) (string, error) {
@@ -237,6 +252,8 @@ func podRule(n nodes, ctx context.Context, node string, a authorizer.Attributes)
 	return "", nil
 }
 
+// selectsNode reports whether a is about the objects that have node in their
+// field spec.nodeName.
 func selectsNode(a authorizer.Attributes, node string) bool {
 	requirements, err := a.GetFieldSelector()
 	if err != nil {
@@ -279,11 +296,8 @@ func csiNodeRule(_ nodes, _ context.Context, node string, a authorizer.Attribute
 
 // attachmentRule allows to get an attachment of a volume to the node itself.
 func attachmentRule(n nodes, ctx context.Context, node string, a authorizer.Attributes) (string, error) {
-	switch {
-	case a.GetVerb() != "get":
-		return "can only get individual resources of this type", nil
-	case a.GetSubresource() != "":
-		return "cannot get subresource", nil
+	if refusal := onlyGet(a); refusal != allowed {
+		return refusal, nil
 	}
 	kind := n.kind("storage.k8s.io", "volumeattachments")
 	if kind == nil {
@@ -298,5 +312,54 @@ func attachmentRule(n nodes, ctx context.Context, node string, a authorizer.Attr
 			return allowed, nil
 		}
 	}
-	return fmt.Sprintf("no relationship found between node '%s' and this object", node), nil
+	return unrelated(node), nil
+}
+
+// deviceClaimRule allows to get the claims for devices of pods.
+func deviceClaimRule(n nodes, ctx context.Context, node string, a authorizer.Attributes) (string, error) {
+	if refusal := onlyGet(a); refusal != allowed {
+		return refusal, nil
+	}
+	return named(func(p *corev1.Pod, name string) bool { return PodReferences(p).DeviceClaims.Has(name) })(n, ctx, node, a)
+}
+
+// sliceRule leaves the contents of new slices, and of those deleted together, to
+// admission: they are not known here.
+func sliceRule(n nodes, ctx context.Context, node string, a authorizer.Attributes) (string, error) {
+	if a.GetSubresource() != "" {
+		return "cannot authorize ResourceSlice subresources", nil
+	}
+	switch a.GetVerb() {
+	case "create":
+		return allowed, nil
+	case "get", "update", "patch", "delete":
+		return n.ownSlice(ctx, node, a.GetName())
+	case "watch", "list", "deletecollection":
+		if selectsNode(a, node) {
+			return allowed, nil
+		}
+		return "can only list/watch/deletecollection resourceslices with nodeName field selector", nil
+	}
+	return "only the following verbs are allowed for a ResourceSlice: get, watch, list, create, update, patch, delete, deletecollection", nil
+}
+
+// ownSlice allows if the slice of a name has devices of node.
+func (n nodes) ownSlice(ctx context.Context, node, name string) (string, error) {
+	kind := n.kind("resource.k8s.io", "resourceslices")
+	switch {
+	case name == "":
+		return "No Object name found", nil
+	case kind == nil:
+		return "", nil
+	}
+	items, _, err := n.source.Snapshot(ctx, kind, store.Match{Name: name}, -1)
+	if err != nil {
+		return "", fmt.Errorf("read resource slice %s: %w", name, err)
+	}
+	for _, item := range items {
+		if of := item.Object().(*resourcev1.ResourceSlice).Spec.NodeName; of != nil && *of == node {
+			return allowed, nil
+		}
+	}
+	return unrelated(node), nil
 }

@@ -3,14 +3,15 @@ package authz
 import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/sets"
+	"k8s.io/dynamic-resource-allocation/resourceclaim"
 )
 
 // References are names of objects in the namespace of a pod.
-type References struct{ Secrets, ConfigMaps, Claims sets.Set[string] }
+type References struct{ Secrets, ConfigMaps, Claims, DeviceClaims sets.Set[string] }
 
 // PodReferences lists the objects the kubelet must read to run p.
 func PodReferences(p *corev1.Pod) References {
-	r := References{sets.New[string](), sets.New[string](), sets.New[string]()}
+	r := References{sets.New[string](), sets.New[string](), sets.New[string](), sets.New[string]()}
 	for _, s := range p.Spec.ImagePullSecrets {
 		r.Secrets.Insert(s.Name)
 	}
@@ -25,6 +26,15 @@ func PodReferences(p *corev1.Pod) References {
 	}
 	for _, v := range p.Spec.Volumes {
 		r.volume(p.Name, v)
+	}
+	for i := range p.Spec.ResourceClaims {
+		// A claim that is yet to be made has no name, nor has one that is not needed.
+		if name, _, err := resourceclaim.Name(p, &p.Spec.ResourceClaims[i]); err == nil && name != nil {
+			r.DeviceClaims.Insert(*name)
+		}
+	}
+	if s := p.Status.ExtendedResourceClaimStatus; s != nil && s.ResourceClaimName != "" {
+		r.DeviceClaims.Insert(s.ResourceClaimName)
 	}
 	return r
 }

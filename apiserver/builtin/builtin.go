@@ -20,6 +20,7 @@ import (
 	"github.com/skiff-k8s/skiff/apiserver/builtin/certificates"
 	"github.com/skiff-k8s/skiff/apiserver/builtin/coordination"
 	"github.com/skiff-k8s/skiff/apiserver/builtin/core"
+	"github.com/skiff-k8s/skiff/apiserver/builtin/devices"
 	"github.com/skiff-k8s/skiff/apiserver/builtin/discovery"
 	"github.com/skiff-k8s/skiff/apiserver/builtin/events"
 	"github.com/skiff-k8s/skiff/apiserver/builtin/flowcontrol"
@@ -79,6 +80,7 @@ func Resources(d Deps) []*resource.Resource {
 		coordination.Resources(),
 		node.Resources(),
 		discovery.Resources(),
+		devices.Resources(d.Authorizer),
 		flowcontrol.Resources(),
 	)
 	return slices.Concat(all...)

@@ -36,6 +36,7 @@ func Define[L any, T any, P interface {
 		Prepare: erase2(d.Prepare, typed),
 		Reset:   d.Reset,
 
+		Permit:   erasePermit(d.Permit, typed),
 		Validate: eraseErrors(d.Validate, typed),
 		Warn:     eraseWarn(d.Warn, typed),
 
@@ -131,7 +132,7 @@ func Alias[T, S any, P interface {
 	r.Stored = stored
 	r.ToStored = func(obj Object) (Object, error) { return PS(up((*T)(obj.(P)))), nil }
 	r.FromStored = func(obj Object) (Object, error) { return P(down((*S)(obj.(PS)))), nil }
-	r.Prepare, r.Reset, r.Validate, r.Warn = stored.Prepare, stored.Reset, stored.Validate, stored.Warn
+	r.Prepare, r.Reset, r.Permit, r.Validate, r.Warn = stored.Prepare, stored.Reset, stored.Permit, stored.Validate, stored.Warn
 	r.Reserve, r.Generation, r.HasGeneration = stored.Reserve, stored.Generation, stored.HasGeneration
 	return r
 }
@@ -139,7 +140,8 @@ func Alias[T, S any, P interface {
 func eraseSub[T any](s Subresource[T], typed func(Object) *T) Sub {
 	sub := Sub{
 		Name: s.Name, Kind: s.Kind, Verbs: s.Verbs,
-		View: s.View, Prepare: erase2(s.Prepare, typed), Reset: s.Reset, Validate: eraseErrors(s.Validate, typed), Warn: eraseWarn(s.Warn, typed),
+		View: s.View, Prepare: erase2(s.Prepare, typed), Reset: s.Reset,
+		Permit: erasePermit(s.Permit, typed), Validate: eraseErrors(s.Validate, typed), Warn: eraseWarn(s.Warn, typed),
 		Create: s.Create, NewBody: s.NewBody, Convert: s.Convert, Connect: s.Connect,
 	}
 	if s.Scale != nil {
@@ -175,6 +177,15 @@ func erase2[T any](f func(_, _ *T), typed func(Object) *T) func(_, _ Object) {
 		return func(_, _ Object) {}
 	}
 	return func(obj, old Object) { f(typed(obj), typed(old)) }
+}
+
+func erasePermit[T any](f func(context.Context, Cluster, *T, *T) field.ErrorList, typed func(Object) *T) func(context.Context, Cluster, Object, Object) field.ErrorList {
+	if f == nil {
+		return func(context.Context, Cluster, Object, Object) field.ErrorList { return nil }
+	}
+	return func(ctx context.Context, cluster Cluster, obj, old Object) field.ErrorList {
+		return f(ctx, cluster, typed(obj), typed(old))
+	}
 }
 
 func eraseErrors[T any](f func(_, _ *T) field.ErrorList, typed func(Object) *T) func(_, _ Object) field.ErrorList {

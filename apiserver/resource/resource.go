@@ -54,6 +54,10 @@ type Definition[T any] struct {
 	// with dots. Nobody owns them by this path (KEP-555). nil means status, if
 	// the kind has such a subresource.
 	Reset []string
+	// Permit lists what of obj the user of ctx may not ask for, by what other
+	// objects say, or by rights that the verb alone does not tell. old is nil on
+	// create. What it lists comes before what Validate does.
+	Permit func(ctx context.Context, cluster Cluster, obj, old *T) field.ErrorList
 	// Validate lists what is wrong with obj. old is nil on create. Metadata is
 	// validated by the caller with Name.
 	Validate func(obj, old *T) field.ErrorList
@@ -172,6 +176,7 @@ type Subresource[T any] struct {
 	Prepare func(obj, old *T)
 	// Reset as in Definition; nil means spec on status, and nothing elsewhere.
 	Reset    []string
+	Permit   func(ctx context.Context, cluster Cluster, obj, old *T) field.ErrorList
 	Validate func(obj, old *T) field.ErrorList
 	Warn     func(obj, old *T) []string
 
@@ -242,6 +247,7 @@ type Resource struct {
 	Reserve  func(ctx context.Context, obj, old Object, dryRun bool) (release func(committed bool), err error)
 	Prepare  func(obj, old Object)
 	Reset    []string
+	Permit   func(ctx context.Context, cluster Cluster, obj, old Object) field.ErrorList
 	Validate func(obj, old Object) field.ErrorList
 	Warn     func(obj, old Object) []string
 
@@ -312,6 +318,7 @@ type Sub struct {
 	View     bool
 	Prepare  func(obj, old Object)
 	Reset    []string
+	Permit   func(ctx context.Context, cluster Cluster, obj, old Object) field.ErrorList
 	Validate func(obj, old Object) field.ErrorList
 	Warn     func(obj, old Object) []string
 	Scale    *Scale[Object]

@@ -112,7 +112,7 @@ func (h *Handler) insert(ctx context.Context, w *write, obj resource.Object) (*s
 		return nil, err
 	}
 	w.prepare(obj, nil)
-	if err := w.validate(obj, nil); err != nil {
+	if err := h.validate(ctx, w, obj, nil); err != nil {
 		return nil, err
 	}
 	w.warn(ctx, obj, nil)

@@ -12,8 +12,6 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/validate/content"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime/schema"
-	"k8s.io/apiserver/pkg/authorization/authorizer"
 
 	"github.com/skiff-k8s/skiff/apiserver/codec"
 	"github.com/skiff-k8s/skiff/apiserver/request"
@@ -142,36 +140,4 @@ func WriteError(w http.ResponseWriter, r *http.Request, err error) {
 		return
 	}
 	body.Write(w, r, int(status.Code), out.Media) // an error here is the client's leaving
-}
-
-// escaper keeps messages from being read as HTML.
-var escaper = strings.NewReplacer("&", "&amp;", "<", "&lt;", ">", "&gt;")
-
-// Forbidden is the error for who may not do a.
-func Forbidden(a authorizer.AttributesRecord, reason string) error {
-	message := escaper.Replace(refusal(a))
-	if reason != "" {
-		message += ": " + reason
-	}
-	return apierrors.NewForbidden(schema.GroupResource{Group: a.APIGroup, Resource: a.Resource}, a.Name, errors.New(message))
-}
-
-// refusal says what the user may not do.
-func refusal(a authorizer.AttributesRecord) string {
-	name := ""
-	if a.User != nil {
-		name = a.User.GetName()
-	}
-	if !a.ResourceRequest {
-		return fmt.Sprintf("User %q cannot %s path %q", name, a.Verb, a.Path)
-	}
-	resource := a.Resource
-	if a.Subresource != "" {
-		resource += "/" + a.Subresource
-	}
-	where := "at the cluster scope"
-	if a.Namespace != "" {
-		where = fmt.Sprintf("in the namespace %q", a.Namespace)
-	}
-	return fmt.Sprintf("User %q cannot %s resource %q in API group %q %s", name, a.Verb, resource, a.APIGroup, where)
 }

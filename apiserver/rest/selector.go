@@ -65,6 +65,8 @@ func knownField(r *resource.Resource, name string) error {
 	switch {
 	case own && r.Group == "batch":
 		return apierrors.NewBadRequest(fmt.Sprintf("field label %q not supported for %s", name, r.Kind))
+	case own && r.Group == "resource.k8s.io":
+		return apierrors.NewBadRequest(fmt.Sprintf("field label not supported for %s: %s", r.GVK(), name))
 	case own:
 		return apierrors.NewBadRequest("field label not supported: " + name)
 	}

@@ -156,7 +156,7 @@ func (h *Handler) tryUpdate(ctx context.Context, w *write, c change) (*store.Ite
 			return nil, err
 		}
 		w.prepare(obj, old)
-		if err := w.validate(obj, old); err != nil {
+		if err := h.validate(ctx, w, obj, old); err != nil {
 			return nil, err
 		}
 		w.warn(ctx, obj, old)
@@ -256,7 +256,7 @@ func (h *Handler) may(ctx context.Context, w *write, verb string) error {
 	case err != nil:
 		return apierrors.NewInternalError(fmt.Errorf("error occurred while evaluating authorization: %w", err))
 	}
-	return Forbidden(a, reason)
+	return request.Forbidden(a, reason)
 }
 
 // asCreateOptions are the options of the creation that an update turned into.

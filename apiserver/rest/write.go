@@ -9,6 +9,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime"
 	utilmanagedfields "k8s.io/apimachinery/pkg/util/managedfields"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/apiserver/pkg/authentication/user"
 
 	"github.com/skiff-k8s/skiff/apiserver/admission"
@@ -142,13 +143,17 @@ func (w *write) prepare(obj, old resource.Object) {
 }
 
 // validate gives 422 with all that is wrong with obj.
-func (w *write) validate(obj, old resource.Object) error {
-	errs := validateMeta(w.resource, obj, old)
+func (h *Handler) validate(ctx context.Context, w *write, obj, old resource.Object) error {
+	permit, validate := w.resource.Permit, w.resource.Validate // versions may differ in what they accept
 	if w.sub != nil {
-		errs = append(errs, w.sub.Validate(obj, old)...)
-	} else {
-		errs = append(errs, w.resource.Validate(obj, old)...) // versions may differ in what they accept
+		permit, validate = w.sub.Permit, w.sub.Validate
 	}
+	var errs field.ErrorList
+	if !w.trusted {
+		errs = permit(ctx, h.Cluster(), obj, old)
+	}
+	errs = append(errs, validateMeta(w.resource, obj, old)...)
+	errs = append(errs, validate(obj, old)...)
 	if len(errs) == 0 && old == nil {
 		errs = validateSegment(w.resource, obj) // the rules of a kind may say less
 	}

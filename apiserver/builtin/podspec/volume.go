@@ -294,11 +294,19 @@ func (v *validator) checkEphemeralVolume(s *v1.EphemeralVolumeSource, at *field.
 		v.required(at, "")
 		return
 	}
-	meta := at.Child("metadata")
-	v.add(apivalidation.ValidateAnnotations(t.Annotations, meta.Child("annotations"))...)
-	v.add(metavalidation.ValidateLabels(t.Labels, meta.Child("labels"))...)
-	v.onlyFields(withoutFields(t.ObjectMeta), map[string]bool{"Annotations": true, "Labels": true}, meta, "cannot be set")
+	meta := withoutFields(t.ObjectMeta)
+	v.add(ValidateTemplateMeta(&meta, at.Child("metadata"))...)
 	v.add(ValidateClaimSpec(&t.Spec, nil, at.Child("spec"))...)
+}
+
+// ValidateTemplateMeta checks the metadata that claims get which are made for a
+// pod: annotations and labels, and nothing else.
+func ValidateTemplateMeta(meta *metav1.ObjectMeta, at *field.Path) field.ErrorList {
+	v := &validator{}
+	v.add(apivalidation.ValidateAnnotations(meta.Annotations, at.Child("annotations"))...)
+	v.add(metavalidation.ValidateLabels(meta.Labels, at.Child("labels"))...)
+	v.onlyFields(*meta, map[string]bool{"Annotations": true, "Labels": true}, at, "cannot be set")
+	return v.errs
 }
 
 // withoutFields leaves out what the server itself keeps in metadata.
