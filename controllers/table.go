@@ -6,6 +6,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
+	"github.com/skiff-k8s/skiff/controllers/devices"
 	"github.com/skiff-k8s/skiff/controllers/garbage"
 	"github.com/skiff-k8s/skiff/controllers/namespaces"
 	"github.com/skiff-k8s/skiff/controllers/nodes"
@@ -25,6 +26,7 @@ import (
 	networkingv1 "k8s.io/api/networking/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
+	resourcev1 "k8s.io/api/resource/v1"
 	storagev1 "k8s.io/api/storage/v1"
 )
 
@@ -105,6 +107,12 @@ var table = []row{
 	{"ephemeral-claims", core("persistentvolumeclaims", "pods"), func(m *Manager) (runner, error) {
 		return storage.EphemeralClaims(m.storage()), nil
 	}},
+	{"resource-claims", append(inResource("resourceclaims", "resourceclaimtemplates"), core("pods")...), func(m *Manager) (runner, error) {
+		return made(devices.PodClaims(m.devices()))
+	}},
+	{"resource-claim-reservations", append(inResource("resourceclaims"), core("pods")...), func(m *Manager) (runner, error) {
+		return devices.Reservations(m.devices()), nil
+	}},
 	{"pvc-protection", core("persistentvolumeclaims", "pods"), func(m *Manager) (runner, error) {
 		return storage.ClaimProtection(m.storage()), nil
 	}},
@@ -172,6 +180,7 @@ func (m *Manager) shared() []schema.GroupVersionResource {
 		in(policyv1.SchemeGroupVersion, "poddisruptionbudgets"),
 		in(admissionregistrationv1.SchemeGroupVersion, "validatingadmissionpolicies"),
 		in(rbacv1.SchemeGroupVersion, "clusterroles"),
+		inResource("resourceclaims", "resourceclaimtemplates"),
 	), func(r schema.GroupVersionResource) bool { return !m.served[r] })
 }
 
@@ -189,6 +198,10 @@ func batch(resources ...string) []schema.GroupVersionResource {
 
 func inDiscovery(resources ...string) []schema.GroupVersionResource {
 	return in(discoveryv1.SchemeGroupVersion, resources...)
+}
+
+func inResource(resources ...string) []schema.GroupVersionResource {
+	return in(resourcev1.SchemeGroupVersion, resources...)
 }
 
 func in(gv schema.GroupVersion, resources ...string) []schema.GroupVersionResource {
@@ -229,6 +242,10 @@ func (m *Manager) policy() policy.Deps {
 
 func (m *Manager) storage() storage.Deps {
 	return storage.Deps{Client: m.config.Client, Informers: m.config.Informers, Recorder: m.recorder, Workers: m.config.Concurrency}
+}
+
+func (m *Manager) devices() devices.Deps {
+	return devices.Deps{Client: m.config.Client, Informers: m.config.Informers, Recorder: m.recorder, Workers: m.config.Concurrency}
 }
 
 func (m *Manager) workloads() workloads.Deps {
