@@ -13,7 +13,7 @@ type filter func(http.Handler) http.Handler
 // chain makes the handler of the server. Filters run from top to bottom.
 func (s *Server) chain() http.Handler {
 	m := newMetrics(s.config.Metrics, s.serves)
-	limits := newLimits(s.config.Limits, m)
+	limits := newLimits(s.config.Limits, m, func(path string) bool { return s.config.Extensions(path) != nil })
 	filters := []filter{
 		s.recoverPanics,
 		s.identify, // Audit-Id

@@ -14,14 +14,16 @@ import (
 )
 
 // limits is how many requests are served at once. A watch counts until it has
-// begun; other long-running requests do not count.
+// begun; other long-running requests do not count. What another server serves
+// does not count either: that one has limits of its own, and may be slow.
 type limits struct {
 	slots   *fairness.Slots
 	metrics *metrics
+	passed  func(path string) bool // on to another server
 }
 
-func newLimits(l Limits, m *metrics) *limits {
-	return &limits{slots: fairness.New(l.MaxRequests, bootstrap.PriorityLevels(), bootstrap.FlowSchemas()), metrics: m}
+func newLimits(l Limits, m *metrics, passed func(path string) bool) *limits {
+	return &limits{slots: fairness.New(l.MaxRequests, bootstrap.PriorityLevels(), bootstrap.FlowSchemas()), metrics: m, passed: passed}
 }
 
 func (l *limits) limit(next http.Handler) http.Handler {
@@ -35,7 +37,10 @@ func (l *limits) limit(next http.Handler) http.Handler {
 				return
 			}
 		}
-		release, ok := l.slots.Take(access(r.Context()))
+		release, ok := func() {}, true
+		if !l.passed(r.URL.Path) {
+			release, ok = l.slots.Take(access(r.Context()))
+		}
 		if !ok {
 			l.metrics.dropped(requestKind(info))
 			w.Header().Set("Retry-After", "1")

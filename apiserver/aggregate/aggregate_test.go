@@ -92,11 +92,14 @@ const token = "token-of-someone"
 // addresses are those of documentation: nothing is there.
 const address, elsewhere = "192.0.2.10", "192.0.2.11"
 
-func start(t *testing.T) *cluster {
+func start(t *testing.T) *cluster { return startWith(t, func(*apiserver.Options) {}) }
+
+func startWith(t *testing.T, change func(*apiserver.Options)) *cluster {
 	t.Helper()
 	c := &cluster{authority: newAuthority(t)}
 	proxy := c.issue(t, "front-proxy-client")
 	c.Server = apiservertest.Start(t, func(o *apiserver.Options) {
+		change(o)
 		o.StaticTokens = map[string]user.Info{token: &user.DefaultInfo{Name: "someone", Groups: []string{user.SystemPrivilegedGroup}}}
 		o.FrontProxyCA, o.FrontProxyNames = c.pem, []string{"front-proxy-client"}
 		o.FrontProxyClient = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return proxy, nil }

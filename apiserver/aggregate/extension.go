@@ -40,8 +40,9 @@ type extension struct {
 	// upgraded.
 	by, upgrades *http.Transport
 
-	available  atomic.Bool // as found out last, or as its APIService says
-	version    string      // of its APIService as it was seen last. Used by Services alone
+	places     chan struct{} // taken by requests that are passed on
+	available  atomic.Bool   // as found out last, or as its APIService says
+	version    string        // of its APIService as it was seen last. Used by Services alone
 	discovered atomic.Pointer[discovery.Remote]
 	described  atomic.Pointer[openapi.Extension]
 	asked      chan struct{}
@@ -49,7 +50,7 @@ type extension struct {
 }
 
 func newExtension(c Config, o *apiService) *extension {
-	e := &extension{name: o.Name, object: o, service: *o.Spec.Service, config: c, asked: make(chan struct{}, 1)}
+	e := &extension{name: o.Name, object: o, service: *o.Spec.Service, config: c, asked: make(chan struct{}, 1), places: make(chan struct{}, mostPassed)}
 	// Until it was asked nobody knows what it has: who deletes a namespace must
 	// not believe that there is nothing.
 	e.discovered.Store(&discovery.Remote{Stale: true})
@@ -92,6 +93,10 @@ func sameServer(was, now *apiService) bool {
 // which many ask for before anything else.
 const discoveryTime = 5 * time.Second
 
+// mostPassed is how many requests, long-running ones not counted, wait for one
+// extension server at once. They take no slots of this server.
+const mostPassed = 400
+
 // ServeHTTP passes a request on, in the name of its user. Errors are texts, as
 // clients of kube-apiserver know them.
 func (e *extension) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -99,12 +104,22 @@ func (e *extension) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		fail(w, r, errUnavailable, http.StatusServiceUnavailable)
 		return
 	}
+	if info := request.From(r.Context()); info == nil || !info.IsLongRunning(r) {
+		select {
+		case e.places <- struct{}{}:
+			defer func() { <-e.places }()
+		default:
+			w.Header().Set("Retry-After", "1")
+			rest.WriteError(w, r, apierrors.NewTooManyRequests("too many requests, please try again later", 1))
+			return
+		}
+	}
 	e.pass(w, r)
 }
 
 var errUnavailable = errors.New("service unavailable")
 
-// pass passes a request on whether e is known to be available or not.
+// pass passes a request on.
 func (e *extension) pass(w http.ResponseWriter, r *http.Request) {
 	who := request.User(r.Context())
 	switch {

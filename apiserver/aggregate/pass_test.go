@@ -9,12 +9,16 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/coder/websocket"
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+	rbacv1 "k8s.io/api/rbac/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/skiff-k8s/skiff/apiserver"
 	"github.com/skiff-k8s/skiff/apiserver/apiservertest"
 )
 
@@ -203,4 +207,44 @@ func (c *cluster) listen(t *testing.T, config *tls.Config) string {
 	go func() { done <- c.Serve(ctx, l, config) }()
 	t.Cleanup(func() { cancel(); <-done })
 	return l.Addr().String()
+}
+
+// TestSlowServer: requests that wait for an extension server take nothing from
+// those that do not, and are not more than it is worth.
+func TestSlowServer(t *testing.T) {
+	c := startWith(t, func(o *apiserver.Options) { o.Limits.MaxRequests = 8 })
+	e := c.extend(t, nil)
+	c.await(t, mirrorService, "Passed")
+	joe := &rbacv1.ClusterRoleBinding{ObjectMeta: metav1.ObjectMeta{Name: "joe"}, Subjects: []rbacv1.Subject{{Kind: "User", APIGroup: "rbac.authorization.k8s.io", Name: "joe"}},
+		RoleRef: rbacv1.RoleRef{APIGroup: "rbac.authorization.k8s.io", Kind: "ClusterRole", Name: "cluster-admin"}}
+	if _, err := c.client.RbacV1().ClusterRoleBindings().Create(t.Context(), joe, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	const most = 400
+	arrived, leave := make(chan bool, most), make(chan bool)
+	e.become(func(http.ResponseWriter, *http.Request) {
+		arrived <- true
+		<-leave
+	})
+	c.http.Transport = apiservertest.Config(c.Server, "joe", "people").Transport
+	c.seen(t, "/api/v1/configmaps", nil, func(code int, _ string) bool { return code == http.StatusOK })
+	var waiting sync.WaitGroup
+	for range most {
+		waiting.Go(func() {
+			if code, text := c.do(t, http.MethodGet, mirrors+"/x", "", nil); code != http.StatusOK {
+				t.Errorf("%d %s", code, text)
+			}
+		})
+	}
+	for range most {
+		<-arrived
+	}
+	if code, text := c.do(t, http.MethodGet, "/api/v1/configmaps", "", nil); code != http.StatusOK {
+		t.Errorf("what is served here: %d %s", code, text)
+	}
+	if code, text := c.do(t, http.MethodGet, mirrors+"/x", "", nil); code != http.StatusTooManyRequests {
+		t.Errorf("one too many: %d %s", code, text)
+	}
+	close(leave)
+	waiting.Wait()
 }
