@@ -309,8 +309,8 @@ func TestDiscoveryClient(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if groups[0].Name != "" || groups[1].Name != "apps" {
-		t.Errorf("got groups %s, %s, …; want the core and apps first", groups[0].Name, groups[1].Name)
+	if groups[0].Name != "" || groups[1].Name != "apiregistration.k8s.io" || groups[2].Name != "apps" {
+		t.Errorf("got groups %s, %s, %s, …; want the core, apiregistration.k8s.io and apps first", groups[0].Name, groups[1].Name, groups[2].Name)
 	}
 	found := make(map[string]bool)
 	for _, l := range lists {

@@ -163,7 +163,7 @@ func Standard(ctx context.Context, o Options) (*Server, error) {
 	}
 	if err := extensions.Load(ctx, aggregate.Config{
 		Source: s.store, Cluster: s.Cluster(), Own: s.ownStatus(apiregistrationv1.GroupName, "apiservices"),
-		Dial: o.dial(), Certificate: o.FrontProxyClient, Discovery: documents.PublishServices, OpenAPI: descriptions.PublishExtensions, Log: o.Log,
+		Dial: o.dial(), Certificate: o.FrontProxyClient, Discovery: documents.PublishServices, OpenAPI: descriptions.PublishExtensions, Metrics: registry, Log: o.Log,
 	}); err != nil {
 		s.Close()
 		return nil, fmt.Errorf("load the APIServices: %w", err)

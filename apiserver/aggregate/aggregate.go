@@ -23,6 +23,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/prometheus/client_golang/prometheus"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	apiregistrationv1 "k8s.io/kube-aggregator/pkg/apis/apiregistration/v1"
@@ -59,16 +60,18 @@ type Config struct {
 	// that are served, OpenAPI how extension servers describe themselves.
 	Discovery func([]discovery.Service)
 	OpenAPI   func([]*openapi.Extension)
+	Metrics   prometheus.Registerer
 	Log       *slog.Logger
 }
 
 // Services follows the APIServices of a server. Its methods may be called
 // concurrently.
 type Services struct {
-	config Config
-	row    *resource.Resource
-	after  int64 // revision up to which APIServices have been read
-	local  local
+	config  Config
+	metrics metrics
+	row     *resource.Resource
+	after   int64 // revision up to which APIServices have been read
+	local   local
 	// remote are the extension servers by group version. The map is replaced, not
 	// changed.
 	remote  atomic.Pointer[map[schema.GroupVersion]*extension]
@@ -120,7 +123,7 @@ func groupVersion(path string) (gv schema.GroupVersion, ok bool) {
 // Load reads the APIServices and makes those of what this server serves. It
 // must return before Run is called.
 func (s *Services) Load(ctx context.Context, c Config) error {
-	s.config = c
+	s.config, s.metrics = c, newMetrics(c.Metrics)
 	s.row = c.Cluster.Resource(apiregistrationv1.GroupName, "apiservices")
 	if s.row == nil {
 		return errors.New("aggregation needs the kind apiservices.apiregistration.k8s.io, which is not served")
@@ -145,6 +148,14 @@ func (s *Services) read(ctx context.Context) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	for name := range s.known {
+		if known[name] == nil {
+			s.metrics.gone(name)
+		}
+	}
+	for name, o := range known {
+		s.metrics.seen(s.known[name], o)
+	}
 	s.known, s.after = known, revision
 	return nil
 }
@@ -210,9 +221,12 @@ func (s *Services) take(step store.Step) {
 	case e == nil:
 	case step.Is:
 		o := e.New.Object().(*apiService)
+		s.metrics.seen(s.known[o.Name], o)
 		s.known[o.Name] = o
 	default:
-		delete(s.known, e.Old.Object().(*apiService).Name)
+		name := e.Old.Object().(*apiService).Name
+		s.metrics.gone(name)
+		delete(s.known, name)
 	}
 }
 

@@ -72,6 +72,10 @@ func TestConditions(t *testing.T) {
 	patch(`{"metadata":{"annotations":{"asked":"again"}}}`)
 	expect("FailedDiscoveryCheck", "failing or missing response from https://192.0.2.10:9443/apis/mirror.example.com/v1: "+
 		"bad status from https://192.0.2.10:9443/apis/mirror.example.com/v1: 403")
+	for _, want := range []string{`aggregator_unavailable_apiservice{name="v1.mirror.example.com"} 1`, `aggregator_unavailable_apiservice{name="v1.apps"} 0`,
+		`aggregator_unavailable_apiservice_total{name="v1.mirror.example.com",reason="MissingEndpoints"} 1`} {
+		c.seen(t, "/metrics", nil, func(_ int, body string) bool { return strings.Contains(body, want) })
+	}
 	e.say(e.describeMirrors)
 	expect("Passed", "all checks passed") // nothing changed but the server, which is asked again
 }
