@@ -23,13 +23,8 @@ type note struct {
 }
 
 // decide evaluates the expressions of a policy about what v shows.
-func (d *definition) decide(ctx context.Context, w *write, row *resource.Resource, v expression.Variables) ([]decision, []note) {
-	p := d.compiled()
-	told, err := w.forConditions(row, v)
-	if err != nil {
-		return d.undecided(err), nil
-	}
-	switch meets, err := p.meets(ctx, told); {
+func (p *Policies) decide(ctx context.Context, w *write, d *definition, row *resource.Resource, v expression.Variables) ([]decision, []note) {
+	switch meets, err := p.meets(ctx, w, d, row, v); {
 	case err != nil && d.ignores:
 		return nil, nil
 	case err != nil:
@@ -37,6 +32,12 @@ func (d *definition) decide(ctx context.Context, w *write, row *resource.Resourc
 	case !meets:
 		return nil, nil
 	}
+	return d.evaluate(ctx, v)
+}
+
+// evaluate evaluates the expressions of a policy whose conditions are met.
+func (d *definition) evaluate(ctx context.Context, v expression.Variables) ([]decision, []note) {
+	p := d.compiled()
 	budget := expression.PolicyBudget()
 	results, err := p.evaluate(ctx, v, p.validations, budget)
 	if err != nil {

@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"errors"
 	"strings"
 	"time"
 
@@ -11,6 +12,10 @@ import (
 type metrics struct {
 	checks, mutations     *prometheus.CounterVec
 	seconds, mutationTime *prometheus.HistogramVec
+
+	// Those of match conditions are shared with webhooks.
+	conditionErrors  *prometheus.CounterVec
+	conditionSeconds *prometheus.HistogramVec
 }
 
 func newMetrics(registry prometheus.Registerer) *metrics {
@@ -26,10 +31,39 @@ func newMetrics(registry prometheus.Registerer) *metrics {
 		mutationTime: prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "apiserver_mutating_admission_policy_check_duration_seconds", Buckets: buckets,
 			Help: "Mutation admission latency for individual mutation expressions in seconds, labeled by policy and binding."}, mutating),
 	}
+	labels := []string{"name", "kind", "type", "operation"}
+	m.conditionErrors = shared(registry, prometheus.NewCounterVec(prometheus.CounterOpts{Name: "apiserver_admission_match_condition_evaluation_errors_total",
+		Help: "Match conditions that could not be evaluated."}, labels))
+	m.conditionSeconds = shared(registry, prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "apiserver_admission_match_condition_evaluation_seconds",
+		Help: "Time to evaluate match conditions in seconds, by name, kind and operation.", Buckets: []float64{0.001, 0.005, 0.01, 0.025, 0.1, 0.2, 0.25}}, labels))
 	if registry != nil {
 		registry.MustRegister(m.checks, m.seconds, m.mutations, m.mutationTime)
 	}
 	return m
+}
+
+// shared registers a metric, or finds the one that somebody else has registered under its name.
+func shared[C prometheus.Collector](registry prometheus.Registerer, c C) C {
+	if registry == nil {
+		return c
+	}
+	var there prometheus.AlreadyRegisteredError
+	switch err := registry.Register(c); {
+	case errors.As(err, &there):
+		return there.ExistingCollector.(C)
+	case err != nil:
+		panic("policy: register a metric: " + err.Error())
+	}
+	return c
+}
+
+// conditions counts how the match conditions of a policy were evaluated, of which errs could not be.
+func (m *metrics) conditions(policy, verb string, took time.Duration, errs int) {
+	labels := []string{policy, "policy", "validate", strings.ToUpper(verb)}
+	m.conditionSeconds.WithLabelValues(labels...).Observe(took.Seconds())
+	if errs > 0 {
+		m.conditionErrors.WithLabelValues(labels...).Add(float64(errs))
+	}
 }
 
 // checked counts a decision and what was done about it.

@@ -181,12 +181,7 @@ func (p *Policies) perform(ctx context.Context, w *write, i *invocation, m *memo
 	if err != nil {
 		return false, []failure{{i.definition, nil, fmt.Errorf("failed to configure policy: %w", err), ""}}, nil
 	}
-	program := i.compiled()
-	told, err := w.forConditions(i.row, w.with(v, i.param))
-	if err != nil {
-		return false, nil, apierrors.NewInternalError(err)
-	}
-	switch meets, err := program.meets(ctx, told); {
+	switch meets, err := p.meets(ctx, w, i.definition, i.row, w.with(v, i.param)); {
 	case err != nil:
 		return false, []failure{{i.definition, i.binding, err, metav1.StatusReasonInvalid}}, nil
 	case !meets, w.Round > 0 && !m.again[i.id()]:

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -46,6 +47,10 @@ func (p *Policies) paramRow(d *definition) (*resource.Resource, error) {
 func params(ctx context.Context, a *admission.Attributes, row *resource.Resource, b *binding) ([]param, error) {
 	if row == nil || b.params == nil {
 		return []param{{}}, nil
+	}
+	if !slices.Contains(row.Verbs, "watch") { // kube-apiserver waits for such in vain
+		kind := &admissionregistrationv1.ParamKind{APIVersion: row.GroupVersion().String(), Kind: row.Kind}
+		return nil, fmt.Errorf("paramKind kind `%v` not yet synced to use for admission", kind)
 	}
 	namespace, err := paramNamespace(a, row, b.params)
 	if err != nil {

@@ -70,29 +70,26 @@ func compileMutating(spec *admissionregistrationv1.MutatingAdmissionPolicySpec) 
 	return p
 }
 
-// meets evaluates the match conditions. One that is false decides, whatever others say.
-func (p *program) meets(ctx context.Context, v expression.Variables) (bool, error) {
-	if len(p.conditions) == 0 {
-		return true, nil
-	}
-	about, budget := p.compiler.About(v), expression.MatchBudget()
-	no := false
+// meets evaluates the match conditions. One that is false decides, whatever others say. failed is how many could not be
+// evaluated.
+func (p *program) meets(ctx context.Context, v expression.Variables) (meets bool, failed int, err error) {
+	about, budget, meets := p.compiler.About(v), expression.MatchBudget(), true
 	var errs []error
 	for _, c := range p.conditions {
 		value, spent, err := about.Value(ctx, c, budget)
 		switch {
 		case spent:
-			return false, err
+			return false, 0, err
 		case err != nil:
 			errs = append(errs, err)
 		case value == types.False:
-			no = true
+			meets = false
 		}
 	}
-	if no {
-		return false, nil
+	if !meets {
+		return false, len(errs), nil
 	}
-	return len(errs) == 0, utilerrors.NewAggregate(errs)
+	return len(errs) == 0, len(errs), utilerrors.NewAggregate(errs)
 }
 
 // evaluated is what came of one expression.

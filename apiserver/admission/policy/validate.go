@@ -143,7 +143,7 @@ func (p *Policies) judge(ctx context.Context, w *write, d *definition, b *bindin
 	if err := w.readNamespace(ctx); err != nil {
 		return nil, err
 	}
-	decisions, said := d.decide(ctx, w, row, w.with(v, one))
+	decisions, said := p.decide(ctx, w, d, row, w.with(v, one))
 	var refused []refusal
 	for i, decision := range decisions {
 		if !decision.deny {

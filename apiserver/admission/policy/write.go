@@ -2,6 +2,7 @@ package policy
 
 import (
 	"context"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -84,13 +85,20 @@ func (w *write) readNamespace(ctx context.Context) error {
 	return err
 }
 
-// forConditions are v as match conditions see them: they are told of the resource that was asked for, and of no namespace.
-func (w *write) forConditions(row *resource.Resource, v expression.Variables) (expression.Variables, error) {
-	v.Namespace = nil
-	if row == w.Served() {
-		return v, nil
+// meets evaluates the match conditions of a policy, which are told of the resource that was asked for, and of no namespace.
+func (p *Policies) meets(ctx context.Context, w *write, d *definition, row *resource.Resource, v expression.Variables) (bool, error) {
+	if len(d.compiled().conditions) == 0 {
+		return true, nil
 	}
-	var err error
-	v.Request, err = w.view(row).Request(w.Served().GVR())
-	return v, err
+	v.Namespace = nil
+	if row != w.Served() {
+		var err error
+		if v.Request, err = w.view(row).Request(w.Served().GVR()); err != nil {
+			return false, err
+		}
+	}
+	began := time.Now()
+	meets, failed, err := d.compiled().meets(ctx, v)
+	p.metrics.conditions(d.name, w.Verb, time.Since(began), failed)
+	return meets, err
 }
