@@ -35,7 +35,7 @@ func Resources() []*resource.Resource {
 func mutatingWebhooks() *resource.Resource {
 	return resource.Define[admissionregistrationv1.MutatingWebhookConfigurationList](resource.Definition[mutating]{
 		Group: group, Version: "v1", Kind: "MutatingWebhookConfiguration", Plural: "mutatingwebhookconfigurations",
-		Categories: []string{"api-extensions"}, ClusterScoped: true, NeedsVersion: true,
+		Categories: []string{"api-extensions"}, ClusterScoped: true, NeedsVersion: true, Meta: resource.MetaAnyFinalizer,
 		Default: func(c *mutating) {
 			for i := range c.Webhooks {
 				w := &c.Webhooks[i]
@@ -63,7 +63,7 @@ func mutatingWebhooks() *resource.Resource {
 func validatingWebhooks() *resource.Resource {
 	return resource.Define[admissionregistrationv1.ValidatingWebhookConfigurationList](resource.Definition[validating]{
 		Group: group, Version: "v1", Kind: "ValidatingWebhookConfiguration", Plural: "validatingwebhookconfigurations",
-		Categories: []string{"api-extensions"}, ClusterScoped: true, NeedsVersion: true,
+		Categories: []string{"api-extensions"}, ClusterScoped: true, NeedsVersion: true, Meta: resource.MetaAnyFinalizer,
 		Default: func(c *validating) {
 			for i := range c.Webhooks {
 				w := &c.Webhooks[i]

@@ -27,7 +27,7 @@ const unset = "<unset>"
 func validatingPolicies() *resource.Resource {
 	return resource.Define[admissionregistrationv1.ValidatingAdmissionPolicyList](resource.Definition[validatingPolicy]{
 		Group: group, Version: "v1", Kind: "ValidatingAdmissionPolicy", Plural: "validatingadmissionpolicies",
-		Categories: []string{"api-extensions"}, ClusterScoped: true, NeedsVersion: true,
+		Categories: []string{"api-extensions"}, ClusterScoped: true, NeedsVersion: true, Meta: resource.MetaAnyFinalizer,
 		Default: func(p *validatingPolicy) {
 			setDefault(&p.Spec.FailurePolicy, admissionregistrationv1.Fail)
 			defaultMatch(p.Spec.MatchConstraints)
@@ -63,7 +63,7 @@ func validatingPolicies() *resource.Resource {
 func validatingBindings() *resource.Resource {
 	return resource.Define[admissionregistrationv1.ValidatingAdmissionPolicyBindingList](resource.Definition[validatingBinding]{
 		Group: group, Version: "v1", Kind: "ValidatingAdmissionPolicyBinding", Plural: "validatingadmissionpolicybindings",
-		Categories: []string{"api-extensions"}, ClusterScoped: true, NeedsVersion: true,
+		Categories: []string{"api-extensions"}, ClusterScoped: true, NeedsVersion: true, Meta: resource.MetaAnyFinalizer,
 		Default: func(b *validatingBinding) { defaultMatch(b.Spec.MatchResources) },
 		Validate: func(b, _ *validatingBinding) field.ErrorList {
 			errs := validateBinding(b.Spec.PolicyName, b.Spec.ParamRef, b.Spec.MatchResources)
@@ -83,7 +83,7 @@ func validatingBindings() *resource.Resource {
 func mutatingPolicies() *resource.Resource {
 	return resource.Define[admissionregistrationv1.MutatingAdmissionPolicyList](resource.Definition[mutatingPolicy]{
 		Group: group, Version: "v1", Kind: "MutatingAdmissionPolicy", Plural: "mutatingadmissionpolicies",
-		Categories: []string{"api-extensions"}, ClusterScoped: true, NeedsVersion: true,
+		Categories: []string{"api-extensions"}, ClusterScoped: true, NeedsVersion: true, Meta: resource.MetaAnyFinalizer,
 		Default: func(p *mutatingPolicy) {
 			setDefault(&p.Spec.FailurePolicy, admissionregistrationv1.Fail)
 			defaultMatch(p.Spec.MatchConstraints)
@@ -103,7 +103,7 @@ func mutatingPolicies() *resource.Resource {
 func mutatingBindings() *resource.Resource {
 	return resource.Define[admissionregistrationv1.MutatingAdmissionPolicyBindingList](resource.Definition[mutatingBinding]{
 		Group: group, Version: "v1", Kind: "MutatingAdmissionPolicyBinding", Plural: "mutatingadmissionpolicybindings",
-		Categories: []string{"api-extensions"}, ClusterScoped: true, NeedsVersion: true,
+		Categories: []string{"api-extensions"}, ClusterScoped: true, NeedsVersion: true, Meta: resource.MetaAnyFinalizer,
 		Default: func(b *mutatingBinding) { defaultMatch(b.Spec.MatchResources) },
 		Validate: func(b, _ *mutatingBinding) field.ErrorList {
 			errs := validateBinding(b.Spec.PolicyName, b.Spec.ParamRef, b.Spec.MatchResources)
