@@ -29,6 +29,7 @@ type state struct {
 	namespaceLabels func(name string) labels.Set
 	ownerSelector   func(pod *corev1.Pod) labels.Selector
 	storage         plugin.Storage
+	devices         plugin.Devices
 }
 
 type place struct {
@@ -168,7 +169,7 @@ func (s *state) snapshot(pod *plugin.Pod) *plugin.Snapshot {
 		}
 		slices.SortFunc(s.sorted, func(a, b *plugin.Node) int { return strings.Compare(a.Name, b.Name) })
 	}
-	snapshot := &plugin.Snapshot{Nodes: s.sorted, NamespaceLabels: s.namespaceLabels, OwnerSelector: s.ownerSelector, Storage: s.storage}
+	snapshot := &plugin.Snapshot{Nodes: s.sorted, NamespaceLabels: s.namespaceLabels, OwnerSelector: s.ownerSelector, Storage: s.storage, Devices: s.devices}
 	crowded := make(map[string]*plugin.Node)
 	for uid, n := range s.nominated {
 		target := cmp.Or(crowded[n.node], s.nodes[n.node])

@@ -12,6 +12,8 @@ import (
 // choice is the result of looking for a node: a node, or why there is none.
 type choice struct {
 	node string
+	// err is why it is not known whether there is one.
+	err error
 	// never is a reason that holds for every node.
 	never string
 	// reasons are why each node cannot take the pod.
@@ -24,6 +26,9 @@ type choice struct {
 func choose(pod *plugin.Pod, s *plugin.Snapshot, start int) choice {
 	c := choice{total: len(s.Nodes), reasons: make(map[string]*plugin.Reason)}
 	checks := plugin.Prepare(pod, s)
+	if c.err = checks.Err(); c.err != nil {
+		return c
+	}
 	if c.never = checks.Never(); c.never != "" {
 		return c
 	}
@@ -40,6 +45,9 @@ func choose(pod *plugin.Pod, s *plugin.Snapshot, start int) choice {
 	for i := range s.Nodes {
 		n := s.Nodes[(start+i)%len(s.Nodes)]
 		if reason := checks.Filter(n); reason != nil {
+			if c.err = reason.Err; c.err != nil {
+				return c
+			}
 			c.reasons[n.Name] = reason
 			continue
 		}

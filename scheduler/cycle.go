@@ -8,6 +8,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	resourcev1 "k8s.io/api/resource/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -24,9 +25,15 @@ func (s *Scheduler) attempt(ctx context.Context, pod *plugin.Pod, moved int64, s
 	if err == nil {
 		return
 	}
+	s.devices.drop(pod.UID)
 	if s.state.unassume(pod.UID) {
 		s.queue.stir(time.Now())
 	}
+	s.broken(ctx, pod, err, moved)
+}
+
+// broken tells of an attempt that ended with an error, and has it repeated after a pause.
+func (s *Scheduler) broken(ctx context.Context, pod *plugin.Pod, err error, moved int64) {
 	s.queue.failed(pod.UID, moved, false, time.Now())
 	s.tell(ctx, pod, corev1.PodReasonSchedulerError, err.Error(), "")
 }
@@ -35,20 +42,49 @@ func (s *Scheduler) attempt(ctx context.Context, pod *plugin.Pod, moved int64, s
 // says why it stays pending and, if that helps, makes room.
 func (s *Scheduler) place(ctx context.Context, pod *plugin.Pod, moved int64, start int) {
 	snapshot := s.state.snapshot(pod)
+	if _, err := plugin.ClaimsForDevices(pod.Pod, snapshot.Devices); err != nil {
+		s.queue.park(pod.UID, moved, time.Now())
+		return
+	}
 	found := choose(pod, snapshot, start)
-	if found.node == "" {
+	switch {
+	case found.err != nil:
+		s.broken(ctx, pod, found.err, moved)
+		return
+	case found.node == "":
 		s.pending(ctx, pod, snapshot, found, moved)
 		return
 	}
 	if !s.bindClaims(ctx, pod, snapshot, found.node, moved) {
 		return
 	}
+	claims, err := s.findDevices(pod, snapshot, found.node)
+	if err != nil {
+		s.broken(ctx, pod, fmt.Errorf("running Reserve plugin %q: %w", "DynamicResources", err), moved)
+		return
+	}
 	// The pod counts on its node from now on, so that the next cycle need not
 	// wait for the binding.
 	s.state.assume(pod, found.node)
 	s.bindings.Go("scheduler", func() {
-		s.attempt(ctx, pod, moved, func() { s.bind(ctx, pod, found.node, moved) })
+		s.attempt(ctx, pod, moved, func() { s.bindWithDevices(ctx, pod, found.node, claims, moved) })
 	})
+}
+
+// bindWithDevices binds a pod once its claims have what was found for them.
+func (s *Scheduler) bindWithDevices(ctx context.Context, pod *plugin.Pod, node string, claims []*resourcev1.ResourceClaim, moved int64) {
+	err := s.takeDevices(ctx, pod, node, claims)
+	if err == nil && s.bind(ctx, pod, node, moved) || ctx.Err() != nil {
+		return
+	}
+	s.giveDevicesBack(ctx, pod, claims)
+	if err == nil {
+		return // bind has told
+	}
+	if s.state.unassume(pod.UID) {
+		s.queue.stir(time.Now())
+	}
+	s.broken(ctx, pod, fmt.Errorf("running PreBind plugin %q: %w", "DynamicResources", err), moved)
 }
 
 // bindClaims asks for the binding of the claims that waited until it was known
@@ -63,8 +99,7 @@ func (s *Scheduler) bindClaims(ctx context.Context, pod *plugin.Pod, snapshot *p
 	}
 	for _, b := range bindings {
 		if err := s.bindClaim(ctx, b, node); err != nil && ctx.Err() == nil {
-			s.queue.failed(pod.UID, moved, false, time.Now())
-			s.tell(ctx, pod, corev1.PodReasonSchedulerError, fmt.Sprintf("running PreBind plugin %q: %v", "VolumeBinding", err), "")
+			s.broken(ctx, pod, fmt.Errorf("running PreBind plugin %q: %w", "VolumeBinding", err), moved)
 			return false
 		}
 	}
@@ -92,7 +127,8 @@ func (s *Scheduler) bindClaim(ctx context.Context, b plugin.Binding, node string
 	return err
 }
 
-func (s *Scheduler) bind(ctx context.Context, pod *plugin.Pod, node string, moved int64) {
+// bind binds a pod, or puts it back and tells why.
+func (s *Scheduler) bind(ctx context.Context, pod *plugin.Pod, node string, moved int64) (bound bool) {
 	err := s.client.CoreV1().Pods(pod.Namespace).Bind(ctx, &corev1.Binding{
 		ObjectMeta: metav1.ObjectMeta{Namespace: pod.Namespace, Name: pod.Name, UID: pod.UID},
 		Target:     corev1.ObjectReference{Kind: "Node", Name: node},
@@ -100,18 +136,18 @@ func (s *Scheduler) bind(ctx context.Context, pod *plugin.Pod, node string, move
 	if err == nil {
 		s.queue.remove(pod.UID)
 		s.recorder.Eventf(pod.Pod, nil, corev1.EventTypeNormal, "Scheduled", "Binding", "Successfully assigned %s/%s to %s", pod.Namespace, pod.Name, node)
-		return
+		return true
 	}
 	if s.state.unassume(pod.UID) {
 		s.queue.stir(time.Now()) // others may use the room it did not take
 	}
 	if apierrors.IsNotFound(err) || ctx.Err() != nil {
 		s.queue.remove(pod.UID)
-		return
+		return false
 	}
 	s.log.Warn("bind pod", "pod", pod.Namespace+"/"+pod.Name, "node", node, "error", err)
-	s.queue.failed(pod.UID, moved, false, time.Now())
-	s.tell(ctx, pod, corev1.PodReasonSchedulerError, fmt.Sprintf("running Bind plugin %q: %v", "DefaultBinder", err), "")
+	s.broken(ctx, pod, fmt.Errorf("running Bind plugin %q: %w", "DefaultBinder", err), moved)
+	return false
 }
 
 // pending tells why pod could not be placed, in its status and as an event, and
@@ -126,10 +162,16 @@ func (s *Scheduler) pending(ctx context.Context, pod *plugin.Pod, snapshot *plug
 			s.queue.failed(pod.UID, moved, false, time.Now())
 			return
 		}
+		devices, err := s.deallocate(ctx, pod, snapshot, found)
+		if err != nil {
+			s.log.Warn("deallocate", "pod", pod.Namespace+"/"+pod.Name, "error", err)
+			s.queue.failed(pod.UID, moved, false, time.Now())
+			return
+		}
 		plan, why := planEviction(pod, snapshot, found, budgets)
 		switch {
 		case plan == nil:
-			message += " no new claims to deallocate, preemption: " + why
+			message += " " + devices + ", preemption: " + why
 		default:
 			if err := s.evict(ctx, pod, plan); err != nil {
 				s.log.Warn("make room", "pod", pod.Namespace+"/"+pod.Name, "node", plan.node, "error", err)

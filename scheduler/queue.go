@@ -160,12 +160,34 @@ func (q *queue) failed(uid types.UID, moved int64, unplaceable bool, now time.Ti
 	q.signal()
 }
 
+// park puts a pod back that cannot be tried before something it names is there. That was no attempt.
+func (q *queue) park(uid types.UID, moved int64, now time.Time) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	e, ok := q.entries[uid]
+	if !ok {
+		return
+	}
+	e.taken = false
+	e.attempts--
+	e.wait, e.since = now, now
+	e.broken, e.asleep = false, moved == q.moved
+	q.promote(e, now)
+	q.signal()
+}
+
 // stir wakes the pods that could not be placed, since the cluster has changed.
-func (q *queue) stir(now time.Time) {
+func (q *queue) stir(now time.Time) { q.stirThose(now, func(*plugin.Pod) bool { return true }) }
+
+// stirThose is stir for a change that matters to some pods only.
+func (q *queue) stirThose(now time.Time, matters func(pod *plugin.Pod) bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.moved++
 	for _, e := range q.held {
+		if !matters(e.pod) {
+			continue
+		}
 		e.asleep = false
 		q.promote(e, now)
 	}

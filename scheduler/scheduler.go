@@ -12,6 +12,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/discovery"
@@ -22,7 +23,6 @@ import (
 	"k8s.io/client-go/tools/events"
 
 	"github.com/skiff-k8s/skiff/guard"
-	"github.com/skiff-k8s/skiff/guard/clientgo"
 	"github.com/skiff-k8s/skiff/scheduler/plugin"
 )
 
@@ -45,6 +45,7 @@ type Scheduler struct {
 	events   events.EventBroadcaster
 	recorder events.EventRecorder
 	state    *state
+	devices  *ledger
 	queue    *queue
 	synced   []cache.InformerSynced
 	budgets  func() ([]*policyv1.PodDisruptionBudget, error)
@@ -75,6 +76,9 @@ func New(c Config) (*Scheduler, error) {
 	if err := s.followStorage(c.Informers); err != nil {
 		return nil, err
 	}
+	if err := s.followDevices(c.Informers); err != nil {
+		return nil, err
+	}
 	if err := s.followNodes(c.Informers.Core().V1().Nodes().Informer()); err != nil {
 		return nil, err
 	}
@@ -101,7 +105,7 @@ func (s *Scheduler) followBudgets(c Config) error {
 }
 
 func (s *Scheduler) followNodes(informer cache.SharedIndexInformer) error {
-	registration, err := informer.AddEventHandler(clientgo.Handler("scheduler's events", cache.ResourceEventHandlerFuncs{
+	return s.follow(informer, cache.ResourceEventHandlerFuncs{
 		AddFunc: func(obj any) { s.nodeChanged(obj.(*corev1.Node)) },
 		UpdateFunc: func(old, obj any) {
 			if matters(old.(*corev1.Node), obj.(*corev1.Node)) {
@@ -113,12 +117,7 @@ func (s *Scheduler) followNodes(informer cache.SharedIndexInformer) error {
 				s.state.removeNode(n.Name)
 			}
 		},
-	}))
-	if err != nil {
-		return err
-	}
-	s.synced = append(s.synced, registration.HasSynced)
-	return nil
+	})
 }
 
 // followStorage watches what the claims of pods depend on.
@@ -143,15 +142,10 @@ func (s *Scheduler) followStorage(factory informers.SharedInformerFactory) error
 // stirOn gives pods that could not be placed another try when something is made
 // or changed that may be what they lacked.
 func (s *Scheduler) stirOn(informer cache.SharedIndexInformer) error {
-	registration, err := informer.AddEventHandler(clientgo.Handler("scheduler's events", cache.ResourceEventHandlerFuncs{
+	return s.follow(informer, cache.ResourceEventHandlerFuncs{
 		AddFunc:    func(any) { s.queue.stir(time.Now()) },
 		UpdateFunc: func(any, any) { s.queue.stir(time.Now()) },
-	}))
-	if err != nil {
-		return err
-	}
-	s.synced = append(s.synced, registration.HasSynced)
-	return nil
+	})
 }
 
 func (s *Scheduler) nodeChanged(n *corev1.Node) {
@@ -160,7 +154,7 @@ func (s *Scheduler) nodeChanged(n *corev1.Node) {
 }
 
 func (s *Scheduler) followPods(informer cache.SharedIndexInformer) error {
-	registration, err := informer.AddEventHandler(clientgo.Handler("scheduler's events", cache.ResourceEventHandlerFuncs{
+	return s.follow(informer, cache.ResourceEventHandlerFuncs{
 		AddFunc:    func(obj any) { s.podChanged(nil, obj.(*corev1.Pod)) },
 		UpdateFunc: func(old, obj any) { s.podChanged(old.(*corev1.Pod), obj.(*corev1.Pod)) },
 		DeleteFunc: func(obj any) {
@@ -168,12 +162,7 @@ func (s *Scheduler) followPods(informer cache.SharedIndexInformer) error {
 				s.podGone(pod)
 			}
 		},
-	}))
-	if err != nil {
-		return err
-	}
-	s.synced = append(s.synced, registration.HasSynced)
-	return nil
+	})
 }
 
 // podChanged sorts a pod into what it now is: over, placed, or to be placed.
@@ -195,7 +184,7 @@ func (s *Scheduler) podChanged(old, pod *corev1.Pod) {
 		s.queue.remove(pod.UID)
 	case s.state.counts(pod.UID):
 		s.queue.update(plugin.NewPod(pod)) // it is being bound, or bound already and this is old news
-	case old != nil && !specChanged(old, pod):
+	case old != nil && !specChanged(old, pod) && equality.Semantic.DeepEqual(old.Status.ResourceClaimStatuses, pod.Status.ResourceClaimStatuses):
 		s.queue.update(plugin.NewPod(pod))
 	default:
 		s.queue.add(plugin.NewPod(pod), time.Now())

@@ -36,9 +36,6 @@ type Binding struct {
 
 // claims keeps pods where their volumes can be reached.
 func claims(pod *Pod, s *Snapshot) Check {
-	if len(pod.Spec.ResourceClaims) > 0 {
-		return Check{Never: "resource claims are not supported by this scheduler"}
-	}
 	found, why := ClaimsOf(pod, s.Storage)
 	switch {
 	case why != "":

@@ -16,6 +16,8 @@ type Plugin struct {
 
 // Check is a rule applied to one pod. Every field may be nil or empty.
 type Check struct {
+	// Err ends the attempt: it is not known whether any node can take the pod.
+	Err error
 	// Never says why no node at all can take the pod.
 	Never string
 	// Filter says why a node cannot take the pod; nil means it can.
@@ -36,6 +38,8 @@ type Reason struct {
 	Texts []string
 	// Final means that evicting pods from the node would not help.
 	Final bool
+	// Err ends the attempt: it would be the same for other nodes.
+	Err error
 }
 
 func because(text string) *Reason        { return &Reason{Texts: []string{text}} }
@@ -52,6 +56,7 @@ var All = []Plugin{
 	{"NodePorts", 0, nodePorts},
 	{"NodeResourcesFit", 1, resourcesFit},
 	{"Claims", 0, claims},
+	{"DynamicResources", 2, devices},
 	{"PodTopologySpread", 2, topologySpread},
 	{"InterPodAffinity", 2, interPodAffinity},
 	{"NodeResourcesBalancedAllocation", 1, balancedAllocation},
@@ -73,6 +78,16 @@ func Prepare(pod *Pod, s *Snapshot) Checks {
 		checks = append(checks, prepared{p.Check(pod, s), p.Weight})
 	}
 	return checks
+}
+
+// Err is the first error that ends the attempt, or nil.
+func (c Checks) Err() error {
+	for _, check := range c {
+		if check.Check.Err != nil {
+			return check.Check.Err
+		}
+	}
+	return nil
 }
 
 // Never is the first reason why no node can take the pod, or empty.

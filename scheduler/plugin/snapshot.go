@@ -20,6 +20,7 @@ type Snapshot struct {
 	// ReplicaSet …) for spreading by default; nil if there is nothing like that.
 	OwnerSelector func(pod *corev1.Pod) labels.Selector
 	Storage       Storage
+	Devices       Devices
 }
 
 // With is s with one node replaced by another of the same name.
