@@ -7,6 +7,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	resourcev1 "k8s.io/api/resource/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 )
@@ -304,6 +305,130 @@ func TestSlicesGoWithTheirNode(t *testing.T) {
 		_, err := w.ResourceV1().ResourceSlices().Get(t.Context(), "s", metav1.GetOptions{})
 		return gone(err)
 	})
+}
+
+// TestTaintedDevicesDrivePodsAway: a pod goes when its device gets a taint that its claim does not tolerate, and one
+// whose claim does stays.
+func TestTaintedDevicesDrivePodsAway(t *testing.T) {
+	w := start(t)
+	device := resourcev1.Device{Name: "d"}
+	slice := &resourcev1.ResourceSlice{ObjectMeta: metav1.ObjectMeta{Name: "s"}, Spec: resourcev1.ResourceSliceSpec{
+		Driver: "example.com", AllNodes: ptr(true), Pool: resourcev1.ResourcePool{Name: "p", ResourceSliceCount: 1}, Devices: []resourcev1.Device{device},
+	}}
+	slice, err := w.ResourceV1().ResourceSlices().Create(t.Context(), slice, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var pods []*corev1.Pod
+	for _, name := range []string{"goes", "stays", "later"} {
+		w.deviceClaim(name)
+		pods = append(pods, w.devicePod(name, "app", shared(name)))
+	}
+	forever := resourcev1.DeviceToleration{Operator: resourcev1.DeviceTolerationOpExists, Effect: resourcev1.DeviceTaintEffectNoExecute}
+	hour := forever
+	hour.TolerationSeconds = ptr(int64(3600))
+	w.allocate("goes", pods[0])
+	w.tolerate("stays", pods[1], forever)
+	w.tolerate("later", pods[2], hour)
+	for _, pod := range pods {
+		w.eventually("the binding", func() error {
+			p, err := w.CoreV1().Pods(w.namespace).Get(t.Context(), pod.Name, metav1.GetOptions{})
+			if err == nil && p.Spec.NodeName == "" {
+				err = fmt.Errorf("not bound")
+			}
+			return err
+		})
+	}
+	slice.Spec.Devices[0].Taints = []resourcev1.DeviceTaint{{Key: "broken", Effect: resourcev1.DeviceTaintEffectNoExecute}}
+	if slice, err = w.ResourceV1().ResourceSlices().Update(t.Context(), slice, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	w.eventually("the end of the pod", func() error {
+		_, err := w.CoreV1().Pods(w.namespace).Get(t.Context(), "goes", metav1.GetOptions{})
+		return gone(err)
+	})
+	w.told("goes", "Marking for deletion")
+	slice.Spec.Devices[0].Taints = nil
+	if _, err = w.ResourceV1().ResourceSlices().Update(t.Context(), slice, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	w.told("later", "Cancelling deletion") // by then everything has been looked at
+	for _, name := range []string{"stays", "later"} {
+		if p, err := w.CoreV1().Pods(w.namespace).Get(t.Context(), name, metav1.GetOptions{}); err != nil || p.DeletionTimestamp != nil {
+			t.Errorf("pod %s is going or gone: %v", name, err)
+		}
+	}
+}
+
+// tolerate is allocate for a claim with a toleration.
+func (w *world) tolerate(claim string, pod *corev1.Pod, toleration resourcev1.DeviceToleration) {
+	w.t.Helper()
+	w.eventually("allocation of "+claim, func() error {
+		c, err := w.ResourceV1().ResourceClaims(w.namespace).Get(w.t.Context(), claim, metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		c.Status.Allocation = &resourcev1.AllocationResult{Devices: resourcev1.DeviceAllocationResult{Results: []resourcev1.DeviceRequestAllocationResult{
+			{Request: "r", Driver: "example.com", Pool: "p", Device: "d", Tolerations: []resourcev1.DeviceToleration{toleration}},
+		}}}
+		c.Status.ReservedFor = []resourcev1.ResourceClaimConsumerReference{{Resource: "pods", Name: pod.Name, UID: pod.UID}}
+		_, err = w.ResourceV1().ResourceClaims(w.namespace).UpdateStatus(w.t.Context(), c, metav1.UpdateOptions{})
+		return err
+	})
+}
+
+// told waits for an event about the devices of a pod.
+func (w *world) told(pod, message string) {
+	w.t.Helper()
+	w.eventually("an event about pod "+pod, func() error {
+		events, err := w.CoreV1().Events(w.namespace).List(w.t.Context(), metav1.ListOptions{FieldSelector: "involvedObject.name=" + pod + ",reason=DeviceTaintManagerEviction"})
+		if err != nil {
+			return err
+		}
+		for _, e := range events.Items {
+			if e.Message == message {
+				return nil
+			}
+		}
+		return fmt.Errorf("got %v, want %s", events.Items, message)
+	})
+}
+
+// TestQuotaOfDevices: claims are charged for the devices they may get, by class.
+func TestQuotaOfDevices(t *testing.T) {
+	w := start(t)
+	const gpus, claims = corev1.ResourceName("gpus.deviceclass.resource.k8s.io/devices"), corev1.ResourceName("count/resourceclaims.resource.k8s.io")
+	q := &corev1.ResourceQuota{ObjectMeta: metav1.ObjectMeta{Name: "q"}, Spec: corev1.ResourceQuotaSpec{Hard: corev1.ResourceList{gpus: resource.MustParse("1"), claims: resource.MustParse("5")}}}
+	if _, err := w.CoreV1().ResourceQuotas(w.namespace).Create(t.Context(), q, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	used := func(want int64) {
+		t.Helper()
+		w.eventually("usage", func() error {
+			q, err := w.CoreV1().ResourceQuotas(w.namespace).Get(t.Context(), "q", metav1.GetOptions{})
+			if err != nil {
+				return err
+			}
+			devices, ok := q.Status.Used[gpus]
+			if n := q.Status.Used[claims]; !ok || devices.Value() != want || n.Value() != want {
+				return fmt.Errorf("used is %v, want %d", q.Status.Used, want)
+			}
+			return nil
+		})
+	}
+	used(0)
+	w.deviceClaim("first")
+	used(1)
+	second := &resourcev1.ResourceClaim{ObjectMeta: metav1.ObjectMeta{Name: "second"}, Spec: oneDevice()}
+	_, err := w.ResourceV1().ResourceClaims(w.namespace).Create(t.Context(), second, metav1.CreateOptions{})
+	const want = `resourceclaims.resource.k8s.io "second" is forbidden: exceeded quota: q, requested: gpus.deviceclass.resource.k8s.io/devices=1, used: gpus.deviceclass.resource.k8s.io/devices=1, limited: gpus.deviceclass.resource.k8s.io/devices=1`
+	if err == nil || err.Error() != want {
+		t.Errorf("got  %v\nwant %s", err, want)
+	}
+	if err := w.ResourceV1().ResourceClaims(w.namespace).Delete(t.Context(), "first", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	used(0)
 }
 
 func (w *world) deviceClaim(name string) {

@@ -113,6 +113,9 @@ var table = []row{
 	{"resource-claim-reservations", append(inResource("resourceclaims"), core("pods")...), func(m *Manager) (runner, error) {
 		return devices.Reservations(m.devices()), nil
 	}},
+	{"device-taint-eviction", append(inResource("resourceclaims", "resourceslices"), core("pods")...), func(m *Manager) (runner, error) {
+		return made(devices.TaintEviction(m.devices()))
+	}},
 	{"pvc-protection", core("persistentvolumeclaims", "pods"), func(m *Manager) (runner, error) {
 		return storage.ClaimProtection(m.storage()), nil
 	}},
@@ -152,7 +155,7 @@ var table = []row{
 	{"garbage-collector", nil, func(m *Manager) (runner, error) {
 		return m.collector, nil
 	}},
-	{"resourcequota", core("resourcequotas", "pods", "services", "persistentvolumeclaims"), func(m *Manager) (runner, error) {
+	{"resourcequota", append(inResource("resourceclaims"), core("resourcequotas", "pods", "services", "persistentvolumeclaims")...), func(m *Manager) (runner, error) {
 		return policy.Quota(m.policy(), m.collector), nil
 	}},
 }
@@ -180,7 +183,7 @@ func (m *Manager) shared() []schema.GroupVersionResource {
 		in(policyv1.SchemeGroupVersion, "poddisruptionbudgets"),
 		in(admissionregistrationv1.SchemeGroupVersion, "validatingadmissionpolicies"),
 		in(rbacv1.SchemeGroupVersion, "clusterroles"),
-		inResource("resourceclaims", "resourceclaimtemplates"),
+		inResource("resourceclaims", "resourceclaimtemplates", "resourceslices"),
 	), func(r schema.GroupVersionResource) bool { return !m.served[r] })
 }
 

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	resourcev1 "k8s.io/api/resource/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	resourcehelper "k8s.io/component-helpers/resource"
 )
@@ -173,4 +174,30 @@ func storageOf(claim *corev1.PersistentVolumeClaim) (resource.Quantity, bool) {
 	storage = storage.DeepCopy()
 	storage.RoundUp(0)
 	return storage, true
+}
+
+// addDevices adds how many devices of each class a claim may get at most. Of alternatives, the one that takes the
+// most of a class counts.
+func addDevices(used corev1.ResourceList, claim *resourcev1.ResourceClaim) {
+	for _, r := range claim.Spec.Devices.Requests {
+		most := make(map[corev1.ResourceName]int64)
+		note := func(class string, mode resourcev1.DeviceAllocationMode, n int64) {
+			if mode == resourcev1.DeviceAllocationModeAll {
+				n = resourcev1.AllocationResultsMaxSize
+			}
+			name := corev1.ResourceName(class + corev1.ResourceClaimsPerClass)
+			most[name] = max(most[name], n)
+		}
+		if r.Exactly != nil {
+			note(r.Exactly.DeviceClassName, r.Exactly.AllocationMode, r.Exactly.Count)
+		}
+		for _, sub := range r.FirstAvailable {
+			note(sub.DeviceClassName, sub.AllocationMode, sub.Count)
+		}
+		for name, n := range most {
+			sum := used[name]
+			sum.Add(*resource.NewQuantity(n, resource.DecimalSI))
+			used[name] = sum
+		}
+	}
 }

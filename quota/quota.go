@@ -9,6 +9,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	resourcev1 "k8s.io/api/resource/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -19,6 +20,8 @@ var (
 	Pods     = schema.GroupResource{Resource: "pods"}
 	Services = schema.GroupResource{Resource: "services"}
 	Claims   = schema.GroupResource{Resource: "persistentvolumeclaims"}
+	// DeviceClaims ask for devices of classes.
+	DeviceClaims = schema.GroupResource{Group: resourcev1.GroupName, Resource: "resourceclaims"}
 )
 
 // oldCounts are the names by which a few kinds were counted before any kind
@@ -48,6 +51,8 @@ func Usage(kind schema.GroupResource, obj runtime.Object, now time.Time) corev1.
 		addService(used, o)
 	case *corev1.PersistentVolumeClaim:
 		addClaim(used, o)
+	case *resourcev1.ResourceClaim:
+		addDevices(used, o)
 	}
 	return used
 }
@@ -69,6 +74,8 @@ func Counts(kind schema.GroupResource, name corev1.ResourceName) bool {
 	case Claims:
 		_, ofClass, found := strings.Cut(string(name), classInfix)
 		return slices.Contains(claimNames, name) || found && slices.Contains(claimNames, corev1.ResourceName(ofClass))
+	case DeviceClaims:
+		return strings.HasSuffix(string(name), corev1.ResourceClaimsPerClass)
 	}
 	return false
 }
@@ -84,7 +91,7 @@ func Kind(name corev1.ResourceName) (schema.GroupResource, bool) {
 			return kind, true
 		}
 	}
-	for _, kind := range []schema.GroupResource{Services, Claims, Pods} {
+	for _, kind := range []schema.GroupResource{Services, Claims, DeviceClaims, Pods} {
 		if Counts(kind, name) {
 			return kind, true
 		}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	resourcev1 "k8s.io/api/resource/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -92,6 +93,25 @@ func TestKind(t *testing.T) {
 		if ok != (want != "") || ok && kind.String() != want {
 			t.Errorf("%s: got %s (%t), want %q", name, kind, ok, want)
 		}
+	}
+}
+
+func TestDevices(t *testing.T) {
+	claim := &resourcev1.ResourceClaim{Spec: resourcev1.ResourceClaimSpec{Devices: resourcev1.DeviceClaim{Requests: []resourcev1.DeviceRequest{
+		{Name: "a", Exactly: &resourcev1.ExactDeviceRequest{DeviceClassName: "gpu", AllocationMode: resourcev1.DeviceAllocationModeExactCount, Count: 2}},
+		{Name: "b", Exactly: &resourcev1.ExactDeviceRequest{DeviceClassName: "nic", AllocationMode: resourcev1.DeviceAllocationModeAll}},
+		{Name: "c", FirstAvailable: []resourcev1.DeviceSubRequest{
+			{Name: "x", DeviceClassName: "gpu", AllocationMode: resourcev1.DeviceAllocationModeExactCount, Count: 3},
+			{Name: "y", DeviceClassName: "gpu", AllocationMode: resourcev1.DeviceAllocationModeExactCount, Count: 1},
+			{Name: "z", DeviceClassName: "fpga", AllocationMode: resourcev1.DeviceAllocationModeExactCount, Count: 1},
+		}},
+	}}}}
+	const want = "count/resourceclaims.resource.k8s.io=1 fpga.deviceclass.resource.k8s.io/devices=1 gpu.deviceclass.resource.k8s.io/devices=5 nic.deviceclass.resource.k8s.io/devices=32"
+	if got := amounts(Usage(DeviceClaims, claim, time.Now())); got != want {
+		t.Errorf("got  %s\nwant %s", got, want)
+	}
+	if kind, ok := Kind("gpu.deviceclass.resource.k8s.io/devices"); !ok || kind != DeviceClaims {
+		t.Errorf("devices of a class are counted by %v", kind)
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	resourcev1 "k8s.io/api/resource/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
 	"github.com/skiff-k8s/skiff/apiserver/resource"
@@ -47,6 +48,8 @@ func costs(a *Attributes) bool {
 		return a.Subresource == "" && (a.Verb == create || a.Verb == update && quota.Terminating(o) != quota.Terminating(old)) ||
 			a.Subresource == "resize" && a.Verb == update
 	case *corev1.Service:
+		return a.Subresource == "" && (a.Verb == create || a.Verb == update)
+	case *resourcev1.ResourceClaim:
 		return a.Subresource == "" && (a.Verb == create || a.Verb == update)
 	case *corev1.PersistentVolumeClaim:
 		return a.Subresource == "" && (a.Verb == create || a.Verb == update) || a.Subresource == "status" && a.Verb == update

@@ -17,6 +17,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/kubernetes"
 	corelisters "k8s.io/client-go/listers/core/v1"
+	resourcelisters "k8s.io/client-go/listers/resource/v1"
 
 	"github.com/skiff-k8s/skiff/controllers/reconcile"
 	"github.com/skiff-k8s/skiff/quota"
@@ -42,11 +43,12 @@ type Counter interface {
 // quota, and by objects it counts. Package quota says what an object uses.
 func Quota(d Deps, counter Counter) reconcile.Controller {
 	quotas := d.Informers.Core().V1().ResourceQuotas()
-	core := d.Informers.Core().V1()
+	core, devices := d.Informers.Core().V1(), d.Informers.Resource().V1().ResourceClaims()
 	c := &quotaLoop{
 		client: d.Client, quotas: quotas.Lister(), counter: counter,
 		pods: core.Pods().Lister(), services: core.Services().Lister(), claims: core.PersistentVolumeClaims().Lister(),
-		added: map[string]time.Time{},
+		devices: devices.Lister(),
+		added:   map[string]time.Time{},
 	}
 	counter.OnCount(c.countChanged)
 	return reconcile.Controller{
@@ -70,6 +72,7 @@ func Quota(d Deps, counter Counter) reconcile.Controller {
 				}
 				return c.usageChanged(quota.Claims, old, claim)
 			}),
+			reconcile.Synced(devices.Informer()), // what a claim asks for does not change
 		},
 		Sync: c.sync,
 	}
@@ -98,6 +101,7 @@ type quotaLoop struct {
 	pods     corelisters.PodLister
 	services corelisters.ServiceLister
 	claims   corelisters.PersistentVolumeClaimLister
+	devices  resourcelisters.ResourceClaimLister
 	counter  Counter
 	counted  reconcile.Feed
 
@@ -235,6 +239,9 @@ func (c *quotaLoop) usedOf(q *corev1.ResourceQuota, kind schema.GroupResource, n
 		return quota.Used(q, kind, objects(services), now), err == nil
 	case quota.Claims:
 		claims, err := c.claims.PersistentVolumeClaims(q.Namespace).List(labels.Everything())
+		return quota.Used(q, kind, objects(claims), now), err == nil
+	case quota.DeviceClaims:
+		claims, err := c.devices.ResourceClaims(q.Namespace).List(labels.Everything())
 		return quota.Used(q, kind, objects(claims), now), err == nil
 	}
 	n, ok := c.counter.Count(kind, q.Namespace)
