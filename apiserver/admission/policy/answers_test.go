@@ -126,7 +126,7 @@ type client struct {
 func newClient(t *testing.T) *client {
 	t.Helper()
 	ours := apiservertest.Start(t, nil)
-	c := &client{base: "http://server", kinds: map[string]string{"example.com/v1/Rule": "/apis/example.com/v1%s/rules"}}
+	c := &client{base: "http://server", kinds: map[string]string{"example.com/v1/Rule": "/apis/example.com/v1%s/rules", "example.com/v1/Sized": "/apis/example.com/v1%s/sized"}}
 	c.http.Transport = ours.Transport(&user.DefaultInfo{Name: "admin", UID: "admin", Groups: []string{user.SystemPrivilegedGroup, user.AllAuthenticated}})
 	if *record != "" {
 		config, err := clientcmd.BuildConfigFromFlags("", *record)

@@ -85,24 +85,31 @@ func patched(ctx context.Context, view matching.View, before runtime.Object, lis
 		return nil, fmt.Errorf("failed to create JSON patch: %w", err)
 	}
 	made, err := view.Heavy.PatchJSON(ctx, patch, size, text)
-	var status apierrors.APIStatus
 	switch {
 	case errors.Is(err, jsonpatch.ErrTestFailed):
 		return nil, nil
-	case errors.As(err, &status):
+	case isBusy(err):
 		return nil, err
 	case err != nil:
-		return nil, fmt.Errorf("JSON Patch: %w", err)
+		return nil, fmt.Errorf("JSON Patch: %v", err) // also if it is an error of the API: the failure policy decides
 	}
-	after := fresh(before)
-	strict, err := codec.DecodePatched(made, codec.Input{Kind: view.Kind(), Prune: view.Row.Pruner()}, after)
-	if err == nil && len(strict) > 0 && view.Row.Custom == nil {
+	after, in := fresh(before), codec.Input{Kind: view.Kind()}
+	if !view.HasBody() {
+		in.Prune = view.Row.Pruner()
+	}
+	strict, err := codec.DecodePatched(made, in, after)
+	if err == nil && len(strict) > 0 && in.Prune == nil {
 		err = runtime.NewStrictDecodingError(strict)
 	}
 	if err != nil {
 		return nil, apierrors.NewInternalError(err)
 	}
 	return after, nil
+}
+
+// isBusy reports whether work was not done for reasons that are not the policy's.
+func isBusy(err error) bool {
+	return apierrors.IsTimeout(err) || apierrors.IsTooManyRequests(err) || errors.Is(err, context.Canceled)
 }
 
 // fresh is an empty object of the type of obj.
@@ -188,12 +195,11 @@ func applied(ctx context.Context, view matching.View, before runtime.Object, con
 		after, err = merge(converter, before, patch)
 		return err
 	})
-	var status apierrors.APIStatus
 	switch {
-	case errors.As(err, &status):
+	case isBusy(err):
 		return nil, err
 	case err != nil:
-		return nil, fmt.Errorf("error applying patch: %w", err)
+		return nil, fmt.Errorf("error applying patch: %v", err)
 	}
 	into := fresh(before)
 	if u, ok := into.(runtime.Unstructured); ok {

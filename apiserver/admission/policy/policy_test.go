@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
@@ -17,6 +18,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/utils/ptr"
@@ -74,6 +76,16 @@ func must[T any](obj T, err error) func(testing.TB) T {
 			t.Fatal(err)
 		}
 		return obj
+	}
+}
+
+// until waits for what a server does when it has answered.
+func until(t *testing.T, what string, is func() bool) {
+	t.Helper()
+	for end := time.Now().Add(time.Minute); !is(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("waited in vain: %s", what)
+		}
 	}
 }
 
@@ -156,6 +168,10 @@ func TestParamsMustBeReadable(t *testing.T) {
 	must(roles.ClusterRoleBindings().Create(ctx, &rbacv1.ClusterRoleBinding{ObjectMeta: metav1.ObjectMeta{Name: "policies"},
 		RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: "policies"}, Subjects: []rbacv1.Subject{{Kind: "User", Name: "eve"}}}, metav1.CreateOptions{}))(t)
 	eve := as(t, s, "eve", "some").AdmissionregistrationV1()
+	until(t, "the rights of eve are known", func() bool {
+		_, err := eve.ValidatingAdmissionPolicies().List(ctx, metav1.ListOptions{})
+		return err == nil
+	})
 	about := func(name, kind string) *admissionregistrationv1.ValidatingAdmissionPolicy {
 		p := validating(name, "true")
 		p.Spec.ParamKind = &admissionregistrationv1.ParamKind{APIVersion: "v1", Kind: kind}
@@ -285,6 +301,46 @@ func TestMutatesAnotherVersion(t *testing.T) {
 		Spec: autoscalingv1.HorizontalPodAutoscalerSpec{MaxReplicas: 3, ScaleTargetRef: autoscalingv1.CrossVersionObjectReference(to)}}, metav1.CreateOptions{}))(t)
 	if got := ptr.Deref(old.Spec.TargetCPUUtilizationPercentage, 0); got != 33 {
 		t.Errorf("got target %d, want 33", got)
+	}
+}
+
+// A policy changes the scale of a custom resource, which kube-apiserver cannot, and what a Scale does not have is an error.
+func TestMutatesScaleOfCustomResource(t *testing.T) {
+	_, c := start(t)
+	ctx, client := t.Context(), c.CoreV1().RESTClient()
+	const definition = `{"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition", "metadata": {"name": "sized.example.com"}, "spec": {"group": "example.com", "scope": "Namespaced",
+		"names": {"plural": "sized", "kind": "Sized"}, "versions": [{"name": "v1", "served": true, "storage": true, "subresources": {"scale": {"specReplicasPath": ".spec.replicas", "statusReplicasPath": ".status.replicas"}},
+		"schema": {"openAPIV3Schema": {"type": "object", "properties": {"spec": {"type": "object", "properties": {"replicas": {"type": "integer"}}}}}}}]}}`
+	if err := client.Post().AbsPath("/apis/apiextensions.k8s.io/v1/customresourcedefinitions").Body([]byte(definition)).Do(ctx).Error(); err != nil {
+		t.Fatal(err)
+	}
+	const path = "/apis/example.com/v1/namespaces/default/sized"
+	until(t, "the custom resource is served", func() bool { return client.Get().AbsPath(path).Do(ctx).Error() == nil })
+	if err := client.Post().AbsPath(path).Body([]byte(`{"apiVersion": "example.com/v1", "kind": "Sized", "metadata": {"name": "s"}, "spec": {"replicas": 1}}`)).Do(ctx).Error(); err != nil {
+		t.Fatal(err)
+	}
+	mutate := func(name, expression string) {
+		t.Helper()
+		p := &admissionregistrationv1.MutatingAdmissionPolicy{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: admissionregistrationv1.MutatingAdmissionPolicySpec{
+			MatchConstraints: configMaps(), ReinvocationPolicy: admissionregistrationv1.NeverReinvocationPolicy,
+			Mutations: []admissionregistrationv1.Mutation{{PatchType: admissionregistrationv1.PatchTypeJSONPatch, JSONPatch: &admissionregistrationv1.JSONPatch{Expression: expression}}}}}
+		p.Spec.MatchConstraints.ResourceRules[0].Rule = admissionregistrationv1.Rule{APIGroups: []string{"example.com"}, APIVersions: []string{"v1"}, Resources: []string{"sized/scale"}}
+		must(c.AdmissionregistrationV1().MutatingAdmissionPolicies().Create(ctx, p, metav1.CreateOptions{}))(t)
+		must(c.AdmissionregistrationV1().MutatingAdmissionPolicyBindings().Create(ctx, &admissionregistrationv1.MutatingAdmissionPolicyBinding{ObjectMeta: metav1.ObjectMeta{Name: name},
+			Spec: admissionregistrationv1.MutatingAdmissionPolicyBindingSpec{PolicyName: name}}, metav1.CreateOptions{}))(t)
+	}
+	scale := func() (*autoscalingv1.Scale, error) {
+		var got autoscalingv1.Scale
+		err := client.Patch(types.MergePatchType).AbsPath(path, "s", "scale").Body([]byte(`{"spec": {"replicas": 5}}`)).Do(ctx).Into(&got)
+		return &got, err
+	}
+	mutate("a", "[JSONPatch{op: 'replace', path: '/spec/replicas', value: object.spec.replicas + 1}]")
+	if got, err := scale(); err != nil || got.Spec.Replicas != 6 {
+		t.Errorf("got %v, %v, want 6 replicas", got, err)
+	}
+	mutate("b", "[JSONPatch{op: 'add', path: '/spec/odd', value: 1}]")
+	if _, err := scale(); err == nil || !strings.Contains(err.Error(), `unknown field "spec.odd"`) {
+		t.Errorf("got %v, want an unknown field", err)
 	}
 }
 
