@@ -51,8 +51,7 @@ func (c *cluster) sample(t *testing.T) (kubeconfig string) {
 	}
 	run(t, filepath.Join(dir, "sample.log"), filepath.Join(tools, "sample-apiserver"), "--etcd-servers", etcd, "--bind-address", "127.0.0.1", "--secure-port", number,
 		"--tls-cert-file", cert, "--tls-private-key-file", key, "--kubeconfig", kubeconfig, "--authentication-kubeconfig", kubeconfig,
-		"--authorization-kubeconfig", kubeconfig, "--disable-admission-plugins",
-		"MutatingAdmissionPolicy,MutatingAdmissionWebhook,ValidatingAdmissionPolicy,ValidatingAdmissionWebhook")
+		"--authorization-kubeconfig", kubeconfig)
 	c.hosts.Store(address+":9443", port)
 	c.service(t)
 	return kubeconfig
