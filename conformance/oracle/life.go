@@ -33,7 +33,16 @@ func (k kind) object(name string, sample map[string]any) map[string]any {
 	if name != "" {
 		o = merged(o, map[string]any{"metadata": map[string]any{"name": name, "labels": map[string]any{"oracle": "it"}}})
 	}
-	return o
+	return k.suited(o, name)
+}
+
+// suited is o with what its name must say: names of APIServices are made of the group version.
+func (k kind) suited(o map[string]any, name string) map[string]any {
+	version, group, ok := strings.Cut(name, ".")
+	if k.Kind != "APIService" || !ok {
+		return o
+	}
+	return merged(o, map[string]any{"spec": map[string]any{"version": version, "group": group}})
 }
 
 func label(value string) map[string]any {
