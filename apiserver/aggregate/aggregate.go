@@ -244,6 +244,7 @@ func (s *Services) settle() {
 		e := old[gv]
 		if e == nil || !sameServer(e.object, o) {
 			e = newExtension(s.config, o)
+			e.inherit(old[gv])
 		}
 		if e.version != o.ResourceVersion {
 			e.version = o.ResourceVersion

@@ -339,3 +339,22 @@ func TestDelegationIsNotDelegated(t *testing.T) {
 		t.Errorf("%d %s", code, text)
 	}
 }
+
+// TestTrustIsRenewed: what is known of a server stays known while it is asked
+// anew because its certificate is to be judged in another way.
+func TestTrustIsRenewed(t *testing.T) {
+	c := start(t)
+	e := c.extend(t, nil)
+	current := func() bool { got, _ := c.group(t); return strings.Contains(got, `"Current"`) }
+	c.seen(t, "/apis", all, func(int, string) bool { return current() })
+	asked := make(chan bool, 16)
+	e.say(func(_ http.ResponseWriter, r *http.Request) {
+		asked <- true
+		<-r.Context().Done()
+	})
+	c.change(t, `{"spec":{"insecureSkipTLSVerify":true,"caBundle":null}}`)
+	<-asked
+	if !current() {
+		t.Error("the server is stale before it was asked")
+	}
+}

@@ -69,6 +69,21 @@ func newExtension(c Config, o *apiService) *extension {
 	return e
 }
 
+// inherit takes over what was known of an extension that e takes the place of, if
+// there was one: that its certificate is judged in another way, say, changes
+// nothing of what it serves. It is asked again at once.
+func (e *extension) inherit(before *extension) {
+	if before == nil || before.object.UID != e.object.UID {
+		return
+	}
+	e.discovered.Store(before.discovered.Load())
+	described := *before.described.Load()
+	if described.Serve != nil {
+		described.Serve = e
+	}
+	e.described.Store(&described)
+}
+
 func transport(dial reach.Dial, security *tls.Config, http2 bool) *http.Transport {
 	protocols := &http.Protocols{}
 	protocols.SetHTTP1(true)
