@@ -34,7 +34,7 @@ var mayImport = map[string][]string{
 	"atomicfile":        nil,
 	"spdy":              nil,
 	"scheduler":         {},
-	"kubelet":           {"spdy"},
+	"kubelet":           {"atomicfile", "spdy"},
 	"proxy":             {},
 	"cluster":           {"atomicfile", "apiserver", "controllers", "scheduler", "kubelet", "proxy"},
 	"cmd":               {"atomicfile", "cluster", "apiserver", "controllers", "scheduler", "kubelet", "proxy"},

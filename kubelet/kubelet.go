@@ -16,6 +16,7 @@ import (
 	"k8s.io/client-go/tools/record"
 
 	"github.com/skiff-k8s/skiff/guard"
+	"github.com/skiff-k8s/skiff/kubelet/dra"
 	"github.com/skiff-k8s/skiff/kubelet/evict"
 	"github.com/skiff-k8s/skiff/kubelet/hooks"
 	"github.com/skiff-k8s/skiff/kubelet/images"
@@ -39,6 +40,7 @@ type Kubelet struct {
 	events   record.EventBroadcaster
 	recorder record.EventRecorder
 	node     *node.Manager
+	devices  *dra.Manager
 	volumes  *volume.Manager
 	probes   *probe.Manager
 	cgroups  *resources.Cgroups
@@ -83,7 +85,11 @@ func New(ctx context.Context, cfg Config) (*Kubelet, error) {
 		k.cfg.Listener.Close()
 		return nil, err
 	}
-	if err := k.openImages(ctx); err != nil {
+	k.devices, err = dra.New(dra.Config{Client: cfg.Client, RootDir: cfg.RootDir, NodeName: cfg.NodeName, Changed: func() { k.pods.WakeAll() }})
+	if err == nil {
+		err = k.openImages(ctx)
+	}
+	if err != nil {
 		return nil, errors.Join(err, k.cfg.Listener.Close(), k.runtime.Close())
 	}
 	k.assemble(ctx)
@@ -127,7 +133,7 @@ func (k *Kubelet) assemble(ctx context.Context) {
 	k.probes = probe.New(probe.Config{Exec: k.runtime.Exec, Event: k.containerEvent})
 	k.pods = pods.New(pods.Config{
 		Client: cfg.Client, Recorder: k.recorder, Runtime: k.runtime,
-		Volumes: k.volumes, Probes: k.probes, Cgroups: k.cgroups, Images: k.puller, Hooks: hooks.New(k.runtime.Exec),
+		Volumes: k.volumes, Probes: k.probes, Cgroups: k.cgroups, Devices: k.devices, Images: k.puller, Hooks: hooks.New(k.runtime.Exec),
 		Node: k.node.Node, Services: k.sources.Services, NetworkReady: k.node.NetworkReady,
 		Pressure: func(pod *v1.Pod) *status.Failure { return k.evictor.Refuse(pod) },
 		Sysctls:  k.sysctls, RootDir: cfg.RootDir, LogDir: cfg.LogDir, HostIPs: cfg.ips(),
@@ -185,6 +191,8 @@ func (k *Kubelet) Run(ctx context.Context) error {
 	run("kubelet API", k.server.Run)
 	run("node", k.node.Run)
 	run("limits", k.limitPods)
+	run("devices", k.devices.Run)
+	run("slices of devices", k.devices.Sweep)
 	run("volumes", k.volumes.Run)
 	run("pods", k.pods.Run)
 	run("images", k.images.Run)

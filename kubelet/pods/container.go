@@ -81,6 +81,13 @@ func (m *Manager) containerConfig(ctx context.Context, s containerSpec) (*cri.Co
 	if s.c.Lifecycle != nil && s.c.Lifecycle.StopSignal != nil {
 		config.StopSignal = cri.Signal(cri.Signal_value[string(*s.c.Lifecycle.StopSignal)])
 	}
+	ids, err := m.cfg.Devices.IDs(s.pod, s.c)
+	if err != nil {
+		return nil, err
+	}
+	for _, id := range ids {
+		config.CDIDevices = append(config.CDIDevices, &cri.CDIDevice{Name: id})
+	}
 	for _, v := range vars {
 		config.Envs = append(config.Envs, &cri.KeyValue{Key: v.Name, Value: []byte(v.Value)})
 	}

@@ -143,8 +143,6 @@ func TestUnsupported(t *testing.T) {
 	}{
 		{"nothing special", v1.PodSpec{HostUsers: ptr.To(true), Containers: []v1.Container{c("a")}}, ""},
 		{"user namespace", v1.PodSpec{HostUsers: ptr.To(false)}, "user namespaces (hostUsers: false) are not supported by this node"},
-		{"device of a claim", v1.PodSpec{ResourceClaims: []v1.PodResourceClaim{{Name: "gpu"}}},
-			"dynamic resources (resourceClaims) are not supported by this node"},
 		{"block device", v1.PodSpec{InitContainers: []v1.Container{{Name: "i", VolumeDevices: []v1.VolumeDevice{{Name: "v"}}}}},
 			"block devices (volumeDevices of container i) are not supported by this node"},
 	} {

@@ -66,7 +66,10 @@ func (h *host) Unmount(_ context.Context, uid types.UID) error {
 func (h *host) HostPath(pod *v1.Pod, name string) string {
 	return filepath.Join(h.root, "pods", string(pod.UID), name)
 }
-func (h *host) ReadOnly(*v1.Volume) bool { return false }
+func (h *host) Prepare(context.Context, *v1.Pod) error       { return nil }
+func (h *host) Unprepare(context.Context, types.UID) error   { return nil }
+func (h *host) IDs(*v1.Pod, *v1.Container) ([]string, error) { return nil, nil }
+func (h *host) ReadOnly(*v1.Volume) bool                     { return false }
 func (h *host) SubPath(context.Context, *v1.Pod, string, int, v1.VolumeMount, string) (string, error) {
 	return "", nil
 }
@@ -140,7 +143,7 @@ func (n *node) start() {
 	}
 	n.m = New(Config{
 		Client: n.client, Recorder: &record.FakeRecorder{}, Runtime: client,
-		Volumes: n.host, Probes: n.host, Cgroups: n.host, Images: puller, Sysctls: allowed, Hooks: hooks.New(client.Exec),
+		Volumes: n.host, Probes: n.host, Cgroups: n.host, Devices: n.host, Images: puller, Sysctls: allowed, Hooks: hooks.New(client.Exec),
 		Node: func() *v1.Node {
 			return &v1.Node{Status: v1.NodeStatus{Allocatable: v1.ResourceList{"cpu": resource.MustParse("2"), "pods": resource.MustParse("10")}}}
 		},

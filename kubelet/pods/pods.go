@@ -39,6 +39,7 @@ type Config struct {
 	Volumes  Volumes
 	Probes   Probes
 	Cgroups  Cgroups
+	Devices  Devices
 	Images   *images.Puller
 	Hooks    *hooks.Runner
 
@@ -70,6 +71,15 @@ type Volumes interface {
 	HostPath(pod *v1.Pod, volume string) string
 	ReadOnly(v *v1.Volume) bool
 	SubPath(ctx context.Context, pod *v1.Pod, container string, index int, mount v1.VolumeMount, subPath string) (string, error)
+	Pods() ([]types.UID, error)
+}
+
+// Devices prepares the devices of pods' claims; dra.Manager does it.
+type Devices interface {
+	Prepare(ctx context.Context, pod *v1.Pod) error
+	Unprepare(ctx context.Context, uid types.UID) error
+	// IDs are what the runtime calls the devices of a container.
+	IDs(pod *v1.Pod, container *v1.Container) ([]string, error)
 	Pods() ([]types.UID, error)
 }
 
@@ -190,7 +200,7 @@ func (m *Manager) Adopt(ctx context.Context) error {
 	for uid, brief := range known {
 		add(uid, brief.Namespace, brief.Name)
 	}
-	for _, list := range []func() ([]types.UID, error){m.cfg.Volumes.Pods, m.cfg.Cgroups.Pods} {
+	for _, list := range []func() ([]types.UID, error){m.cfg.Volumes.Pods, m.cfg.Cgroups.Pods, m.cfg.Devices.Pods} {
 		uids, err := list()
 		if err != nil {
 			return err

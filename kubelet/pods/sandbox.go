@@ -39,11 +39,8 @@ func (m *Manager) createSandbox(ctx context.Context, pod *v1.Pod, attempt uint32
 // unsupported says what the pod asks for that no node of this kubelet has. Without it the pod would run,
 // but not as it was meant to.
 func unsupported(spec *v1.PodSpec) error {
-	switch {
-	case spec.HostUsers != nil && !*spec.HostUsers:
+	if spec.HostUsers != nil && !*spec.HostUsers {
 		return errors.New("user namespaces (hostUsers: false) are not supported by this node")
-	case len(spec.ResourceClaims) > 0:
-		return errors.New("dynamic resources (resourceClaims) are not supported by this node")
 	}
 	for _, c := range allContainers(spec) {
 		if len(c.VolumeDevices) > 0 {

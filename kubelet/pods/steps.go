@@ -47,6 +47,7 @@ var startSteps = []step{
 	{"make directories", makeDirectories},
 	{"resize containers", resizeContainers},
 	{"make control groups", makeCgroups},
+	{"prepare devices", prepareDevices},
 	{"mount volumes", mountVolumes},
 	{"make the sandbox", makeSandbox},
 	{"start containers", startContainers},
@@ -63,6 +64,7 @@ var stopSteps = []step{
 	{"stop sandboxes", stopSandboxes},
 	{"settle the status", settle},
 	{"unmount volumes", unmountVolumes},
+	{"give devices back", unprepareDevices},
 	{"remove control groups", removeCgroups},
 	{"wait for the status", awaitStatus},
 	{"delete from the API", deleteFromAPI},
@@ -194,6 +196,17 @@ func makeCgroups(_ context.Context, p *pass) (outcome, error) {
 	return proceed, nil
 }
 
+// prepareDevices has drivers make ready the devices of the pod's claims.
+func prepareDevices(ctx context.Context, p *pass) (outcome, error) {
+	if err := p.m.cfg.Devices.Prepare(ctx, p.pod); err != nil {
+		if ctx.Err() == nil {
+			p.m.event(p.pod, "", v1.EventTypeWarning, "FailedPrepareDynamicResources", fmt.Sprintf("Failed to prepare dynamic resources: %v", err))
+		}
+		return wait, err
+	}
+	return proceed, nil
+}
+
 func mountVolumes(ctx context.Context, p *pass) (outcome, error) {
 	if err := p.m.cfg.Volumes.Mount(ctx, p.pod); err != nil {
 		if ctx.Err() == nil {
@@ -301,6 +314,16 @@ func unmountVolumes(ctx context.Context, p *pass) (outcome, error) {
 		return proceed, nil
 	}
 	if err := p.m.cfg.Volumes.Unmount(ctx, p.pod.UID); err != nil {
+		return wait, err
+	}
+	return proceed, nil
+}
+
+func unprepareDevices(ctx context.Context, p *pass) (outcome, error) {
+	if p.w.cleared {
+		return proceed, nil
+	}
+	if err := p.m.cfg.Devices.Unprepare(ctx, p.pod.UID); err != nil {
 		return wait, err
 	}
 	return proceed, nil
