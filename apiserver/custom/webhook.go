@@ -74,16 +74,19 @@ func newWebhook(c *apiextensionsv1.WebhookConversion, cluster resource.Cluster, 
 			path = "/" + strings.TrimPrefix(*s.Path, "/")
 		}
 		h.url = "https://" + host + path
-		transport.DialContext = func(ctx context.Context, network, _ string) (net.Conn, error) {
-			address, err := reach.Address(ctx, cluster, s.Namespace, s.Name, *s.Port)
-			if err != nil {
-				return nil, err
+		transport.DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
+			if address == host { // else it is a redirect
+				found, err := reach.Address(ctx, cluster, s.Namespace, s.Name, *s.Port)
+				if err != nil {
+					return nil, err
+				}
+				address = found
 			}
 			return dial(ctx, network, address)
 		}
 	}
 	h.url += "?timeout=" + callTime.String()
-	h.client = &http.Client{Transport: transport, Timeout: callTime}
+	h.client = &http.Client{Transport: transport, Timeout: callTime, CheckRedirect: reach.Redirects}
 	return h, nil
 }
 

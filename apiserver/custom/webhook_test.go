@@ -151,6 +151,24 @@ func TestConversionWebhook(t *testing.T) {
 	}
 }
 
+// A conversion webhook cannot lead the server to what shows no certificate.
+func TestConversionIsNotLedAstray(t *testing.T) {
+	var reached atomic.Int64
+	plain := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { reached.Add(1) }))
+	defer plain.Close()
+	h := httptest.NewTLSServer(http.RedirectHandler(plain.URL, http.StatusTemporaryRedirect))
+	defer h.Close()
+	bundle := base64.StdEncoding.EncodeToString(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: h.Certificate().Raw}))
+	s := start(t, nil)
+	s.define(t, strings.NewReplacer("URL", h.URL, "BUNDLE", bundle).Replace(hostDefinition))
+	in := schema.GroupVersionResource{Group: "example.com", Version: "v2", Resource: "hosts"}
+	_, err := s.Resource(in).Namespace("default").Create(t.Context(),
+		parse(t, "apiVersion: example.com/v2\nkind: Host\nmetadata: {name: a}\nspec: {host: x}"), metav1.CreateOptions{})
+	if err == nil || !strings.Contains(err.Error(), "a webhook may not lead to http") || reached.Load() > 0 {
+		t.Errorf("got %v, the other server reached %d times", err, reached.Load())
+	}
+}
+
 func specs(list *unstructured.UnstructuredList) string {
 	if list == nil {
 		return ""

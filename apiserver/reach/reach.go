@@ -5,9 +5,11 @@ package reach
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"net/http"
 	"slices"
 	"strconv"
 
@@ -125,4 +127,18 @@ func Address(ctx context.Context, cluster resource.Cluster, namespace, name stri
 		return "", err
 	}
 	return all[0], nil
+}
+
+// Redirects is the CheckRedirect of http.Clients for webhooks. They are followed,
+// as far as others are, while they lead to what shows a certificate that the
+// webhook's configuration trusts: an answer must not make this server talk to
+// what is beside it.
+func Redirects(r *http.Request, via []*http.Request) error {
+	switch {
+	case r.URL.Scheme != "https":
+		return fmt.Errorf("a webhook may not lead to %s", r.URL.Scheme)
+	case len(via) >= 10:
+		return errors.New("stopped after 10 redirects")
+	}
+	return nil
 }

@@ -107,20 +107,8 @@ func (c *client) open(dial func(context.Context, string, string) (net.Conn, erro
 		return err
 	}
 	c.transport.TLSClientConfig = config
-	c.rest, err = rest.UnversionedRESTClientForConfigAndClient(settings, &http.Client{Transport: bounded{c.transport}, CheckRedirect: redirects})
+	c.rest, err = rest.UnversionedRESTClientForConfigAndClient(settings, &http.Client{Transport: bounded{c.transport}, CheckRedirect: reach.Redirects})
 	return err
-}
-
-// redirects are followed, as far as others are, while they lead to who shows a certificate that the configuration trusts.
-// A webhook must not make this server talk to what is beside it.
-func redirects(r *http.Request, via []*http.Request) error {
-	switch {
-	case r.URL.Scheme != "https":
-		return fmt.Errorf("a webhook may not lead to %s", r.URL.Scheme)
-	case len(via) >= 10:
-		return errors.New("stopped after 10 redirects")
-	}
-	return nil
 }
 
 // isLocal reports whether a host is this machine, where one connection of HTTP/2 carries all: elsewhere it would keep

@@ -227,6 +227,42 @@ func TestImpossibleCode(t *testing.T) {
 	}
 }
 
+// An administrator of a namespace has no say in which webhooks are asked.
+func TestTenantConfiguresNone(t *testing.T) {
+	s := apiservertest.Start(t, nil)
+	admin, err := kubernetes.NewForConfig(apiservertest.Config(s, "admin"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	tenant, err := kubernetes.NewForConfig(apiservertest.Config(s, "tenant", "tenants"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := admin.RbacV1().RoleBindings("default").Create(t.Context(), &rbacv1.RoleBinding{ObjectMeta: metav1.ObjectMeta{Name: "tenants"},
+		RoleRef:  rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: "admin"},
+		Subjects: []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: "Group", Name: "tenants"}}}, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := create(t.Context(), tenant, "own"); err != nil {
+		t.Fatalf("the tenant's own: %v", err)
+	}
+	configurations := tenant.AdmissionregistrationV1().ValidatingWebhookConfigurations()
+	v := &admissionregistrationv1.ValidatingWebhookConfiguration{ObjectMeta: metav1.ObjectMeta{Name: "v"}}
+	if _, err := configurations.Create(t.Context(), v, metav1.CreateOptions{}); !apierrors.IsForbidden(err) {
+		t.Errorf("create: got %v, want 403", err)
+	}
+	validating(t, admin, hook(t, allow), nil)
+	if _, err := configurations.Update(t.Context(), v, metav1.UpdateOptions{}); !apierrors.IsForbidden(err) {
+		t.Errorf("update: got %v, want 403", err)
+	}
+	if err := configurations.Delete(t.Context(), "v", metav1.DeleteOptions{}); !apierrors.IsForbidden(err) {
+		t.Errorf("delete: got %v, want 403", err)
+	}
+	if _, err := configurations.List(t.Context(), metav1.ListOptions{}); !apierrors.IsForbidden(err) {
+		t.Errorf("list: got %v, want 403", err)
+	}
+}
+
 // A configuration counts from the answer to its own write on, and no longer than to that of its deletion.
 func TestTakesEffectAtOnce(t *testing.T) {
 	c := start(t)
