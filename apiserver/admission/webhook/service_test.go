@@ -197,7 +197,7 @@ func TestBundleRotates(t *testing.T) {
 	replaced.StartTLS()
 	t.Cleanup(replaced.Close)
 	n.mu.Lock()
-	n.server, replaced = replaced, n.server
+	n.server = replaced
 	n.mu.Unlock()
 	trust(nextBundle) // what trusted another bundle keeps its connection to itself
 	try("new", true)
