@@ -59,6 +59,10 @@ hydrophone: packages build tools conformance-tools conformance-images hydrophone
 SUITE = go run ./conformance -tools $(TOOLS) -images $(CACHE)/images $(if $(TIER),-tier $(TIER)) $(if $(FOCUS),-focus '$(FOCUS)') \
 	$(if $(PROCS),-procs $(PROCS)) $(if $(KEEP),-keep)
 
+.PHONY: programs
+programs: packages build tools helm helm4 cert-manager metrics-server operator ## Install programs of others, as users do, and see that they work
+	SKIFF_TOOLS=$(TOOLS) SKIFF_PROGRAMS=$(TOOLS) go test -count=1 -timeout 30m -v ./conformance/programs
+
 .PHONY: conformance-images
 conformance-images: image-packages agnhost nonewprivs busybox sample-apiserver etcd conformance-tools go-runner
 	go run ./conformance/images -out $(CACHE)/images -tools $(TOOLS) \
@@ -136,6 +140,10 @@ $(eval $(call tool,go-runner,$(call MODULE,kubernetes),third_party/kubernetes,-o
 $(eval $(call tool,sample-apiserver,$(call MODULE,sample-apiserver),third_party/sample-apiserver,-o $(TOOLS)/ -ldflags "-s -w" k8s.io/sample-apiserver))
 $(eval $(call tool,hydrophone-tool,$(call MODULE,hydrophone),third_party/hydrophone,-o $(TOOLS)/ -ldflags "-s -w" sigs.k8s.io/hydrophone))
 $(eval $(call tool,helm,$(call MODULE,helm),third_party/helm,-o $(TOOLS)/ -ldflags "-s -w" helm.sh/helm/v3/cmd/helm))
+$(eval $(call tool,helm4,$(call MODULE,helm4),third_party/helm4,-o $(TOOLS)/helm4 -ldflags "-s -w" helm.sh/helm/v4/cmd/helm))
+$(eval $(call tool,cert-manager,$(call MODULE,cert-manager),third_party/cert-manager,-o $(TOOLS)/cert-manager/ -ldflags "-s -w" tool))
+$(eval $(call tool,metrics-server,$(call MODULE,metrics-server),third_party/metrics-server,-o $(TOOLS)/ -ldflags "-s -w" tool))
+$(eval $(call tool,operator,$(call MODULE,operator) third_party/operator/main.go,third_party/operator,-o $(TOOLS)/operator -ldflags "-s -w" .))
 $(eval $(call tool,nonewprivs,$(call MODULE,kubernetes),third_party/kubernetes,-o $(TOOLS)/ -ldflags "-s -w" k8s.io/kubernetes/test/images/nonewprivs))
 $(eval $(call tool,pause,cmd/pause/main.go,.,-o $(TOOLS)/pause -ldflags "-s -w" ./cmd/pause))
 
