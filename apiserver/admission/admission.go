@@ -40,14 +40,22 @@ type Attributes struct {
 	Cluster resource.Cluster
 
 	// Again, set by a plugin, runs the mutating phase once more, with Round 1:
-	// others may have to do with what it changed. Memory is kept for it between
-	// the rounds.
-	Again  bool
-	Round  int
-	Memory any
-	// Policies is kept too: the memory of admission policies, as Memory is that
-	// of webhooks.
-	Policies any
+	// others may have to do with what it changed.
+	Again bool
+	Round int
+
+	memory map[string]any
+}
+
+// Recall returns what a plugin of a name remembered in the round before, or nil.
+func (a *Attributes) Recall(plugin string) any { return a.memory[plugin] }
+
+// Remember keeps what for the plugin of a name until the next round.
+func (a *Attributes) Remember(plugin string, what any) {
+	if a.memory == nil {
+		a.memory = make(map[string]any, 1)
+	}
+	a.memory[plugin] = what
 }
 
 // Served is the resource as the client named it.

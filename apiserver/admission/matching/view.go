@@ -81,8 +81,9 @@ func (v View) Store(obj runtime.Object) error {
 	return nil
 }
 
-// Request is what policies are told of the write, besides the objects. matched is the resource they are told it is about.
-func (v View) Request(matched schema.GroupVersionResource) (map[string]any, error) {
+// Request is what webhooks and policies are told of the write, besides the objects and the uid. matched is the resource
+// they are told it is about.
+func (v View) Request(matched schema.GroupVersionResource) admissionv1.AdmissionRequest {
 	asked := v.Served()
 	requestKind, requestResource := metav1.GroupVersionKind(kindOf(asked, v.Subresource)), metav1.GroupVersionResource(asked.GVR())
 	name := v.RequestName()
@@ -93,7 +94,7 @@ func (v View) Request(matched schema.GroupVersionResource) (map[string]any, erro
 	r := admissionv1.AdmissionRequest{
 		Kind: metav1.GroupVersionKind(v.Kind()), Resource: metav1.GroupVersionResource(matched), SubResource: v.Subresource,
 		RequestKind: &requestKind, RequestResource: &requestResource, RequestSubResource: v.Subresource,
-		Name: name, Namespace: v.Namespace, Operation: admissionv1.Operation(strings.ToUpper(v.Verb)), DryRun: &dryRun,
+		Name: name, Namespace: v.Namespace, Operation: Operation(v.Attributes), DryRun: &dryRun,
 		Options: runtime.RawExtension{Object: v.Options},
 	}
 	if v.User != nil {
@@ -102,5 +103,16 @@ func (v View) Request(matched schema.GroupVersionResource) (map[string]any, erro
 			r.UserInfo.Extra[key] = values
 		}
 	}
+	return r
+}
+
+// RequestMap is Request as expressions see it.
+func (v View) RequestMap(matched schema.GroupVersionResource) (map[string]any, error) {
+	r := v.Request(matched)
 	return runtime.DefaultUnstructuredConverter.ToUnstructured(&r)
+}
+
+// Operation is the verb of a as webhooks and policies know it.
+func Operation(a *admission.Attributes) admissionv1.Operation {
+	return admissionv1.Operation(strings.ToUpper(a.Verb))
 }

@@ -145,10 +145,10 @@ func (p *Policies) invoke(ctx context.Context, w *write, due []invocation) ([]fa
 	if len(due) == 0 {
 		return nil, nil
 	}
-	m, _ := w.Policies.(*memory)
+	m, _ := w.Recall(mutatingName).(*memory)
 	if m == nil {
 		m = &memory{asked: make(map[id]bool), again: make(map[id]bool)}
-		w.Policies = m
+		w.Remember(mutatingName, m)
 	}
 	if w.Round > 0 && !equality.Semantic.DeepEqual(m.left, w.New) {
 		m.changed()

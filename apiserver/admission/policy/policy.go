@@ -48,9 +48,11 @@ func New(c Config) *Policies {
 	}
 }
 
+const mutatingName = "MutatingAdmissionPolicy"
+
 // Mutating is the step of admission in which policies change objects.
 func (p *Policies) Mutating() admission.Plugin {
-	return admission.Plugin{Name: "MutatingAdmissionPolicy", Mutate: p.mutate}
+	return admission.Plugin{Name: mutatingName, Mutate: p.mutate}
 }
 
 // Validating is the step of admission in which policies judge objects.

@@ -49,7 +49,7 @@ func (w *write) about(row *resource.Resource) (*expression.Variables, error) {
 	if v.OldObject, err = view.Map(w.Old); err != nil {
 		return nil, err
 	}
-	if v.Request, err = view.Request(row.GVR()); err != nil {
+	if v.Request, err = view.RequestMap(row.GVR()); err != nil {
 		return nil, err
 	}
 	w.seen[row] = v
@@ -93,7 +93,7 @@ func (p *Policies) meets(ctx context.Context, w *write, d *definition, row *reso
 	v.Namespace = nil
 	if row != w.Served() {
 		var err error
-		if v.Request, err = w.view(row).Request(w.Served().GVR()); err != nil {
+		if v.Request, err = w.view(row).RequestMap(w.Served().GVR()); err != nil {
 			return false, err
 		}
 	}

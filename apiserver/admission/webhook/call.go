@@ -14,6 +14,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	"github.com/skiff-k8s/skiff/apiserver/admission"
+	"github.com/skiff-k8s/skiff/apiserver/admission/matching"
 	"github.com/skiff-k8s/skiff/apiserver/resource"
 )
 
@@ -46,13 +47,14 @@ func (h *hook) call(ctx context.Context, a *admission.Attributes, row *resource.
 	if h.client.err != nil {
 		return said, nil, h.failed(500, "could not get REST client: %w", h.client.err)
 	}
+	view := matching.View{Attributes: a, Row: row}
 	if a.New != nil {
-		if object, err = encoded(a.New, a, row); err != nil {
+		if object, err = encoded(a.New, view); err != nil {
 			return said, nil, apierrors.NewInternalError(err)
 		}
 	}
 	uid := uuid.NewUUID()
-	body, err := review(uid, version, object, a, row)
+	body, err := review(uid, version, object, view)
 	if err != nil {
 		return said, nil, apierrors.NewInternalError(err)
 	}

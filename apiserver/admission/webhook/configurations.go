@@ -9,11 +9,10 @@ import (
 	"time"
 
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/ptr"
 
+	"github.com/skiff-k8s/skiff/apiserver/admission/matching"
 	"github.com/skiff-k8s/skiff/apiserver/expression"
 	"github.com/skiff-k8s/skiff/apiserver/resource"
 )
@@ -43,7 +42,7 @@ type hook struct {
 	admissionregistrationv1.MutatingWebhook // validating webhooks have all but the reinvocation
 	configuration, id                       string
 	phase                                   string // of match conditions, as metrics call it
-	namespaces, objects                     labels.Selector
+	selectors                               matching.Selectors
 	selectorErr                             error
 	conditions                              []condition
 	client                                  *client
@@ -124,7 +123,7 @@ func compile(obj resource.Object, before *configuration, connect func(admissionr
 	}
 	for i, w := range webhooks(obj) {
 		h := &hook{MutatingWebhook: w, phase: phase, configuration: obj.GetName(), id: fmt.Sprintf("%s/%s/%d", obj.GetName(), w.Name, i)}
-		h.namespaces, h.objects, h.selectorErr = parse(w.NamespaceSelector, w.ObjectSelector)
+		h.selectors, h.selectorErr = matching.ParseSelectors(w.NamespaceSelector, w.ObjectSelector)
 		for _, c := range w.MatchConditions {
 			compiled, err := expression.Compile(strings.TrimSpace(c.Expression), true)
 			h.conditions = append(h.conditions, condition{compiled, err})
@@ -148,21 +147,6 @@ func (c *configuration) clientFor(config admissionregistrationv1.WebhookClientCo
 		}
 	}
 	return nil
-}
-
-func parse(namespaces, objects *metav1.LabelSelector) (n, o labels.Selector, err error) {
-	if n, err = metav1.LabelSelectorAsSelector(orAll(namespaces)); err != nil {
-		return nil, nil, err
-	}
-	o, err = metav1.LabelSelectorAsSelector(orAll(objects))
-	return n, o, err
-}
-
-func orAll(s *metav1.LabelSelector) *metav1.LabelSelector {
-	if s == nil {
-		return &metav1.LabelSelector{}
-	}
-	return s
 }
 
 func webhooks(obj resource.Object) []admissionregistrationv1.MutatingWebhook {

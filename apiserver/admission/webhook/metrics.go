@@ -10,6 +10,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
 	"github.com/skiff-k8s/skiff/apiserver/admission"
+	"github.com/skiff-k8s/skiff/apiserver/admission/matching"
 )
 
 // metrics have the names, labels and buckets of kube-apiserver's.
@@ -47,12 +48,12 @@ func (m *metrics) called(h *hook, a *admission.Attributes, phase string, took ti
 	kind, code, rejected := outcome(err)
 	rejected = rejected && !(kind == failure && h.ignoresFailures())
 	number, refused := strconv.Itoa(min(code, 600)), strconv.FormatBool(rejected)
-	m.seconds.WithLabelValues(h.Name, phase, operation(a), refused).Observe(took.Seconds())
-	m.requests.WithLabelValues(h.Name, phase, operation(a), number, refused).Inc()
+	m.seconds.WithLabelValues(h.Name, phase, string(matching.Operation(a)), refused).Observe(took.Seconds())
+	m.requests.WithLabelValues(h.Name, phase, string(matching.Operation(a)), number, refused).Inc()
 	switch {
 	case err == nil || errors.Is(err, context.Canceled):
 	case rejected:
-		m.rejections.WithLabelValues(h.Name, phase, operation(a), kind, number).Inc()
+		m.rejections.WithLabelValues(h.Name, phase, string(matching.Operation(a)), kind, number).Inc()
 	default:
 		m.openFails.WithLabelValues(h.Name, phase).Inc()
 	}
@@ -82,7 +83,7 @@ func (d *denial) Unwrap() error { return d.StatusError }
 
 // conditions counts how match conditions were evaluated, of which errs could not be.
 func (m *metrics) conditions(h *hook, a *admission.Attributes, took time.Duration, errs int, excluded bool) {
-	labels := []string{h.Name, "webhook", h.phase, operation(a)}
+	labels := []string{h.Name, "webhook", h.phase, string(matching.Operation(a))}
 	m.conditionSeconds.WithLabelValues(labels...).Observe(took.Seconds())
 	m.erratic.WithLabelValues(labels...).Add(float64(errs))
 	if excluded {

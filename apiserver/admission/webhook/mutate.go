@@ -16,6 +16,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	"github.com/skiff-k8s/skiff/apiserver/admission"
+	"github.com/skiff-k8s/skiff/apiserver/admission/matching"
 	"github.com/skiff-k8s/skiff/apiserver/codec"
 	"github.com/skiff-k8s/skiff/apiserver/heavy"
 	"github.com/skiff-k8s/skiff/apiserver/resource"
@@ -45,15 +46,15 @@ func (w *Webhooks) mutate(ctx context.Context, a *admission.Attributes) error {
 	if err != nil || len(hooks) == 0 {
 		return err
 	}
-	m, _ := a.Memory.(*memory)
+	m, _ := a.Recall(mutatingName).(*memory)
 	if m == nil {
 		m = &memory{asked: make(map[string]bool), again: make(map[string]bool)}
-		a.Memory = m
+		a.Remember(mutatingName, m)
 	}
 	if a.Round > 0 && !equality.Semantic.DeepEqual(m.left, a.New) {
 		m.changed()
 	}
-	equivalents := w.equivalents(a)
+	equivalents := matching.Equivalents(a, w.config.Served())
 	for i, h := range hooks {
 		row, err := w.matches(ctx, h, a, equivalents)
 		if err != nil {
@@ -133,28 +134,22 @@ func (h *hook) patch(ctx context.Context, a *admission.Attributes, row *resource
 	case err != nil:
 		return false, apierrors.NewInternalError(err)
 	}
-	before, err := versioned(a.New, a, row)
+	view := matching.View{Attributes: a, Row: row}
+	before, err := view.Object(a.New)
 	if err != nil {
 		return false, err
 	}
 	made := reflect.New(reflect.TypeOf(before).Elem()).Interface().(runtime.Object)
-	in := codec.Input{Kind: kindOf(a, row)}
-	if !hasBody(a, row) {
+	in := codec.Input{Kind: view.Kind()}
+	if !view.HasBody() {
 		in.Prune = row.Pruner()
 	}
 	if _, err := codec.DecodePatched(patched, in, made); err != nil {
 		return false, apierrors.NewInternalError(err)
 	}
 	changed = !equality.Semantic.DeepEqual(before, made)
-	if obj, ok := made.(resource.Object); ok && !hasBody(a, row) {
+	if obj, ok := made.(resource.Object); ok && !view.HasBody() {
 		row.Default(obj)
-		stored, err := row.ToStored(obj)
-		if err != nil {
-			return false, err
-		}
-		made = stored
-		made.GetObjectKind().SetGroupVersionKind(row.Stored.GVK())
 	}
-	reflect.ValueOf(a.New).Elem().Set(reflect.ValueOf(made).Elem()) // the maker of the write holds on to a.New
-	return changed, nil
+	return changed, view.Store(made)
 }

@@ -8,91 +8,30 @@ import (
 
 	admissionv1 "k8s.io/api/admission/v1"
 	admissionv1beta1 "k8s.io/api/admission/v1beta1"
-	authenticationv1 "k8s.io/api/authentication/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 
-	"github.com/skiff-k8s/skiff/apiserver/admission"
-	"github.com/skiff-k8s/skiff/apiserver/codec"
-	"github.com/skiff-k8s/skiff/apiserver/resource"
+	"github.com/skiff-k8s/skiff/apiserver/admission/matching"
 )
 
-// kindOf is the kind of the object in a request for row: that of the subresource's body, or of the row.
-func kindOf(a *admission.Attributes, row *resource.Resource) schema.GroupVersionKind {
-	if sub := row.Sub(a.Subresource); sub != nil && !sub.Kind.Empty() {
-		return sub.Kind
-	}
-	return row.GVK()
-}
-
-// hasBody reports whether the objects of a are not those of its kind, but have a kind of their own.
-func hasBody(a *admission.Attributes, row *resource.Resource) bool {
-	return kindOf(a, row) != row.GVK()
-}
-
-// versioned is an object of a in the version of row. It may be obj itself.
-func versioned(obj runtime.Object, a *admission.Attributes, row *resource.Resource) (runtime.Object, error) {
-	if stored, ok := obj.(resource.Object); ok && !hasBody(a, row) {
-		converted, err := row.FromStored(stored)
-		if err != nil {
-			return nil, err
-		}
-		obj = converted
-	}
-	return codec.As(obj, kindOf(a, row)), nil
-}
-
-// encoded is versioned in JSON.
-func encoded(obj runtime.Object, a *admission.Attributes, row *resource.Resource) ([]byte, error) {
-	v, err := versioned(obj, a, row)
+// encoded is an object of the write in JSON.
+func encoded(obj runtime.Object, v matching.View) ([]byte, error) {
+	seen, err := v.Object(obj)
 	if err != nil {
 		return nil, err
 	}
-	return json.Marshal(v)
-}
-
-// asMap is versioned as match conditions see it.
-func asMap(obj runtime.Object, a *admission.Attributes, row *resource.Resource) (map[string]any, error) {
-	v, err := versioned(obj, a, row)
-	if err != nil {
-		return nil, err
-	}
-	return runtime.DefaultUnstructuredConverter.ToUnstructured(v)
-}
-
-// request is what a webhook is told of a, but for the objects and the uid.
-func request(a *admission.Attributes, row *resource.Resource) admissionv1.AdmissionRequest {
-	asked := a.Served()
-	requestKind, requestResource := metav1.GroupVersionKind(kindOf(a, asked)), metav1.GroupVersionResource(asked.GVR())
-	name := a.RequestName()
-	if obj := a.Object(); name == "" && obj != nil {
-		name = obj.GetName()
-	}
-	dryRun := a.DryRun
-	r := admissionv1.AdmissionRequest{
-		Kind: metav1.GroupVersionKind(kindOf(a, row)), Resource: metav1.GroupVersionResource(row.GVR()), SubResource: a.Subresource,
-		RequestKind: &requestKind, RequestResource: &requestResource, RequestSubResource: a.Subresource,
-		Name: name, Namespace: a.Namespace, Operation: admissionv1.Operation(operation(a)), DryRun: &dryRun,
-		Options: runtime.RawExtension{Object: a.Options},
-	}
-	if a.User != nil {
-		r.UserInfo = authenticationv1.UserInfo{Username: a.User.GetName(), UID: a.User.GetUID(), Groups: a.User.GetGroups(), Extra: make(map[string]authenticationv1.ExtraValue)}
-		for key, values := range a.User.GetExtra() {
-			r.UserInfo.Extra[key] = values
-		}
-	}
-	return r
+	return json.Marshal(seen)
 }
 
 // review encodes an AdmissionReview of a version; both versions have the same fields.
-func review(uid types.UID, version string, object []byte, a *admission.Attributes, row *resource.Resource) ([]byte, error) {
-	r := request(a, row)
+func review(uid types.UID, version string, object []byte, v matching.View) ([]byte, error) {
+	r := v.Request(v.Row.GVR())
 	r.UID, r.Object.Raw = uid, object
-	if a.Old != nil {
-		old, err := encoded(a.Old, a, row)
+	if v.Old != nil {
+		old, err := encoded(v.Old, v)
 		if err != nil {
 			return nil, err
 		}

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/skiff-k8s/skiff/apiserver/admission"
+	"github.com/skiff-k8s/skiff/apiserver/admission/matching"
 	"github.com/skiff-k8s/skiff/apiserver/heavy"
 	"github.com/skiff-k8s/skiff/apiserver/resource"
 	"github.com/skiff-k8s/skiff/guard"
@@ -26,7 +27,7 @@ func (w *Webhooks) validate(ctx context.Context, a *admission.Attributes) error 
 		row  *resource.Resource
 	}
 	var calls []call
-	equivalents := w.equivalents(a)
+	equivalents := matching.Equivalents(a, w.config.Served())
 	for _, h := range hooks {
 		row, err := w.matches(ctx, h, a, equivalents)
 		if err != nil {

@@ -58,9 +58,11 @@ func New(c Config) *Webhooks {
 // Use gives w the cluster whose configurations and Services count.
 func (w *Webhooks) Use(cluster resource.Cluster) { w.cluster = cluster }
 
+const mutatingName = "MutatingAdmissionWebhook"
+
 // Mutating is the step of admission in which webhooks change objects, one after the other.
 func (w *Webhooks) Mutating() admission.Plugin {
-	return admission.Plugin{Name: "MutatingAdmissionWebhook", Mutate: w.mutate}
+	return admission.Plugin{Name: mutatingName, Mutate: w.mutate}
 }
 
 // Validating is the step of admission in which webhooks judge objects, all at once.
