@@ -1,12 +1,9 @@
 package admissionregistration
 
 import (
-	"fmt"
-	"net/url"
 	"strings"
 
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
-	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/utils/ptr"
 
@@ -19,74 +16,10 @@ func validateClient(c admissionregistrationv1.WebhookClientConfig, at *field.Pat
 	case (c.URL == nil) == (c.Service == nil):
 		return field.ErrorList{field.Required(at, "exactly one of url or service is required")}
 	case c.URL != nil:
-		return validateURL(*c.URL, at.Child("url"))
+		return check.WebhookURL(*c.URL, at.Child("url"))
 	}
-	return validateService(c.Service, at.Child("service"))
-}
-
-func validateURL(text string, at *field.Path) field.ErrorList {
-	const form = "; desired format: https://host[/path]"
-	u, err := url.Parse(text)
-	if err != nil {
-		return field.ErrorList{field.Required(at, "url must be a valid URL: "+err.Error()+form)}
-	}
-	var errs field.ErrorList
-	if u.Scheme != "https" {
-		errs = append(errs, field.Invalid(at, u.Scheme, "'https' is the only allowed URL scheme"+form))
-	}
-	if u.Host == "" {
-		errs = append(errs, field.Invalid(at, u.Host, "host must be specified"+form))
-	}
-	if u.User != nil {
-		errs = append(errs, field.Invalid(at, u.User.String(), "user information is not permitted in the URL"))
-	}
-	if u.Fragment != "" {
-		errs = append(errs, field.Invalid(at, u.Fragment, "fragments are not permitted in the URL"))
-	}
-	if u.RawQuery != "" {
-		errs = append(errs, field.Invalid(at, u.RawQuery, "query parameters are not permitted in the URL"))
-	}
-	return errs
-}
-
-// validateService names the wrong one of name and namespace where one is missing, as kube-apiserver does.
-func validateService(s *admissionregistrationv1.ServiceReference, at *field.Path) field.ErrorList {
-	var errs field.ErrorList
-	if s.Namespace == "" {
-		errs = append(errs, field.Required(at.Child("name"), ""))
-	}
-	if s.Name == "" {
-		errs = append(errs, field.Required(at.Child("namespace"), ""))
-	}
-	port := ptr.Deref(s.Port, 0)
-	if problems := validation.IsValidPortNum(int(port)); len(problems) > 0 {
-		errs = append(errs, field.Invalid(at.Child("port"), port, "port is not valid: "+strings.Join(problems, ", ")))
-	}
-	return append(errs, validatePath(ptr.Deref(s.Path, ""), at.Child("path"))...)
-}
-
-// validatePath requires segments that are DNS subdomains.
-func validatePath(path string, at *field.Path) field.ErrorList {
-	switch path {
-	case "", "/":
-		return nil
-	case "//":
-		return field.ErrorList{field.Invalid(at, path, "segment[0] may not be empty")}
-	}
-	var errs field.ErrorList
-	if !strings.HasPrefix(path, "/") {
-		errs = append(errs, field.Invalid(at, path, "must start with a '/'"))
-	}
-	for i, segment := range strings.Split(strings.TrimSuffix(path[1:], "/"), "/") {
-		if segment == "" {
-			errs = append(errs, field.Invalid(at, path, fmt.Sprintf("segment[%d] may not be empty", i)))
-			continue
-		}
-		for _, problem := range validation.IsDNS1123Subdomain(segment) {
-			errs = append(errs, field.Invalid(at, path, fmt.Sprintf("segment[%d]: %v", i, problem)))
-		}
-	}
-	return errs
+	s := c.Service
+	return check.WebhookService(s.Namespace, s.Name, ptr.Deref(s.Port, 0), ptr.Deref(s.Path, ""), at.Child("service"))
 }
 
 const maxConditions = 64

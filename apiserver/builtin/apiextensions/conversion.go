@@ -1,8 +1,6 @@
 package apiextensions
 
 import (
-	"fmt"
-	"net/url"
 	"slices"
 	"strings"
 
@@ -10,6 +8,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/client-go/transport"
+	"k8s.io/utils/ptr"
 
 	"github.com/skiff-k8s/skiff/apiserver/builtin/check"
 )
@@ -44,9 +43,9 @@ func (r rules) client(c *internal.WebhookClientConfig, at *field.Path) field.Err
 	case (c.URL == nil) == (c.Service == nil):
 		errs = field.ErrorList{field.Required(at, "exactly one of url or service is required")}
 	case c.URL != nil:
-		errs = validateURL(*c.URL, at.Child("url"))
+		errs = check.WebhookURL(*c.URL, at.Child("url"))
 	default:
-		errs = validateService(c.Service, at.Child("service"))
+		errs = check.WebhookService(c.Service.Namespace, c.Service.Name, c.Service.Port, ptr.Deref(c.Service.Path, ""), at.Child("service"))
 	}
 	if len(c.CABundle) > 0 && !r.anyCABundle {
 		if err := checkCABundle(c.CABundle); err != nil {
@@ -60,73 +59,6 @@ func (r rules) client(c *internal.WebhookClientConfig, at *field.Path) field.Err
 func checkCABundle(bundle []byte) error {
 	_, err := transport.TLSConfigFor(&transport.Config{TLS: transport.TLSConfig{CAData: bundle}})
 	return err
-}
-
-func validateURL(text string, at *field.Path) field.ErrorList {
-	const form = "; desired format: https://host[/path]"
-	u, err := url.Parse(text)
-	if err != nil {
-		return field.ErrorList{field.Required(at, "url must be a valid URL: "+err.Error()+form)}
-	}
-	var errs field.ErrorList
-	if u.Scheme != "https" {
-		errs = append(errs, field.Invalid(at, u.Scheme, "'https' is the only allowed URL scheme"+form))
-	}
-	if u.Host == "" {
-		errs = append(errs, field.Invalid(at, u.Host, "host must be specified"+form))
-	}
-	if u.User != nil {
-		errs = append(errs, field.Invalid(at, u.User.String(), "user information is not permitted in the URL"))
-	}
-	if u.Fragment != "" {
-		errs = append(errs, field.Invalid(at, u.Fragment, "fragments are not permitted in the URL"))
-	}
-	if u.RawQuery != "" {
-		errs = append(errs, field.Invalid(at, u.RawQuery, "query parameters are not permitted in the URL"))
-	}
-	return errs
-}
-
-func validateService(s *internal.ServiceReference, at *field.Path) field.ErrorList {
-	var errs field.ErrorList
-	// kube-apiserver mistakes one for the other here, and so its errors.
-	if s.Namespace == "" {
-		errs = append(errs, field.Required(at.Child("name"), ""))
-	}
-	if s.Name == "" {
-		errs = append(errs, field.Required(at.Child("namespace"), ""))
-	}
-	if problems := validation.IsValidPortNum(int(s.Port)); len(problems) > 0 {
-		errs = append(errs, field.Invalid(at.Child("port"), s.Port, "port is not valid: "+strings.Join(problems, ", ")))
-	}
-	if s.Path != nil {
-		errs = append(errs, validateURLPath(*s.Path, at.Child("path"))...)
-	}
-	return errs
-}
-
-// validateURLPath wants each segment of a path to be a DNS subdomain.
-func validateURLPath(path string, at *field.Path) field.ErrorList {
-	if path == "" || path == "/" {
-		return nil
-	}
-	if path == "//" {
-		return field.ErrorList{field.Invalid(at, path, "segment[0] may not be empty")}
-	}
-	var errs field.ErrorList
-	if !strings.HasPrefix(path, "/") {
-		errs = append(errs, field.Invalid(at, path, "must start with a '/'"))
-	}
-	for i, segment := range strings.Split(strings.TrimSuffix(path[1:], "/"), "/") {
-		if segment == "" {
-			errs = append(errs, field.Invalid(at, path, fmt.Sprintf("segment[%d] may not be empty", i)))
-			continue
-		}
-		for _, problem := range validation.IsDNS1123Subdomain(segment) {
-			errs = append(errs, field.Invalid(at, path, fmt.Sprintf("segment[%d]: %v", i, problem)))
-		}
-	}
-	return errs
 }
 
 func (r rules) reviews(versions []string, at *field.Path) field.ErrorList {
