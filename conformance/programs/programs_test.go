@@ -143,7 +143,7 @@ var definitions = []struct{ module, files string }{
 	{"github.com/prometheus-operator/prometheus-operator", "example/prometheus-operator-crd/*.yaml"},
 	{"istio.io/api", "kubernetes/customresourcedefinitions.gen.yaml"},
 	{"knative.dev/serving", "config/core/300-resources/*.yaml"},
-	{"sigs.k8s.io/cluster-api", "config/crd/bases/*.yaml"},
+	{"sigs.k8s.io/cluster-api", "*/config/crd/bases/*.yaml"},
 	{"sigs.k8s.io/gateway-api", "config/crd/experimental/gateway*.yaml"},
 }
 
