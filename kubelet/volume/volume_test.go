@@ -83,11 +83,16 @@ func mustMount(t *testing.T, m *Manager, pod *v1.Pod) {
 func tree(t *testing.T, dir string) string {
 	t.Helper()
 	var lines []string
-	err := filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
+	err := filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) (failure error) {
+		name, _ := filepath.Rel(dir, path)
+		defer func() { // what is changed while this reads
+			if errors.Is(failure, fs.ErrNotExist) {
+				lines, failure = append(lines, name+" is gone"), nil
+			}
+		}()
 		if err != nil {
 			return err
 		}
-		name, _ := filepath.Rel(dir, path)
 		if strings.HasPrefix(name, "..") {
 			if e.IsDir() {
 				return fs.SkipDir
