@@ -41,8 +41,8 @@ test: packages tools test-tools conformance-tools conformance-images lint ## Run
 .PHONY: lint
 lint: staticcheck ## Check format, vet and staticcheck
 	@out=$$(gofmt -l $$(git ls-files '*.go')); [ -z "$$out" ] || { echo "not gofmt-ed:"; echo "$$out"; exit 1; }
-	go vet ./...
-	$(TOOLS)/staticcheck ./...
+	go vet -tags programs ./...
+	$(TOOLS)/staticcheck -tags programs ./...
 
 .PHONY: images
 images: image-packages ## Make the images of the examples, from packages of the distribution, into bin/images
@@ -61,7 +61,7 @@ SUITE = go run ./conformance -tools $(TOOLS) -images $(CACHE)/images $(if $(TIER
 
 .PHONY: programs
 programs: packages build tools helm helm4 cert-manager metrics-server operator ## Install programs of others, as users do, and see that they work
-	SKIFF_TOOLS=$(TOOLS) SKIFF_PROGRAMS=$(TOOLS) go test -count=1 -timeout 30m -v ./conformance/programs
+	SKIFF_TOOLS=$(TOOLS) SKIFF_PROGRAMS=$(TOOLS) go test -tags programs -count=1 -timeout 30m -v ./conformance/programs
 
 .PHONY: conformance-images
 conformance-images: image-packages agnhost nonewprivs busybox sample-apiserver etcd conformance-tools go-runner

@@ -358,7 +358,12 @@ func TestObjectsSurviveRestart(t *testing.T) {
 // serve lets s answer on a socket and returns its address.
 func serve(t *testing.T, s *apiserver.Server) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	return serveOn(t, s, "127.0.0.1:0").String()
+}
+
+func serveOn(t *testing.T, s *apiserver.Server, address string) net.Addr {
+	t.Helper()
+	l, err := net.Listen("tcp", address)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -371,7 +376,7 @@ func serve(t *testing.T, s *apiserver.Server) string {
 			t.Errorf("serve: %v", err)
 		}
 	})
-	return l.Addr().String()
+	return l.Addr()
 }
 
 // asAdmin lets the bearer of admin-token do everything.

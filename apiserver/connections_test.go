@@ -1,7 +1,6 @@
 package apiserver_test
 
 import (
-	"context"
 	"fmt"
 	"io"
 	"net"
@@ -15,20 +14,7 @@ import (
 // TestConnectionsOfOneAddress opens more than one address can have.
 func TestConnectionsOfOneAddress(t *testing.T) {
 	s := apiservertest.Start(t, func(o *apiserver.Options) { o.Limits = apiserver.Limits{MaxConnections: 8} })
-	l, err := net.Listen("tcp", "0.0.0.0:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- s.Serve(ctx, l, nil) }()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-done; err != nil {
-			t.Errorf("Serve: %v", err)
-		}
-	})
-	address := fmt.Sprintf("127.0.0.1:%d", l.Addr().(*net.TCPAddr).Port)
+	address := fmt.Sprintf("127.0.0.1:%d", serveOn(t, s, "0.0.0.0:0").(*net.TCPAddr).Port)
 	// alive reports whether the server answers on a new connection from an address.
 	alive := func(from string) (net.Conn, bool) {
 		dialer := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}}

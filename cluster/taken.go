@@ -2,8 +2,10 @@ package cluster
 
 import (
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/vishvananda/netlink"
@@ -27,13 +29,13 @@ func (c Config) checkHost() error {
 	if c.Nodes == 0 {
 		return nil
 	}
-	ranges := []struct {
+	type use struct {
 		what, flag string
 		prefix     netip.Prefix
-	}{{"pod", "--pod-cidr", c.PodCIDR}, {"Service", "--service-cidr", c.ServiceCIDR}}
+	}
+	ranges := []use{{"pod", "--pod-cidr", c.PodCIDR}, {"Service", "--service-cidr", c.ServiceCIDR}}
 	if c.Nodes > 1 || c.Isolated {
-		ranges = append(ranges, ranges[0])
-		ranges[0].what, ranges[0].flag, ranges[0].prefix = "node", "--node-cidr", c.NodeCIDR
+		ranges = slices.Insert(ranges, 0, use{"node", "--node-cidr", c.NodeCIDR})
 	}
 	claims, err := c.claimsOfOthers()
 	if err != nil {
@@ -74,48 +76,37 @@ func (c Config) claimsOfOthers() ([]claim, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list the links of this machine: %w", err)
 	}
-	var claims []claim
-	for _, link := range links {
-		if c.owns(link.Attrs().Name) {
-			continue
-		}
-		prefixes, err := prefixesOf(link)
-		if err != nil {
-			return nil, fmt.Errorf("list what link %s has: %w", link.Attrs().Name, err)
-		}
-		for _, p := range prefixes {
-			claims = append(claims, claim{prefix: p, link: link.Attrs().Name, owner: owner(link)})
-		}
-	}
-	return claims, nil
-}
-
-// prefixesOf lists the addresses of a link and where its routes lead.
-func prefixesOf(link netlink.Link) ([]netip.Prefix, error) {
-	var prefixes []netip.Prefix
-	add := func(ip []byte, bits int) {
-		if addr, ok := netip.AddrFromSlice(ip); ok {
-			prefixes = append(prefixes, netip.PrefixFrom(addr.Unmap(), bits))
-		}
-	}
-	addrs, err := netlink.AddrList(link, unix.AF_INET)
+	addrs, err := netlink.AddrList(nil, unix.AF_INET)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("list the addresses of this machine: %w", err)
+	}
+	routes, err := netlink.RouteList(nil, unix.AF_INET)
+	if err != nil {
+		return nil, fmt.Errorf("list the routes of this machine: %w", err)
+	}
+	others := make(map[int]netlink.Link, len(links))
+	for _, link := range links {
+		if !c.owns(link.Attrs().Name) {
+			others[link.Attrs().Index] = link
+		}
+	}
+	var claims []claim
+	add := func(index int, ip net.IP, bits int) {
+		addr, ok := netip.AddrFromSlice(ip.To4())
+		if link := others[index]; ok && link != nil {
+			claims = append(claims, claim{prefix: netip.PrefixFrom(addr, bits), link: link.Attrs().Name, owner: owner(link)})
+		}
 	}
 	for _, a := range addrs {
-		add(a.IP.To4(), 32)
-	}
-	routes, err := netlink.RouteList(link, unix.AF_INET)
-	if err != nil {
-		return nil, err
+		add(a.LinkIndex, a.IP, 32)
 	}
 	for _, r := range routes {
 		if r.Dst != nil {
 			bits, _ := r.Dst.Mask.Size()
-			add(r.Dst.IP.To4(), bits)
+			add(r.LinkIndex, r.Dst.IP, bits)
 		}
 	}
-	return prefixes, nil
+	return claims, nil
 }
 
 // owns reports whether a link of the host is, or was in an earlier run, the
@@ -130,10 +121,10 @@ func (c Config) owns(link string) bool {
 	return link == c.network().bridge
 }
 
-// owner is the data directory of the cluster that made a bridge.
+// owner is the data directory of the cluster that made a bridge; empty: none did.
 func owner(link netlink.Link) string {
-	dir, _ := strings.CutPrefix(link.Attrs().Alias, ownerMark)
-	if dir == link.Attrs().Alias {
+	dir, ours := strings.CutPrefix(link.Attrs().Alias, ownerMark)
+	if !ours {
 		return ""
 	}
 	return dir

@@ -1,3 +1,5 @@
+//go:build programs
+
 package programs
 
 import (
@@ -19,7 +21,7 @@ import (
 // TestPrograms runs all of them on one cluster, one after the other.
 func TestPrograms(t *testing.T) {
 	if os.Getenv("SKIFF_PROGRAMS") == "" {
-		t.Skip("make programs builds what this test installs, and runs it")
+		t.Fatal("SKIFF_PROGRAMS does not name the folder of the programs: run this with make programs")
 	}
 	c := &cluster{clustertest.New(t, 1)}
 	c.Start(t)
