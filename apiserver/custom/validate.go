@@ -24,13 +24,7 @@ import (
 // validate lists what is wrong with an object. What was as wrong before is let
 // off.
 func (v *served) validate(obj, old *object) field.ErrorList {
-	c, s, err := v.checked()
-	if err == nil {
-		obj, err = v.seen(obj)
-	}
-	if err == nil {
-		old, err = v.seen(old)
-	}
+	c, s, obj, old, err := v.judged(obj, old)
 	if err != nil {
 		return field.ErrorList{field.InternalError(nil, err)}
 	}
@@ -51,13 +45,7 @@ func (v *served) validate(obj, old *object) field.ErrorList {
 // validateStatus judges the status alone, by its own part of the schema, but
 // for rules, which may be about both.
 func (v *served) validateStatus(obj, old *object) field.ErrorList {
-	c, s, err := v.checked()
-	if err == nil {
-		obj, err = v.seen(obj)
-	}
-	if err == nil {
-		old, err = v.seen(old)
-	}
+	c, s, obj, old, err := v.judged(obj, old)
 	if err != nil {
 		return field.ErrorList{field.InternalError(nil, err)}
 	}
@@ -72,6 +60,19 @@ func (v *served) validateStatus(obj, old *object) field.ErrorList {
 	}
 	errs = append(errs, v.validateScaleStatus(obj)...)
 	return append(errs, c.rest(errs, s, obj, old, correlated)...)
+}
+
+// judged are the checks and the schema of the version, and the objects as it shows
+// them.
+func (v *served) judged(obj, old *object) (c *checks, s *schema.Structural, shown, before *object, err error) {
+	if c, s, err = v.checked(); err != nil {
+		return nil, nil, nil, nil, err
+	}
+	if shown, err = v.seen(obj); err != nil {
+		return nil, nil, nil, nil, err
+	}
+	before, err = v.seen(old)
+	return c, s, shown, before, err
 }
 
 func (v *served) checked() (*checks, *schema.Structural, error) {
