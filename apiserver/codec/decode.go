@@ -16,6 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	serializerjson "k8s.io/apimachinery/pkg/runtime/serializer/json"
 	"k8s.io/apimachinery/pkg/runtime/serializer/protobuf"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/skiff-k8s/skiff/apiserver/resource"
 )
@@ -58,9 +59,12 @@ type Input struct {
 
 // Decode reads body into into, a new object of in.Kind. Errors are 400.
 func Decode(body []byte, in Input, into runtime.Object) error {
-	_, kind, err := read(body, in, into)
+	obj, kind, err := read(body, in, into)
 	if err != nil {
 		return err
+	}
+	if in.Prune != nil && kind.Kind != in.Kind.Kind && kind.GroupVersion() == in.Kind.GroupVersion() {
+		return otherKind(obj.(resource.Object), kind.GroupKind(), in.Kind.Kind)
 	}
 	return isKind(kind, in.Kind, body)
 }
@@ -135,6 +139,12 @@ func isKind(kind *schema.GroupVersionKind, want schema.GroupVersionKind, body []
 	}
 	return apierrors.NewBadRequest(fmt.Sprintf("the API version in the data (%s) does not match the expected API version (%s)",
 		kind.GroupVersion(), want.GroupVersion()))
+}
+
+// otherKind is the 422 for a custom resource of the right group that says it is
+// of another kind: their schema could be that of any kind.
+func otherKind(obj resource.Object, kind schema.GroupKind, want string) error {
+	return apierrors.NewInvalid(kind, obj.GetName(), field.ErrorList{field.Invalid(field.NewPath("kind"), kind.Kind, "must be "+want)})
 }
 
 func noConversion(kind *schema.GroupVersionKind, want schema.GroupVersionKind) error {

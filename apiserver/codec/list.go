@@ -43,11 +43,22 @@ func EncodeList[I Item](o Output, items []I, r *resource.Resource, listMeta meta
 	if o.Media == Protobuf {
 		return protobufList(kind, listMeta, encoded)
 	}
-	body, err := jsonList(kind, listMeta, encoded, itemPrefix(r, o.As))
+	var metadata any = listMeta
+	if r.Custom != nil && o.As.Empty() {
+		metadata = openListMeta{listMeta, listMeta.Continue}
+	}
+	body, err := jsonList(kind, metadata, encoded, itemPrefix(r, o.As))
 	if err != nil || (o.Media == JSON && !o.Pretty) {
 		return body, err
 	}
 	return o.text(bytes.TrimRight(bytes.Join(body, nil), "\n"))
+}
+
+// openListMeta is that of lists of custom resources, which say that nothing
+// follows where others leave the token out.
+type openListMeta struct {
+	metav1.ListMeta
+	Continue string `json:"continue"`
 }
 
 // encodeItems are the encoded forms of items. Those that are converted all at
@@ -96,7 +107,7 @@ func itemPrefix(r *resource.Resource, as schema.GroupVersionKind) string {
 }
 
 // jsonList joins items, each without its prefix, to the JSON of a list.
-func jsonList(kind schema.GroupVersionKind, listMeta metav1.ListMeta, items [][]byte, prefix string) (Body, error) {
+func jsonList(kind schema.GroupVersionKind, listMeta any, items [][]byte, prefix string) (Body, error) {
 	metadata, err := json.Marshal(listMeta)
 	if err != nil {
 		return nil, err

@@ -172,7 +172,9 @@ func names(offer Offer, suffix string) []string {
 	return out
 }
 
+// notAcceptable names protobuf too where there is none, as kube-apiserver does.
 func notAcceptable(offer Offer, suffix string) error {
+	offer.Protobuf = true
 	return status(http.StatusNotAcceptable, metav1.StatusReasonNotAcceptable,
 		"only the following media types are accepted: "+strings.Join(names(offer, suffix), ", "))
 }

@@ -23,7 +23,7 @@ const retryCleaning = 5 * time.Second
 func (d *Definitions) begin(ctx context.Context, is *known, c *definition) {
 	ctx, is.cleaning = context.WithCancel(ctx)
 	row := (*resource.Resource)(nil)
-	if is.kind != nil && apihelpers.IsCRDConditionTrue(c, apiextensionsv1.Established) {
+	if is.kind != nil { // it is served, and so has objects, some moments before it is said to be established
 		row = is.kind.stored
 	}
 	builtin := is.kind == nil && apihelpers.IsCRDConditionTrue(c, apiextensionsv1.Established)

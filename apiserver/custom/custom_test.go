@@ -17,6 +17,8 @@ import (
 
 	"github.com/skiff-k8s/skiff/apiserver"
 	"github.com/skiff-k8s/skiff/apiserver/apiservertest"
+	"github.com/skiff-k8s/skiff/apiserver/backend"
+	"github.com/skiff-k8s/skiff/apiserver/backend/memory"
 )
 
 var (
@@ -373,4 +375,49 @@ func TestRestart(t *testing.T) {
 	}
 	cancel()
 	s.Close()
+}
+
+// A kind is served some moments before its definition says so. Who deletes the
+// definition in between deletes what was made meanwhile, too: here a server
+// starts on what such a moment left.
+func TestObjectsGoWithADefinitionThatWasNeverEstablished(t *testing.T) {
+	definition := parse(t, boatDefinition)
+	definition.SetUID("d")
+	definition.SetFinalizers([]string{"customresourcecleanup.apiextensions.k8s.io"})
+	now := metav1.Now()
+	definition.SetDeletionTimestamp(&now)
+	boat := &unstructured.Unstructured{Object: map[string]any{"apiVersion": "example.com/v1", "kind": "Boat", "spec": map[string]any{}}}
+	boat.SetName("nina")
+	boat.SetNamespace("default")
+	boat.SetUID("b")
+	stored := memory.New()
+	t.Cleanup(func() { stored.Close() })
+	for key, obj := range map[string]*unstructured.Unstructured{
+		"/registry/apiextensions.k8s.io/customresourcedefinitions/boats.example.com": definition,
+		"/registry/example.com/boats/default/nina":                                   boat,
+	} {
+		value, err := json.Marshal(obj.Object)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := stored.Put(t.Context(), key, value, backend.Absent, 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	apiservertest.Start(t, func(o *apiserver.Options) { o.Backend = stored })
+	gone := make(map[string]bool)
+	for change, err := range stored.Watch(t.Context(), "/registry/", 2) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if change.Value == nil {
+			gone[change.Key] = true
+		}
+		if gone["/registry/apiextensions.k8s.io/customresourcedefinitions/boats.example.com"] {
+			break
+		}
+	}
+	if !gone["/registry/example.com/boats/default/nina"] {
+		t.Error("the definition is gone, its object is still in the storage")
+	}
 }

@@ -82,8 +82,10 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // acceptable checks what a request wants to get before anything else. Who may
 // get it is warned of a deprecated kind, unless a patch is of no type there is.
 func acceptable(r *http.Request, t *target, verb string) error {
-	if err := codec.Acceptable(r, t.offer(), verb == "list" || verb == "watch"); err != nil {
-		return err
+	if t.resource.Custom == nil { // of custom resources it is found out when they are answered
+		if err := codec.Acceptable(r, t.offer(), verb == "list" || verb == "watch"); err != nil {
+			return err
+		}
 	}
 	if verb == "patch" {
 		if _, err := patchType(r, t); err != nil {

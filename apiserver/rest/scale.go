@@ -187,7 +187,9 @@ func (h *Handler) rescale(ctx context.Context, rw http.ResponseWriter, r *http.R
 			return nil, err
 		}
 		obj := live.DeepCopyObject().(resource.Object)
-		obj.SetResourceVersion(scale.GetResourceVersion())
+		if version := scale.GetResourceVersion(); version != "" || w.resource.Custom == nil {
+			obj.SetResourceVersion(version)
+		} // else that of live: a scale needs none, but custom resources do
 		s.SetReplicas(obj, scale.Spec.Replicas)
 		entries, err := fields.ToParent(scale.GetManagedFields())
 		obj.SetManagedFields(entries)

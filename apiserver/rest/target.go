@@ -67,7 +67,7 @@ func (h *Handler) route(info *request.Info, r *http.Request) (*target, verb, err
 		return nil, nil, errNoResource
 	}
 	if info.VerbInPath && r.Method != http.MethodGet {
-		return nil, nil, ErrNoMethod
+		return nil, nil, noMethod(res, info)
 	}
 	if info.Subresource != "" {
 		return h.routeSub(t, info, r.Method)
@@ -86,7 +86,7 @@ func (h *Handler) route(info *request.Info, r *http.Request) (*target, verb, err
 		everywhere && info.Verb != "list" && info.Verb != "watch",
 		collection && (info.Verb == "update" || info.Verb == "patch"),
 		!collection && info.Verb == "create":
-		return nil, nil, ErrNoMethod
+		return nil, nil, noMethod(res, info)
 	}
 	return t, serve, nil
 }
@@ -137,7 +137,7 @@ func (h *Handler) routeSub(t *target, info *request.Info, method string) (*targe
 		return nil, nil, errNoResource
 	}
 	if !hasMethod(sub, info.Verb, method) {
-		return nil, nil, ErrNoMethod
+		return nil, nil, noMethod(t.resource, info)
 	}
 	switch {
 	case sub.Connect:
@@ -149,7 +149,7 @@ func (h *Handler) routeSub(t *target, info *request.Info, method string) (*targe
 	}
 	serve := viewVerbs[info.Verb]
 	if serve == nil {
-		return nil, nil, ErrNoMethod
+		return nil, nil, noMethod(t.resource, info)
 	}
 	return t, serve, nil
 }
@@ -165,6 +165,14 @@ func hasMethod(sub *resource.Sub, verb, method string) bool {
 
 var (
 	errNoResource = apierrors.NewGenericServerResponse(http.StatusNotFound, "", schema.GroupResource{}, "", "", 0, false)
-	// ErrNoMethod answers a method that a path does not have.
+	// ErrNoMethod answers a method that a path does not have. Paths of custom
+	// resources say more, see noMethod.
 	ErrNoMethod = apierrors.NewGenericServerResponse(http.StatusMethodNotAllowed, "", schema.GroupResource{}, "", "", 0, false)
 )
+
+func noMethod(res *resource.Resource, info *request.Info) error {
+	if res.Custom == nil {
+		return ErrNoMethod
+	}
+	return apierrors.NewMethodNotSupported(res.GR(), info.Verb)
+}

@@ -135,6 +135,7 @@ type step struct {
 	Accept    string         `json:"accept"`
 	Type      string         `json:"type"`
 	Code      int            `json:"code"`
+	Until     int            `json:"until"`
 	Anonymous bool           `json:"anonymous"`
 	As        string         `json:"as"`
 	Groups    []string       `json:"groups"`
@@ -142,7 +143,7 @@ type step struct {
 }
 
 func (s step) request(prefix string) request {
-	r := request{Accept: s.Accept, Type: patchTypes[s.Type], Merge: s.Merge, Code: s.Code, Anonymous: s.Anonymous, As: s.As, Groups: s.Groups, Quiet: s.Quiet}
+	r := request{Accept: s.Accept, Type: patchTypes[s.Type], Merge: s.Merge, Code: s.Code, Until: s.Until, Anonymous: s.Anonymous, As: s.As, Groups: s.Groups, Quiet: s.Quiet}
 	if r.Type == "" {
 		r.Type = s.Type
 	}

@@ -34,6 +34,9 @@ type request struct {
 	Merge map[string]any `json:"merge"`
 	// Code is what kube-apiserver must answer; 0 accepts all, 1 all below 400.
 	Code int `json:"code,omitempty"`
+	// Until repeats the request, while other codes are answered, for as long as
+	// a server may need to act on what it was told before.
+	Until int `json:"until,omitempty"`
 	// Anonymous leaves out the client certificate.
 	Anonymous bool `json:"anonymous,omitempty"`
 	// As is a user to impersonate, of Groups.
@@ -89,7 +92,7 @@ func (p *session) step(ctx context.Context, r request) (answer, error) {
 		p.told.WriteString(r.Body)
 	}
 	p.told.WriteString(r.Path)
-	a, err := p.server.send(ctx, r)
+	a, err := p.server.sendUntil(ctx, r)
 	if err != nil {
 		return a, err
 	}
@@ -139,6 +142,20 @@ var (
 	readHeaders    = []string{"Content-Type", "Warning", "Retry-After", "Location", "Cache-Control", "Allow", "Vary"}
 	presentHeaders = []string{"Audit-Id", "X-Kubernetes-Pf-Flowschema-Uid", "X-Kubernetes-Pf-Prioritylevel-Uid", "Etag"}
 )
+
+// patience is how long a server may need to act on what it was told.
+const patience = 20 * time.Second
+
+// sendUntil sends a request again until it is answered as it should be. The
+// last answer counts.
+func (s *server) sendUntil(ctx context.Context, r request) (answer, error) {
+	for end := time.Now().Add(patience); ; time.Sleep(100 * time.Millisecond) {
+		a, err := s.send(ctx, r)
+		if err != nil || r.Until == 0 || a.Code == r.Until || time.Now().After(end) || ctx.Err() != nil {
+			return a, err
+		}
+	}
+}
 
 // send makes one request; the body of the answer is decoded, if it can be.
 func (s *server) send(ctx context.Context, r request) (answer, error) {
