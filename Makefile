@@ -35,7 +35,7 @@ build: ## Build bin/skiff
 	@ln -sfn tools/kubectl bin/kubectl
 
 .PHONY: test
-test: packages tools test-tools conformance-tools conformance-images lint ## Run all tests: what CI runs
+test: packages database-packages tools test-tools conformance-tools conformance-images lint ## Run all tests: what CI runs
 	SKIFF_TOOLS=$(TOOLS) SKIFF_IMAGES=$(CACHE)/images go test -timeout 25m ./...
 
 .PHONY: lint
@@ -91,11 +91,24 @@ NEEDS := pgrep:procps runc:runc iptables:iptables ip:iproute2 conntrack:conntrac
 
 # $(call need,pairs)
 need = missing=; for n in $(1); do command -v $${n%%:*} >/dev/null || missing="$$missing $${n\#\#*:}"; done; \
-	[ -z "$$missing" ] || { echo "installing$$missing"; apt-get update -qq && apt-get install -y -qq --no-install-recommends $$missing; }
+	[ -z "$$missing" ] || { echo "installing$$missing"; apt-get update -qq && apt-get install -y -qq --no-install-recommends --no-remove $$missing; }
 
 .PHONY: packages
 packages:
 	@$(call need,$(NEEDS))
+
+# The databases that tests start. Only programs are wanted, no service: MariaDB's are packages of their own; of PostgreSQL, Debian
+# makes and starts a server when it is installed, unless told not to. Who has one already keeps it as it is, and the tests use its
+# programs for servers of their own.
+CREATE_CLUSTER := /etc/postgresql-common/createcluster.d
+
+.PHONY: database-packages
+database-packages:
+	@$(call need,mariadbd:mariadb-server-core mariadb:mariadb-client-core)
+	@ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || { \
+	mkdir -p $(CREATE_CLUSTER); trap 'rm -f $(CREATE_CLUSTER)/skiff.conf' EXIT; \
+	echo "create_main_cluster = false" > $(CREATE_CLUSTER)/skiff.conf; \
+	echo "installing postgresql"; apt-get update -qq && apt-get install -y -qq --no-install-recommends --no-remove postgresql; }
 
 # What making images needs besides: apt itself, and its lists of packages.
 .PHONY: image-packages
