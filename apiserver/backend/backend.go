@@ -23,6 +23,11 @@ var (
 	ErrFuture = errors.New("revision is in the future")
 	// ErrClosed: the backend was closed.
 	ErrClosed = errors.New("backend is closed")
+	// ErrNotEmpty: something was written before that Load would mix with.
+	ErrNotEmpty = errors.New("database is not empty")
+	// ErrPartial: a Load did not come to its end, so that what is there is no
+	// state that ever was.
+	ErrPartial = errors.New("database was filled in part only: empty it and fill it again")
 )
 
 // Absent is the expected revision of a key that must not exist.
@@ -38,6 +43,8 @@ type Entry struct {
 	Key      string
 	Value    []byte
 	Revision int64
+	// End is when the lifetime of the value ends, to the second; zero: never.
+	End time.Time
 }
 
 // Change is one write, at its revision. Value is nil for a delete; it is shared
@@ -89,4 +96,18 @@ type Backend interface {
 	Compact(ctx context.Context, revision int64) error
 	// Close ends all watches and releases the database.
 	Close() error
+}
+
+// Loader is a Backend that can be filled with what another one holds, so that
+// clients of that one can go on with this one. Every engine is one.
+type Loader interface {
+	// Load puts entries, with the revisions and ends of lifetimes they have,
+	// into a backend that was never written to, and makes revision the newest;
+	// ErrNotEmpty. They come in ascending order of revisions, each key once, none
+	// above revision. History before revision counts as compacted.
+	//
+	// Load is for a backend that nobody else uses yet. If it fails, or the process
+	// ends before it has, either the database is as empty as before, or writes of
+	// this backend, and everyone who opens the database, get ErrPartial.
+	Load(ctx context.Context, entries iter.Seq[Entry], revision int64) error
 }

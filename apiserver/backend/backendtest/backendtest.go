@@ -54,6 +54,10 @@ func Run(t *testing.T, e Engine) {
 		{"compaction forgets history only", testCompaction},
 		{"the future is an error", testFuture},
 		{"lifetimes end", testLifetime},
+		{"lifetimes are told", testEnd},
+		{"load fills an empty backend", testLoad},
+		{"load refuses a backend that was written to", testLoadRefuses},
+		{"a load that ends early is no state", testLoadEndsEarly},
 		{"a closed backend says so", testClosed},
 		{"large values and odd keys", testLarge},
 	} {

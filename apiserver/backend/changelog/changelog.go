@@ -62,6 +62,14 @@ func (l *Log) Forget(revision int64) {
 	l.forget(max(0, int(revision-l.floor())))
 }
 
+// Skip makes revision the last of an empty log: what was before it is gone.
+func (l *Log) Skip(revision int64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.last = revision
+	l.wakeAll()
+}
+
 // trim drops the oldest changes, and the newest too if it is too large alone:
 // watchers ask the engine for it.
 func (l *Log) trim() {

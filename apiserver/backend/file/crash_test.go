@@ -28,7 +28,7 @@ const (
 )
 
 func TestMain(m *testing.M) {
-	role := map[string]func(path string) error{"write": writeForever, "full": fillDisk, "open": openOnly}[os.Getenv(roleVariable)]
+	role := map[string]func(path string) error{"write": writeForever, "full": fillDisk, "open": openOnly, "load": loadForever}[os.Getenv(roleVariable)]
 	if role == nil {
 		os.Exit(m.Run())
 	}

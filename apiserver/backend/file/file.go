@@ -51,7 +51,10 @@ type Backend struct {
 	closed    bool
 }
 
-var _ backend.Backend = (*Backend)(nil)
+var (
+	_ backend.Backend = (*Backend)(nil)
+	_ backend.Loader  = (*Backend)(nil)
+)
 
 // Open opens the database at path, and makes it and its directory if they are
 // not there. It must be closed.

@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"go.etcd.io/bbolt"
+
+	"github.com/skiff-k8s/skiff/apiserver/backend"
 )
 
 // end is when a value's lifetime ends.
@@ -72,6 +74,8 @@ func prepare(tx *bbolt.Tx) error {
 		return meta.Put(formatKey, []byte(format))
 	case string(found) != format:
 		return fmt.Errorf("layout is %q, this version reads %q", found, format)
+	case meta.Get(partialKey) != nil:
+		return backend.ErrPartial
 	}
 	return nil
 }

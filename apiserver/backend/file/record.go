@@ -24,6 +24,7 @@ var (
 var (
 	formatKey    = []byte("format")    // what the file is, and the version of its layout
 	compactedKey = []byte("compacted") // the revision up to which history was forgotten, as in log
+	partialKey   = []byte("partial")   // there while a load is under way
 )
 
 const format = "skiff storage 1"
@@ -102,19 +103,13 @@ func revisionOf(key []byte) (int64, error) {
 	return int64(binary.BigEndian.Uint64(key)), nil
 }
 
-// valueAt copies the value that was written at a revision.
-func valueAt(tx *bbolt.Tx, revision int64) ([]byte, error) {
-	stored := tx.Bucket(logBucket).Get(revisionKey(revision))
-	r, err := decodeRecord(stored)
-	if err != nil {
-		return nil, fmt.Errorf("read revision %d: %w", revision, err)
-	}
-	return append([]byte{}, r.value...), nil
-}
-
+// entryOf copies what was written at a revision.
 func entryOf(tx *bbolt.Tx, key string, revision int64) (backend.Entry, error) {
-	value, err := valueAt(tx, revision)
-	return backend.Entry{Key: key, Value: value, Revision: revision}, err
+	r, err := decodeRecord(tx.Bucket(logBucket).Get(revisionKey(revision)))
+	if err != nil {
+		return backend.Entry{}, fmt.Errorf("read revision %d: %w", revision, err)
+	}
+	return backend.Entry{Key: key, Value: append([]byte{}, r.value...), Revision: revision, End: r.end}, nil
 }
 
 // olderBytes is how much of the file changesOf reads, but for the last record.

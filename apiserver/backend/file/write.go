@@ -22,11 +22,11 @@ const (
 	dropBatch     = 2000 // records a compaction removes at a time, so that writes get in between
 )
 
-// request is a write on its way to the file, or a compaction.
+// request is a write on its way to the file, or other work for the writer.
 type request struct {
 	record   record
 	expected int64
-	compact  int64 // the revision to compact to; 0: a write
+	work     func() error // to be done in place of a write; nil: a write
 
 	revision int64 // the result
 	err      error
@@ -74,7 +74,7 @@ func (b *Backend) Compact(ctx context.Context, revision int64) error {
 	case revision <= compacted:
 		return nil
 	}
-	return b.submit(&request{compact: revision})
+	return b.submit(&request{work: func() error { return b.compact(revision) }})
 }
 
 // submit hands r to the writer and waits for the result. It does not end with
@@ -111,7 +111,7 @@ func (b *Backend) precheck(r *request) error {
 	if b.closed {
 		return backend.ErrClosed
 	}
-	if r.compact == 0 && b.index.Current(r.record.key) != r.expected {
+	if r.work == nil && b.index.Current(r.record.key) != r.expected {
 		return backend.ErrConflict
 	}
 	return nil
@@ -159,8 +159,8 @@ func (b *Backend) commit(batch []*request) {
 	}
 	for _, r := range batch {
 		switch {
-		case r.compact > 0:
-			r.err = b.compact(r.compact)
+		case r.work != nil:
+			r.err = r.work()
 		case err != nil && r.err == nil:
 			r.err = err
 		}
@@ -174,7 +174,7 @@ func (b *Backend) order(batch []*request) (writes []*request) {
 	current := make(map[string]int64) // of the keys written in this batch
 	next := b.revision                // only this goroutine changes it
 	for _, r := range batch {
-		if r.compact > 0 {
+		if r.work != nil {
 			continue
 		}
 		at, ok := current[r.record.key]

@@ -5,6 +5,7 @@ package memory
 import (
 	"context"
 	"iter"
+	"slices"
 	"sync"
 	"time"
 
@@ -18,7 +19,7 @@ import (
 type Backend struct {
 	mu        sync.RWMutex
 	index     *revisions.Index
-	values    map[int64][]byte // by the revision that wrote them
+	values    map[int64]value // by the revision that wrote them
 	revision  int64
 	compacted int64
 	closed    bool
@@ -27,11 +28,19 @@ type Backend struct {
 	lifetimes *lifetime.Queue
 }
 
-var _ backend.Backend = (*Backend)(nil)
+type value struct {
+	bytes []byte
+	end   time.Time // of its lifetime; zero: none
+}
+
+var (
+	_ backend.Backend = (*Backend)(nil)
+	_ backend.Loader  = (*Backend)(nil)
+)
 
 // New returns an empty backend. It must be closed.
 func New() *Backend {
-	b := &Backend{index: revisions.New(), values: make(map[int64][]byte), log: changelog.New(0, 0)}
+	b := &Backend{index: revisions.New(), values: make(map[int64]value), log: changelog.New(0, 0)}
 	b.lifetimes = lifetime.Start(b.Delete)
 	return b
 }
@@ -47,7 +56,12 @@ func (b *Backend) Get(ctx context.Context, key string) (backend.Entry, int64, er
 	if at == backend.Absent {
 		return backend.Entry{}, b.revision, backend.ErrNotFound
 	}
-	return backend.Entry{Key: key, Value: b.values[at], Revision: at}, b.revision, nil
+	return b.entry(key, at), b.revision, nil
+}
+
+func (b *Backend) entry(key string, at int64) backend.Entry {
+	v := b.values[at]
+	return backend.Entry{Key: key, Value: v.bytes, Revision: at, End: v.end}
 }
 
 // List reads entries, as backend.Backend says.
@@ -67,19 +81,23 @@ func (b *Backend) List(ctx context.Context, prefix, after string, limit int, rev
 	entries, more := b.index.List(prefix, after, limit, revision)
 	page := backend.Page{Revision: revision, More: more}
 	for _, e := range entries {
-		page.Entries = append(page.Entries, backend.Entry{Key: e.Key, Value: b.values[e.Revision], Revision: e.Revision})
+		page.Entries = append(page.Entries, b.entry(e.Key, e.Revision))
 	}
 	return page, nil
 }
 
 // Put writes a key, as backend.Backend says.
-func (b *Backend) Put(ctx context.Context, key string, value []byte, expected int64, life time.Duration) (int64, error) {
-	if value == nil {
-		value = []byte{} // nil means deleted
+func (b *Backend) Put(ctx context.Context, key string, bytes []byte, expected int64, life time.Duration) (int64, error) {
+	if bytes == nil {
+		bytes = []byte{} // nil means deleted
 	}
-	revision, err := b.write(key, value, expected)
+	v := value{bytes: bytes}
+	if life > 0 {
+		v.end = time.Now().Add(life)
+	}
+	revision, err := b.write(key, v, expected)
 	if err == nil && life > 0 {
-		b.lifetimes.Add(key, revision, time.Now().Add(life))
+		b.lifetimes.Add(key, revision, v.end)
 	}
 	return revision, err
 }
@@ -89,10 +107,11 @@ func (b *Backend) Delete(ctx context.Context, key string, expected int64) (int64
 	if expected == backend.Absent {
 		return 0, backend.ErrConflict
 	}
-	return b.write(key, nil, expected)
+	return b.write(key, value{}, expected)
 }
 
-func (b *Backend) write(key string, value []byte, expected int64) (int64, error) {
+// write writes v, or deletes key if v has no bytes.
+func (b *Backend) write(key string, v value, expected int64) (int64, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.closed {
@@ -102,12 +121,38 @@ func (b *Backend) write(key string, value []byte, expected int64) (int64, error)
 		return 0, backend.ErrConflict
 	}
 	b.revision++
-	b.index.Add(key, b.revision, value == nil)
-	if value != nil {
-		b.values[b.revision] = value
+	b.index.Add(key, b.revision, v.bytes == nil)
+	if v.bytes != nil {
+		b.values[b.revision] = v
 	}
-	b.log.Append(backend.Change{Key: key, Value: value, Revision: b.revision})
+	b.log.Append(backend.Change{Key: key, Value: v.bytes, Revision: b.revision})
 	return b.revision, nil
+}
+
+// Load fills the backend, as backend.Loader says.
+func (b *Backend) Load(ctx context.Context, entries iter.Seq[backend.Entry], revision int64) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	switch {
+	case b.closed:
+		return backend.ErrClosed
+	case b.revision > 0:
+		return backend.ErrNotEmpty
+	}
+	all := slices.Collect(entries)
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	for _, e := range all {
+		b.index.Add(e.Key, e.Revision, false)
+		b.values[e.Revision] = value{e.Value, e.End}
+		if !e.End.IsZero() {
+			b.lifetimes.Add(e.Key, e.Revision, e.End)
+		}
+	}
+	b.revision, b.compacted = revision, revision
+	b.log.Skip(revision)
+	return nil
 }
 
 // Watch yields changes, as backend.Backend says.
