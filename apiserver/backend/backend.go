@@ -101,13 +101,14 @@ type Backend interface {
 // Loader is a Backend that can be filled with what another one holds, so that
 // clients of that one can go on with this one. Every engine is one.
 type Loader interface {
-	// Load puts entries, with the revisions and ends of lifetimes they have,
-	// into a backend that was never written to, and makes revision the newest;
-	// ErrNotEmpty. They come in ascending order of revisions, each key once, none
-	// above revision. History before revision counts as compacted.
+	// Load puts writes, with their revisions and ends of lifetimes, into a
+	// backend that was never written to; ErrNotEmpty. They come in ascending order
+	// of revisions: up to compacted the one that each key has its value from; after
+	// it one for every revision up to the newest, those without a Value (nil) being
+	// deletes. History up to compacted counts as compacted.
 	//
 	// Load is for a backend that nobody else uses yet. If it fails, or the process
 	// ends before it has, either the database is as empty as before, or writes of
 	// this backend, and everyone who opens the database, get ErrPartial.
-	Load(ctx context.Context, entries iter.Seq[Entry], revision int64) error
+	Load(ctx context.Context, writes iter.Seq[Entry], compacted, newest int64) error
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -44,28 +45,33 @@ func loader(t testing.TB, b backend.Backend) backend.Loader {
 	return l
 }
 
-// loaded is what testLoad puts into a backend, far apart and not by key.
+// loaded is what testLoad puts into a backend as compacted at 200 and newest at
+// 203: before, writes far apart and not by key; then history.
 func loaded(now time.Time) []backend.Entry {
 	return []backend.Entry{
 		{Key: "/l/z", Value: []byte("1"), Revision: 3},
 		{Key: "/l/short", Value: []byte("2"), Revision: 17, End: now.Add(time.Second)},
 		{Key: "/l/a", Value: []byte{}, Revision: 20},
+		{Key: "/l/gone", Value: []byte("3"), Revision: 100},
 		{Key: "/l/long", Value: []byte("4"), Revision: 150, End: now.Add(time.Hour)},
+		{Key: "/l/z", Value: []byte("5"), Revision: 201},
+		{Key: "/l/gone", Revision: 202},
+		{Key: "/l/new", Value: []byte("6"), Revision: 203},
 	}
 }
 
 func testLoad(t *testing.T, e Engine) {
 	b := e.Open(t)
 	now := time.Now()
-	if err := loader(t, b).Load(t.Context(), slices.Values(loaded(now)), 200); err != nil {
+	if err := loader(t, b).Load(t.Context(), slices.Values(loaded(now)), 200, 203); err != nil {
 		t.Fatal(err)
 	}
 	checkLoaded(t, b, now)
-	last := put(t, b, "/l/z", "5", 3)
-	if last <= 200 {
-		t.Errorf("a write after loading up to 200 has revision %d", last)
+	last := put(t, b, "/l/z", "7", 201)
+	if last <= 203 {
+		t.Errorf("a write after loading up to 203 has revision %d", last)
 	}
-	same(t, "the first change", describe(collect(t, b, "/l/z", 200, 1)[0]), fmt.Sprintf("/l/z=5@%d", last))
+	same(t, "the first change", describe(collect(t, b, "/l/z", 203, 1)[0]), fmt.Sprintf("/l/z=7@%d", last))
 	if e.Durable {
 		if err := b.Close(); err != nil {
 			t.Fatal(err)
@@ -75,7 +81,7 @@ func testLoad(t *testing.T, e Engine) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), time.Second+e.Lifetime)
 	defer cancel()
-	for c, err := range b.Watch(ctx, "/l/short", 200) {
+	for c, err := range b.Watch(ctx, "/l/short", 203) {
 		if err != nil {
 			t.Fatalf("waiting for the end of a lifetime that was loaded: %v", err)
 		}
@@ -91,10 +97,16 @@ func testLoad(t *testing.T, e Engine) {
 // checkLoaded looks at what does not change after testLoad has loaded it.
 func checkLoaded(t *testing.T, b backend.Backend, now time.Time) {
 	t.Helper()
-	if newest := revisionOf(t, b); newest < 200 {
-		t.Errorf("newest revision is %d, want that of the load, 200, at least", newest)
+	if newest := revisionOf(t, b); newest < 203 {
+		t.Errorf("newest revision is %d, want that of the load, 203, at least", newest)
 	}
-	same(t, "at the revision of the load", text(list(t, b, "/l/", "", 0, 200)), "/l/a=@20 /l/long=4@150 /l/short=2@17 /l/z=1@3")
+	same(t, "at the compacted revision of the load", text(list(t, b, "/l/", "", 0, 200)), "/l/a=@20 /l/gone=3@100 /l/long=4@150 /l/short=2@17 /l/z=1@3")
+	same(t, "at the newest revision of the load", text(list(t, b, "/l/", "", 0, 203)), "/l/a=@20 /l/long=4@150 /l/new=6@203 /l/short=2@17 /l/z=5@201")
+	var history []string
+	for _, c := range collect(t, b, "/l/", 200, 3) {
+		history = append(history, describe(c))
+	}
+	same(t, "history", strings.Join(history, ", "), "/l/z=5@201, /l/gone gone@202, /l/new=6@203")
 	same(t, "now", text(list(t, b, "/l/a", "", 0, 0))+" "+text(list(t, b, "/l/long", "", 0, 0)), "/l/a=@20 /l/long=4@150")
 	end := list(t, b, "/l/long", "", 0, 0).Entries[0].End
 	if off := end.Sub(now.Add(time.Hour)).Abs(); off > 2*time.Second {
@@ -111,9 +123,9 @@ func checkLoaded(t *testing.T, b backend.Backend, now time.Time) {
 func testLoadRefuses(t *testing.T, e Engine) {
 	b := open(t, e)
 	r := put(t, b, "/a", "1", backend.Absent)
-	is(t, "load", loader(t, b).Load(t.Context(), slices.Values(loaded(time.Now())), 200), backend.ErrNotEmpty)
+	is(t, "load", loader(t, b).Load(t.Context(), slices.Values(loaded(time.Now())), 200, 203), backend.ErrNotEmpty)
 	del(t, b, "/a", r)
-	is(t, "load after a delete", loader(t, b).Load(t.Context(), slices.Values(loaded(time.Now())), 200), backend.ErrNotEmpty)
+	is(t, "load after a delete", loader(t, b).Load(t.Context(), slices.Values(loaded(time.Now())), 200, 203), backend.ErrNotEmpty)
 	same(t, "content", text(list(t, b, "/", "", 0, 0)), "")
 }
 
@@ -129,7 +141,7 @@ func testLoadEndsEarly(t *testing.T, e Engine) {
 				return
 			}
 		}
-	}, 200)
+	}, 200, 203)
 	is(t, "load", err, context.Canceled)
 	_, err = b.Put(t.Context(), "/b", nil, backend.Absent, 0)
 	if err != nil {

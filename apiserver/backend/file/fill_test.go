@@ -27,7 +27,7 @@ func loadForever(path string) error {
 	if err != nil {
 		return err
 	}
-	return b.Load(context.Background(), endless, 1<<40)
+	return b.Load(context.Background(), endless, 1<<40, 1<<40)
 }
 
 // A load that was killed leaves a file that nobody takes for a whole one.
@@ -63,9 +63,9 @@ func TestInterruptedLoad(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	err = b.Load(ctx, func(yield func(backend.Entry) bool) {
-		yield(backend.Entry{Key: "/a", Revision: 1})
+		yield(backend.Entry{Key: "/a", Value: []byte{}, Revision: 1})
 		cancel()
-	}, 1)
+	}, 1, 1)
 	if !errors.Is(err, context.Canceled) {
 		t.Errorf("load: %v", err)
 	}
@@ -75,7 +75,7 @@ func TestInterruptedLoad(t *testing.T) {
 	if err := b.Close(); err != nil {
 		t.Error(err)
 	}
-	if b, err = file.Open(path); !errors.Is(err, backend.ErrPartial) {
+	if _, err := file.Open(path); !errors.Is(err, backend.ErrPartial) {
 		t.Errorf("open: %v, want %v", err, backend.ErrPartial)
 	}
 }

@@ -130,7 +130,7 @@ func (b *Backend) write(key string, v value, expected int64) (int64, error) {
 }
 
 // Load fills the backend, as backend.Loader says.
-func (b *Backend) Load(ctx context.Context, entries iter.Seq[backend.Entry], revision int64) error {
+func (b *Backend) Load(ctx context.Context, writes iter.Seq[backend.Entry], compacted, newest int64) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	switch {
@@ -139,19 +139,24 @@ func (b *Backend) Load(ctx context.Context, entries iter.Seq[backend.Entry], rev
 	case b.revision > 0:
 		return backend.ErrNotEmpty
 	}
-	all := slices.Collect(entries)
+	all := slices.Collect(writes)
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	for _, e := range all {
-		b.index.Add(e.Key, e.Revision, false)
-		b.values[e.Revision] = value{e.Value, e.End}
-		if !e.End.IsZero() {
-			b.lifetimes.Add(e.Key, e.Revision, e.End)
+	b.log.Skip(compacted)
+	for _, w := range all {
+		b.index.Add(w.Key, w.Revision, w.Value == nil)
+		if w.Value != nil {
+			b.values[w.Revision] = value{w.Value, w.End}
+		}
+		if !w.End.IsZero() {
+			b.lifetimes.Add(w.Key, w.Revision, w.End)
+		}
+		if w.Revision > compacted {
+			b.log.Append(backend.Change{Key: w.Key, Value: w.Value, Revision: w.Revision})
 		}
 	}
-	b.revision, b.compacted = revision, revision
-	b.log.Skip(revision)
+	b.revision, b.compacted = newest, compacted
 	return nil
 }
 
