@@ -28,6 +28,8 @@ var (
 	// ErrPartial: a Load did not come to its end, so that what is there is no
 	// state that ever was.
 	ErrPartial = errors.New("database was filled in part only: empty it and fill it again")
+	// ErrInUse: another process has the database open, which takes one only.
+	ErrInUse = errors.New("storage file is in use by another process")
 )
 
 // Absent is the expected revision of a key that must not exist.

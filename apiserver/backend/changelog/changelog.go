@@ -1,5 +1,5 @@
 // Package changelog is what engines that hand out every revision exactly once
-// (memory, file) share: the recent changes, in memory, with watchers as
+// (memory, file, relational) share: the recent changes, in memory, with watchers as
 // cursors. Nobody is called back and nothing is buffered per watcher, so a
 // slow watcher holds up nobody.
 package changelog
@@ -62,10 +62,16 @@ func (l *Log) Forget(revision int64) {
 	l.forget(max(0, int(revision-l.floor())))
 }
 
-// Skip makes revision the last of an empty log: what was before it is gone.
-func (l *Log) Skip(revision int64) {
+// Reset gives up the changes before a revision, which becomes the newest:
+// watchers that have not reached it ask the engine. An older revision than Last
+// is left alone.
+func (l *Log) Reset(revision int64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if revision <= l.last {
+		return
+	}
+	l.forget(len(l.changes))
 	l.last = revision
 	l.wakeAll()
 }

@@ -15,12 +15,14 @@ import (
 	"github.com/skiff-k8s/skiff/apiserver/backend"
 	"github.com/skiff-k8s/skiff/apiserver/backend/file"
 	"github.com/skiff-k8s/skiff/apiserver/backend/memory"
+	"github.com/skiff-k8s/skiff/apiserver/backend/sqlite"
 )
 
 // engines by the scheme of their URLs.
 var engines = map[string]func(*url.URL) (backend.Backend, error){
 	"memory": openMemory,
 	"file":   openFile,
+	"sqlite": openSQLite,
 }
 
 // ErrUnsupported: there is no engine for the scheme of a URL.
@@ -28,38 +30,81 @@ var ErrUnsupported = errors.New("unsupported storage")
 
 // Open opens the backend a URL names, which must be closed:
 //
-//	memory://        in this process, gone with it
-//	file:///a/path   a file, made if it is not there; in a directory it is named skiff.db
+//	memory://          in this process, gone with it
+//	file:///a/path     a file, made if it is not there; in a directory it is named skiff.db
+//	sqlite:///a/path   a SQLite database, likewise; in a directory it is named skiff.sqlite
+//
+// What a URL has of secrets, a password above all, is in no error.
 func Open(address string) (backend.Backend, error) {
 	u, err := url.Parse(address)
 	if err != nil {
-		return nil, fmt.Errorf("storage URL: %w", err)
+		return nil, fmt.Errorf("storage URL: %w", withoutURL(err))
 	}
 	open := engines[u.Scheme]
 	if open == nil {
 		schemes := slices.Sorted(maps.Keys(engines))
-		return nil, fmt.Errorf("%w %q: the URL must begin with %s", ErrUnsupported, u.Redacted(), strings.Join(schemes, ":// or ")+"://")
+		return nil, fmt.Errorf("%w %q: the URL must begin with %s", ErrUnsupported, redacted(u), strings.Join(schemes, ":// or ")+"://")
 	}
 	return open(u)
 }
 
+// withoutURL is what net/url found wrong, without the URL it was found in.
+func withoutURL(err error) error {
+	if e := (*url.Error)(nil); errors.As(err, &e) {
+		return e.Err
+	}
+	return err
+}
+
+// redacted is a URL without its password and parameters, which may have others.
+func redacted(u *url.URL) string {
+	shown := *u
+	shown.RawQuery, shown.Fragment, shown.RawFragment = "", "", ""
+	return shown.Redacted()
+}
+
 func openMemory(u *url.URL) (backend.Backend, error) {
 	if u.Host != "" || u.Path != "" || u.RawQuery != "" {
-		return nil, fmt.Errorf("storage URL %q: memory:// takes nothing more", u)
+		return nil, fmt.Errorf("storage URL %q: memory:// takes nothing more", redacted(u))
 	}
 	return memory.New(), nil
 }
 
 func openFile(u *url.URL) (backend.Backend, error) {
+	path, err := pathOf(u, "skiff.db")
+	if err != nil {
+		return nil, err
+	}
+	return opened(file.Open(path))
+}
+
+func openSQLite(u *url.URL) (backend.Backend, error) {
+	path, err := pathOf(u, "skiff.sqlite")
+	if err != nil {
+		return nil, err
+	}
+	return opened(sqlite.Open(path))
+}
+
+// opened makes a backend of what an engine opened. A nil pointer in an
+// interface would not be nil.
+func opened[B backend.Backend](b B, err error) (backend.Backend, error) {
+	if err != nil {
+		return nil, err
+	}
+	return b, nil
+}
+
+// pathOf is the path a URL names; in a directory, that of the file name there.
+func pathOf(u *url.URL, name string) (string, error) {
 	switch {
 	case u.Host != "" || u.Path == "":
-		return nil, fmt.Errorf("storage URL %q: want an absolute path, as in file:///var/lib/skiff/skiff.db", u)
+		return "", fmt.Errorf("storage URL %q: want an absolute path, as in %s:///var/lib/skiff/%s", redacted(u), u.Scheme, name)
 	case u.RawQuery != "" || u.Fragment != "":
-		return nil, fmt.Errorf("storage URL %q: file:// takes no parameters", u)
+		return "", fmt.Errorf("storage URL %q: %s:// takes no parameters", redacted(u), u.Scheme)
 	}
-	path := u.Path
-	if info, err := os.Stat(path); strings.HasSuffix(path, "/") || err == nil && info.IsDir() {
-		path = filepath.Join(path, "skiff.db")
+	if info, err := os.Stat(u.Path); strings.HasSuffix(u.Path, "/") || err == nil && info.IsDir() {
+		return filepath.Join(u.Path, name), nil
 	}
-	return file.Open(path)
+	return u.Path, nil
 }

@@ -1,6 +1,7 @@
 package engines_test
 
 import (
+	"database/sql"
 	"os"
 	"path/filepath"
 	"strings"
@@ -12,6 +13,14 @@ import (
 
 func TestOpen(t *testing.T) {
 	dir := t.TempDir()
+	foreign := filepath.Join(t.TempDir(), "foreign.db")
+	if db, err := sql.Open("sqlite", foreign); err != nil {
+		t.Fatal(err)
+	} else if _, err := db.Exec("CREATE TABLE songs (title TEXT)"); err != nil {
+		t.Fatal(err)
+	} else if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
 	for _, c := range []struct {
 		name, url string
 		want      string // part of the error; empty: it opens
@@ -21,10 +30,14 @@ func TestOpen(t *testing.T) {
 		{name: "file", url: "file://" + dir + "/a/b.db", file: dir + "/a/b.db"},
 		{name: "directory", url: "file://" + dir, file: dir + "/skiff.db"},
 		{name: "directory to be made", url: "file://" + dir + "/c/", file: dir + "/c/skiff.db"},
+		{name: "sqlite", url: "sqlite://" + dir + "/s/b.db", file: dir + "/s/b.db"},
+		{name: "sqlite in a directory", url: "sqlite://" + dir, file: dir + "/skiff.sqlite"},
 		{name: "memory with a path", url: "memory:///x", want: "takes nothing more"},
 		{name: "relative path", url: "file://x/y", want: "absolute path"},
 		{name: "parameters", url: "file:///x?sync=no", want: "no parameters"},
-		{name: "another engine", url: "mongodb://user:secret@host/db", want: `unsupported storage "mongodb://user:xxxxx@host/db": the URL must begin with file:// or memory://`},
+		{name: "another engine", url: "mongodb://user:secret@host/db", want: `unsupported storage "mongodb://user:xxxxx@host/db": the URL must begin with file:// or memory:// or sqlite://`},
+		{name: "a path of another program", url: "sqlite://" + foreign, want: "a database of another program"},
+		{name: "parameters of sqlite", url: "sqlite:///x?_pragma=synchronous(off)", want: "no parameters"},
 		{name: "no URL", url: "/var/lib/skiff", want: "the URL must begin with"},
 		{name: "malformed", url: "://", want: "storage URL"},
 	} {
@@ -50,5 +63,26 @@ func TestOpen(t *testing.T) {
 				t.Errorf("the file is not there: %v", err)
 			}
 		})
+	}
+}
+
+// No error repeats a secret of the URL.
+func TestSecrets(t *testing.T) {
+	for _, address := range []string{
+		"mongodb://user:geheim@host/db?token=geheim",
+		"postgres://user:geheim@host:port/db",
+		"memory://user:geheim@x/?password=geheim",
+		"file://user:geheim@host/x?password=geheim",
+		"sqlite://user:geheim@host/x?password=geheim",
+		"postgres://user:geh%eim@host/db",
+		"://user:geheim",
+	} {
+		b, err := engines.Open(address)
+		if err == nil {
+			b.Close()
+			t.Errorf("%s: it opened", address)
+		} else if strings.Contains(err.Error(), "geheim") {
+			t.Errorf("%s: the error repeats the secret: %v", address, err)
+		}
 	}
 }

@@ -224,8 +224,8 @@ func TestInUse(t *testing.T) {
 	defer b.Close()
 	start := time.Now()
 	out, err := child(t, "open", path).CombinedOutput()
-	if err == nil || !strings.Contains(string(out), file.ErrInUse.Error()) {
-		t.Errorf("second process: %v, %q; want %v", err, out, file.ErrInUse)
+	if err == nil || !strings.Contains(string(out), backend.ErrInUse.Error()) {
+		t.Errorf("second process: %v, %q; want %v", err, out, backend.ErrInUse)
 	}
 	if took := time.Since(start); took > 10*time.Second {
 		t.Errorf("the second process was refused after %v, want at once", took)

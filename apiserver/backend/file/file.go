@@ -31,9 +31,6 @@ import (
 // older history is read from the file.
 const recentBytes = 8 << 20
 
-// ErrInUse: another process has the file open.
-var ErrInUse = errors.New("storage file is in use by another process")
-
 // Backend is an open file.
 type Backend struct {
 	db        *bbolt.DB
@@ -57,7 +54,7 @@ var (
 )
 
 // Open opens the database at path, and makes it and its directory if they are
-// not there. It must be closed.
+// not there. It must be closed. backend.ErrInUse.
 func Open(path string) (*Backend, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return nil, fmt.Errorf("open storage: %w", err)
@@ -93,7 +90,7 @@ func open(path string) (db *bbolt.DB, err error) {
 		})
 	}
 	if errors.Is(err, berrors.ErrTimeout) {
-		return nil, ErrInUse
+		return nil, backend.ErrInUse
 	}
 	return db, err
 }

@@ -35,7 +35,7 @@ func (b *Backend) fill(ctx context.Context, writes iter.Seq[backend.Entry], comp
 	}
 	b.revision, b.compacted = newest, compacted
 	b.mu.Unlock()
-	b.log.Skip(newest)
+	b.log.Reset(newest)
 	for _, w := range written {
 		if !w.record.end.IsZero() {
 			b.lifetimes.Add(w.record.key, w.revision, w.record.end)

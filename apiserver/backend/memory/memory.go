@@ -143,7 +143,7 @@ func (b *Backend) Load(ctx context.Context, writes iter.Seq[backend.Entry], comp
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	b.log.Skip(compacted)
+	b.log.Reset(compacted)
 	for _, w := range all {
 		b.index.Add(w.Key, w.Revision, w.Value == nil)
 		if w.Value != nil {
