@@ -35,8 +35,8 @@ var (
 // Absent is the expected revision of a key that must not exist.
 const Absent int64 = 0
 
-// MaxValue is what every engine takes under a key, in bytes. It is what etcd
-// takes in a request, the rest of which is the key, a few times.
+// MaxValue is what every engine takes under a key, in bytes, together with three
+// times the key and 64 more. It is what etcd takes in a request.
 const MaxValue = 3 << 19
 
 // Entry is a key with its value at the revision that wrote it. Value is shared
@@ -55,6 +55,9 @@ type Change struct {
 	Key      string
 	Value    []byte
 	Revision int64
+	// More says that the next change is of the same revision, which is reached
+	// only then: where lifetimes end, a database may delete many keys at once.
+	More bool
 }
 
 // Page is part of the entries below a prefix, in ascending order of keys.
@@ -66,7 +69,7 @@ type Page struct {
 	More int64
 }
 
-// Backend keeps values under keys. Every write has a revision of its own,
+// Backend keeps values under keys. Every Put and Delete has a revision of its own,
 // greater than all before it, in the order of commits, also when several
 // servers share a database. All methods may be called concurrently. A write
 // that returned without error survives a crash of the process and of the
@@ -91,10 +94,10 @@ type Backend interface {
 	// Change with an empty Key, which says that all changes up to its Revision
 	// have been seen (progress).
 	Watch(ctx context.Context, prefix string, after int64) iter.Seq2[Change, error]
-	// Revision is the newest revision; 0 before the first write.
+	// Revision is the newest revision; before the first write one that is less than that of the first write.
 	Revision(ctx context.Context) (int64, error)
 	// Compact forgets history up to and including a revision; values that are
-	// still current stay.
+	// still current stay. It may make a revision. ErrFuture.
 	Compact(ctx context.Context, revision int64) error
 	// Close ends all watches and releases the database.
 	Close() error

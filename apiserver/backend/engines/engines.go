@@ -13,16 +13,18 @@ import (
 	"strings"
 
 	"github.com/skiff-k8s/skiff/apiserver/backend"
+	"github.com/skiff-k8s/skiff/apiserver/backend/etcd"
 	"github.com/skiff-k8s/skiff/apiserver/backend/file"
 	"github.com/skiff-k8s/skiff/apiserver/backend/memory"
 	"github.com/skiff-k8s/skiff/apiserver/backend/sqlite"
 )
 
 // engines by the scheme of their URLs.
-var engines = map[string]func(*url.URL) (backend.Backend, error){
-	"memory": openMemory,
-	"file":   openFile,
-	"sqlite": openSQLite,
+var engines = map[string]func(address string) (backend.Backend, error){
+	"memory": parsed(openMemory),
+	"file":   parsed(openFile),
+	"sqlite": parsed(openSQLite),
+	"etcd":   openEtcd,
 }
 
 // ErrUnsupported: there is no engine for the scheme of a URL.
@@ -33,19 +35,39 @@ var ErrUnsupported = errors.New("unsupported storage")
 //	memory://          in this process, gone with it
 //	file:///a/path     a file, made if it is not there; in a directory it is named skiff.db
 //	sqlite:///a/path   a SQLite database, likewise; in a directory it is named skiff.sqlite
+//	etcd://a:1,b:2     the etcd of a cluster; see etcd.Parse
 //
 // What a URL has of secrets, a password above all, is in no error.
 func Open(address string) (backend.Backend, error) {
-	u, err := url.Parse(address)
+	scheme, _, _ := strings.Cut(address, "://")
+	if open := engines[scheme]; open != nil {
+		return open(address)
+	}
+	return parsed(unsupported)(address)
+}
+
+func unsupported(u *url.URL) (backend.Backend, error) {
+	schemes := slices.Sorted(maps.Keys(engines))
+	return nil, fmt.Errorf("%w %q: the URL must begin with %s", ErrUnsupported, redacted(u), strings.Join(schemes, ":// or ")+"://")
+}
+
+// parsed opens what is a URL as package url understands it.
+func parsed(open func(*url.URL) (backend.Backend, error)) func(string) (backend.Backend, error) {
+	return func(address string) (backend.Backend, error) {
+		u, err := url.Parse(address)
+		if err != nil {
+			return nil, fmt.Errorf("storage URL: %w", withoutURL(err))
+		}
+		return open(u)
+	}
+}
+
+func openEtcd(address string) (backend.Backend, error) {
+	c, err := etcd.Parse(address, os.Getenv)
 	if err != nil {
-		return nil, fmt.Errorf("storage URL: %w", withoutURL(err))
+		return nil, err
 	}
-	open := engines[u.Scheme]
-	if open == nil {
-		schemes := slices.Sorted(maps.Keys(engines))
-		return nil, fmt.Errorf("%w %q: the URL must begin with %s", ErrUnsupported, redacted(u), strings.Join(schemes, ":// or ")+"://")
-	}
-	return open(u)
+	return etcd.Open(c)
 }
 
 // withoutURL is what net/url found wrong, without the URL it was found in.

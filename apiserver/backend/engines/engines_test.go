@@ -35,11 +35,12 @@ func TestOpen(t *testing.T) {
 		{name: "memory with a path", url: "memory:///x", want: "takes nothing more"},
 		{name: "relative path", url: "file://x/y", want: "absolute path"},
 		{name: "parameters", url: "file:///x?sync=no", want: "no parameters"},
-		{name: "another engine", url: "mongodb://user:secret@host/db", want: `unsupported storage "mongodb://user:xxxxx@host/db": the URL must begin with file:// or memory:// or sqlite://`},
+		{name: "another engine", url: "mongodb://user:secret@host/db", want: `unsupported storage "mongodb://user:xxxxx@host/db": the URL must begin with etcd:// or file:// or memory:// or sqlite://`},
 		{name: "a path of another program", url: "sqlite://" + foreign, want: "a database of another program"},
 		{name: "parameters of sqlite", url: "sqlite:///x?_pragma=synchronous(off)", want: "no parameters"},
 		{name: "no URL", url: "/var/lib/skiff", want: "the URL must begin with"},
-		{name: "malformed", url: "://", want: "storage URL"},
+		{name: "malformed", url: "://", want: "storage URL: missing protocol scheme"},
+		{name: "malformed etcd", url: "etcd://user:secret@a:1,b:x", want: `host "b:x"`},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			b, err := engines.Open(c.url)
