@@ -61,23 +61,25 @@ func newFeed(r *resource.Resource, revision int64) *feed {
 	return f
 }
 
-// append adds an event and drops the oldest while the feed is too large; the
-// event itself too, should it be too large alone.
-func (f *feed) append(e *Event) {
+// append adds events, all there are of their revisions, and drops the oldest
+// while the feed is too large; new ones too, should they be too large alone.
+func (f *feed) append(events ...*Event) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	e.feed = f
-	f.all.append(e)
-	f.bytes += e.size()
-	for _, p := range f.partsOf(e) {
-		if l := f.parts[p]; l != nil {
-			l.append(e)
+	for _, e := range events {
+		e.feed = f
+		f.all.append(e)
+		f.bytes += e.size()
+		for _, p := range f.partsOf(e) {
+			if l := f.parts[p]; l != nil {
+				l.append(e)
+			}
 		}
 	}
 	for f.bytes > feedBytes {
 		f.dropFirst()
 	}
-	f.cool(e.at)
+	f.cool(time.Now())
 }
 
 // cool lets the encoded bytes of older events go.
@@ -125,19 +127,23 @@ func (f *feed) truncate(revision int64) {
 	f.cool(time.Now())
 }
 
+// dropFirst drops the events of the oldest revision that is there.
 func (f *feed) dropFirst() {
-	e := f.all.events[0]
-	if f.cold == f.all.first {
+	revision := f.all.events[0].Revision
+	n := f.all.index(revision)
+	for f.cold < f.all.first+n {
 		f.coolNext()
 	}
-	f.bytes -= e.size()
-	f.floor = max(f.floor, e.Revision)
-	f.all.truncate(e.Revision)
-	for _, p := range f.partsOf(e) {
-		if l := f.parts[p]; l != nil {
-			l.truncate(e.Revision)
+	f.floor = max(f.floor, revision)
+	for _, e := range f.all.events[:n] {
+		f.bytes -= e.size()
+		for _, p := range f.partsOf(e) {
+			if l := f.parts[p]; l != nil {
+				l.truncate(revision)
+			}
 		}
 	}
+	f.all.truncate(revision)
 }
 
 // reset empties the feed: nothing before revision is known any more.

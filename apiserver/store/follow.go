@@ -39,43 +39,61 @@ func (s *Store) follow(ctx context.Context) {
 }
 
 func (s *Store) followOnce(ctx context.Context) error {
+	var together []backend.Change // of one revision
 	for change, err := range s.backend.Watch(ctx, "", s.progress.reached.Load()) {
 		if err != nil {
 			return err
 		}
-		s.apply(change)
+		if together = append(together, change); change.More {
+			continue
+		}
+		s.apply(together)
+		clear(together)
+		together = together[:0]
 	}
 	return nil
 }
 
-func (s *Store) apply(c backend.Change) {
+// apply applies the changes of a revision. Of each kind readers see all or none.
+func (s *Store) apply(changes []backend.Change) {
 	s.order.Lock()
 	defer s.order.Unlock()
-	switch {
-	case c.Key == "": // progress
-	case c.Key == historyKey:
-		s.historyChanged(c.Value)
-	case strings.HasPrefix(c.Key, registry):
-		if k := s.kindOf(c.Key); k != nil {
-			s.applyTo(k, c)
+	for len(changes) > 0 {
+		n, k := 1, s.kindOf(changes[0].Key)
+		for k != nil && n < len(changes) && s.kindOf(changes[n].Key) == k {
+			n++
 		}
+		switch c := changes[0]; {
+		case k != nil:
+			s.applyTo(k, changes[:n])
+		case c.Key == historyKey:
+			s.historyChanged(c.Value)
+		}
+		if n == len(changes) {
+			s.progress.advance(changes[0].Revision)
+		}
+		changes = changes[n:]
 	}
-	s.progress.advance(c.Revision)
 }
 
-func (s *Store) applyTo(k *kind, c backend.Change) {
-	w := s.pending.take(c.Key, c.Value)
-	var item *Item
-	switch {
-	case c.Value == nil:
-	case w != nil && w.kind == k:
-		item = w.kind.item(w.obj, c.Revision, w.key, c.Value)
-	default:
-		item = k.decode(c.Key, c.Value, c.Revision)
+func (s *Store) applyTo(k *kind, changes []backend.Change) {
+	steps, writes := make([]step, len(changes)), make([]*pending, len(changes))
+	for i, c := range changes {
+		w := s.pending.take(c.Key, c.Value)
+		steps[i] = step{key: strings.TrimPrefix(c.Key, k.prefix), revision: c.Revision}
+		switch {
+		case c.Value == nil:
+		case w != nil && w.kind == k:
+			steps[i].item = k.item(w.obj, c.Revision, w.key, c.Value)
+		default:
+			steps[i].item = k.decode(c.Key, c.Value, c.Revision)
+		}
+		writes[i] = w
 	}
-	event := k.apply(strings.TrimPrefix(c.Key, k.prefix), item, c.Revision)
-	if w != nil && event != nil {
-		w.event.Store(event)
+	for i, event := range k.apply(steps) {
+		if w := writes[i]; w != nil {
+			w.event.Store(event)
+		}
 	}
 }
 

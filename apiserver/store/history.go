@@ -71,14 +71,12 @@ func (s *Store) firstRevision(ctx context.Context, newest int64) int64 {
 		return newest
 	}
 	s.compacted = h.Compacted
-	if newest-h.Compacted > maxReplay {
+	if newest-h.Compacted > maxReplay || newest == 0 {
 		return newest
 	}
-	if h.Compacted > 0 {
-		// The backend may have been compacted further by others.
-		if _, err := s.backend.List(ctx, historyKey, "", 1, h.Compacted); err != nil {
-			return newest
-		}
+	// The backend may have been compacted further by others.
+	if _, err := s.backend.List(ctx, historyKey, "", 1, max(h.Compacted, 1)); err != nil {
+		return newest
 	}
 	return h.Compacted
 }

@@ -52,21 +52,32 @@ func (k *kind) get(key string) (*Item, bool) {
 	return k.items.Get(&Item{key: key})
 }
 
-// apply makes item (nil: a delete) current under key.
-func (k *kind) apply(key string, item *Item, revision int64) *Event {
+// step is a change of one object: item (nil: a delete) becomes current under key.
+type step struct {
+	key      string
+	item     *Item
+	revision int64
+}
+
+// apply makes steps, all there are of their revision, current at once, and
+// returns the events that they are.
+func (k *kind) apply(steps []step) []*Event {
 	k.mu.Lock()
 	defer k.mu.Unlock() // for both: rewind must find the feed no shorter than items
-	var old *Item
-	if item != nil {
-		old, _ = k.items.ReplaceOrInsert(item)
-	} else {
-		old, _ = k.items.Delete(&Item{key: key})
+	events := make([]*Event, len(steps))
+	for i, st := range steps {
+		var old *Item
+		if st.item != nil {
+			old, _ = k.items.ReplaceOrInsert(st.item)
+		} else {
+			old, _ = k.items.Delete(&Item{key: st.key})
+		}
+		k.last = st.revision
+		events[i] = &Event{New: st.item, Old: old, Revision: st.revision, at: time.Now()}
 	}
 	k.snapshot = nil
-	k.last = revision
-	event := &Event{New: item, Old: old, Revision: revision, at: time.Now()}
-	k.feed.append(event)
-	return event
+	k.feed.append(events...)
+	return events
 }
 
 // now is a view of all items at the newest revision applied. applied is the

@@ -191,7 +191,11 @@ const registry = "/registry/"
 // kindOf finds the kind a key of the backend belongs to; nil if it is not
 // served.
 func (s *Store) kindOf(key string) *kind {
-	first, rest, _ := strings.Cut(strings.TrimPrefix(key, registry), "/")
+	below, ok := strings.CutPrefix(key, registry)
+	if !ok {
+		return nil
+	}
+	first, rest, _ := strings.Cut(below, "/")
 	second, _, _ := strings.Cut(rest, "/")
 	s.mu.RLock()
 	defer s.mu.RUnlock()
