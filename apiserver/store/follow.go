@@ -47,7 +47,7 @@ func (s *Store) followOnce(ctx context.Context) error {
 		if together = append(together, change); change.More {
 			continue
 		}
-		s.apply(together)
+		s.apply(ctx, together)
 		clear(together)
 		together = together[:0]
 	}
@@ -55,7 +55,7 @@ func (s *Store) followOnce(ctx context.Context) error {
 }
 
 // apply applies the changes of a revision. Of each kind readers see all or none.
-func (s *Store) apply(changes []backend.Change) {
+func (s *Store) apply(ctx context.Context, changes []backend.Change) {
 	s.order.Lock()
 	defer s.order.Unlock()
 	for len(changes) > 0 {
@@ -65,7 +65,7 @@ func (s *Store) apply(changes []backend.Change) {
 		}
 		switch c := changes[0]; {
 		case k != nil:
-			s.applyTo(k, changes[:n])
+			s.applyTo(ctx, k, changes[:n])
 		case c.Key == historyKey:
 			s.historyChanged(c.Value)
 		}
@@ -76,7 +76,7 @@ func (s *Store) apply(changes []backend.Change) {
 	}
 }
 
-func (s *Store) applyTo(k *kind, changes []backend.Change) {
+func (s *Store) applyTo(ctx context.Context, k *kind, changes []backend.Change) {
 	steps, writes := make([]step, len(changes)), make([]*pending, len(changes))
 	for i, c := range changes {
 		w := s.pending.take(c.Key, c.Value)
@@ -84,9 +84,9 @@ func (s *Store) applyTo(k *kind, changes []backend.Change) {
 		switch {
 		case c.Value == nil:
 		case w != nil && w.kind == k:
-			steps[i].item = k.item(w.obj, c.Revision, w.key, c.Value)
+			steps[i].item = k.item(w.obj, c.Revision, w.key, w.value)
 		default:
-			steps[i].item = k.decode(c.Key, c.Value, c.Revision)
+			steps[i].item = k.decode(ctx, c.Key, c.Value, c.Revision)
 		}
 		writes[i] = w
 	}
@@ -107,16 +107,28 @@ func (s *Store) reload(ctx context.Context) error {
 		return err
 	}
 	for _, k := range s.all() {
-		fresh, err := s.load(ctx, k.r, revision)
-		if err != nil {
+		if err := s.loadAgain(ctx, k, revision); err != nil {
 			return err
 		}
-		k.mu.Lock()
-		k.items, k.snapshot, k.past, k.last = fresh.items, nil, nil, revision
-		k.mu.Unlock()
-		k.feed.reset(revision)
 	}
 	s.progress.advance(revision)
+	return nil
+}
+
+// loadAgain replaces what a kind holds by what the backend held at a revision.
+// s.order is held.
+func (s *Store) loadAgain(ctx context.Context, k *kind, revision int64) error {
+	fresh, err := s.load(ctx, k.r, revision)
+	if err != nil {
+		return err
+	}
+	if fresh.locked.Load() {
+		k.locked.Store(true)
+	}
+	k.mu.Lock()
+	k.items, k.snapshot, k.past, k.last = fresh.items, nil, nil, revision
+	k.mu.Unlock()
+	k.feed.reset(revision)
 	return nil
 }
 

@@ -3,6 +3,7 @@ package store
 import (
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/btree"
@@ -20,10 +21,12 @@ func newTree() *tree {
 
 // kind is the cache and the feed of one kind. Only the follower changes it.
 type kind struct {
-	r      *resource.Resource // the stored version
-	prefix string             // of keys in the backend
-	feed   *feed
-	gone   chan struct{} // closed when the kind is removed or replaced
+	r          *resource.Resource // the stored version
+	prefix     string             // of keys in the backend
+	encryption Encryption
+	locked     atomic.Bool // something could not be decrypted
+	feed       *feed
+	gone       chan struct{} // closed when the kind is removed or replaced
 
 	mu    sync.RWMutex
 	items *tree
@@ -34,8 +37,8 @@ type kind struct {
 	past     []*view // of older revisions, the last used in front
 }
 
-func newKind(r *resource.Resource, revision int64) *kind {
-	return &kind{r: r, prefix: r.Key("", ""), feed: newFeed(r, revision), gone: make(chan struct{}), items: newTree(), last: revision}
+func newKind(r *resource.Resource, encryption Encryption, revision int64) *kind {
+	return &kind{r: r, prefix: r.Key("", ""), encryption: encryption, feed: newFeed(r, revision), gone: make(chan struct{}), items: newTree(), last: revision}
 }
 
 // key is where an object is below the prefix of the kind.

@@ -19,7 +19,7 @@ func TestPackedObject(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	item := newKind(row, 0).item(obj, 7, "a/x", value)
+	item := newKind(row, Unencrypted{}, 0).item(obj, 7, "a/x", value)
 	if item.object != nil {
 		t.Fatal("the item keeps its object")
 	}

@@ -25,6 +25,8 @@ type Config struct {
 	Backend backend.Backend
 	// Resources are the kinds to load; only their storage versions count.
 	Resources []*resource.Resource
+	// Encryption is what objects are encrypted by; nil means Unencrypted.
+	Encryption Encryption
 	// History is how long watches can be resumed and continue tokens stay good;
 	// 0 means five minutes.
 	History time.Duration
@@ -33,12 +35,13 @@ type Config struct {
 // Store is a set of kinds kept in one backend. Its methods may be called
 // concurrently. All take any version of a resource and work on the stored one.
 type Store struct {
-	backend  backend.Backend
-	history  time.Duration
-	progress progress
-	pending  pendings
-	end      context.CancelFunc
-	running  guard.Group // what uses the backend without being called
+	backend    backend.Backend
+	encryption Encryption
+	history    time.Duration
+	progress   progress
+	pending    pendings
+	end        context.CancelFunc
+	running    guard.Group // what uses the backend without being called
 
 	// order is held by the follower while it applies a change, and by Add and
 	// Remove, which must not see half of one.
@@ -54,11 +57,15 @@ type Store struct {
 // store must be closed, before the backend is.
 func Open(ctx context.Context, c Config) (*Store, error) {
 	s := &Store{
-		backend:  c.Backend,
-		history:  c.History,
-		pending:  pendings{writes: make(map[string][]*pending)},
-		progress: progress{end: make(chan struct{})},
-		kinds:    make(map[id]*kind),
+		backend:    c.Backend,
+		encryption: c.Encryption,
+		history:    c.History,
+		pending:    pendings{writes: make(map[string][]*pending)},
+		progress:   progress{end: make(chan struct{})},
+		kinds:      make(map[id]*kind),
+	}
+	if s.encryption == nil {
+		s.encryption = Unencrypted{}
 	}
 	if s.history == 0 {
 		s.history = 5 * time.Minute
@@ -82,6 +89,9 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 	ctx, s.end = context.WithCancel(ctx)
 	s.running.Go("store", func() { s.follow(ctx) })
 	s.running.Go("history of the store", func() { s.keepHistory(ctx) })
+	if s.encryption != (Unencrypted{}) {
+		s.running.Go("encryption of the store", func() { s.decryptLater(ctx) })
+	}
 	if err := s.progress.wait(ctx, newest); err != nil {
 		s.Close()
 		return nil, fmt.Errorf("open store: %w", err)
@@ -130,7 +140,7 @@ func (s *Store) Remove(r *resource.Resource) {
 // load makes a kind with what is stored at a revision; 0 is before the first
 // write.
 func (s *Store) load(ctx context.Context, r *resource.Resource, revision int64) (*kind, error) {
-	k := newKind(r, revision)
+	k := newKind(r, s.encryption, revision)
 	if revision == 0 {
 		return k, nil
 	}
@@ -139,7 +149,7 @@ func (s *Store) load(ctx context.Context, r *resource.Resource, revision int64) 
 		return nil, fmt.Errorf("load %s: %w", k.prefix, err)
 	}
 	for _, entry := range page.Entries {
-		k.items.ReplaceOrInsert(k.decode(entry.Key, entry.Value, entry.Revision))
+		k.items.ReplaceOrInsert(k.decode(ctx, entry.Key, entry.Value, entry.Revision))
 	}
 	return k, nil
 }
@@ -148,12 +158,19 @@ func (s *Store) load(ctx context.Context, r *resource.Resource, revision int64) 
 // stands for the object all the same: reads that would include it must fail. To
 // leave it out would be to say that it is gone, upon which controllers would
 // delete what it owns and make another one.
-func (k *kind) decode(key string, value []byte, revision int64) *Item {
+func (k *kind) decode(ctx context.Context, key string, stored []byte, revision int64) *Item {
 	short := strings.TrimPrefix(key, k.prefix)
-	obj, err := decode(k.r, value)
+	value, _, err := k.decrypt(ctx, key, stored)
+	if err != nil {
+		k.locked.Store(true)
+	}
+	var obj resource.Object
+	if err == nil {
+		obj, err = decode(k.r, value)
+	}
 	if err != nil {
 		slog.Error("Stored object is unreadable; reads that include it fail", "key", key, "revision", revision, "error", err)
-		return &Item{broken: &UnreadableError{key, err}, revision: revision, key: short, size: len(value)}
+		return &Item{broken: &UnreadableError{key, err}, revision: revision, key: short, size: len(stored)}
 	}
 	return k.item(obj, revision, short, value)
 }

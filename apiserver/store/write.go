@@ -47,8 +47,9 @@ func (s *Store) Create(ctx context.Context, r *resource.Resource, obj resource.O
 // current one), which the store takes over; its error is returned as it is. It
 // is called again when somebody else changed the object in between. When the
 // result is stored as the same bytes nothing is written and the current item
-// is returned. A dry run returns an item at the current revision. ErrNotFound,
-// ErrUnreadable, ErrTooLarge.
+// is returned, unless these are encrypted by a key that is to be replaced. A dry
+// run returns an item at the current revision. ErrNotFound, ErrUnreadable,
+// ErrTooLarge.
 func (s *Store) Update(ctx context.Context, r *resource.Resource, namespace, name string, dryRun bool,
 	change func(current *Item) (resource.Object, error)) (*Item, error) {
 	k, err := s.kind(r)
@@ -80,7 +81,9 @@ func (s *Store) update(ctx context.Context, k *kind, current *Item, dryRun bool,
 		return nil, err
 	}
 	if same(k.r, current, w.value) {
-		return current, nil
+		if stale, err := s.stale(ctx, k, current); err != nil || !stale {
+			return current, err
+		}
 	}
 	if dryRun {
 		return newItem(w.obj, current.revision, w.key, w.value), nil
@@ -169,13 +172,17 @@ func (s *Store) put(ctx context.Context, k *kind, w *pending, current *Item) (*I
 	if current != nil {
 		expected = current.revision
 	}
+	var err error
+	if w.stored, err = k.encrypt(ctx, key, w.value); err != nil {
+		return nil, fmt.Errorf("encrypt %s: %w", key, err)
+	}
 	if !fits(key, w, current) {
 		return nil, ErrTooLarge
 	}
 	lifetime := time.Duration(k.r.TTL(w.obj)) * time.Second
 	s.pending.add(key, w)
 	defer s.pending.remove(key, w)
-	revision, err := s.backend.Put(ctx, key, w.value, expected, lifetime)
+	revision, err := s.backend.Put(ctx, key, w.stored, expected, lifetime)
 	if err != nil {
 		return nil, fmt.Errorf("write %s: %w", key, err)
 	}
@@ -194,7 +201,7 @@ func (s *Store) put(ctx context.Context, k *kind, w *pending, current *Item) (*I
 // deletion can begin, which adds the time of it.
 func fits(key string, w *pending, current *Item) bool {
 	// What etcd adds to a value: the key up to three times, and some numbers.
-	if size := len(w.value) + 3*len(key) + 64; size <= backend.MaxValue {
+	if size := len(w.stored) + 3*len(key) + 64; size <= backend.MaxValue {
 		return true
 	}
 	if current == nil {
@@ -243,11 +250,11 @@ func (p *pendings) remove(key string, w *pending) {
 
 // take finds the write that a change is of and marks it taken; nil if it is
 // not of this process.
-func (p *pendings) take(key string, value []byte) *pending {
+func (p *pendings) take(key string, stored []byte) *pending {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, w := range p.writes[key] {
-		if !w.taken && (w.value == nil) == (value == nil) && bytes.Equal(w.value, value) {
+		if !w.taken && (w.stored == nil) == (stored == nil) && bytes.Equal(w.stored, stored) {
 			w.taken = true
 			return w
 		}
@@ -257,10 +264,11 @@ func (p *pendings) take(key string, value []byte) *pending {
 
 // pending is a write under way.
 type pending struct {
-	kind  *kind
-	key   string // below the prefix of the kind
-	value []byte // nil for a delete
-	obj   resource.Object
-	taken bool                  // by the follower; guarded by pendings.mu
-	event atomic.Pointer[Event] // what the follower made of it
+	kind   *kind
+	key    string // below the prefix of the kind
+	value  []byte // the encoded object
+	stored []byte // the same, encrypted; nil for a delete
+	obj    resource.Object
+	taken  bool                  // by the follower; guarded by pendings.mu
+	event  atomic.Pointer[Event] // what the follower made of it
 }
