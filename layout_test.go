@@ -21,6 +21,7 @@ var mayImport = map[string][]string{
 	"apiserver/deflate":    nil,
 	"apiserver/backend":    nil,
 	"apiserver/store":      {"apiserver/deflate", "apiserver/backend", "apiserver/resource"},
+	"apiserver/encryption": {"apiserver/store"},
 	"apiserver/connect":    {"apiserver/reach", "apiserver/request", "apiserver/resource", "spdy"},
 	"apiserver/reach":      {"apiserver/resource"},
 	"apiserver/rest": {

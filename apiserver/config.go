@@ -16,6 +16,7 @@ import (
 	"github.com/skiff-k8s/skiff/apiserver/backend"
 	"github.com/skiff-k8s/skiff/apiserver/resource"
 	"github.com/skiff-k8s/skiff/apiserver/rest"
+	"github.com/skiff-k8s/skiff/apiserver/store"
 )
 
 // Config of a server. Backend, Resources, Authenticator and Authorizer are
@@ -44,6 +45,8 @@ type Config struct {
 	// returned.
 	Parts []Part
 
+	// Encryption is what objects are encrypted by in the backend; nil: they are not.
+	Encryption store.Encryption
 	// History is how long watches can be resumed; 0 means five minutes.
 	History time.Duration
 	// Limits are what clients may ask of the server.

@@ -33,6 +33,7 @@ import (
 	"github.com/skiff-k8s/skiff/apiserver/connect"
 	"github.com/skiff-k8s/skiff/apiserver/custom"
 	"github.com/skiff-k8s/skiff/apiserver/discovery"
+	"github.com/skiff-k8s/skiff/apiserver/encryption"
 	"github.com/skiff-k8s/skiff/apiserver/health"
 	"github.com/skiff-k8s/skiff/apiserver/openapi"
 	"github.com/skiff-k8s/skiff/apiserver/reach"
@@ -74,6 +75,9 @@ type Options struct {
 	NodePorts alloc.PortRange
 	// Advertise is where pods and other machines reach this server.
 	Advertise netip.AddrPort
+	// Encryption is how objects are encrypted in the backend. Its Metrics, Log and
+	// ServerID are the server's. Without a File they are not.
+	Encryption encryption.Config
 	// Limits are what clients may ask of the server.
 	Limits Limits
 	// Components probe the parts of the control plane that run in this process, by the name ComponentStatuses have for
@@ -120,8 +124,13 @@ func Standard(ctx context.Context, o Options) (*Server, error) {
 	registry.MustRegister(guard.Panics, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	mux := http.NewServeMux()
 	ctx, end := context.WithCancel(ctx)
+	keys, err := o.encryption(ctx, registry)
+	if err != nil {
+		end()
+		return nil, err
+	}
 	s, err = New(ctx, Config{
-		Backend: o.Backend,
+		Backend: o.Backend, Encryption: keys.store(),
 		Resources: builtin.Resources(builtin.Deps{Services: services, Tokens: users.Tokens(), Audiences: tokens.Audiences(), Issuer: tokens,
 			Authorizer: rights, Components: o.components(func() *Server { return s })}),
 		Authenticator: authn.New(users),
@@ -140,10 +149,12 @@ func Standard(ctx context.Context, o Options) (*Server, error) {
 		Log:        o.Log,
 	})
 	if err != nil {
+		keys.close()
 		end()
 		return nil, err
 	}
 	s.end = end
+	keys.run(ctx, s)
 	for _, path := range []string{"/api", "/api/", "/apis", "/apis/"} {
 		mux.Handle(path, documents)
 	}
@@ -155,7 +166,7 @@ func Standard(ctx context.Context, o Options) (*Server, error) {
 		mux.Handle(path, handler)
 	}
 	paths := func() []string { return slices.AppendSeq(documents.Paths(), maps.Keys(fixed)) }
-	health.Register(mux, health.Config{Live: s.liveChecks(), Ready: s.readyChecks(), Metrics: registry, Paths: paths})
+	health.Register(mux, health.Config{Healthy: keys.checks(), Live: s.liveChecks(), Ready: append(s.readyChecks(), keys.checks()...), Metrics: registry, Paths: paths})
 	s.follow(ctx, "service claims", services.Run)
 	if err := s.begin(ctx, rights, o.objects(s, services), o.dial()); err != nil {
 		s.Close()

@@ -31,9 +31,9 @@ var Ping = Check{Name: "ping", Probe: func(context.Context) error { return nil }
 // Config of Register.
 type Config struct {
 	// Live are the checks of /livez and /healthz: a server that fails them
-	// should be restarted. Ready are those of /readyz: a server that fails them
+	// should be restarted. Healthy are of /healthz alone. Ready are those of /readyz: a server that fails them
 	// should get no requests. What they found is served at /metrics/slis (KEP-3466).
-	Live, Ready []Check
+	Live, Healthy, Ready []Check
 	// Metrics is served at /metrics; nil: it is not.
 	Metrics prometheus.Gatherer
 	// Paths lists all other paths of the server for the index.
@@ -48,7 +48,7 @@ func Register(mux *http.ServeMux, c Config) {
 	for _, set := range []struct {
 		name   string
 		checks []Check
-	}{{"healthz", c.Live}, {"livez", c.Live}, {"readyz", c.Ready}} {
+	}{{"healthz", slices.Concat(c.Live, c.Healthy)}, {"livez", c.Live}, {"readyz", c.Ready}} {
 		mux.Handle("/"+set.name, all(set.name, set.checks, found))
 		paths = append(paths, "/"+set.name)
 		for _, check := range set.checks {
