@@ -99,8 +99,17 @@ func (s *Server) log(next http.Handler) http.Handler {
 		}
 		info := request.From(r.Context())
 		s.config.Log.Log(r.Context(), level, "request", "verb", info.Verb, "path", rest.Short(r.URL.RequestURI()), "code", out.code, "took", time.Since(began),
-			"agent", rest.Short(r.UserAgent()), "from", r.RemoteAddr, "audit-id", request.AuditID(r.Context()), "err", *failure)
+			"agent", rest.Short(r.UserAgent()), "from", r.RemoteAddr, "audit-id", request.AuditID(r.Context()), "err", logged(*failure))
 	})
+}
+
+// logged is an error as the log has it. One may repeat what another server
+// answered, as much as that was.
+func logged(err error) any {
+	if err == nil {
+		return nil
+	}
+	return rest.Short(err.Error())
 }
 
 // limitTime gives requests a deadline, the client's own if it is sooner. A body

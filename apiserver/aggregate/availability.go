@@ -19,6 +19,7 @@ import (
 
 	"github.com/skiff-k8s/skiff/apiserver/discovery"
 	"github.com/skiff-k8s/skiff/apiserver/reach"
+	"github.com/skiff-k8s/skiff/apiserver/rest"
 	"github.com/skiff-k8s/skiff/guard"
 )
 
@@ -43,12 +44,15 @@ func (e *extension) ask() {
 	}
 }
 
-// run asks an extension server whether it is there, and what it serves, when
-// there is reason to and from time to time. publish tells the documents.
+// run asks an extension server whether it is there when there is reason to and
+// from time to time, and what it serves while it is. publish tells the
+// documents.
 func (e *extension) run(ctx context.Context, publish func()) {
 	defer e.by.CloseIdleConnections()
 	defer e.upgrades.CloseIdleConnections()
-	pause, described := firstPause, time.Time{}
+	var learning learning
+	defer func() { learning.end() }()
+	pause := firstPause
 	for {
 		condition, silent := e.check(ctx)
 		if ctx.Err() != nil {
@@ -61,17 +65,18 @@ func (e *extension) run(ctx context.Context, publish func()) {
 		if err := e.config.setCondition(ctx, e.object, condition); err != nil && ctx.Err() == nil {
 			e.config.Log.ErrorContext(ctx, "status of an APIService", "name", e.name, "err", err)
 		}
-		now := e.discovered.Load()
 		switch {
-		case !up && !now.Stale:
-			e.discovered.Store(&discovery.Remote{Stale: true})
-			publish()
-		case up && (now.Stale || time.Since(described) >= describeEvery):
-			described = time.Now()
-			e.look(ctx, publish)
+		case up && !learning.on:
+			learning.begin(ctx, "extension server of "+e.name, func(ctx context.Context) { e.learn(ctx, publish) })
+		case !up:
+			learning.end()
+			if !e.discovered.Load().Stale {
+				e.discovered.Store(&discovery.Remote{Stale: true})
+				publish()
+			}
 		}
 		wait := checkEvery
-		if silent || up && e.discovered.Load().Stale {
+		if silent {
 			wait, pause = pause, min(2*pause, checkEvery)
 		} else {
 			pause = firstPause
@@ -85,18 +90,66 @@ func (e *extension) run(ctx context.Context, publish func()) {
 	}
 }
 
-// look asks the server what it serves, and how it describes that.
+// learning is a goroutine that finds out what an extension server serves. It is
+// apart from that which finds out whether the server is there, since documents
+// may take long.
+type learning struct {
+	on      bool
+	cancel  context.CancelFunc
+	running guard.Group
+}
+
+func (l *learning) begin(ctx context.Context, part string, learn func(context.Context)) {
+	ctx, l.cancel = context.WithCancel(ctx)
+	l.on = true
+	l.running.Go(part, func() { learn(ctx) })
+}
+
+// end returns when nothing is learnt any more.
+func (l *learning) end() {
+	if !l.on {
+		return
+	}
+	l.on = false
+	l.cancel()
+	l.running.Wait()
+}
+
+// learn asks the server what it serves, and how it describes that, from time to
+// time until ctx ends.
+func (e *extension) learn(ctx context.Context, publish func()) {
+	pause := firstPause
+	for {
+		guard.Do("description of an extension server", func() { e.look(ctx, publish) })
+		wait := describeEvery
+		if e.discovered.Load().Stale {
+			wait, pause = pause, min(2*pause, checkEvery)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(wait):
+		}
+	}
+}
+
+// look asks once. What is found out when ctx has ended is not told: it may be
+// that nothing was.
 func (e *extension) look(ctx context.Context, publish func()) {
 	now := e.discovered.Load()
-	if next := e.describe(ctx, now); !next.Equal(now) {
+	next := e.describe(ctx, now)
+	if ctx.Err() != nil {
+		return
+	}
+	if !next.Equal(now) {
 		e.discovered.Store(next)
 		publish()
 	}
-	if e.discovered.Load().Stale {
+	if next.Stale {
 		return
 	}
 	before := e.described.Load()
-	if next := e.openAPI(ctx, before); next != before {
+	if next := e.openAPI(ctx, before); next != before && ctx.Err() == nil {
 		e.described.Store(next)
 		publish()
 	}
@@ -115,9 +168,11 @@ func (e *extension) check(ctx context.Context) (c apiregistrationv1.APIServiceCo
 	return condition(apiregistrationv1.ConditionTrue, "Passed", "all checks passed"), false
 }
 
+// condition says so of an extension server. What it repeats of an answer is cut
+// as in errors: a condition that is too large to be stored is not told.
 func condition(status apiregistrationv1.ConditionStatus, reason, format string, args ...any) apiregistrationv1.APIServiceCondition {
 	return apiregistrationv1.APIServiceCondition{
-		Type: apiregistrationv1.Available, Status: status, Reason: reason, Message: fmt.Sprintf(format, args...), LastTransitionTime: metav1.Now(),
+		Type: apiregistrationv1.Available, Status: status, Reason: reason, Message: rest.Short(fmt.Sprintf(format, args...)), LastTransitionTime: metav1.Now(),
 	}
 }
 

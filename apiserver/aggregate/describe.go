@@ -3,6 +3,7 @@ package aggregate
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"mime"
 	"net/http"
@@ -26,7 +27,7 @@ func (e *extension) describe(ctx context.Context, before *discovery.Remote) *dis
 	defer cancel()
 	resources, err := e.resources(ctx)
 	if err != nil {
-		if !before.Stale {
+		if !before.Stale && !errors.Is(err, context.Canceled) {
 			e.config.Log.WarnContext(ctx, "an extension server does not say what it serves", "name", e.name, "err", err)
 		}
 		return &discovery.Remote{Stale: true}

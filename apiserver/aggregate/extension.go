@@ -227,5 +227,5 @@ func explain(w http.ResponseWriter, r *http.Request, err error) {
 
 func fail(w http.ResponseWriter, r *http.Request, err error, code int) {
 	request.Fail(r.Context(), err)
-	http.Error(w, err.Error(), code)
+	http.Error(w, rest.Short(err.Error()), code)
 }
