@@ -27,21 +27,23 @@ var mayImport = map[string][]string{
 	"apiserver/rest": {
 		"apiserver/admission", "apiserver/codec", "apiserver/heavy", "apiserver/managedfields", "apiserver/request", "apiserver/resource", "apiserver/store", "apiserver/connect",
 	},
-	"apiserver/builtin": {"apiserver/alloc", "apiserver/authn", "apiserver/authz", "apiserver/expression", "apiserver/resource", "apiserver/request"},
-	"controllers":       {"quota", "serviceaccount", "apiserver/expression"}, // the language of policies, as a library
-	"quota":             nil,
-	"guard":             nil,
-	"serviceaccount":    nil,
-	"atomicfile":        nil,
-	"spdy":              nil,
-	"scheduler":         {},
-	"kubelet":           {"atomicfile", "spdy"},
-	"proxy":             {},
-	"cluster":           {"atomicfile", "apiserver", "controllers", "scheduler", "kubelet", "proxy"},
-	"cmd":               {"atomicfile", "cluster", "apiserver", "controllers", "scheduler", "kubelet", "proxy"},
-	"conformance":       {"cluster", "apiserver"},
-	"bench":             {"cluster"},
-	"examples":          {"cluster/image"},
+	"apiserver/builtin":  {"apiserver/alloc", "apiserver/authn", "apiserver/authz", "apiserver/expression", "apiserver/resource", "apiserver/request"},
+	"controllers":        {"quota", "serviceaccount", "apiserver/expression"}, // the language of policies, as a library
+	"quota":              nil,
+	"guard":              nil,
+	"serviceaccount":     nil,
+	"atomicfile":         nil,
+	"spdy":               nil,
+	"scheduler":          {},
+	"kubelet":            {"atomicfile", "spdy"},
+	"proxy":              {},
+	"cluster":            {"atomicfile", "apiserver", "controllers", "scheduler", "kubelet", "proxy"},
+	"cmd":                {"atomicfile", "cluster", "apiserver", "controllers", "scheduler", "kubelet", "proxy"},
+	"conformance":        {"cluster", "apiserver"},
+	"bench":              {"cluster"},
+	"robustness":         {"cluster", "apiserver"},
+	"robustness/history": nil, // what can have been does not depend on the server
+	"examples":           {"cluster/image"},
 }
 
 // mayNotImport are packages that code below a folder must stay clear of, with
