@@ -17,6 +17,7 @@ import (
 type keys struct {
 	cert, key, ca, tokens string // files
 	roots                 *x509.CertPool
+	bundle                []byte // of the authority
 	admin                 tls.Certificate
 }
 
@@ -26,7 +27,8 @@ func newKeys(dir string) (keys, error) {
 	if err != nil {
 		return k, err
 	}
-	k.roots.AppendCertsFromPEM(pki.CA())
+	k.bundle = pki.CA()
+	k.roots.AppendCertsFromPEM(k.bundle)
 	if _, err := pki.Server("server", "kubernetes", "127.0.0.1"); err != nil {
 		return k, err
 	}

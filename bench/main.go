@@ -25,11 +25,12 @@ import (
 type settings struct {
 	tools, skiff, dir string
 	runs              int
+	extensions        bool
 	scale             scale
 }
 
 // atMost bounds a run: what takes longer is not worth waiting for.
-const atMost = 8 * time.Minute
+const atMost = 20 * time.Minute
 
 func main() {
 	var s settings
@@ -37,6 +38,7 @@ func main() {
 	flag.StringVar(&s.skiff, "skiff", "bin/skiff", "the program to compare")
 	flag.StringVar(&s.dir, "dir", os.TempDir(), "where to put the servers' data for the time of the run; its disk is measured too")
 	flag.IntVar(&s.runs, "runs", 1, "how often to measure every server, in turn; each figure is then the median")
+	flag.BoolVar(&s.extensions, "extensions", false, "put the load of definitions, custom resources and webhooks on the servers instead of that of built-in kinds")
 	small := flag.Bool("small", false, "a twentieth of the load: to see that everything works, not to measure")
 	flag.Parse()
 	s.scale = full
@@ -95,7 +97,7 @@ func runOnce(ctx context.Context, s settings, dir string, keys keys) (columns []
 	}
 	for _, subject := range subjects {
 		slog.Info("measuring", "server", subject.name)
-		figures, err := measure(ctx, subject, keys, s.scale)
+		figures, err := measure(ctx, subject, keys, s)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w%s", subject.name, err, subject.lastWords())
 		}
@@ -106,8 +108,9 @@ func runOnce(ctx context.Context, s settings, dir string, keys keys) (columns []
 
 // measure starts the subject, puts all loads on it, starts it once more on its
 // data, and stops it.
-func measure(ctx context.Context, s *subject, keys keys, n scale) (_ []figure, err error) {
+func measure(ctx context.Context, s *subject, keys keys, set settings) (_ []figure, err error) {
 	defer s.stop()
+	n := set.scale
 	clients, err := keys.clients(s.address, n.connections)
 	if err != nil {
 		return nil, err
@@ -118,7 +121,12 @@ func measure(ctx context.Context, s *subject, keys keys, n scale) (_ []figure, e
 		func() error { return pause(ctx, n.idle) },
 		func() error { return l.addMemory("memory, idle", s, "VmRSS") },
 		func() error { return l.addMemory("memory, idle, without pages of files", s, "RssAnon") },
-		func() error { return l.run(ctx) },
+		func() error {
+			if set.extensions {
+				return l.runExtensions(ctx, s, keys)
+			}
+			return l.run(ctx)
+		},
 		func() error { return l.addCPU("CPU time of the server in all", s) },
 		func() error { return l.addMemory("memory after the load", s, "VmRSS") },
 		func() error { return l.addMemory("memory, most ever", s, "VmHWM") },

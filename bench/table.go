@@ -23,6 +23,7 @@ type unit struct {
 var (
 	seconds   = unit{"s", false}
 	millis    = unit{"ms", false}
+	kibibytes = unit{"KiB", false}
 	mebibytes = unit{"MiB", false}
 	perSecond = unit{"/s", true}
 )
