@@ -96,6 +96,12 @@ func (k *kind) newTypes() (upstream.TypeConverter, error) {
 	return managedfields.CustomTypes(schemas, k.keeps)
 }
 
+// revision is resource.Custom.Revision of all versions of a definition. Names
+// are accepted without a new generation.
+func revision(d *definition, names allNames) string {
+	return fmt.Sprintf("%s/%d/%s", d.UID, d.Generation, names.String())
+}
+
 // define makes the row of a version, which is its own storage until convert.
 func (v *served) define(d *definition) *resource.Resource {
 	k := v.kind
@@ -126,7 +132,7 @@ func (v *served) define(d *definition) *resource.Resource {
 		u.SetGroupVersionKind(r.GVK())
 		return u
 	}
-	r.Custom = &resource.Custom{Prune: v.prune, Types: k.types, Schema: v.openAPI}
+	r.Custom = &resource.Custom{Prune: v.prune, Types: k.types, Schema: v.openAPI, Revision: revision(d, k.names)}
 	return r
 }
 

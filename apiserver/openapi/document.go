@@ -46,6 +46,7 @@ var (
 
 // document is made at most once, by build, and kept compressed.
 type document struct {
+	tag        string // names what it says before it is made; empty: a hash of it does
 	build      func() ([]byte, error)
 	foreign    bool // it is made of what another server says, which may make no sense
 	toProtobuf func(json []byte) ([]byte, error)
@@ -69,7 +70,10 @@ func (d *document) form(protobuf bool) (data []byte, etag string, made time.Time
 		if err != nil {
 			return nil, "", time.Time{}, fmt.Errorf("make OpenAPI document: %w", err)
 		}
-		d.json, d.etag, d.made = compress(plain), fmt.Sprintf("%X", sha512.Sum512(plain)), time.Now()
+		d.json, d.made = compress(plain), time.Now()
+		if d.etag = d.tag; d.etag == "" {
+			d.etag = hash(plain)
+		}
 	}
 	if !protobuf {
 		return d.json, d.etag, d.made, nil
@@ -85,6 +89,17 @@ func (d *document) form(protobuf bool) (data []byte, etag string, made time.Time
 		d.protobuf = compress(plain)
 	}
 	return d.protobuf, d.etag, d.made, nil
+}
+
+func hash(data []byte) string { return fmt.Sprintf("%X", sha512.Sum512(data)) }
+
+// name is the ETag. The document is made only if nothing else tells.
+func (d *document) name() (string, error) {
+	if d.tag != "" {
+		return d.tag, nil
+	}
+	_, etag, _, err := d.form(false)
+	return etag, err
 }
 
 // expanded is data, which form has returned, not compressed. It is shared with
@@ -201,8 +216,8 @@ func negotiate(accept string, types []mediaType) (mediaType, bool) {
 	return mediaType{}, false
 }
 
-// renderIndex names where each document is, hash included: that makes them
-// all.
+// renderIndex names where each document is, hash included: that makes those of
+// built-in kinds.
 func renderIndex(all map[string]*document, others map[string]*Extension) ([]byte, error) {
 	type place struct {
 		ServerRelativeURL string `json:"serverRelativeURL"`
@@ -212,7 +227,7 @@ func renderIndex(all map[string]*document, others map[string]*Extension) ([]byte
 	}
 	index.Paths = make(map[string]place)
 	for path, d := range all {
-		_, etag, _, err := d.form(false)
+		etag, err := d.name()
 		if err != nil && d.foreign {
 			continue
 		}

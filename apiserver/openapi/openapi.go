@@ -10,8 +10,10 @@ package openapi
 
 import (
 	"cmp"
+	"fmt"
 	"maps"
 	"net/http"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -81,7 +83,7 @@ func (h *Handler) renew() {
 			d.v3[path] = kept
 			return
 		}
-		d.v3[path] = &document{build: build, toProtobuf: protobufV3}
+		d.v3[path] = &document{tag: tagOf(path, d.rows[path]), build: build, toProtobuf: protobufV3}
 	}
 	addAbout := func(path string, a about) {
 		add(path, func() ([]byte, error) {
@@ -110,6 +112,37 @@ func (h *Handler) renew() {
 	d.v2 = &document{build: func() ([]byte, error) { return h.renderAllV2(d.rows, extensions) }, toProtobuf: protobufV2}
 	h.published.Store(d)
 }
+
+// tagOf names the document of custom resources by what they were made of, so
+// that the index does not make it: most kinds of a cluster are hardly used. It
+// is empty for others.
+func tagOf(path string, rows []*resource.Resource) string {
+	if len(rows) == 0 {
+		return ""
+	}
+	text := program() + path
+	for _, r := range rows {
+		if !isCustom(r) || r.Custom.Revision == "" {
+			return ""
+		}
+		text += "\n" + r.Plural + " " + r.Custom.Revision
+	}
+	return hash([]byte(text))
+}
+
+// program tells this program from earlier ones, which may have described the
+// same in other words. Clients keep documents for good by their hashes.
+var program = sync.OnceValue(func() string {
+	path, err := os.Executable()
+	if err != nil {
+		return ""
+	}
+	info, err := os.Stat(path)
+	if err != nil {
+		return ""
+	}
+	return fmt.Sprintln(info.Size(), info.ModTime().UnixNano())
+})
 
 func (h *Handler) renderAllV2(rows map[string][]*resource.Resource, extensions []*Extension) ([]byte, error) {
 	doc := h.allV2(rows)

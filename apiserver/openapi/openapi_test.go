@@ -292,3 +292,36 @@ func text(t *testing.T, v any) string {
 	}
 	return string(b)
 }
+
+// A cluster may have thousands of custom kinds. The index names their documents
+// without making them, by what they are made of.
+func TestIndexMakesNoDocumentsOfCustomResources(t *testing.T) {
+	h := New()
+	publish := func(revision string) {
+		h.Publish([]*resource.Resource{{Group: "stable.example.com", Version: "v1", Kind: "Tab", ListKind: "TabList", Plural: "tabs", Verbs: resource.AllVerbs,
+			Custom: &resource.Custom{Schema: func() *spec.Schema { return &spec.Schema{} }, Revision: revision}}})
+	}
+	const path = "apis/stable.example.com/v1"
+	index := func() string {
+		type document struct {
+			Paths map[string]struct{ ServerRelativeURL string }
+		}
+		return read[document](t, h, PathV3).Paths[path].ServerRelativeURL
+	}
+	publish("1")
+	first := index()
+	if h.published.Load().v3[path].json != nil {
+		t.Error("the index made the document")
+	}
+	if r := get(t, h, first); r.StatusCode != http.StatusOK || !strings.Contains(first, strings.Trim(r.Header.Get("ETag"), `"`)) {
+		t.Errorf("%s: got %s with ETag %s, want 200 and the hash of the index", first, r.Status, r.Header.Get("ETag"))
+	}
+	publish("1")
+	if again := index(); again != first {
+		t.Errorf("a row of the same revision: got %s, want %s", again, first)
+	}
+	publish("2")
+	if changed := index(); changed == first {
+		t.Errorf("a changed row: got %s, as before", changed)
+	}
+}

@@ -308,6 +308,9 @@ type Custom struct {
 	// FromStored is Resource.FromStored for many objects at once, where that
 	// is dearer one by one; else nil.
 	FromStored func(objects []Object) ([]Object, error)
+	// Revision names what the row was made of: rows of the same name and the
+	// same Revision are alike, also those of other servers. It may be empty.
+	Revision string
 }
 
 // Sub is a Subresource with its Go type erased.
