@@ -40,10 +40,15 @@ var nodes = []string{"n1", "n2"}
 // start starts a world with a namespace for the test. It ends with the test.
 func start(t *testing.T) *world { return startWith(t, controllers.Config{}) }
 
-// startWith starts a world whose controllers are configured so.
-func startWith(t *testing.T, c controllers.Config) *world {
+// startWith starts a world whose controllers are configured so, and whose server has its options changed.
+func startWith(t *testing.T, c controllers.Config, change ...func(*apiserver.Options)) *world {
 	t.Helper()
-	server := apiservertest.Start(t, func(o *apiserver.Options) { c.ServiceAccountKey = o.ServiceAccountKey })
+	server := apiservertest.Start(t, func(o *apiserver.Options) {
+		c.ServiceAccountKey = o.ServiceAccountKey
+		for _, f := range change {
+			f(o)
+		}
+	})
 	// The controllers have the rights of their user, the test has all.
 	config := apiservertest.Config(server, user.KubeControllerManager, user.AllAuthenticated)
 	meta, err := metadata.NewForConfig(config)

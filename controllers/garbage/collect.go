@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -18,24 +19,33 @@ import (
 // errNotOurs means that an object cannot be judged, and that trying again will not change that.
 var errNotOurs = errors.New("owner reference is invalid")
 
-// collect does what there is to do about one object.
-func (c *Collector) collect(ctx context.Context, id uid) error {
+// collect does what there is to do about one object. again is when to look at it once more, 0: when it changes.
+func (c *Collector) collect(ctx context.Context, id uid) (again time.Duration, err error) {
 	n := c.graph.get(id)
 	if n == nil {
-		return nil
+		return 0, nil
 	}
 	switch n.phase {
-	case orphaning:
-		return c.orphan(ctx, n)
-	case foreground:
-		return c.waitForDependents(ctx, n)
+	case orphaning, foreground:
+		if !c.monitors.allSynced() {
+			return syncPause, nil // its dependents may not be known yet
+		}
+		return 0, c.letGo(ctx, n)
 	case deleting:
-		return nil
+		return 0, nil
 	}
 	if len(n.owners) == 0 || c.allPresent(n) {
-		return nil
+		return 0, nil
 	}
 	return c.judge(ctx, n)
+}
+
+// letGo works on an owner whose dependents come first.
+func (c *Collector) letGo(ctx context.Context, n *node) error {
+	if n.phase == orphaning {
+		return c.orphan(ctx, n)
+	}
+	return c.waitForDependents(ctx, n)
 }
 
 // allPresent tells whether every owner is known to be there and to stay. If one goes, we hear of it.
@@ -81,37 +91,50 @@ type owners struct {
 // judge decides about an object whose owners are not all surely there. One owner that stays keeps it; it only
 // loses its references to the others. Else it is deleted: in the foreground if an owner waits for it and it has
 // dependents itself, otherwise as its own finalizers say.
-func (c *Collector) judge(ctx context.Context, n *node) error {
+func (c *Collector) judge(ctx context.Context, n *node) (again time.Duration, err error) {
 	latest, err := c.live(ctx, n)
 	if isAbsent(err) {
 		c.graph.remove(n.uid)
-		return nil
+		return 0, nil
 	}
 	if err != nil || len(latest.OwnerReferences) == 0 || latest.DeletionTimestamp != nil {
-		return err
+		return 0, err
 	}
 	owners, err := c.classify(ctx, n, latest.OwnerReferences)
-	if err != nil {
-		return err
-	}
-	dependents := c.graph.dependentsOf(n.uid)
 	switch {
+	case err != nil:
+		return 0, err
 	case len(owners.present) > 0:
-		var lost []uid
-		for _, ref := range slices.Concat(owners.absent, owners.waiting) {
-			lost = append(lost, ref.UID)
-		}
-		if len(lost) == 0 {
-			return nil
-		}
-		return c.editOwners(ctx, n, without(lost...))
-	case len(owners.waiting) > 0 && len(dependents) > 0:
+		return 0, c.cutLoose(ctx, n, slices.Concat(owners.absent, owners.waiting))
+	case len(owners.waiting) > 0 && !c.monitors.allSynced():
+		return syncPause, nil // what is to go before it may not be known yet
+	}
+	return 0, c.discard(ctx, n, latest, len(owners.waiting) > 0)
+}
+
+// cutLoose takes references off an object that is kept by others.
+func (c *Collector) cutLoose(ctx context.Context, n *node, refs []metav1.OwnerReference) error {
+	if len(refs) == 0 {
+		return nil
+	}
+	lost := make([]uid, len(refs))
+	for i, ref := range refs {
+		lost[i] = ref.UID
+	}
+	return c.editOwners(ctx, n, without(lost...))
+}
+
+// discard deletes an object that nobody owns any more. waited: an owner waits for it to go.
+func (c *Collector) discard(ctx context.Context, n *node, latest *metav1.PartialObjectMetadata, waited bool) error {
+	dependents := c.graph.dependentsOf(n.uid)
+	if waited && len(dependents) > 0 {
 		if slices.ContainsFunc(dependents, func(d *node) bool { return d.phase == foreground }) {
 			// Its dependent waits too, maybe in a circle back to its owner: it must not hold that up.
-			if err := c.editOwners(ctx, n, unblocking); err != nil {
-				return err
+			err := c.editOwners(ctx, n, unblocking)
+			if err == nil {
+				latest, err = c.live(ctx, n)
 			}
-			if latest, err = c.live(ctx, n); err != nil {
+			if err != nil {
 				return err
 			}
 		}

@@ -33,10 +33,10 @@ func (c *counter) add(resource schema.GroupResource, namespace string, n int) {
 	}
 }
 
-// Count returns how many objects of a resource there are in a namespace. It is not ok before all were seen, nor
-// for a resource that is not watched.
+// Count returns how many objects of a resource there are in a namespace. It is not ok before all of that resource
+// were seen, nor for one that is not watched.
 func (c *Collector) Count(resource schema.GroupResource, namespace string) (n int, ok bool) {
-	if !c.monitors.started() || !c.monitors.allSynced() || !c.monitors.watches(resource) {
+	if !c.monitors.synced(resource) {
 		return 0, false
 	}
 	c.monitors.counter.mu.Lock()

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
@@ -192,7 +193,7 @@ func TestWhatIsCollected(t *testing.T) {
 			b.remove(clusterRoles, second)
 		}
 
-		err := b.collect(t.Context(), dependent.UID)
+		_, err := b.collect(t.Context(), dependent.UID)
 		collected, refused := s.fate()
 		if got := !b.left(dependentKind, dependent); got != collected {
 			t.Errorf("%+v: collected: got %v, want %v (%v)", s, got, collected, err)
@@ -230,7 +231,7 @@ func TestAPathThatIsNotServedIsNoAbsence(t *testing.T) {
 	past := served{schema.GroupVersionResource{Group: "example.com", Version: "v1", Resource: "things"}, schema.GroupVersionKind{Group: "example.com", Version: "v1", Kind: "Thing"}, true}
 	b.monitors.kinds[past.kind] = past
 	dependent := b.create(configMaps, "here", "dependent", referTo(past, "owner", "some-uid", true))
-	if err := b.collect(t.Context(), dependent.UID); err == nil {
+	if _, err := b.collect(t.Context(), dependent.UID); err == nil {
 		t.Error("got no error of an owner whose path is not served")
 	}
 	if !b.left(configMaps, dependent) {
@@ -251,5 +252,62 @@ func TestKindsThatAreServedNoMoreAreForgotten(t *testing.T) {
 	}
 	if _, _, err := b.monitors.resourceOf("v1", "ConfigMap"); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestPatienceEnds: a group whose monitors never sync is waited for once, however often they are stopped and
+// started, and again when they have synced.
+func TestPatienceEnds(t *testing.T) {
+	b := newBench(t)
+	m := b.monitors
+	t.Cleanup(m.stopAll)
+	synced := false
+	restart := func() {
+		t.Helper()
+		m.mu.Lock()
+		if old := m.all[configMaps.resource]; old != nil {
+			old.stop()
+			delete(m.all, configMaps.resource)
+		}
+		m.mu.Unlock()
+		if err := m.refresh(); err != nil {
+			t.Fatal(err)
+		}
+		for _, monitor := range m.all {
+			monitor.synced = func() bool { return synced }
+		}
+	}
+	restart()
+	if m.allSynced() {
+		t.Error("nothing is waited for at first")
+	}
+	for group := range m.patience {
+		m.patience[group] = time.Now().Add(-time.Second)
+	}
+	restart()
+	if !m.allSynced() {
+		t.Error("a monitor that was started again is waited for again")
+	}
+	synced = true
+	restart()
+	if synced = false; m.allSynced() {
+		t.Error("a group that had synced is not waited for")
+	}
+}
+
+// TestOwnersWaitForWhatIsNotKnown: an owner that orphans its dependents keeps its finalizer until all dependents can
+// be known, and what has lost its owner does not wait.
+func TestOwnersWaitForWhatIsNotKnown(t *testing.T) {
+	b := newBench(t)
+	owner := b.create(configMaps, "here", "owner")
+	b.monitors.all[clusterRoles.resource] = &monitor{synced: func() bool { return false }}
+	b.monitors.patience[clusterRoles.resource.Group] = time.Now().Add(time.Hour)
+	b.graph.put(&node{identity: identity{configMaps.resource, configMaps.kind.GroupKind(), "here", "owner", owner.UID}, phase: orphaning})
+	if again, err := b.collect(t.Context(), owner.UID); err != nil || again != syncPause {
+		t.Errorf("the owner: got %v, %v; want to look again", again, err)
+	}
+	dependent := b.create(configMaps, "here", "dependent", referTo(configMaps, "gone", "some-uid", true))
+	if again, err := b.collect(t.Context(), dependent.UID); err != nil || again != 0 || b.left(configMaps, dependent) {
+		t.Errorf("the dependent: got %v, %v", again, err)
 	}
 }

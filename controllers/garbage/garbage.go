@@ -51,8 +51,9 @@ func New(config Config) (*Collector, error) {
 	return c, c.monitors.registerShared()
 }
 
-// Run works until ctx is done. Work begins when every monitor has seen what there is, because a dependent that
-// was not seen yet could not hold its owner back.
+// Run works until ctx is done. Work begins when the monitors of the first discovery have seen what there is. Owners
+// that wait for their dependents, or orphan them, wait for monitors that were added later too, because a dependent
+// that was not seen yet could not hold its owner back.
 func (c *Collector) Run(ctx context.Context) error {
 	ctx, stop := context.WithCancelCause(ctx)
 	monitors := guard.Group{Failed: stop} // without monitors nothing would be collected, and nobody would know
@@ -63,17 +64,17 @@ func (c *Collector) Run(ctx context.Context) error {
 		Workers: c.config.Workers,
 		Watch:   []reconcile.Source{c.queue.Source()},
 		Sync: func(ctx context.Context, key reconcile.Key) (time.Duration, error) {
-			if err := c.monitors.waitSynced(ctx); err != nil {
+			if err := c.monitors.waitFirst(ctx); err != nil {
 				return 0, err
 			}
-			err := c.collect(ctx, uid(key.Name))
+			again, err := c.collect(ctx, uid(key.Name))
 			if errors.Is(err, errNotOurs) {
 				return 0, nil
 			}
 			if err != nil {
 				return 0, fmt.Errorf("collect: %w", err)
 			}
-			return 0, nil
+			return again, nil
 		},
 	}
 	err := loop.Run(ctx)

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -27,9 +28,11 @@ const (
 	settleTime = time.Second
 	// rereadTime is how long after that it is read once more, for what took longer.
 	rereadTime = 10 * time.Second
-	// syncTimeout bounds how long work waits for a monitor that was added later: one broken extension must not
-	// stop all deletions.
+	// syncTimeout is how long work waits for the monitors of a group that have not seen all there is: one broken
+	// extension must not stop all deletions.
 	syncTimeout = 30 * time.Second
+	// syncPause is when to look again whether they have.
+	syncPause = 100 * time.Millisecond
 	// idleTime is when discovery is read although nothing was heard.
 	idleTime = 10 * time.Minute
 )
@@ -53,10 +56,14 @@ type monitors struct {
 	counter *counter
 	changed chan struct{} // has a token when discovery may have changed
 	first   chan struct{} // closed when the monitors of the first discovery are running
+	begun   atomic.Bool   // they have been waited for
 
 	mu    sync.Mutex
 	all   map[schema.GroupVersionResource]*monitor
 	kinds map[schema.GroupVersionKind]served
+	// patience is until when the monitors of a group are waited for that have not synced. It is not renewed by
+	// monitors that are stopped and started: a server that comes and goes is waited for once.
+	patience map[string]time.Time
 }
 
 // served is a resource as discovery has it.
@@ -67,18 +74,18 @@ type served struct {
 }
 
 type monitor struct {
-	synced   cache.InformerSynced
-	stop     func()
-	deadline time.Time // for synced
+	synced cache.InformerSynced
+	stop   func()
 }
 
 func newMonitors(config Config, graph *graph) *monitors {
 	return &monitors{
 		config: config, graph: graph, counter: &counter{numbers: map[counted]int{}},
-		changed: make(chan struct{}, 1),
-		first:   make(chan struct{}),
-		all:     map[schema.GroupVersionResource]*monitor{},
-		kinds:   map[schema.GroupVersionKind]served{},
+		changed:  make(chan struct{}, 1),
+		first:    make(chan struct{}),
+		all:      map[schema.GroupVersionResource]*monitor{},
+		kinds:    map[schema.GroupVersionKind]served{},
+		patience: map[string]time.Time{},
 	}
 }
 
@@ -146,35 +153,17 @@ func (m *monitors) noteChange() {
 	}
 }
 
-// started tells whether the monitors of the first discovery are running.
-func (m *monitors) started() bool {
-	select {
-	case <-m.first:
-		return true
-	default:
-		return false
-	}
-}
-
-func (m *monitors) watches(resource schema.GroupResource) bool {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	for watched := range m.all {
-		if watched.GroupResource() == resource {
-			return true
-		}
-	}
-	return false
-}
-
 func (m *monitors) count() int {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return len(m.all)
 }
 
-// waitSynced returns when every monitor has seen all there is, or has had time enough to.
-func (m *monitors) waitSynced(ctx context.Context) error {
+// waitFirst returns when the monitors of the first discovery have seen all there is, or have had time enough to.
+func (m *monitors) waitFirst(ctx context.Context) error {
+	if m.begun.Load() {
+		return nil
+	}
 	select {
 	case <-m.first:
 	case <-ctx.Done():
@@ -184,21 +173,49 @@ func (m *monitors) waitSynced(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
-		case <-time.After(100 * time.Millisecond):
+		case <-time.After(syncPause):
 		}
 	}
+	m.begun.Store(true)
 	return nil
 }
 
+// allSynced tells whether every monitor has seen all there is, or has had time enough to.
 func (m *monitors) allSynced() bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	for _, monitor := range m.all {
-		if !monitor.synced() && time.Now().Before(monitor.deadline) {
+	for resource, monitor := range m.all {
+		if !monitor.synced() && time.Now().Before(m.patience[resource.Group]) {
 			return false
 		}
 	}
 	return true
+}
+
+// synced tells whether a resource is watched and all there is of it was seen.
+func (m *monitors) synced(resource schema.GroupResource) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for watched, monitor := range m.all {
+		if watched.GroupResource() == resource {
+			return monitor.synced()
+		}
+	}
+	return false
+}
+
+// renewPatience forgets the groups whose monitors have synced, and those that have been without any for long.
+func (m *monitors) renewPatience() {
+	waiting := make(map[string]bool)
+	for resource, monitor := range m.all {
+		waiting[resource.Group] = waiting[resource.Group] || !monitor.synced()
+	}
+	for group, until := range m.patience {
+		waits, watched := waiting[group]
+		if watched && !waits || !watched && time.Since(until) > idleTime {
+			delete(m.patience, group)
+		}
+	}
 }
 
 // resourceOf finds the resource of a kind.
@@ -227,6 +244,7 @@ func (m *monitors) refresh() error {
 
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	m.renewPatience()
 	for kind := range m.kinds {
 		if !failedGroup(partial, kind.GroupVersion()) {
 			delete(m.kinds, kind)
@@ -256,6 +274,9 @@ func (m *monitors) refresh() error {
 				return startErr
 			}
 			m.all[resource] = started
+			if _, known := m.patience[resource.Group]; !known {
+				m.patience[resource.Group] = time.Now().Add(syncTimeout)
+			}
 		}
 	}
 	if err == nil {
@@ -305,8 +326,7 @@ func (m *monitors) start(s served) (*monitor, error) {
 		running.Go("garbage collector's informer", func() { informer.Run(done) })
 	}
 	return &monitor{
-		synced:   registration.HasSynced,
-		deadline: time.Now().Add(syncTimeout),
+		synced: registration.HasSynced,
 		stop: func() {
 			_ = informer.RemoveEventHandler(registration)
 			close(done)
