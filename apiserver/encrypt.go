@@ -2,6 +2,7 @@ package apiserver
 
 import (
 	"context"
+	"errors"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -16,6 +17,9 @@ type keys struct{ *encryption.Encryption }
 // encryption reads which keys the options name.
 func (o Options) encryption(ctx context.Context, registry prometheus.Registerer) (keys, error) {
 	c := o.Encryption
+	if c.File == "" && c.Reload {
+		return keys{}, errors.New("--encryption-provider-config-automatic-reload must be set with --encryption-provider-config")
+	}
 	if c.File == "" {
 		return keys{}, nil
 	}

@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/skiff-k8s/skiff/apiserver/health"
@@ -17,11 +18,12 @@ func (s *Server) liveChecks() []health.Check {
 	return []health.Check{health.Ping, {Name: "loopback-serving-certificate", Probe: s.probeCertificate}, {Name: "etcd", Probe: s.probeStorage}}
 }
 
-func (s *Server) readyChecks() []health.Check {
-	return []health.Check{
-		health.Ping, {Name: "etcd", Probe: s.probeStorage}, {Name: "etcd-readiness", Probe: s.probeStorage},
-		{Name: "informer-sync", Probe: s.probeParts}, {Name: "shutdown", Probe: s.probeShutdown},
-	}
+func (s *Server) readyChecks(keys []health.Check) []health.Check {
+	return slices.Concat(
+		[]health.Check{health.Ping, {Name: "etcd", Probe: s.probeStorage}, {Name: "etcd-readiness", Probe: s.probeStorage}},
+		keys,
+		[]health.Check{{Name: "informer-sync", Probe: s.probeParts}, {Name: "shutdown", Probe: s.probeShutdown}},
+	)
 }
 
 // probeStorage asks the storage for its newest revision.

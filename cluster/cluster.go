@@ -18,6 +18,7 @@ import (
 	"strconv"
 	"syscall"
 
+	"github.com/skiff-k8s/skiff/apiserver/encryption"
 	"github.com/skiff-k8s/skiff/atomicfile"
 	"github.com/skiff-k8s/skiff/cluster/node"
 	"github.com/skiff-k8s/skiff/kubelet"
@@ -29,6 +30,8 @@ type Config struct {
 	DataDir string
 	// Storage is the URL of the storage engine; file:// in DataDir.
 	Storage string
+	// Encryption is how objects are encrypted in the storage; they are not.
+	Encryption encryption.Config
 	// Listen is the address of the API; 0.0.0.0:6443.
 	Listen netip.AddrPort
 	// Kubeconfig is a further place to write the administrator's kubeconfig to.

@@ -133,6 +133,7 @@ func (p *controlPlane) start(ctx context.Context) error {
 	}
 	p.server, err = apiserver.Standard(ctx, apiserver.Options{
 		Backend:           p.backend,
+		Encryption:        r.Encryption,
 		ClientCA:          r.pki.CA(),
 		ServiceAccountKey: tokenKey,
 		Issuer:            "https://kubernetes.default.svc." + r.Domain,

@@ -65,3 +65,17 @@ func TestRefusedFiles(t *testing.T) {
 		t.Errorf("only %d files", asked)
 	}
 }
+
+// allFile is testdata/all.yaml with a plugin at socket.
+func allFile(t testing.TB, socket string) string {
+	t.Helper()
+	text, err := os.ReadFile("testdata/all.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "all.yaml")
+	if err := os.WriteFile(path, []byte(strings.ReplaceAll(string(text), "SOCKET", socket)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}

@@ -27,6 +27,7 @@ var errChanged = errors.New("the object has been modified; please apply your cha
 func fromStore(err error, r *resource.Resource, name string) error {
 	var expired *store.ExpiredError
 	var future *store.FutureError
+	var unwritten *store.EncryptError
 	switch {
 	case err == nil:
 		return nil
@@ -53,6 +54,8 @@ func fromStore(err error, r *resource.Resource, name string) error {
 		return tooLargeVersion(future)
 	case errors.Is(err, store.ErrUnreadable):
 		return unreadable(err)
+	case errors.As(err, &unwritten):
+		return apierrors.NewInternalError(unwritten)
 	case errors.Is(err, store.ErrInvalidVersion):
 		return apierrors.NewBadRequest(err.Error())
 	case errors.Is(err, context.DeadlineExceeded):

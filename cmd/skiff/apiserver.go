@@ -10,9 +10,11 @@ import (
 	"os"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/skiff-k8s/skiff/apiserver"
 	"github.com/skiff-k8s/skiff/apiserver/backend/engines"
+	"github.com/skiff-k8s/skiff/apiserver/encryption"
 	"github.com/skiff-k8s/skiff/cluster/keypair"
 )
 
@@ -90,10 +92,17 @@ func apiserverCommand() *cobra.Command {
 	flags.StringVar(&proxyCertFile, "proxy-client-cert-file", "", "certificate to show to extension servers")
 	flags.StringVar(&proxyKeyFile, "proxy-client-key-file", "", "its key")
 	flags.TextVar(&options.ServiceCIDR, "service-cluster-ip-range", options.ServiceCIDR, "range of Service addresses")
+	encryptionFlags(flags, &options.Encryption)
 	for _, name := range []string{"tls-cert-file", "tls-private-key-file", "client-ca-file", "service-account-signing-key-file"} {
 		if err := cmd.MarkFlagRequired(name); err != nil {
 			panic(err) // the flag is not defined above
 		}
 	}
 	return cmd
+}
+
+// encryptionFlags are those of kube-apiserver.
+func encryptionFlags(flags *pflag.FlagSet, c *encryption.Config) {
+	flags.StringVar(&c.File, "encryption-provider-config", "", "EncryptionConfiguration: how objects are encrypted in the storage; they are not if empty")
+	flags.BoolVar(&c.Reload, "encryption-provider-config-automatic-reload", false, "take new versions of that file while running")
 }

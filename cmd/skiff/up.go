@@ -47,6 +47,7 @@ func upCommand() *cobra.Command {
 	flags.StringVar(&c.Mirror, "registry-mirror", "", "URL of a registry that nodes ask first for every image")
 	flags.IntVar(&c.MaxPods, "max-pods", 110, "how many pods a node offers to run")
 	guardFlags(flags, &c.Guard)
+	encryptionFlags(flags, &c.Encryption)
 	flags.BoolVarP(&verbose, "verbose", "v", false, "write more to skiff.log in the data directory")
 	return cmd
 }
