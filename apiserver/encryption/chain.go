@@ -2,11 +2,10 @@ package encryption
 
 import (
 	"context"
-	"errors"
-	"strings"
 	"time"
 
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	utilerrors "k8s.io/apimachinery/pkg/util/errors"
 
 	"github.com/skiff-k8s/skiff/apiserver/store"
 )
@@ -105,23 +104,5 @@ func prefixLabel(prefix string) string {
 	return prefix
 }
 
-// joined is one error, in one line.
-func joined(list []error) error {
-	if len(list) == 1 {
-		return list[0]
-	}
-	texts := make([]string, len(list))
-	for i, err := range list {
-		texts[i] = err.Error()
-	}
-	return &several{"[" + strings.Join(texts, ", ") + "]", errors.Join(list...)}
-}
-
-type several struct {
-	text string
-	list error
-}
-
-func (s *several) Error() string { return s.text }
-
-func (s *several) Unwrap() error { return s.list }
+// joined is one error, in one line, that says each thing once.
+func joined(list []error) error { return utilerrors.Reduce(utilerrors.NewAggregate(list)) }

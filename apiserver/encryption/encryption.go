@@ -12,7 +12,6 @@ package encryption
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -199,7 +198,7 @@ func (v *version) check(ctx context.Context) error {
 			problems = append(problems, fmt.Errorf("kms-provider-%d: %w", i, err))
 		}
 	}
-	return errors.Join(problems...)
+	return joined(problems)
 }
 
 // notice tells any number of waiters that something has happened.

@@ -136,9 +136,6 @@ func validateAnnotations(annotations map[string][]byte) error {
 	if size > maxAnnotations {
 		problems = append(problems, fmt.Errorf("total size of annotations is %d, which exceeds the max size of %d", size, maxAnnotations))
 	}
-	if len(problems) == 0 {
-		return nil
-	}
 	return joined(problems)
 }
 

@@ -86,8 +86,8 @@ func (p *plugin) probe(ctx context.Context) error {
 			problems = append(problems, err)
 		}
 	}
-	if len(problems) > 0 {
-		return fmt.Errorf("kmsv2 Provider %s is not healthy, error: %w", p.name, joined(problems))
+	if err := joined(problems); err != nil {
+		return fmt.Errorf("kmsv2 Provider %s is not healthy, error: %w", p.name, err)
 	}
 	return nil
 }

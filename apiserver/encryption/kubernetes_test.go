@@ -192,12 +192,6 @@ var interchange = []struct{ group, plural, api, kind, prefix string }{
 	{"example.com", "gadgets", "/apis/example.com/v1", "Gadget", "k8s:enc:aesgcm:v1:key2:"},
 }
 
-// recorded is a value that kube-apiserver stored.
-type recorded struct {
-	Group, Plural, Key string
-	Stored             []byte
-}
-
 // What kube-apiserver stored is read here, and what is encrypted here it reads.
 // With -record, the values are kept for TestWhatKubernetesStored.
 func TestInterchange(t *testing.T) {
@@ -291,4 +285,3 @@ func (r *real) messages(t *testing.T, plugin *kmstest.Plugin) {
 		}
 	}
 }
-

@@ -43,8 +43,8 @@ func (e *Encryption) look(ctx context.Context, running *guard.Group) error {
 	}
 	next.run(ctx, running)
 	e.now.Store(next)
-	e.changed.give()
 	e.metrics.reloaded(next.hash)
+	e.changed.give()
 	e.config.Log.InfoContext(ctx, "encryption config file was read anew", "file", e.config.File)
 	running.Go("old encryption", func() {
 		select {
