@@ -26,6 +26,8 @@ func Define[L any, T any, P interface {
 		Group: d.Group, Version: d.Version, Kind: d.Kind, ListKind: d.ListKind, Plural: d.Plural, Singular: d.Singular,
 		ShortNames: d.ShortNames, Categories: d.Categories,
 		ClusterScoped: d.ClusterScoped,
+		Prefix:        d.Prefix,
+		Older:         d.Older,
 		Verbs:         d.Verbs,
 		Deprecated:    d.Deprecated,
 

@@ -33,6 +33,12 @@ type Definition[T any] struct {
 	ShortNames           []string
 	Categories           []string
 	ClusterScoped        bool
+	// Prefix is below what objects are stored; empty means the plural, for
+	// custom resources the group and the plural, as Kubernetes has them.
+	Prefix string
+	// Older are further versions, of the same fields, in which objects may be
+	// stored by other servers.
+	Older []string
 	// Verbs are the verbs served; nil means all of AllVerbs.
 	Verbs []string
 	// Deprecated is told as a warning to every request for the kind.
@@ -238,6 +244,8 @@ type Resource struct {
 	Group, Version, Kind, ListKind, Plural, Singular string
 	ShortNames, Categories                           []string
 	ClusterScoped                                    bool
+	Prefix                                           string
+	Older                                            []string
 	Verbs                                            []string
 	Deprecated                                       string
 
@@ -375,17 +383,29 @@ func (r *Resource) Sub(name string) *Sub {
 	return &r.Subresources[i]
 }
 
-// Key is where an object of this kind is stored. An empty name gives the
-// prefix of a namespace, an empty namespace the prefix of all. It does not
-// depend on the version. Names are taken as they are: ".." leads nowhere.
+// Registry is what the keys of all objects begin with.
+const Registry = "/registry/"
+
+// Key is where an object of this kind is stored, which is where Kubernetes
+// stores it. An empty name gives the prefix of a namespace, an empty namespace
+// the prefix of all. It does not depend on the version. Names are taken as they
+// are: ".." leads nowhere.
 func (r *Resource) Key(namespace, name string) string {
-	key := "/registry/"
-	for _, part := range [...]string{r.Stored.Group, r.Stored.Plural, namespace} {
-		if part != "" {
-			key += part + "/"
-		}
+	key := Registry + r.Stored.prefix() + "/"
+	if namespace != "" {
+		key += namespace + "/"
 	}
 	return key + name
+}
+
+func (r *Resource) prefix() string {
+	switch {
+	case r.Prefix != "":
+		return r.Prefix
+	case r.Custom != nil:
+		return r.Group + "/" + r.Plural
+	}
+	return r.Plural
 }
 
 func (r *Resource) setNames() {

@@ -20,7 +20,7 @@ import (
 func TestUnreadableObject(t *testing.T) {
 	const (
 		key    = "/registry/configmaps/default/broken"
-		role   = "/registry/rbac.authorization.k8s.io/clusterroles/broken" // by which nobody may do anything
+		role   = "/registry/clusterroles/broken" // by which nobody may do anything
 		all    = "/api/v1/namespaces/default/configmaps"
 		one    = all + "/broken"
 		ignore = `{"kind":"DeleteOptions","apiVersion":"v1","ignoreStoreReadErrorWithClusterBreakingPotential":true}`

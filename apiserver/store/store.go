@@ -49,7 +49,8 @@ type Store struct {
 
 	mu        sync.RWMutex
 	kinds     map[id]*kind
-	compacted int64 // lists of older revisions have expired
+	prefixes  map[string]*kind // the same, by what their keys begin with
+	compacted int64            // lists of older revisions have expired
 }
 
 // Open loads all resources from the backend and follows it until ctx ends. When
@@ -63,6 +64,7 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 		pending:    pendings{writes: make(map[string][]*pending)},
 		progress:   progress{end: make(chan struct{})},
 		kinds:      make(map[id]*kind),
+		prefixes:   make(map[string]*kind),
 	}
 	if s.encryption == nil {
 		s.encryption = Unencrypted{}
@@ -70,11 +72,18 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 	if s.history == 0 {
 		s.history = 5 * time.Minute
 	}
+	moved, err := s.move(ctx, c.Resources)
+	if err != nil {
+		return nil, fmt.Errorf("open store: %w", err)
+	}
 	newest, err := s.backend.Revision(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("open store: %w", err)
 	}
-	start := s.firstRevision(ctx, newest)
+	start := newest
+	if !moved { // else watches would be told that everything is new
+		start = s.firstRevision(ctx, newest)
+	}
 	for _, r := range c.Resources {
 		if s.kinds[idOf(r)] != nil {
 			continue // another version of the same kind
@@ -83,7 +92,7 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 		if err != nil {
 			return nil, err
 		}
-		s.kinds[idOf(r)] = k
+		s.serve(k)
 	}
 	s.progress.advance(start)
 	ctx, s.end = context.WithCancel(ctx)
@@ -121,8 +130,13 @@ func (s *Store) Add(ctx context.Context, r *resource.Resource) error {
 		k.feed.inherit(old.feed)
 		close(old.gone)
 	}
-	s.kinds[idOf(r)] = k
+	s.serve(k)
 	return nil
+}
+
+// serve makes k the kind that is served under its names. The caller holds mu.
+func (s *Store) serve(k *kind) {
+	s.kinds[idOf(k.r)], s.prefixes[k.prefix] = k, k
 }
 
 // Remove stops serving a resource; its watches end. What is stored stays.
@@ -133,6 +147,7 @@ func (s *Store) Remove(r *resource.Resource) {
 	defer s.mu.Unlock()
 	if k := s.kinds[idOf(r)]; k != nil {
 		delete(s.kinds, idOf(r))
+		delete(s.prefixes, k.prefix)
 		close(k.gone)
 	}
 }
@@ -202,13 +217,10 @@ func (s *Store) kind(r *resource.Resource) (*kind, error) {
 	return k, nil
 }
 
-// registry is what resource.Resource.Key puts before everything.
-const registry = "/registry/"
-
 // kindOf finds the kind a key of the backend belongs to; nil if it is not
 // served.
 func (s *Store) kindOf(key string) *kind {
-	below, ok := strings.CutPrefix(key, registry)
+	below, ok := strings.CutPrefix(key, resource.Registry)
 	if !ok {
 		return nil
 	}
@@ -216,9 +228,9 @@ func (s *Store) kindOf(key string) *kind {
 	second, _, _ := strings.Cut(rest, "/")
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	// The core group has no segment of its own.
-	if k := s.kinds[id{"", first}]; k != nil {
+	// Prefixes have one part or two, and none begins with another.
+	if k := s.prefixes[resource.Registry+first+"/"]; k != nil {
 		return k
 	}
-	return s.kinds[id{first, second}]
+	return s.prefixes[resource.Registry+first+"/"+second+"/"]
 }

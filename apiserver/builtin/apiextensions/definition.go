@@ -23,7 +23,7 @@ type crd = apiextensionsv1.CustomResourceDefinition
 // Resources are the rows of the group.
 func Resources() []*resource.Resource {
 	return []*resource.Resource{resource.Define[apiextensionsv1.CustomResourceDefinitionList](resource.Definition[crd]{
-		Group: apiextensionsv1.GroupName, Version: "v1", Kind: "CustomResourceDefinition", Plural: "customresourcedefinitions",
+		Group: apiextensionsv1.GroupName, Version: "v1", Kind: "CustomResourceDefinition", Plural: "customresourcedefinitions", Prefix: apiextensionsv1.GroupName + "/customresourcedefinitions",
 		ShortNames: []string{"crd", "crds"}, Categories: []string{"api-extensions"},
 		ClusterScoped: true,
 		Default:       apiextensionsv1.SetObjectDefaults_CustomResourceDefinition,

@@ -22,7 +22,7 @@ type apiService = apiregistrationv1.APIService
 // Resources are the rows of the group.
 func Resources() []*resource.Resource {
 	return []*resource.Resource{resource.Define[apiregistrationv1.APIServiceList](resource.Definition[apiService]{
-		Group: apiregistrationv1.GroupName, Version: "v1", Kind: "APIService", Plural: "apiservices",
+		Group: apiregistrationv1.GroupName, Version: "v1", Kind: "APIService", Plural: "apiservices", Prefix: apiregistrationv1.GroupName + "/apiservices",
 		Categories:    []string{"api-extensions"},
 		ClusterScoped: true,
 		Default:       apiregistrationv1.SetObjectDefaults_APIService,

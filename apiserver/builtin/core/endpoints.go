@@ -19,7 +19,7 @@ import (
 
 func endpoints() *resource.Resource {
 	return resource.Define[corev1.EndpointsList](resource.Definition[corev1.Endpoints]{
-		Version: "v1", Kind: "Endpoints", Plural: "endpoints", ShortNames: []string{"ep"},
+		Version: "v1", Kind: "Endpoints", Plural: "endpoints", Prefix: "services/endpoints", ShortNames: []string{"ep"},
 		Deprecated:     "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice",
 		Default:        defaultEndpoints,
 		Validate:       validateEndpoints,

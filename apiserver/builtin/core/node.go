@@ -18,7 +18,7 @@ func nodes() *row.Resource {
 	status := corev1.NodeStatus{}
 	info := corev1.NodeSystemInfo{}
 	return row.Define[corev1.NodeList](row.Definition[corev1.Node]{
-		Version: "v1", Kind: "Node", Plural: "nodes", ShortNames: []string{"no"}, ClusterScoped: true,
+		Version: "v1", Kind: "Node", Plural: "nodes", Prefix: "minions", ShortNames: []string{"no"}, ClusterScoped: true,
 		Default:  defaultNode,
 		Prepare:  prepareNode,
 		Validate: validateNode,

@@ -19,7 +19,7 @@ import (
 
 func replicationControllers() *resource.Resource {
 	return resource.Define[corev1.ReplicationControllerList](resource.Definition[corev1.ReplicationController]{
-		Version: "v1", Kind: "ReplicationController", Plural: "replicationcontrollers",
+		Version: "v1", Kind: "ReplicationController", Plural: "replicationcontrollers", Prefix: "controllers",
 		ShortNames: []string{"rc"}, Categories: []string{"all"},
 		Default: defaultReplicationController,
 		Prepare: func(obj, old *corev1.ReplicationController) {

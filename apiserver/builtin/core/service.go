@@ -19,7 +19,7 @@ import (
 func services(a *alloc.Services) *resource.Resource {
 	spec := corev1.ServiceSpec{}
 	return resource.Define[corev1.ServiceList](resource.Definition[corev1.Service]{
-		Version: "v1", Kind: "Service", Plural: "services", ShortNames: []string{"svc"}, Categories: []string{"all"},
+		Version: "v1", Kind: "Service", Plural: "services", Prefix: "services/specs", ShortNames: []string{"svc"}, Categories: []string{"all"},
 		AnswersDeleted: true,
 		Default:        defaultService,
 		Reserve:        reserveService(a),

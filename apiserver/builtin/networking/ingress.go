@@ -24,7 +24,7 @@ const classAnnotation = "kubernetes.io/ingress.class"
 func ingresses() *resource.Resource {
 	type ingress = networkingv1.Ingress
 	return resource.Define[networkingv1.IngressList](resource.Definition[ingress]{
-		Group: networkingv1.GroupName, Version: "v1", Kind: "Ingress", Plural: "ingresses", ShortNames: []string{"ing"},
+		Group: networkingv1.GroupName, Version: "v1", Kind: "Ingress", Plural: "ingresses", Prefix: "ingress", ShortNames: []string{"ing"},
 		Prepare: func(i, old *ingress) {
 			i.Status = networkingv1.IngressStatus{}
 			if old != nil {
