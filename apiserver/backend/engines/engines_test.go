@@ -35,12 +35,17 @@ func TestOpen(t *testing.T) {
 		{name: "memory with a path", url: "memory:///x", want: "takes nothing more"},
 		{name: "relative path", url: "file://x/y", want: "absolute path"},
 		{name: "parameters", url: "file:///x?sync=no", want: "no parameters"},
-		{name: "another engine", url: "mongodb://user:secret@host/db", want: `unsupported storage "mongodb://user:xxxxx@host/db": the URL must begin with etcd:// or file:// or memory:// or sqlite://`},
+		{name: "another engine", url: "mongodb://user:secret@host/db", want: "unsupported storage: the URL must begin with etcd:// or file:// or memory:// or mysql:// or postgres:// or sqlite://"},
 		{name: "a path of another program", url: "sqlite://" + foreign, want: "a database of another program"},
 		{name: "parameters of sqlite", url: "sqlite:///x?_pragma=synchronous(off)", want: "no parameters"},
 		{name: "no URL", url: "/var/lib/skiff", want: "the URL must begin with"},
-		{name: "malformed", url: "://", want: "storage URL: missing protocol scheme"},
+		{name: "malformed", url: "://", want: "the URL must begin with"},
+		{name: "malformed path", url: "file:///%zz", want: "malformed storage URL"},
+		{name: "malformed mysql", url: "mysql://host:port/db", want: "malformed URL"},
+		{name: "mysql without a database", url: "mysql://host", want: "malformed URL"},
+		{name: "unknown parameter of mysql", url: "mysql://host/db?allowAllFiles=true", want: "parameters of mysql:// are"},
 		{name: "malformed etcd", url: "etcd://user:secret@a:1,b:x", want: `host "b:x"`},
+		{name: "malformed postgres", url: "postgres://host:port/db", want: "malformed URL"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			b, err := engines.Open(c.url)
@@ -75,7 +80,13 @@ func TestSecrets(t *testing.T) {
 		"memory://user:geheim@x/?password=geheim",
 		"file://user:geheim@host/x?password=geheim",
 		"sqlite://user:geheim@host/x?password=geheim",
-		"postgres://user:geh%eim@host/db",
+		"postgres://user:geheim%@host/db",
+		"postgres://user:/geheim@host/db",
+		"mysql://user:geheim%@host/db",
+		"mysql://user:/geheim@host/db",
+		"mysql://user:geheim@host:port/db",
+		"mysql://user:geheim@host/db?password=geheim",
+		"postgres://user@host/db?password=geheim&port=x",
 		"://user:geheim",
 	} {
 		b, err := engines.Open(address)

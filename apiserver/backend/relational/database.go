@@ -31,17 +31,18 @@ type Database interface {
 	Exec(ctx context.Context, statement string, args ...any) error
 	Among(column string, numbers []int64) (condition string, args []any)
 	// Begin begins a transaction for the writes of a server, which locks the row
-	// of skiff_meta and then reads what else Tx has.
+	// of skiff_meta and then reads what else Tx has. There is one at a time.
 	Begin(ctx context.Context, keys []string) (Tx, error)
 	// MaxBatch is how many bytes the keys and values of a transaction can have,
 	// if it has more than one write.
 	MaxBatch() int
 	// Class says what an error of any statement means.
 	Class(err error) Class
-	// Listen calls woken whenever a server may have written, until ctx ends or
-	// the connection is lost. It returns nil if the database has no such thing.
-	Listen(ctx context.Context, woken func()) error
-	// Shrink gives space that deleted rows took back to others.
+	// Listen calls woken with the revision that another server has written, or
+	// with 0 once it is sure to hear of them, until ctx ends or the connection is
+	// lost. It returns nil if the database has no such thing.
+	Listen(ctx context.Context, server int64, woken func(revision int64)) error
+	// Shrink gives space that deleted rows took back to others. It may take long.
 	Shrink(ctx context.Context) error
 	Close() error
 }

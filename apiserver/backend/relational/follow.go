@@ -124,9 +124,9 @@ func contiguous(after int64, changes []backend.Change) error {
 // listen is told of the writes of others for as long as the database does that.
 func (b *Backend) listen() {
 	for !b.closed() {
-		err := b.db.Listen(b.ctx, func() {
+		err := b.db.Listen(b.ctx, b.server, func(revision int64) {
 			b.notified.Store(true)
-			b.wakeFollower()
+			b.saw(revision)
 		})
 		b.notified.Store(false)
 		if err == nil {

@@ -12,7 +12,7 @@ var errNoHead = errors.New("skiff_meta is empty")
 const (
 	// firstHead is the row of a new database.
 	firstHead = `INSERT INTO skiff_meta (id, layout, revision, compacted, dropped) SELECT 1, ?, 0, 0, 0
-WHERE NOT EXISTS (SELECT 1 FROM skiff_meta)`
+FROM (SELECT 1 AS one) t WHERE NOT EXISTS (SELECT 1 FROM skiff_meta)`
 	// prepareTries is how often servers that start at once may be in each
 	// other's way.
 	prepareTries = 10

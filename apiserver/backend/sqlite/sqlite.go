@@ -184,11 +184,11 @@ func (d *database) Close() (err error) {
 	return err
 }
 
-func (d *database) Name() string                         { return "SQLite" }
-func (d *database) Shared() bool                         { return false }
-func (d *database) Poll(bool) time.Duration              { return time.Hour }
-func (d *database) MaxBatch() int                        { return maxBatch }
-func (d *database) Listen(context.Context, func()) error { return nil }
+func (d *database) Name() string                                     { return "SQLite" }
+func (d *database) Shared() bool                                     { return false }
+func (d *database) Poll(bool) time.Duration                          { return time.Hour }
+func (d *database) MaxBatch() int                                    { return maxBatch }
+func (d *database) Listen(context.Context, int64, func(int64)) error { return nil }
 
 func (d *database) Schema() []string {
 	return []string{
