@@ -147,8 +147,8 @@ func (s *Server) limitTime(next http.Handler) http.Handler {
 }
 
 // endWithServer serves long-running requests, which end when the server does.
-// They have no deadline, but a watch does not wait long for its client to read.
-// Connections do: whoever looks at a log may take a break.
+// They have no deadline, but a watch or a backup does not wait long for its
+// client to read. Connections do: whoever looks at a log may take a break.
 func (s *Server) endWithServer(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		ctx, cancel := context.WithCancel(r.Context())
@@ -157,7 +157,7 @@ func (s *Server) endWithServer(next http.Handler) http.Handler {
 		controller := http.NewResponseController(w)
 		controller.SetReadDeadline(time.Time{}) // in process there is none
 		controller.SetWriteDeadline(time.Time{})
-		if request.From(r.Context()).Verb == "watch" {
+		if info := request.From(r.Context()); info.Verb == "watch" || info.IsMaintenance() {
 			w = &response{ResponseWriter: w, patience: s.config.Limits.RequestTimeout,
 				stall: &expiry{pause: s.config.Limits.AnswerTimeout, steps: []func(){stopWriting(controller), cutOff(ctx)}}}
 		}

@@ -35,6 +35,7 @@ import (
 	"github.com/skiff-k8s/skiff/apiserver/discovery"
 	"github.com/skiff-k8s/skiff/apiserver/encryption"
 	"github.com/skiff-k8s/skiff/apiserver/health"
+	"github.com/skiff-k8s/skiff/apiserver/maintain"
 	"github.com/skiff-k8s/skiff/apiserver/openapi"
 	"github.com/skiff-k8s/skiff/apiserver/reach"
 	"github.com/skiff-k8s/skiff/apiserver/resource"
@@ -162,6 +163,7 @@ func Standard(ctx context.Context, o Options) (*Server, error) {
 		openapi.PathV2: descriptions, openapi.PathV3: descriptions, openapi.PathV3 + "/": descriptions,
 		authn.OpenIDConfigurationPath: tokens.OpenIDConfiguration(o.Advertise.String()), authn.KeysPath: tokens.Keys(),
 	}
+	mux.Handle("/skiff/", maintain.Handler(maintain.Config{Backend: o.Backend, Log: o.Log}))
 	for path, handler := range fixed {
 		mux.Handle(path, handler)
 	}

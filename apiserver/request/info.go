@@ -163,11 +163,14 @@ func split(path string) []string {
 	return strings.Split(path, "/")
 }
 
-// IsLongRunning reports whether a request has no deadline: watches and
-// connections to pods.
+// IsMaintenance reports whether a request is for package maintain.
+func (i *Info) IsMaintenance() bool { return !i.IsResource && strings.HasPrefix(i.Path, "/skiff/") }
+
+// IsLongRunning reports whether a request has no deadline: watches, connections
+// to pods, and maintenance.
 func (i *Info) IsLongRunning(r *http.Request) bool {
 	if !i.IsResource {
-		return strings.HasPrefix(i.Path, "/debug/pprof/")
+		return i.IsMaintenance() || strings.HasPrefix(i.Path, "/debug/pprof/")
 	}
 	if i.Verb == "watch" || i.Verb == "proxy" {
 		return true

@@ -116,7 +116,9 @@ func TestIsLongRunning(t *testing.T) {
 		"/api/v1/namespaces/n/pods/p/exec?command=x":      true,
 		"/api/v1/namespaces/n/services/s/proxy/x":         true,
 		"/apis/apps/v1/namespaces/n/deployments/d/status": false,
-		"/healthz": false,
+		"/healthz":      false,
+		"/skiff/backup": true,
+		"/api/v1/namespaces/n/services/skiff/backup":           false,
 		"/api/v1/watch/namespaces/n/configmaps?timeoutSeconds": true,
 	} {
 		r, err := http.NewRequest("GET", "https://host"+url, nil)

@@ -74,7 +74,8 @@ func (s *Store) firstRevision(ctx context.Context, newest int64) int64 {
 	if newest-h.Compacted > maxReplay || newest == 0 {
 		return newest
 	}
-	// The backend may have been compacted further by others.
+	// The backend may have been compacted further by others, or filled with less
+	// history than there was. Nothing can be listed at 0.
 	if _, err := s.backend.List(ctx, historyKey, "", 1, max(h.Compacted, 1)); err != nil {
 		return newest
 	}

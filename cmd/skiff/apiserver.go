@@ -77,7 +77,7 @@ func apiserverCommand() *cobra.Command {
 		},
 	}
 	flags := cmd.Flags()
-	flags.StringVar(&storage, "storage", "file:///var/lib/skiff/skiff.db", "URL of the storage engine: file:///path or memory://")
+	flags.StringVar(&storage, "storage", "file:///var/lib/skiff/skiff.db", storageUsage)
 	flags.TextVar(&listen, "listen", listen, "address of the API")
 	flags.TextVar(&advertise, "advertise-address", advertise, "where pods and other machines reach the API")
 	flags.StringVar(&certFile, "tls-cert-file", "", "certificate of the API")

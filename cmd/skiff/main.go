@@ -44,6 +44,7 @@ func command() *cobra.Command {
 	}
 	root.AddCommand(
 		upCommand(), downCommand(), imageCommand(),
+		storageCommand(), backupCommand(), restoreCommand(),
 		apiserverCommand(), controllersCommand(), schedulerCommand(), kubeletCommand(), proxyCommand(),
 		nodeCommand(), versionCommand(),
 	)

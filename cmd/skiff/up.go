@@ -38,7 +38,7 @@ func upCommand() *cobra.Command {
 	c.ServiceCIDR = netip.MustParsePrefix("10.96.0.0/16")
 	c.NodeCIDR = netip.MustParsePrefix("172.30.0.0/24")
 	flags.IntVar(&c.Nodes, "nodes", 1, "how many nodes to run; 0 is a control plane alone")
-	flags.StringVar(&c.Storage, "storage", "", "URL of the storage engine: file:///path or memory:// (default: a file in the data directory)")
+	flags.StringVar(&c.Storage, "storage", "", storageUsage+` (default: "store" in the data directory)`)
 	flags.TextVar(&c.Listen, "listen", c.Listen, "address of the API")
 	flags.StringVar(&c.Kubeconfig, "kubeconfig", "", "write the administrator's kubeconfig to this file too")
 	flags.TextVar(&c.ServiceCIDR, "service-cidr", c.ServiceCIDR, "range of Service addresses")

@@ -31,19 +31,24 @@ var engines = map[string]func(address string) (backend.Backend, error){
 	"etcd":     openEtcd,
 }
 
+// Help says which URLs there are, for people.
+const (
+	Help = `  file:///path     a file, for one server; in a directory it is named skiff.db
+  sqlite:///path   a SQLite database, for one server; in a directory it is named skiff.sqlite
+  postgres://…     a PostgreSQL database, as libpq has its URLs
+  mysql://…        a MySQL or MariaDB database: mysql://user:password@host:3306/database
+  etcd://…         an etcd: etcd://host:2379,host:2379
+  memory://        nothing is kept when the server ends
+`
+	Short = "file:///path, sqlite:///path, postgres://…, mysql://…, etcd://… or memory://"
+)
+
 // ErrUnsupported: there is no engine for the scheme of a URL.
 var ErrUnsupported = errors.New("unsupported storage")
 
-// Open opens the backend a URL names, which must be closed:
-//
-//	memory://          in this process, gone with it
-//	file:///a/path     a file, made if it is not there; in a directory it is named skiff.db
-//	sqlite:///a/path   a SQLite database, likewise; in a directory it is named skiff.sqlite
-//	postgres://…       a PostgreSQL database, see package postgres
-//	mysql://…          a MySQL or MariaDB database, see package mysql
-//	etcd://a:1,b:2     the etcd of a cluster, see etcd.Parse
-//
-// What a URL has of secrets, a password above all, is in no error.
+// Open opens the backend a URL names (Help), which must be closed. A file is made
+// if it is not there. What a URL has of secrets, a password above all, is in no
+// error.
 func Open(address string) (backend.Backend, error) {
 	scheme, _, _ := strings.Cut(address, "://")
 	open := engines[scheme]
@@ -53,6 +58,30 @@ func Open(address string) (backend.Backend, error) {
 	}
 	return open(address)
 }
+
+// ErrMissing: nothing is stored where a URL points.
+var ErrMissing = errors.New("there is no such storage")
+
+// OpenExisting is Open of what is there already: it makes no file. ErrMissing.
+func OpenExisting(address string) (backend.Backend, error) {
+	scheme, _, _ := strings.Cut(address, "://")
+	if scheme == "memory" {
+		return nil, fmt.Errorf("%w: what is in memory:// is gone with its process", ErrMissing)
+	}
+	if name := files[scheme]; name != "" {
+		path, err := pathOf(address, name)
+		if err != nil {
+			return nil, err
+		}
+		if _, err := os.Stat(path); errors.Is(err, os.ErrNotExist) {
+			return nil, fmt.Errorf("%w: %s does not exist", ErrMissing, path)
+		}
+	}
+	return Open(address)
+}
+
+// files are what engines of a file name it in a directory.
+var files = map[string]string{"file": "skiff.db", "sqlite": "skiff.sqlite"}
 
 // ErrURL: the URL is malformed. What is wrong is not said, as it may be a
 // password that is not escaped.
@@ -66,7 +95,7 @@ func openMemory(address string) (backend.Backend, error) {
 }
 
 func openFile(address string) (backend.Backend, error) {
-	path, err := pathOf(address, "skiff.db")
+	path, err := pathOf(address, files["file"])
 	if err != nil {
 		return nil, err
 	}
@@ -74,7 +103,7 @@ func openFile(address string) (backend.Backend, error) {
 }
 
 func openSQLite(address string) (backend.Backend, error) {
-	path, err := pathOf(address, "skiff.sqlite")
+	path, err := pathOf(address, files["sqlite"])
 	if err != nil {
 		return nil, err
 	}

@@ -2,6 +2,7 @@ package engines_test
 
 import (
 	"database/sql"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -97,4 +98,26 @@ func TestSecrets(t *testing.T) {
 			t.Errorf("%s: the error repeats the secret: %v", address, err)
 		}
 	}
+}
+
+// What only looks at a storage makes none.
+func TestOpenExisting(t *testing.T) {
+	dir := t.TempDir()
+	for _, url := range []string{"file://" + dir + "/skiff.db", "file://" + dir, "sqlite://" + dir, "memory://"} {
+		if b, err := engines.OpenExisting(url); !errors.Is(err, engines.ErrMissing) {
+			t.Errorf("open %s: %v, %v", url, b, err)
+		}
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
+		t.Errorf("there is %v, %v", left, err)
+	}
+	b, err := engines.Open("file://" + dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.Close()
+	if b, err = engines.OpenExisting("file://" + dir); err != nil {
+		t.Fatal(err)
+	}
+	b.Close()
 }

@@ -108,7 +108,7 @@ func read(ctx context.Context, b backend.Backend) (state, error) {
 
 // list reads all entries at a revision, by key.
 func list(ctx context.Context, b backend.Backend, revision int64) (entries []backend.Entry, err error) {
-	for page, err := range pages(ctx, b, revision) {
+	for page, err := range Pages(ctx, b, revision) {
 		if err != nil {
 			return nil, err
 		}
@@ -120,14 +120,14 @@ func list(ctx context.Context, b backend.Backend, revision int64) (entries []bac
 // pageSize is how many entries are read at a time: few enough for large ones.
 const pageSize = 200
 
-// pages reads all entries at a revision; 0 means that which is the newest with
-// the first page.
-func pages(ctx context.Context, b backend.Backend, revision int64) iter.Seq2[backend.Page, error] {
+// Pages reads all entries at a revision, by key; 0 means that which is the newest
+// with the first page. One without entries is the only one.
+func Pages(ctx context.Context, b backend.Backend, revision int64) iter.Seq2[backend.Page, error] {
 	return func(yield func(backend.Page, error) bool) {
 		after := ""
 		for {
 			page, err := b.List(ctx, "", after, pageSize, revision)
-			if err != nil {
+			if err = errors.Join(err, ctx.Err()); err != nil {
 				yield(page, err)
 				return
 			}
@@ -151,9 +151,11 @@ func history(ctx context.Context, b backend.Backend, current []backend.Entry, ne
 		return nil, 0, err
 	}
 	start, changes = dense(changes, newest)
-	base, err := list(ctx, b, start)
-	if err != nil {
-		return nil, 0, err
+	var base []backend.Entry
+	if start > 0 {
+		if base, err = list(ctx, b, start); err != nil {
+			return nil, 0, err
+		}
 	}
 	slices.SortFunc(base, byRevision)
 	writes := append(base, changes...)
@@ -164,7 +166,7 @@ func history(ctx context.Context, b backend.Backend, current []backend.Entry, ne
 }
 
 // oldest finds the oldest revision that can be read, but at most keptHistory
-// back.
+// back; 0 if that is before the first write.
 func oldest(ctx context.Context, b backend.Backend, newest int64) (int64, error) {
 	gone, there := max(newest-keptHistory, 1)-1, newest
 	for there-gone > 1 {
@@ -177,6 +179,19 @@ func oldest(ctx context.Context, b backend.Backend, newest int64) (int64, error)
 		default:
 			there = middle
 		}
+	}
+	if there > 1 {
+		return there, nil
+	}
+	// Nothing can be listed at 0, which means the newest, but watches may begin there.
+	for _, err := range b.Watch(ctx, "", 0) {
+		if err == nil {
+			return 0, nil
+		}
+		if !errors.Is(err, backend.ErrCompacted) {
+			return 0, err
+		}
+		break
 	}
 	return there, nil
 }

@@ -91,7 +91,7 @@ func Write(ctx context.Context, w io.Writer, b backend.Backend, tell Progress) e
 
 func writeRecords(ctx context.Context, w io.Writer, b backend.Backend, tell Progress) error {
 	done := 0
-	for page, err := range pages(ctx, b, 0) {
+	for page, err := range Pages(ctx, b, 0) {
 		if err != nil {
 			return err
 		}

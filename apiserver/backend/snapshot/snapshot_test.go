@@ -159,6 +159,20 @@ func TestCopy(t *testing.T) {
 	}
 }
 
+// Of what was never compacted, a copy has all history.
+func TestCopyFromTheFirst(t *testing.T) {
+	from, to := memory.New(), memory.New()
+	defer from.Close()
+	defer to.Close()
+	put(t, from, "/a", "1", 0)
+	put(t, from, "/a", "2", 0)
+	copied, err := snapshot.Copy(t.Context(), from, to, untold)
+	if (err != nil || copied != snapshot.Copied{Entries: 1, Oldest: 0, Newest: 2}) {
+		t.Errorf("copied %+v, %v", copied, err)
+	}
+	equal(t, "history", changes(t, to, 0, 2), changes(t, from, 0, 2))
+}
+
 func TestCopyNothing(t *testing.T) {
 	to := memory.New()
 	defer to.Close()

@@ -1,0 +1,123 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/spf13/pflag"
+	"golang.org/x/term"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+)
+
+// operator is who asks a running server for maintenance.
+type operator struct {
+	kubeconfig string
+}
+
+func (o *operator) flags(flags *pflag.FlagSet) {
+	flags.StringVar(&o.kubeconfig, "kubeconfig", "", "how to reach the server, and as whom (default: as kubectl does)")
+}
+
+// stream writes what a server answers at a path to w.
+func (o *operator) stream(ctx context.Context, path string, w io.Writer) error {
+	rules := clientcmd.NewDefaultClientConfigLoadingRules()
+	rules.ExplicitPath = o.kubeconfig
+	config, err := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, nil).ClientConfig()
+	if err != nil {
+		return err
+	}
+	config.UserAgent = "skiff/" + version
+	return fetch(ctx, config, path, w)
+}
+
+func fetch(ctx context.Context, config *rest.Config, path string, w io.Writer) error {
+	client, err := rest.HTTPClientFor(config)
+	if err != nil {
+		return err
+	}
+	base, _, err := rest.DefaultServerUrlFor(config)
+	if err != nil {
+		return err
+	}
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, base.JoinPath(path).String(), nil)
+	if err != nil {
+		return err
+	}
+	request.Header.Set("User-Agent", config.UserAgent)
+	response, err := client.Do(request)
+	if err != nil {
+		return err
+	}
+	defer response.Body.Close()
+	if response.StatusCode != http.StatusOK {
+		return refusal(response)
+	}
+	_, err = io.Copy(w, response.Body)
+	return err
+}
+
+// refusal is what a server says in place of what it was asked for.
+func refusal(response *http.Response) error {
+	body, err := io.ReadAll(io.LimitReader(response.Body, 64<<10))
+	if err != nil {
+		return err
+	}
+	var status metav1.Status
+	if json.Unmarshal(body, &status) == nil && status.Message != "" {
+		return errors.New(status.Message)
+	}
+	return fmt.Errorf("the server answers %s: %s", response.Status, strings.TrimSpace(string(body)))
+}
+
+// meter shows how far something has come, if there is a person to see it.
+type meter struct {
+	out  io.Writer // nil: nobody looks
+	what string
+
+	mu    sync.Mutex
+	shown time.Time
+}
+
+// newMeter returns a meter that shows what is done on out if that is a terminal.
+// It must be ended.
+func newMeter(out io.Writer, what string) *meter {
+	m := &meter{what: what, shown: time.Now()}
+	if f, ok := out.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
+		m.out = out
+	}
+	return m
+}
+
+const clearLine = "\r\x1b[K"
+
+// tell is told how much is done of how much; 0: that is not known.
+func (m *meter) tell(done, total int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.out == nil || time.Since(m.shown) < 100*time.Millisecond {
+		return
+	}
+	m.shown = time.Now()
+	if total == 0 {
+		fmt.Fprintf(m.out, "%s%s %d entries", clearLine, m.what, done)
+		return
+	}
+	fmt.Fprintf(m.out, "%s%s %d of %d entries (%d %%)", clearLine, m.what, done, total, 100*done/total)
+}
+
+// end clears the line, for what is said next.
+func (m *meter) end() {
+	if m.out != nil {
+		fmt.Fprint(m.out, clearLine)
+	}
+}
