@@ -100,9 +100,9 @@ func compare(ctx context.Context, s settings, servers *servers, c *corpus, r *re
 	if err != nil {
 		return err
 	}
-	sets := slices.DeleteFunc(append(slices.Clone(c.written), caseSet{"documents", documentCases(kinds)}, caseSet{"signals", signalCases()}), func(set caseSet) bool {
-		return s.kind != "" || s.group != "" && s.group != set.name
-	})
+	// Documents first: those of kinds that were defined and deleted go some time later.
+	sets := slices.Concat([]caseSet{{"documents", documentCases(kinds)}}, c.written, []caseSet{{"signals", signalCases()}})
+	sets = slices.DeleteFunc(sets, func(set caseSet) bool { return s.kind != "" || s.group != "" && s.group != set.name })
 	kinds = slices.DeleteFunc(kinds, func(k kind) bool { return !k.wanted(s.group, s.kind) })
 	if len(sets)+len(kinds) == 0 {
 		return errors.New("kube-apiserver has no such kind, and there are no cases of that name")

@@ -32,8 +32,8 @@ func validate(c, old *crd) field.ErrorList {
 		rules = ratcheted(now, was)
 	}
 	var errs field.ErrorList
-	if want := now.Spec.Names.Plural + "." + now.Spec.Group; old == nil && now.Name != want {
-		errs = append(errs, field.Invalid(field.NewPath("metadata", "name"), now.Name, `must be spec.names.plural+"."+spec.group`))
+	if old == nil {
+		errs = append(errs, validateName(now)...)
 	}
 	at := field.NewPath("spec")
 	errs = append(errs, rules.spec(&now.Spec, at)...)
@@ -55,6 +55,19 @@ func (r rules) unchanged(s, old *internal.CustomResourceDefinitionSpec, at *fiel
 	}
 	errs = append(errs, check.Immutable(s.Group, old.Group, at.Child("group"))...)
 	return append(errs, check.Immutable(s.Names.Plural, old.Names.Plural, at.Child("names", "plural"))...)
+}
+
+// validateName wants the name, and what one is generated from, to say what is
+// defined. That there is none at all is found by the rule for all kinds.
+func validateName(d *internal.CustomResourceDefinition) field.ErrorList {
+	var errs field.ErrorList
+	want := d.Spec.Names.Plural + "." + d.Spec.Group
+	for _, name := range []struct{ field, value string }{{"generateName", d.GenerateName}, {"name", d.Name}} {
+		if name.value != "" && name.value != want {
+			errs = append(errs, field.Invalid(field.NewPath("metadata", name.field), name.value, `must be spec.names.plural+"."+spec.group`))
+		}
+	}
+	return errs
 }
 
 func validateStoredVersions(c *internal.CustomResourceDefinition, at *field.Path) field.ErrorList {
