@@ -91,31 +91,32 @@ func TestExtensionServerThatIsGone(t *testing.T) {
 	})
 }
 
-// flappy is an extension server that says what it has and then, until it is well, never answers a request for it.
+// flappy is an extension server that says what it has, which is another thing each time it is registered, and then,
+// until it is well, never answers a request for it.
 type flappy struct {
 	*httptest.Server
-	asked, left chan bool // have a token for a request that came, and for one that was given up
-	well        atomic.Bool
+	asked chan bool // has a token if what it has now was asked for
+	times atomic.Int64
+	well  atomic.Bool
 }
 
 func (f *flappy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	note := func(happened chan bool) {
-		select {
-		case happened <- true:
-		default:
-		}
-	}
 	w.Header().Set("Content-Type", "application/json")
+	has := fmt.Sprint("flaps", f.times.Load())
 	switch about := strings.Contains(r.URL.Path, "/flaps"); {
 	case about && f.well.Load() && r.URL.Query().Get("watch") == "":
 		io.WriteString(w, `{"kind":"PartialObjectMetadataList","apiVersion":"meta.k8s.io/v1","metadata":{"resourceVersion":"1"},"items":[]}`)
 	case about:
-		note(f.asked)
+		if strings.HasSuffix(r.URL.Path, "/"+has) {
+			select {
+			case f.asked <- true:
+			default: // there is one already
+			}
+		}
 		<-r.Context().Done()
-		note(f.left)
 	case r.URL.Path == "/apis/flap.example.com/v1":
 		io.WriteString(w, `{"kind":"APIResourceList","apiVersion":"v1","groupVersion":"flap.example.com/v1","resources":[`+
-			`{"name":"flaps","singularName":"flap","namespaced":true,"kind":"Flap","verbs":["get","list","watch","delete","create"]}]}`)
+			`{"name":"`+has+`","singularName":"flap","namespaced":true,"kind":"Flap","verbs":["get","list","watch","delete","create"]}]}`)
 	default:
 		http.NotFound(w, r)
 	}
@@ -124,7 +125,7 @@ func (f *flappy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // startFlappy starts a world in which v1.flap.example.com can be registered.
 func startFlappy(t *testing.T) (*world, *flappy) {
 	t.Helper()
-	f := &flappy{asked: make(chan bool, 1), left: make(chan bool, 1)}
+	f := &flappy{asked: make(chan bool, 1)}
 	f.Server = httptest.NewTLSServer(f)
 	t.Cleanup(f.Close)
 	w := startWith(t, controllers.Config{}, func(o *apiserver.Options) {
@@ -154,7 +155,7 @@ func (w *world) registerFlap(ctx context.Context) error {
 }
 
 // TestExtensionServerThatFlaps: what has lost its owner is collected while an extension server that answers no
-// requests comes and goes, and when that is well namespaces go.
+// requests comes and goes, and namespaces go when it is well.
 func TestExtensionServerThatFlaps(t *testing.T) {
 	w, f := startFlappy(t)
 	ctx, end := context.WithCancel(t.Context())
@@ -167,15 +168,14 @@ func TestExtensionServerThatFlaps(t *testing.T) {
 	<-f.asked // by the garbage collector
 	flapping.Go(func() {
 		for {
-			if err := w.Discovery().RESTClient().Delete().AbsPath(services, "v1.flap.example.com").Do(ctx).Error(); err != nil && ctx.Err() == nil {
-				t.Error(err)
+			f.times.Add(1)
+			err := w.Discovery().RESTClient().Delete().AbsPath(services, "v1.flap.example.com").Do(t.Context()).Error()
+			if err == nil {
+				err = w.registerFlap(t.Context())
 			}
-			select {
-			case <-f.left:
-			case <-ctx.Done():
-			}
-			if err := w.registerFlap(context.WithoutCancel(ctx)); err != nil {
+			if err != nil {
 				t.Error(err)
+				return
 			}
 			select {
 			case <-f.asked:

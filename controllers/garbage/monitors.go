@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -55,8 +56,9 @@ type monitors struct {
 	graph   *graph
 	counter *counter
 	changed chan struct{} // has a token when discovery may have changed
-	first   chan struct{} // closed when the monitors of the first discovery are running
-	begun   atomic.Bool   // they have been waited for
+	first   chan struct{} // closed when the monitors of the first discovery are running, which are initial
+	initial []*monitor
+	begun   atomic.Bool // they have been waited for
 
 	mu    sync.Mutex
 	all   map[schema.GroupVersionResource]*monitor
@@ -120,6 +122,9 @@ func (m *monitors) run(ctx context.Context) {
 		}
 		if !started && m.count() > 0 {
 			started = true
+			m.mu.Lock()
+			m.initial = slices.Collect(maps.Values(m.all))
+			m.mu.Unlock()
 			close(m.first)
 		}
 		if changed = m.waitForChange(ctx, wait); ctx.Err() != nil {
@@ -169,7 +174,8 @@ func (m *monitors) waitFirst(ctx context.Context) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	for !m.allSynced() {
+	enough := time.Now().Add(syncTimeout)
+	for time.Now().Before(enough) && slices.ContainsFunc(m.initial, func(i *monitor) bool { return !i.synced() }) {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
