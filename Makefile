@@ -60,7 +60,7 @@ SUITE = go run ./conformance -tools $(TOOLS) -images $(CACHE)/images $(if $(TIER
 	$(if $(PROCS),-procs $(PROCS)) $(if $(KEEP),-keep)
 
 .PHONY: programs
-programs: packages build tools helm helm4 cert-manager metrics-server operator ## Install programs of others, as users do, and see that they work
+programs: packages build tools helm helm4 cert-manager metrics-server operator kyverno ## Install programs of others, as users do, and see that they work
 	SKIFF_TOOLS=$(TOOLS) SKIFF_PROGRAMS=$(TOOLS) go test -tags programs -count=1 -timeout 30m -v ./conformance/programs
 
 .PHONY: conformance-images
@@ -155,6 +155,7 @@ $(eval $(call tool,hydrophone-tool,$(call MODULE,hydrophone),third_party/hydroph
 $(eval $(call tool,helm,$(call MODULE,helm),third_party/helm,-o $(TOOLS)/ -ldflags "-s -w" helm.sh/helm/v3/cmd/helm))
 $(eval $(call tool,helm4,$(call MODULE,helm4),third_party/helm4,-o $(TOOLS)/helm4 -ldflags "-s -w" helm.sh/helm/v4/cmd/helm))
 $(eval $(call tool,cert-manager,$(call MODULE,cert-manager),third_party/cert-manager,-o $(TOOLS)/cert-manager/ -ldflags "-s -w" tool))
+$(eval $(call tool,kyverno,$(call MODULE,kyverno),third_party/kyverno,-o $(TOOLS)/kyverno/ -ldflags "-s -w" tool))
 $(eval $(call tool,metrics-server,$(call MODULE,metrics-server),third_party/metrics-server,-o $(TOOLS)/ -ldflags "-s -w" tool))
 $(eval $(call tool,operator,$(call MODULE,operator) third_party/operator/main.go,third_party/operator,-o $(TOOLS)/operator -ldflags "-s -w" .))
 $(eval $(call tool,nonewprivs,$(call MODULE,kubernetes),third_party/kubernetes,-o $(TOOLS)/ -ldflags "-s -w" k8s.io/kubernetes/test/images/nonewprivs))

@@ -29,6 +29,7 @@ func TestPrograms(t *testing.T) {
 	t.Run("metrics-server", func(t *testing.T) { testMetricsServer(t, c) })
 	t.Run("cert-manager", func(t *testing.T) { testCertManager(t, c) })
 	t.Run("operator", func(t *testing.T) { testOperator(t, c) })
+	t.Run("kyverno", func(t *testing.T) { testKyverno(t, c) })
 }
 
 type cluster struct{ *clustertest.Cluster }
