@@ -86,7 +86,7 @@ func newWebhook(c *apiextensionsv1.WebhookConversion, cluster resource.Cluster, 
 		}
 	}
 	h.url += "?timeout=" + callTime.String()
-	h.client = &http.Client{Transport: transport, Timeout: callTime, CheckRedirect: reach.Redirects}
+	h.client = &http.Client{Transport: reach.Limit{Next: transport, Most: mostAnswer}, Timeout: callTime, CheckRedirect: reach.Redirects}
 	return h, nil
 }
 
@@ -148,7 +148,7 @@ func (h *webhook) ask(objects []*object, to schema.GroupVersion) ([]runtime.RawE
 		return nil, err
 	}
 	defer answered.Body.Close()
-	text, err := io.ReadAll(io.LimitReader(answered.Body, mostAnswer))
+	text, err := io.ReadAll(answered.Body)
 	if err != nil {
 		return nil, err
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -15,6 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/dynamic"
 )
 
 const hostDefinition = `
@@ -110,18 +112,53 @@ func TestConversionWebhook(t *testing.T) {
 		t.Errorf("list as v1: %s, %v", specs(list), err)
 	}
 
+	meta := func(name string, value any) func([]any) []any {
+		return func(o []any) []any {
+			o[0].(map[string]any)["metadata"].(map[string]any)[name] = value
+			return o
+		}
+	}
+	field := func(name string, value any) func([]any) []any {
+		return func(o []any) []any { o[0].(map[string]any)[name] = value; return o }
+	}
 	for name, c := range map[string]struct {
 		spoil func([]any) []any
 		want  string
 	}{
-		"lost":  {func([]any) []any { return nil }, "conversion webhook for example.com/v1, Kind=Host returned 0 objects, expected 1"},
-		"other": {func(o []any) []any { o[0].(map[string]any)["metadata"].(map[string]any)["name"] = "other"; return o }, "must have the same name: a != other"},
-		"same":  {func(o []any) []any { o[0].(map[string]any)["apiVersion"] = "example.com/v3"; return o }, "invalid groupVersion (expected example.com/v2, received example.com/v3)"},
+		"more":            {func(o []any) []any { return append(o, o[0]) }, "returned 2 objects, expected 1"},
+		"none":            {func([]any) []any { return []any{nil} }, "returned invalid converted object at index 0"},
+		"no object":       {func([]any) []any { return []any{"text"} }, "returned invalid converted object at index 0"},
+		"another kind":    {field("kind", "Guest"), "must have the same kind: Host != Guest"},
+		"another space":   {meta("namespace", "kube-system"), "must have the same namespace: default != kube-system"},
+		"another uid":     {meta("uid", "1"), "must have the same UID: "},
+		"no metadata":     {func(o []any) []any { delete(o[0].(map[string]any), "metadata"); return o }, "must have the same name: a != "},
+		"text as labels":  {meta("labels", "text"), "invalid metadata.labels of type string in converted object"},
+		"numbers as text": {meta("annotations", map[string]any{"a": 1}), "metadata.annotations[a] must be a string, but is int64 in converted object"},
+		"bad labels":      {meta("labels", map[string]any{"a b": "c"}), "name part must consist of alphanumeric characters"},
+		"too much":        {field("spec", map[string]any{"host": strings.Repeat("x", 65<<20)}), "the answer is larger than 67108864 bytes"},
+		"lost":            {func([]any) []any { return nil }, "conversion webhook for example.com/v1, Kind=Host returned 0 objects, expected 1"},
+		"other":           {func(o []any) []any { o[0].(map[string]any)["metadata"].(map[string]any)["name"] = "other"; return o }, "must have the same name: a != other"},
+		"same":            {func(o []any) []any { o[0].(map[string]any)["apiVersion"] = "example.com/v3"; return o }, "invalid groupVersion (expected example.com/v2, received example.com/v3)"},
 	} {
 		hook.spoil.Store(&c.spoil)
 		if _, err := v2.Get(ctx, "a", metav1.GetOptions{}); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: %v, want %s", name, err, c.want)
 		}
+		if list, err := v1.List(ctx, metav1.ListOptions{}); err != nil || len(list.Items) != 2 {
+			t.Errorf("%s: what needs no conversion: %v, %v", name, list, err)
+		}
+	}
+	// Two that change places are two that are not themselves.
+	swap := func(o []any) []any { slices.Reverse(o); return o }
+	hook.spoil.Store(&swap)
+	if _, err := v2.List(ctx, metav1.ListOptions{}); err == nil || !strings.Contains(err.Error(), "must have the same name: a != b") {
+		t.Errorf("swapped: %v", err)
+	}
+	// What is no label and no annotation is the server's.
+	own := meta("finalizers", []any{"example.com/mine"})
+	hook.spoil.Store(&own)
+	if got, err := v2.Get(ctx, "a", metav1.GetOptions{}); err != nil || len(got.GetFinalizers()) > 0 {
+		t.Errorf("finalizers of a webhook: %v, %v", got, err)
 	}
 	hook.spoil.Store(nil)
 	if _, err := v2.Get(ctx, "a", metav1.GetOptions{}); err != nil {
@@ -179,4 +216,47 @@ func specs(list *unstructured.UnstructuredList) string {
 		fmt.Fprintf(&b, "%s %s ", item.GetName(), spec)
 	}
 	return b.String()
+}
+
+// TestHangingConversion: while a conversion webhook does not answer, what needs no conversion is served, the same
+// objects in the version they are stored in included.
+func TestHangingConversion(t *testing.T) {
+	hook := &converter{}
+	arrived, goOn := make(chan bool), make(chan bool)
+	h := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		arrived <- true
+		<-goOn
+		hook.ServeHTTP(w, r)
+	}))
+	defer h.Close()
+	bundle := base64.StdEncoding.EncodeToString(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: h.Certificate().Raw}))
+	s := start(t, nil)
+	s.define(t, strings.NewReplacer("URL", h.URL, "BUNDLE", bundle).Replace(hostDefinition))
+	ctx := t.Context()
+	in := func(version string) dynamic.ResourceInterface {
+		return s.Resource(schema.GroupVersionResource{Group: "example.com", Version: version, Resource: "hosts"}).Namespace("default")
+	}
+	host := parse(t, "apiVersion: example.com/v1\nkind: Host\nmetadata: {name: a}\nspec: {hostPort: 'x:1'}")
+	if _, err := in("v1").Create(ctx, host, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	answered := make(chan error, 1)
+	go func() {
+		_, err := in("v2").Get(ctx, "a", metav1.GetOptions{})
+		answered <- err
+	}()
+	<-arrived
+	for _, patch := range []string{"y:2", "z:3"} {
+		if _, err := in("v1").Patch(ctx, "a", types.MergePatchType, []byte(`{"spec":{"hostPort":"`+patch+`"}}`), metav1.PatchOptions{}); err != nil {
+			t.Errorf("a write meanwhile: %v", err)
+		}
+	}
+	if list, err := in("v1").List(ctx, metav1.ListOptions{}); err != nil || specs(list) != `a {"hostPort":"z:3"} ` {
+		t.Errorf("a list meanwhile: %s, %v", specs(list), err)
+	}
+	s.define(t, boatDefinition)
+	goOn <- true
+	if err := <-answered; err != nil {
+		t.Error(err)
+	}
 }

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"net"
 	"net/http"
@@ -141,4 +142,36 @@ func Redirects(r *http.Request, via []*http.Request) error {
 		return errors.New("stopped after 10 redirects")
 	}
 	return nil
+}
+
+// Limit reads no more than Most bytes of an answer: who asked is told that it is larger.
+type Limit struct {
+	Next http.RoundTripper
+	Most int
+}
+
+var _ http.RoundTripper = Limit{}
+
+// RoundTrip implements http.RoundTripper.
+func (l Limit) RoundTrip(r *http.Request) (*http.Response, error) {
+	answer, err := l.Next.RoundTrip(r)
+	if err == nil {
+		answer.Body = &limited{answer.Body, l.Most, l.Most}
+	}
+	return answer, err
+}
+
+type limited struct {
+	io.ReadCloser
+	most, left int
+}
+
+// Read asks for one byte more than there may be, to know whether there is one.
+func (l *limited) Read(p []byte) (int, error) {
+	n, err := l.ReadCloser.Read(p[:min(len(p), l.left+1)])
+	if n > l.left {
+		return l.left, fmt.Errorf("the answer is larger than %d bytes", l.most)
+	}
+	l.left -= n
+	return n, err
 }

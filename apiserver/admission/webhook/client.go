@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"net/netip"
@@ -107,7 +106,7 @@ func (c *client) open(dial func(context.Context, string, string) (net.Conn, erro
 		return err
 	}
 	c.transport.TLSClientConfig = config
-	c.rest, err = rest.UnversionedRESTClientForConfigAndClient(settings, &http.Client{Transport: bounded{c.transport}, CheckRedirect: reach.Redirects})
+	c.rest, err = rest.UnversionedRESTClientForConfigAndClient(settings, &http.Client{Transport: reach.Limit{Next: c.transport, Most: maxAnswer}, CheckRedirect: reach.Redirects})
 	return err
 }
 
@@ -128,29 +127,4 @@ func (c *client) post(ctx context.Context, body []byte, review runtime.Object) e
 	}
 	// What goes wrong is in the error. It is no event of the server, which a webhook could fill its log with.
 	return r.Do(klog.NewContext(ctx, logr.Discard())).Into(review)
-}
-
-// bounded reads no more than maxAnswer of an answer.
-type bounded struct{ next http.RoundTripper }
-
-func (b bounded) RoundTrip(r *http.Request) (*http.Response, error) {
-	answer, err := b.next.RoundTrip(r)
-	if err == nil {
-		answer.Body = &limited{answer.Body, maxAnswer}
-	}
-	return answer, err
-}
-
-type limited struct {
-	io.ReadCloser
-	left int
-}
-
-func (l *limited) Read(p []byte) (int, error) {
-	if l.left <= 0 {
-		return 0, fmt.Errorf("the answer is larger than %d bytes", maxAnswer)
-	}
-	n, err := l.ReadCloser.Read(p[:min(len(p), l.left)])
-	l.left -= n
-	return n, err
 }
