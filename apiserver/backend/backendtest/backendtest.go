@@ -25,6 +25,11 @@ type Engine struct {
 	// it again after it was closed finds what was written.
 	Open    func(t testing.TB) backend.Backend
 	Durable bool
+	// Shared: opening the database of t again, while it is open, gives a second
+	// server of it.
+	Shared bool
+	// Cut ends all connections to the database of t, if an engine has some.
+	Cut func(t testing.TB)
 	// Lifetime is how late after its lifetime a key may be deleted; 0 means ten
 	// seconds.
 	Lifetime time.Duration
@@ -65,6 +70,9 @@ func Run(t *testing.T, e Engine) {
 	}
 	if e.Durable {
 		t.Run("everything is there after reopening", func(t *testing.T) { testReopen(t, e) })
+	}
+	if e.Shared {
+		runShared(t, e)
 	}
 }
 

@@ -1,6 +1,9 @@
 package mysql_test
 
 import (
+	"database/sql"
+	"fmt"
+	"net/url"
 	"sync"
 	"testing"
 
@@ -11,15 +14,63 @@ import (
 )
 
 func TestContract(t *testing.T) {
-	var urls sync.Map // of each test, so that it can open its database again
-	backendtest.Run(t, backendtest.Engine{Durable: true, Open: func(t testing.TB) backend.Backend {
-		url, ok := urls.Load(t.Name())
-		if !ok {
-			url = databases.MariaDB(t)
-			urls.Store(t.Name(), url)
+	backendtest.Run(t, backendtest.Engine{
+		Durable: true, Shared: true,
+		Open: func(t testing.TB) backend.Backend { return open(t, own(t)) },
+		Cut:  func(t testing.TB) { cut(t, own(t)) },
+	})
+}
+
+// own is the URL of the database of a test.
+func own(t testing.TB) string {
+	t.Helper()
+	make := sync.OnceValue(func() string { return databases.MariaDB(t) })
+	found, _ := urls.LoadOrStore(t.Name(), make)
+	return found.(func() string)()
+}
+
+var urls sync.Map // of tests
+
+// cut ends all connections to a database.
+func cut(t testing.TB, url string) {
+	t.Helper()
+	db := connect(t, url)
+	defer db.Close()
+	rows, err := db.Query("SELECT id FROM information_schema.processlist WHERE db = database() AND id <> connection_id()")
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var id int64
+		if err := rows.Scan(&id); err != nil {
+			t.Error(err)
 		}
-		return open(t, url.(string))
-	}})
+		_, _ = db.Exec(fmt.Sprint("KILL ", id)) // it may have ended by itself
+	}
+}
+
+func execute(t testing.TB, url, statement string) {
+	t.Helper()
+	db := connect(t, url)
+	defer db.Close()
+	if _, err := db.Exec(statement); err != nil {
+		t.Error(err)
+	}
+}
+
+func connect(t testing.TB, address string) *sql.DB {
+	t.Helper()
+	u, err := url.Parse(address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	db, err := sql.Open("mysql", fmt.Sprintf("%s@tcp(%s)%s", u.User, u.Host, u.Path))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return db
 }
 
 func BenchmarkPut(b *testing.B)    { backendtest.BenchmarkPut(b, openNew) }

@@ -1,6 +1,7 @@
 package postgres_test
 
 import (
+	"database/sql"
 	"sync"
 	"testing"
 
@@ -11,15 +12,45 @@ import (
 )
 
 func TestContract(t *testing.T) {
-	var urls sync.Map // of each test, so that it can open its database again
-	backendtest.Run(t, backendtest.Engine{Durable: true, Open: func(t testing.TB) backend.Backend {
-		url, ok := urls.Load(t.Name())
-		if !ok {
-			url = databases.Postgres(t)
-			urls.Store(t.Name(), url)
-		}
-		return open(t, url.(string))
-	}})
+	backendtest.Run(t, backendtest.Engine{
+		Durable: true, Shared: true,
+		Open: func(t testing.TB) backend.Backend { return open(t, own(t)) },
+		Cut:  func(t testing.TB) { cut(t, own(t)) },
+	})
+}
+
+// own is the URL of the database of a test.
+func own(t testing.TB) string {
+	t.Helper()
+	make := sync.OnceValue(func() string { return databases.Postgres(t) })
+	found, _ := urls.LoadOrStore(t.Name(), make)
+	return found.(func() string)()
+}
+
+var urls sync.Map // of tests
+
+// cut ends all connections to a database.
+func cut(t testing.TB, url string) {
+	t.Helper()
+	execute(t, url, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()")
+}
+
+func execute(t testing.TB, url, statement string) {
+	t.Helper()
+	db := connect(t, url)
+	defer db.Close()
+	if _, err := db.Exec(statement); err != nil {
+		t.Error(err)
+	}
+}
+
+func connect(t testing.TB, url string) *sql.DB {
+	t.Helper()
+	db, err := sql.Open("pgx", url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return db
 }
 
 func BenchmarkPut(b *testing.B)    { backendtest.BenchmarkPut(b, openNew) }
