@@ -28,6 +28,9 @@ var (
 	// ErrPartial: a Load did not come to its end, so that what is there is no
 	// state that ever was.
 	ErrPartial = errors.New("database was filled in part only: empty it and fill it again")
+	// ErrUnavailable: the database has been away for longer than an operation
+	// waits for it. A write that fails so may have happened.
+	ErrUnavailable = errors.New("storage is unavailable")
 	// ErrInUse: another process has the database open, which takes one only.
 	ErrInUse = errors.New("storage file is in use by another process")
 )

@@ -11,6 +11,7 @@ import (
 	"github.com/skiff-k8s/skiff/apiserver/backend/backendtest"
 	"github.com/skiff-k8s/skiff/apiserver/backend/databases"
 	"github.com/skiff-k8s/skiff/apiserver/backend/mysql"
+	"github.com/skiff-k8s/skiff/apiserver/backend/relational/relationaltest"
 )
 
 func TestContract(t *testing.T) {
@@ -19,6 +20,34 @@ func TestContract(t *testing.T) {
 		Open: func(t testing.TB) backend.Backend { return open(t, own(t)) },
 		Cut:  func(t testing.TB) { cut(t, own(t)) },
 	})
+}
+
+func TestFaults(t *testing.T) {
+	relationaltest.Run(t, relationaltest.Engine{
+		Open: func(url string) (backend.Backend, error) {
+			b, err := mysql.Open(url)
+			if err != nil {
+				return nil, err
+			}
+			return b, nil
+		},
+		Database: databases.MariaDB,
+		Server:   func(t testing.TB) relationaltest.Server { return databases.NewMariaDB(t) },
+		Execute:  execute,
+		Size:     size,
+	})
+}
+
+// size is how many bytes the tables have on disk.
+func size(t testing.TB, url string) (bytes int64) {
+	t.Helper()
+	execute(t, url, "ANALYZE TABLE skiff_writes")
+	db := connect(t, url)
+	defer db.Close()
+	if err := db.QueryRow("SELECT SUM(data_length + index_length + data_free) FROM information_schema.tables WHERE table_schema = database()").Scan(&bytes); err != nil {
+		t.Fatal(err)
+	}
+	return bytes
 }
 
 // own is the URL of the database of a test.

@@ -9,6 +9,7 @@ import (
 	"github.com/skiff-k8s/skiff/apiserver/backend/backendtest"
 	"github.com/skiff-k8s/skiff/apiserver/backend/databases"
 	"github.com/skiff-k8s/skiff/apiserver/backend/postgres"
+	"github.com/skiff-k8s/skiff/apiserver/backend/relational/relationaltest"
 )
 
 func TestContract(t *testing.T) {
@@ -17,6 +18,33 @@ func TestContract(t *testing.T) {
 		Open: func(t testing.TB) backend.Backend { return open(t, own(t)) },
 		Cut:  func(t testing.TB) { cut(t, own(t)) },
 	})
+}
+
+func TestFaults(t *testing.T) {
+	relationaltest.Run(t, relationaltest.Engine{
+		Open: func(url string) (backend.Backend, error) {
+			b, err := postgres.Open(url)
+			if err != nil {
+				return nil, err
+			}
+			return b, nil
+		},
+		Database: databases.Postgres,
+		Server:   func(t testing.TB) relationaltest.Server { return databases.NewPostgres(t) },
+		Execute:  execute,
+		Size:     size,
+	})
+}
+
+// size is how many bytes the tables have on disk.
+func size(t testing.TB, url string) (bytes int64) {
+	t.Helper()
+	db := connect(t, url)
+	defer db.Close()
+	if err := db.QueryRow("SELECT SUM(pg_total_relation_size(oid)) FROM pg_class WHERE relkind = 'r' AND relname LIKE 'skiff_%'").Scan(&bytes); err != nil {
+		t.Fatal(err)
+	}
+	return bytes
 }
 
 // own is the URL of the database of a test.

@@ -55,7 +55,7 @@ func (o *outage) over(name string) {
 
 // again does what may fail because of others or because the database is away
 // until it succeeds, cannot succeed, or the database has been away for too
-// long: ErrUnavailable. It ends with ctx and with Close.
+// long: backend.ErrUnavailable. It ends with ctx and with Close.
 func (b *Backend) again(ctx context.Context, what string, do func(context.Context) error) error {
 	for pause := firstPause; ; pause = min(2*pause, lastPause) {
 		if b.closed() {
@@ -108,7 +108,7 @@ func (b *Backend) judge(ctx context.Context, what string, err error) (again bool
 		if b.outage.lost(b.db.Name(), err) < patience {
 			return true, nil
 		}
-		return false, fmt.Errorf("%s: %w: %w", what, ErrUnavailable, err)
+		return false, fmt.Errorf("%s: %w: %w", what, backend.ErrUnavailable, err)
 	}
 	return false, fmt.Errorf("%s: %w", what, err)
 }

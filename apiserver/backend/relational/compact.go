@@ -107,7 +107,7 @@ func (b *Backend) expire() {
 	for b.wait(expireEvery) {
 		for more := true; more && !b.closed(); {
 			n, err := b.expireDue()
-			if err != nil && !errors.Is(err, backend.ErrClosed) && !errors.Is(err, ErrUnavailable) {
+			if err != nil && !errors.Is(err, backend.ErrClosed) && !errors.Is(err, backend.ErrUnavailable) {
 				slog.Error("Deleting what has expired", "database", b.db.Name(), "error", err)
 			}
 			more = err == nil && n == expireBatch

@@ -25,7 +25,7 @@ func (b *Backend) follow() {
 		pause := b.db.Poll(b.notified.Load())
 		if err != nil && !errors.Is(err, backend.ErrClosed) && !errors.Is(err, backend.ErrConflict) {
 			// An outage has been logged where it was noticed.
-			if !errors.Is(err, ErrUnavailable) {
+			if !errors.Is(err, backend.ErrUnavailable) {
 				slog.Error("Following storage", "database", b.db.Name(), "error", err)
 			}
 			pause = faultPause
@@ -81,7 +81,7 @@ func (b *Backend) read(ctx context.Context, after int64) (head Head, changes []b
 func (b *Backend) older(ctx context.Context, after int64) ([]backend.Change, error) {
 	for {
 		_, changes, err := b.read(ctx, after)
-		if !errors.Is(err, ErrUnavailable) {
+		if !errors.Is(err, backend.ErrUnavailable) {
 			return changes, err
 		}
 		if !b.wait(faultPause) {

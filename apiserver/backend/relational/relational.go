@@ -21,7 +21,7 @@
 //
 // Nothing is refused because of load: what the database gives up to let others
 // go first is done again. While the database is away, operations are tried
-// again for some seconds and then fail with ErrUnavailable; watches wait.
+// again for some seconds and then fail with backend.ErrUnavailable; watches wait.
 package relational
 
 import (
@@ -38,10 +38,6 @@ import (
 	"github.com/skiff-k8s/skiff/apiserver/backend/changelog"
 	"github.com/skiff-k8s/skiff/guard"
 )
-
-// ErrUnavailable: the database has been away for longer than an operation
-// waits for it. A write that fails so may have happened.
-var ErrUnavailable = errors.New("storage is unavailable")
 
 // MaxKey is how long a key can be, in bytes: less than every database can have
 // in an index.

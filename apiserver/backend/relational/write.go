@@ -142,7 +142,7 @@ func (b *Backend) commit(batch []*request) {
 		return // all have been abandoned
 	}
 	err := guard.Call("storage", func() error { return b.transact(batch) })
-	if err != nil && len(batch) > 1 && !errors.Is(err, ErrUnavailable) && !errors.Is(err, backend.ErrClosed) {
+	if err != nil && len(batch) > 1 && !errors.Is(err, backend.ErrUnavailable) && !errors.Is(err, backend.ErrClosed) {
 		for _, r := range batch {
 			b.commit([]*request{r})
 		}
