@@ -90,7 +90,8 @@ func (b *Backend) try(ctx context.Context, do func(context.Context) error) error
 
 // contractual reports whether err is an answer rather than a fault.
 func contractual(err error) bool {
-	return errors.Is(err, backend.ErrCompacted) || errors.Is(err, backend.ErrFuture)
+	return errors.Is(err, backend.ErrCompacted) || errors.Is(err, backend.ErrFuture) ||
+		errors.Is(err, backend.ErrNotEmpty) || errors.Is(err, backend.ErrPartial)
 }
 
 // judge decides whether to try again after an error, or what to return.

@@ -24,7 +24,7 @@ const (
 // Compact forgets history, as backend.Backend says. That it does is written
 // first: an interrupted compaction is finished by the next one.
 func (b *Backend) Compact(ctx context.Context, revision int64) error {
-	head, err := b.readHead()
+	head, err := b.readHead(ctx)
 	switch {
 	case err != nil:
 		return err

@@ -100,14 +100,14 @@ const (
 const (
 	headStatement = `SELECT layout, revision, compacted, dropped FROM skiff_meta WHERE id = 1`
 
-	keyStatement = `SELECT m.revision, w.revision, w.value
+	keyStatement = `SELECT m.revision, w.revision, w.value, w.expiry
 FROM skiff_meta m LEFT JOIN (
-	SELECT revision, value FROM skiff_writes WHERE name = ? ORDER BY name DESC, revision DESC LIMIT 1
+	SELECT revision, value, expiry FROM skiff_writes WHERE name = ? ORDER BY name DESC, revision DESC LIMIT 1
 ) w ON w.value IS NOT NULL
 WHERE m.id = 1`
 
 	// A page, and on each row how many entries there would be without a limit.
-	pageStatement = `SELECT m.revision, m.compacted, p.total, w.name, w.value, w.revision
+	pageStatement = `SELECT m.revision, m.compacted, p.total, w.name, w.value, w.revision, w.expiry
 FROM skiff_meta m LEFT JOIN (
 	SELECT l.revision, l.name, COUNT(*) OVER () AS total
 	FROM (
@@ -163,11 +163,11 @@ func (b *Backend) selectHead(ctx context.Context) (head Head, err error) {
 
 // selectKey reads the value of a key, with Revision 0 if it has none.
 func (b *Backend) selectKey(ctx context.Context, key string) (entry backend.Entry, newest int64, err error) {
-	var revision sql.NullInt64
+	var revision, expiry sql.NullInt64
 	err = b.each(ctx, keyStatement, []any{[]byte(key)}, func(rows *sql.Rows) error {
-		return rows.Scan(&newest, &revision, &entry.Value)
+		return rows.Scan(&newest, &revision, &entry.Value, &expiry)
 	})
-	entry.Key, entry.Revision = key, revision.Int64
+	entry.Key, entry.Revision, entry.End = key, revision.Int64, ending(expiry)
 	return entry, newest, err
 }
 
@@ -187,12 +187,12 @@ func (b *Backend) selectPage(ctx context.Context, prefix, after string, limit in
 	var total sql.NullInt64
 	err := b.each(ctx, pageStatement, []any{[]byte(first), []byte(prefixEnd(prefix)), at, most}, func(rows *sql.Rows) error {
 		var name, value []byte
-		var written sql.NullInt64
-		if err := rows.Scan(&head.Revision, &head.Compacted, &total, &name, &value, &written); err != nil {
+		var written, expiry sql.NullInt64
+		if err := rows.Scan(&head.Revision, &head.Compacted, &total, &name, &value, &written, &expiry); err != nil {
 			return err
 		}
 		if written.Valid {
-			page.Entries = append(page.Entries, backend.Entry{Key: string(name), Value: value, Revision: written.Int64})
+			page.Entries = append(page.Entries, backend.Entry{Key: string(name), Value: value, Revision: written.Int64, End: ending(expiry)})
 		}
 		return nil
 	})
@@ -251,6 +251,14 @@ func (b *Backend) each(ctx context.Context, statement string, args []any, row fu
 		}
 	}
 	return rows.Err()
+}
+
+// ending is when a lifetime ends that a row has.
+func ending(expiry sql.NullInt64) time.Time {
+	if !expiry.Valid {
+		return time.Time{}
+	}
+	return time.UnixMilli(expiry.Int64)
 }
 
 // End is the expiry as an argument of a statement.

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"github.com/skiff-k8s/skiff/apiserver/backend"
 )
 
 var errNoHead = errors.New("skiff_meta is empty")
@@ -59,8 +61,11 @@ func (b *Backend) check(ctx context.Context, head Head) (Head, error) {
 }
 
 func (h Head) check() error {
-	if h.Layout != Layout {
-		return fmt.Errorf("the layout of the tables is %d, this version reads %d", h.Layout, Layout)
+	switch h.Layout {
+	case Layout:
+		return nil
+	case layoutPartial:
+		return backend.ErrPartial
 	}
-	return nil
+	return fmt.Errorf("the layout of the tables is %d, this version reads %d", h.Layout, Layout)
 }

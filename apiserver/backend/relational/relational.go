@@ -36,6 +36,7 @@ import (
 
 	"github.com/skiff-k8s/skiff/apiserver/backend"
 	"github.com/skiff-k8s/skiff/apiserver/backend/changelog"
+	"github.com/skiff-k8s/skiff/apiserver/backend/coalesce"
 	"github.com/skiff-k8s/skiff/guard"
 )
 
@@ -56,10 +57,11 @@ type Backend struct {
 	db     Database
 	server int64 // names this Backend among those of the database
 	log    *changelog.Log
-	heads  heads
+	heads  *coalesce.Query[Head]
 	outage outage
 
 	requests chan *request
+	work     chan func()   // for the writer to do between transactions
 	newest   atomic.Int64  // the newest revision known to be committed
 	behind   chan struct{} // tells the follower that log may be behind newest
 	publish  sync.Mutex    // held while the log is appended to
@@ -73,7 +75,10 @@ type Backend struct {
 	running guard.Group
 }
 
-var _ backend.Backend = (*Backend)(nil)
+var (
+	_ backend.Backend = (*Backend)(nil)
+	_ backend.Loader  = (*Backend)(nil)
+)
 
 // Open makes the tables if they are not there. The backend owns db from now on,
 // also if there is an error; it must be closed.
@@ -82,9 +87,10 @@ func Open(ctx context.Context, db Database) (*Backend, error) {
 	b := &Backend{
 		db: db, server: newServer(),
 		requests: make(chan *request, maxBatch), behind: make(chan struct{}, 1),
-		heads: heads{asked: make(chan struct{}, 1)},
-		ctx:   ctx, cancel: cancel, stop: make(chan struct{}), stopped: make(chan struct{}),
+		work: make(chan func()),
+		ctx:  ctx, cancel: cancel, stop: make(chan struct{}), stopped: make(chan struct{}),
 	}
+	b.heads = coalesce.New("revision of storage", b.readHead)
 	var head Head
 	err := b.again(ctx, "open storage", func(ctx context.Context) (err error) {
 		head, err = b.prepare(ctx)
@@ -99,7 +105,6 @@ func Open(ctx context.Context, db Database) (*Backend, error) {
 	guard.Go("storage", b.write)
 	b.running.Go("lifetimes of storage", b.expire)
 	if db.Shared() {
-		b.running.Go("revision of storage", func() { b.heads.run(b.stop, b.readHead) })
 		b.running.Go("changes of storage", b.follow)
 		b.running.Go("notifications of storage", b.listen)
 	}
@@ -123,6 +128,7 @@ func (b *Backend) Close() (err error) {
 		late.Stop()
 		b.cancel()
 		b.running.Wait()
+		b.heads.Close(backend.ErrClosed)
 		b.log.Close()
 		err = b.db.Close()
 	})
@@ -182,7 +188,7 @@ func (b *Backend) Revision(ctx context.Context) (int64, error) {
 	if !b.db.Shared() {
 		return b.log.Last(), nil
 	}
-	head, err := b.heads.get(ctx, b.stop)
+	head, err := b.heads.Ask(ctx)
 	if err != nil {
 		return 0, err
 	}
@@ -192,8 +198,8 @@ func (b *Backend) Revision(ctx context.Context) (int64, error) {
 
 // readHead asks the database for its head, until it answers or has been away
 // for too long.
-func (b *Backend) readHead() (head Head, err error) {
-	err = b.again(b.ctx, "read storage", func(ctx context.Context) error {
+func (b *Backend) readHead(ctx context.Context) (head Head, err error) {
+	err = b.again(ctx, "read storage", func(ctx context.Context) error {
 		head, err = b.selectHead(ctx)
 		return err
 	})

@@ -106,6 +106,8 @@ func (b *Backend) write() {
 		select {
 		case <-b.stop:
 			return
+		case do := <-b.work:
+			do()
 		case r := <-b.requests:
 			b.commit(b.gather(r))
 		}
