@@ -28,6 +28,7 @@ func Define[L any, T any, P interface {
 		ClusterScoped: d.ClusterScoped,
 		Prefix:        d.Prefix,
 		Older:         d.Older,
+		Upgrade:       func(string, []byte, Object) (bool, error) { return false, nil },
 		Verbs:         d.Verbs,
 		Deprecated:    d.Deprecated,
 
@@ -71,6 +72,11 @@ func Define[L any, T any, P interface {
 	if d.Reserve != nil {
 		r.Reserve = func(ctx context.Context, obj, old Object, dryRun bool) (func(bool), error) {
 			return d.Reserve(ctx, typed(obj), typed(old), dryRun)
+		}
+	}
+	if d.Upgrade != nil {
+		r.Upgrade = func(version string, stored []byte, obj Object) (bool, error) {
+			return d.Upgrade(version, stored, typed(obj))
 		}
 	}
 	if d.Name == nil {

@@ -39,6 +39,9 @@ type Definition[T any] struct {
 	// Older are further versions, of the same fields, in which objects may be
 	// stored by other servers.
 	Older []string
+	// Upgrade makes obj of JSON stored by other servers in a version of other
+	// fields; false: it knows no such version.
+	Upgrade func(version string, stored []byte, obj *T) (bool, error)
 	// Verbs are the verbs served; nil means all of AllVerbs.
 	Verbs []string
 	// Deprecated is told as a warning to every request for the kind.
@@ -246,6 +249,7 @@ type Resource struct {
 	ClusterScoped                                    bool
 	Prefix                                           string
 	Older                                            []string
+	Upgrade                                          func(version string, stored []byte, obj Object) (bool, error)
 	Verbs                                            []string
 	Deprecated                                       string
 

@@ -5,9 +5,11 @@ import (
 	"encoding/json"
 	"fmt"
 	"hash/maphash"
+	"slices"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/runtime/serializer/protobuf"
 	utiljson "k8s.io/apimachinery/pkg/util/json"
 	"k8s.io/client-go/kubernetes/scheme"
@@ -64,7 +66,7 @@ func decode(r *resource.Resource, value []byte) (resource.Object, error) {
 	if bytes.HasPrefix(value, envelope) {
 		err = decodeProtobuf(r, value[len(envelope):], obj)
 	} else {
-		err = decodeJSON(value, obj)
+		err = decodeJSON(r, value, obj)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("decode stored %s: %w", r.Kind, err)
@@ -87,6 +89,9 @@ func decodeProtobuf(r *resource.Resource, message []byte, obj resource.Object) e
 		return err
 	}
 	if gvk := unknown.GroupVersionKind(); gvk != r.GVK() {
+		if gvk.GroupKind() == r.GVK().GroupKind() && slices.Contains(r.Older, gvk.Version) {
+			return decodeOlder(r, gvk, unknown.Raw, obj)
+		}
 		return fmt.Errorf("found %s where %s is stored", gvk, r.GVK())
 	}
 	into, ok := obj.(interface{ Unmarshal([]byte) error })
@@ -96,11 +101,66 @@ func decodeProtobuf(r *resource.Resource, message []byte, obj resource.Object) e
 	return into.Unmarshal(unknown.Raw)
 }
 
-func decodeJSON(value []byte, obj resource.Object) error {
+// decodeOlder reads a version that has the same fields, though perhaps under other numbers.
+func decodeOlder(r *resource.Resource, gvk schema.GroupVersionKind, message []byte, obj resource.Object) error {
+	older, err := scheme.Scheme.New(gvk)
+	if err != nil {
+		return err
+	}
+	into, ok := older.(interface{ Unmarshal([]byte) error })
+	if !ok {
+		return fmt.Errorf("%T has no protobuf form", older)
+	}
+	if err := into.Unmarshal(message); err != nil {
+		return err
+	}
+	value, err := json.Marshal(older)
+	if err != nil {
+		return err
+	}
+	return decodeJSON(r, value, obj)
+}
+
+func decodeJSON(r *resource.Resource, value []byte, obj resource.Object) error {
 	if u, ok := obj.(*unstructured.Unstructured); ok {
 		return utiljson.Unmarshal(value, &u.Object)
 	}
+	var meta runtime.TypeMeta
+	if err := json.Unmarshal(value, &meta); err != nil {
+		return err
+	}
+	if gv, err := schema.ParseGroupVersion(meta.APIVersion); err == nil && gv.Version != r.Version {
+		if done, err := r.Upgrade(gv.Version, value, obj); done || err != nil {
+			return err
+		}
+	}
 	return sigsjson.UnmarshalCaseSensitivePreserveInts(value, obj)
+}
+
+// EncodeNote makes the bytes of what servers tell each other under keys that
+// are no API objects', as kube-apiserver does.
+func EncodeNote(kind schema.GroupVersionKind, note resource.Object) ([]byte, error) {
+	note.GetObjectKind().SetGroupVersionKind(kind)
+	var w taker
+	err := encoder.Encode(note, &w)
+	return w.bytes, err
+}
+
+// DecodeNote reads bytes of EncodeNote, or JSON.
+func DecodeNote(value []byte, note resource.Object) error {
+	message, ok := bytes.CutPrefix(value, envelope)
+	if !ok {
+		return sigsjson.UnmarshalCaseSensitivePreserveInts(value, note)
+	}
+	var unknown runtime.Unknown
+	if err := unknown.Unmarshal(message); err != nil {
+		return err
+	}
+	into, ok := note.(interface{ Unmarshal([]byte) error })
+	if !ok {
+		return fmt.Errorf("%T has no protobuf form", note)
+	}
+	return into.Unmarshal(unknown.Raw)
 }
 
 // checksum tells whether stored bytes may be the same without keeping them.

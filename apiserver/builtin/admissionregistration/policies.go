@@ -26,7 +26,7 @@ const unset = "<unset>"
 
 func validatingPolicies() *resource.Resource {
 	return resource.Define[admissionregistrationv1.ValidatingAdmissionPolicyList](resource.Definition[validatingPolicy]{
-		Group: group, Version: "v1", Kind: "ValidatingAdmissionPolicy", Plural: "validatingadmissionpolicies",
+		Group: group, Version: "v1", Kind: "ValidatingAdmissionPolicy", Plural: "validatingadmissionpolicies", Older: []string{"v1beta1"},
 		Categories: []string{"api-extensions"}, ClusterScoped: true, NeedsVersion: true, Meta: resource.MetaAnyFinalizer,
 		Default: func(p *validatingPolicy) {
 			setDefault(&p.Spec.FailurePolicy, admissionregistrationv1.Fail)
@@ -62,7 +62,7 @@ func validatingPolicies() *resource.Resource {
 
 func validatingBindings() *resource.Resource {
 	return resource.Define[admissionregistrationv1.ValidatingAdmissionPolicyBindingList](resource.Definition[validatingBinding]{
-		Group: group, Version: "v1", Kind: "ValidatingAdmissionPolicyBinding", Plural: "validatingadmissionpolicybindings",
+		Group: group, Version: "v1", Kind: "ValidatingAdmissionPolicyBinding", Plural: "validatingadmissionpolicybindings", Older: []string{"v1beta1"},
 		Categories: []string{"api-extensions"}, ClusterScoped: true, NeedsVersion: true, Meta: resource.MetaAnyFinalizer,
 		Default: func(b *validatingBinding) { defaultMatch(b.Spec.MatchResources) },
 		Validate: func(b, _ *validatingBinding) field.ErrorList {
@@ -82,7 +82,7 @@ func validatingBindings() *resource.Resource {
 
 func mutatingPolicies() *resource.Resource {
 	return resource.Define[admissionregistrationv1.MutatingAdmissionPolicyList](resource.Definition[mutatingPolicy]{
-		Group: group, Version: "v1", Kind: "MutatingAdmissionPolicy", Plural: "mutatingadmissionpolicies",
+		Group: group, Version: "v1", Kind: "MutatingAdmissionPolicy", Plural: "mutatingadmissionpolicies", Older: []string{"v1beta1"},
 		Categories: []string{"api-extensions"}, ClusterScoped: true, NeedsVersion: true, Meta: resource.MetaAnyFinalizer,
 		Default: func(p *mutatingPolicy) {
 			setDefault(&p.Spec.FailurePolicy, admissionregistrationv1.Fail)
@@ -102,7 +102,7 @@ func mutatingPolicies() *resource.Resource {
 
 func mutatingBindings() *resource.Resource {
 	return resource.Define[admissionregistrationv1.MutatingAdmissionPolicyBindingList](resource.Definition[mutatingBinding]{
-		Group: group, Version: "v1", Kind: "MutatingAdmissionPolicyBinding", Plural: "mutatingadmissionpolicybindings",
+		Group: group, Version: "v1", Kind: "MutatingAdmissionPolicyBinding", Plural: "mutatingadmissionpolicybindings", Older: []string{"v1beta1"},
 		Categories: []string{"api-extensions"}, ClusterScoped: true, NeedsVersion: true, Meta: resource.MetaAnyFinalizer,
 		Default: func(b *mutatingBinding) { defaultMatch(b.Spec.MatchResources) },
 		Validate: func(b, _ *mutatingBinding) field.ErrorList {

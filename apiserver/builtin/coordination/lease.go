@@ -15,7 +15,7 @@ func Resources() []*resource.Resource { return []*resource.Resource{leases()} }
 
 func leases() *resource.Resource {
 	return resource.Define[coordinationv1.LeaseList](resource.Definition[coordinationv1.Lease]{
-		Group: "coordination.k8s.io", Version: "v1", Kind: "Lease", Plural: "leases",
+		Group: "coordination.k8s.io", Version: "v1", Kind: "Lease", Plural: "leases", Older: []string{"v1beta1"},
 		// Coordinated leader election is not served.
 		Prepare: func(l, _ *coordinationv1.Lease) {
 			l.Spec.Strategy, l.Spec.PreferredHolder = nil, nil

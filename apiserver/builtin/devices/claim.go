@@ -17,7 +17,7 @@ type claim = resourcev1.ResourceClaim
 
 func resourceClaims(z authorizer.Authorizer) *resource.Resource {
 	return resource.Define[resourcev1.ResourceClaimList](resource.Definition[claim]{
-		Group: group, Version: "v1", Kind: "ResourceClaim", Plural: "resourceclaims",
+		Group: group, Version: "v1", Kind: "ResourceClaim", Plural: "resourceclaims", Older: []string{"v1beta2"},
 		AnswersDeleted: true,
 		Default:        defaultClaim,
 		Prepare:        prepareClaim,

@@ -14,7 +14,7 @@ import (
 func deviceClasses() *resource.Resource {
 	type class = resourcev1.DeviceClass
 	return resource.Define[resourcev1.DeviceClassList](resource.Definition[class]{
-		Group: group, Version: "v1", Kind: "DeviceClass", Plural: "deviceclasses",
+		Group: group, Version: "v1", Kind: "DeviceClass", Plural: "deviceclasses", Older: []string{"v1beta2"},
 		AnswersDeleted: true,
 		ClusterScoped:  true,
 		Name:           className,

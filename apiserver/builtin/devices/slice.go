@@ -25,7 +25,7 @@ type slice = resourcev1.ResourceSlice
 func resourceSlices() *resource.Resource {
 	spec := resourcev1.ResourceSliceSpec{}
 	return resource.Define[resourcev1.ResourceSliceList](resource.Definition[slice]{
-		Group: group, Version: "v1", Kind: "ResourceSlice", Plural: "resourceslices",
+		Group: group, Version: "v1", Kind: "ResourceSlice", Plural: "resourceslices", Older: []string{"v1beta2"},
 		AnswersDeleted: true,
 		ClusterScoped:  true,
 		Default:        defaultSlice,

@@ -13,7 +13,7 @@ type template = resourcev1.ResourceClaimTemplate
 
 func resourceClaimTemplates() *resource.Resource {
 	return resource.Define[resourcev1.ResourceClaimTemplateList](resource.Definition[template]{
-		Group: group, Version: "v1", Kind: "ResourceClaimTemplate", Plural: "resourceclaimtemplates",
+		Group: group, Version: "v1", Kind: "ResourceClaimTemplate", Plural: "resourceclaimtemplates", Older: []string{"v1beta2"},
 		AnswersDeleted: true,
 		Default:        func(t *template) { defaultClaimSpec(&t.Spec.Spec) },
 		Permit:         permitTemplate,

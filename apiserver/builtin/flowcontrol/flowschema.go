@@ -32,7 +32,7 @@ func flowSchemas() *resource.Resource {
 	spec := flowcontrolv1.FlowSchemaSpec{}
 	const lowestPriority = 1000
 	return resource.Define[flowcontrolv1.FlowSchemaList](resource.Definition[schema]{
-		Group: group, Version: "v1", Kind: "FlowSchema", Plural: "flowschemas",
+		Group: group, Version: "v1", Kind: "FlowSchema", Plural: "flowschemas", Older: []string{"v1beta3"},
 		ClusterScoped: true,
 		Default: func(s *schema) {
 			if s.Spec.MatchingPrecedence == 0 {

@@ -21,7 +21,7 @@ type level = flowcontrolv1.PriorityLevelConfiguration
 func priorityLevels() *resource.Resource {
 	queuing := flowcontrolv1.QueuingConfiguration{}
 	return resource.Define[flowcontrolv1.PriorityLevelConfigurationList](resource.Definition[level]{
-		Group: group, Version: "v1", Kind: "PriorityLevelConfiguration", Plural: "prioritylevelconfigurations",
+		Group: group, Version: "v1", Kind: "PriorityLevelConfiguration", Plural: "prioritylevelconfigurations", Older: []string{"v1beta3"},
 		ClusterScoped: true,
 		Default:       defaultLevel,
 		Prepare: func(l, old *level) {

@@ -20,7 +20,7 @@ import (
 func ipAddresses() *resource.Resource {
 	type address = networkingv1.IPAddress
 	return resource.Define[networkingv1.IPAddressList](resource.Definition[address]{
-		Group: networkingv1.GroupName, Version: "v1", Kind: "IPAddress", Plural: "ipaddresses", ShortNames: []string{"ip"},
+		Group: networkingv1.GroupName, Version: "v1", Kind: "IPAddress", Plural: "ipaddresses", Older: []string{"v1beta1"}, ShortNames: []string{"ip"},
 		ClusterScoped: true,
 		Name:          addressName,
 		Validate:      validateAddress,
@@ -93,7 +93,7 @@ func parentColumn(a *networkingv1.IPAddress) string {
 func serviceCIDRs() *resource.Resource {
 	type cidr = networkingv1.ServiceCIDR
 	return resource.Define[networkingv1.ServiceCIDRList](resource.Definition[cidr]{
-		Group: networkingv1.GroupName, Version: "v1", Kind: "ServiceCIDR", Plural: "servicecidrs",
+		Group: networkingv1.GroupName, Version: "v1", Kind: "ServiceCIDR", Plural: "servicecidrs", Older: []string{"v1beta1"},
 		ClusterScoped: true,
 		Prepare: func(c, old *cidr) {
 			c.Status = networkingv1.ServiceCIDRStatus{}

@@ -170,7 +170,7 @@ func volumeAttributesClasses() *resource.Resource {
 	type class = storagev1.VolumeAttributesClass
 	name := resource.NameColumn[*class]()
 	return resource.Define[storagev1.VolumeAttributesClassList](resource.Definition[class]{
-		Group: group, Version: "v1", Kind: "VolumeAttributesClass", Plural: "volumeattributesclasses", ShortNames: []string{"vac"},
+		Group: group, Version: "v1", Kind: "VolumeAttributesClass", Plural: "volumeattributesclasses", Older: []string{"v1beta1"}, ShortNames: []string{"vac"},
 		AnswersDeleted: true,
 		ClusterScoped:  true,
 		Validate:       validateAttributesClass,
