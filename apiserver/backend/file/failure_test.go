@@ -49,6 +49,23 @@ func TestBroken(t *testing.T) {
 	}
 }
 
+// A write that comes second to one that fails has no conflict with it: nothing
+// was written.
+func TestBehindFailure(t *testing.T) {
+	b := openTest(t)
+	b.broken = syscall.EIO
+	batch := make([]*request, 2)
+	for i := range batch {
+		batch[i] = &request{record: record{key: "/a", value: []byte("x")}, expected: backend.Absent, done: make(chan struct{})}
+	}
+	b.commit(batch)
+	for i, r := range batch {
+		if !errors.Is(r.err, syscall.EIO) {
+			t.Errorf("create %d of 2: got %v, want the error of the disk", i+1, r.err)
+		}
+	}
+}
+
 // What a transaction left behind that failed in its last sync is not there for
 // readers, and makes room for the writes that get its revisions.
 func TestLeftovers(t *testing.T) {

@@ -12,6 +12,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"iter"
 	"os"
 	"path/filepath"
@@ -19,6 +20,7 @@ import (
 
 	"go.etcd.io/bbolt"
 	berrors "go.etcd.io/bbolt/errors"
+	"golang.org/x/sys/unix"
 
 	"github.com/skiff-k8s/skiff/apiserver/backend"
 	"github.com/skiff-k8s/skiff/apiserver/backend/changelog"
@@ -56,7 +58,7 @@ var (
 // Open opens the database at path, and makes it and its directory if they are
 // not there. It must be closed. backend.ErrInUse.
 func Open(path string) (*Backend, error) {
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+	if err := makeFolder(filepath.Dir(path)); err != nil {
 		return nil, fmt.Errorf("open storage: %w", err)
 	}
 	db, err := open(path)
@@ -80,19 +82,107 @@ func Open(path string) (*Backend, error) {
 	return b, nil
 }
 
-// open opens a database that is sound.
+// open opens a database that is sound, and makes it if there is none. Damage
+// that only shows when it is opened for writing is an error too.
 func open(path string) (db *bbolt.DB, err error) {
-	if err = verify(path); err == nil {
-		db, err = bbolt.Open(path, 0o600, &bbolt.Options{
-			Timeout:        lockTimeout,
-			NoFreelistSync: true, // one page less per write; the list is found by a scan when the file is opened
-			FreelistType:   bbolt.FreelistMapType,
-		})
+	defer func() {
+		if p := recover(); p != nil {
+			db, err = nil, fmt.Errorf("%w: %v", ErrDamaged, p)
+		}
+	}()
+	if err = create(path); err == nil {
+		err = verify(path)
+	}
+	if err == nil {
+		db, err = bbolt.Open(path, 0o600, options())
 	}
 	if errors.Is(err, berrors.ErrTimeout) {
 		return nil, backend.ErrInUse
 	}
 	return db, err
+}
+
+func options() *bbolt.Options {
+	return &bbolt.Options{
+		Timeout:        lockTimeout,
+		NoFreelistSync: true, // one page less per write; the list is found by a scan when the file is opened
+		FreelistType:   bbolt.FreelistMapType,
+	}
+}
+
+// create makes an empty database if there is no file. The file gets its name
+// when all that a database begins with is on the disk, so that it is there whole
+// or not at all, whenever the process or the machine ends; and it does not take
+// the place of one that another process made meanwhile.
+func create(path string) error {
+	if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	unnamed := path + ".new"
+	o := options()
+	o.OpenFile = openEmpty
+	db, err := bbolt.Open(unnamed, 0o600, o)
+	if err != nil {
+		return err
+	}
+	err = db.Update(prepare)
+	if err == nil {
+		err = os.Link(unnamed, path)
+	}
+	if errors.Is(err, fs.ErrExist) {
+		err = nil
+	}
+	err = errors.Join(err, os.Remove(unnamed), db.Close())
+	if err != nil {
+		return err
+	}
+	return syncFolder(filepath.Dir(path))
+}
+
+// openEmpty opens what may be left of an attempt that was interrupted, without
+// what is in it, unless it is another process that is at it now.
+func openEmpty(name string, flag int, mode os.FileMode) (*os.File, error) {
+	f, err := os.OpenFile(name, flag, mode)
+	if err != nil {
+		return nil, err
+	}
+	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		err = backend.ErrInUse
+	}
+	if err == nil {
+		err = f.Truncate(0)
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
+}
+
+// makeFolder makes a folder, and those above it, so that a loss of power leaves
+// them.
+func makeFolder(path string) error {
+	if _, err := os.Stat(path); err == nil || !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	above := filepath.Dir(path)
+	if err := makeFolder(above); err != nil {
+		return err
+	}
+	if err := os.Mkdir(path, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	return syncFolder(above)
+}
+
+// syncFolder has what is in a folder found there after a loss of power. That
+// files are synced says nothing of their names.
+func syncFolder(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Sync(), f.Close())
 }
 
 // Close waits for the writes under way, ends all watches and closes the file.

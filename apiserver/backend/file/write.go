@@ -30,6 +30,7 @@ type request struct {
 
 	revision int64 // the result
 	err      error
+	behind   bool // err is for what another write of the batch would have made of the key
 	done     chan struct{}
 }
 
@@ -161,8 +162,8 @@ func (b *Backend) commit(batch []*request) {
 		switch {
 		case r.work != nil:
 			r.err = r.work()
-		case err != nil && r.err == nil:
-			r.err = err
+		case err != nil && (r.err == nil || r.behind):
+			r.err = err // a conflict with what was not written is none
 		}
 		close(r.done)
 	}
@@ -177,12 +178,12 @@ func (b *Backend) order(batch []*request) (writes []*request) {
 		if r.work != nil {
 			continue
 		}
-		at, ok := current[r.record.key]
-		if !ok {
+		at, behind := current[r.record.key]
+		if !behind {
 			at = b.index.Current(r.record.key)
 		}
 		if at != r.expected {
-			r.err = backend.ErrConflict
+			r.err, r.behind = backend.ErrConflict, behind
 			continue
 		}
 		next++
