@@ -11,7 +11,7 @@ import (
 
 // patience is how long the search for an order may take for all keys. A history
 // for which it does not end is reported, not passed.
-const patience = time.Minute
+const patience = 20 * time.Second
 
 // state is what one object can be: absent, or at a revision with a content.
 type state struct {

@@ -1,0 +1,196 @@
+package disk_test
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/skiff-k8s/skiff/apiserver/backend"
+	"github.com/skiff-k8s/skiff/apiserver/backend/file"
+	"github.com/skiff-k8s/skiff/robustness/disk"
+)
+
+// writerVariable makes the test binary a program that writes to the file that it
+// names.
+const writerVariable = "SKIFF_ROBUSTNESS_WRITER"
+
+func TestMain(m *testing.M) {
+	disk.Confine()
+	path := os.Getenv(writerVariable)
+	if path == "" {
+		os.Exit(m.Run())
+	}
+	if err := writeSome(path); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+}
+
+// writes is how many writes a writer does.
+const writes = 12
+
+// writeSome writes, always the same, and says what was acknowledged.
+func writeSome(path string) error {
+	b, err := file.Open(path)
+	if err != nil {
+		return err
+	}
+	at := make(map[string]int64)
+	for n := range writes {
+		key := fmt.Sprintf("/k/%d", n%5)
+		switch {
+		case n%7 == 6 && at[key] != 0:
+			_, err = b.Delete(context.Background(), key, at[key])
+			at[key] = 0
+		default:
+			at[key], err = b.Put(context.Background(), key, value(n), at[key], 0)
+		}
+		if err != nil {
+			return err
+		}
+		fmt.Println(n)
+		if n == 7 {
+			if err := b.Compact(context.Background(), 5); err != nil {
+				return err
+			}
+		}
+	}
+	return b.Close()
+}
+
+// value is what the n-th write writes, of different sizes.
+func value(n int) []byte { return fmt.Appendf(nil, "%d %s", n, strings.Repeat("x", n*n*20)) }
+
+// expected is what all keys have after n writes.
+func expected(n int) string {
+	state := make(map[string]string)
+	for i := range n {
+		key := fmt.Sprintf("/k/%d", i%5)
+		if _, ok := state[key]; ok && i%7 == 6 {
+			delete(state, key)
+			continue
+		}
+		state[key] = string(value(i))
+	}
+	var text strings.Builder
+	for _, key := range slices.Sorted(maps.Keys(state)) {
+		fmt.Fprintf(&text, "%s=%s\n", key, state[key])
+	}
+	return text.String()
+}
+
+// interrupted runs the writer, ends it at its n-th call, with what judge says of
+// the calls before, and takes the power. It returns how many writes were
+// acknowledged, and whether the writer got so far as to be ended.
+func interrupted(t *testing.T, d *disk.Disk, path string, n int, seed uint64, judge func(disk.Call) disk.Verdict) (acknowledged int, ended bool) {
+	t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(self)
+	cmd.Env = append(os.Environ(), writerVariable+"="+path)
+	cmd.Stderr = os.Stderr
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	calls := 0
+	d.Judge(func(c disk.Call) disk.Verdict {
+		if calls++; calls >= n {
+			ended = true
+			return disk.Verdict{Kill: true}
+		}
+		if judge != nil {
+			return judge(c)
+		}
+		return disk.Verdict{}
+	})
+	gone, err := d.Start(cmd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for lines := bufio.NewScanner(out); lines.Scan(); {
+		acknowledged++
+	}
+	_ = cmd.Wait() // it was killed
+	<-gone
+	if err := d.LosePower(rand.New(rand.NewPCG(seed, uint64(n)))); err != nil {
+		t.Fatal(err)
+	}
+	return acknowledged, ended
+}
+
+// lost says what of the acknowledged writes is not in the file, or is there in
+// part. One more may be there: it was not answered.
+func lost(path string, acknowledged int) error {
+	b, err := file.Open(path)
+	if err != nil {
+		return err
+	}
+	defer b.Close()
+	page, err := b.List(context.Background(), "/k/", "", 0, 0)
+	if err != nil {
+		return err
+	}
+	var found strings.Builder
+	for _, e := range page.Entries {
+		fmt.Fprintf(&found, "%s=%s\n", e.Key, e.Value)
+	}
+	if got := found.String(); got != expected(acknowledged) && got != expected(min(acknowledged+1, writes)) {
+		return fmt.Errorf("%d keys at %d are not what %d acknowledged writes made", len(page.Entries), page.Revision, acknowledged)
+	}
+	// What is there takes writes.
+	_, err = b.Put(context.Background(), "/more", nil, backend.Absent, 0)
+	return err
+}
+
+// Whenever the power goes, all that was acknowledged is there afterwards: at
+// every call of every write.
+func TestPowerLoss(t *testing.T) {
+	for seed := range uint64(2) {
+		for n, ended := 1, true; ended; n++ {
+			folder := t.TempDir()
+			path := filepath.Join(folder, "skiff.db")
+			var acknowledged int
+			acknowledged, ended = interrupted(t, disk.New(folder), path, n, seed, nil)
+			if err := lost(path, acknowledged); err != nil {
+				t.Errorf("seed %d, power lost at call %d: %v", seed, n, err)
+			}
+			if !ended && n < 3*writes {
+				t.Errorf("the writer ended after %d calls", n)
+			}
+		}
+	}
+}
+
+// Syncs that are left out are found.
+func TestSkippedSync(t *testing.T) {
+	for name, forget := range map[string]func(c disk.Call) bool{
+		"all":              func(disk.Call) bool { return true },
+		"those of folders": func(c disk.Call) bool { return filepath.Ext(c.Path) == "" },
+	} {
+		t.Run(name, func(t *testing.T) {
+			for n := 10; n < 60; n++ {
+				folder := t.TempDir()
+				path := filepath.Join(folder, "skiff.db")
+				acknowledged, _ := interrupted(t, disk.New(folder), path, n, 1, func(c disk.Call) disk.Verdict {
+					return disk.Verdict{Skip: c.Kind == disk.Sync && forget(c)}
+				})
+				if err := lost(path, acknowledged); err != nil {
+					t.Logf("found with power lost at call %d: %v", n, err)
+					return
+				}
+			}
+			t.Error("nothing is found")
+		})
+	}
+}
