@@ -80,6 +80,11 @@ bench: ## Run the benchmarks
 compare: build etcd kube-apiserver ## Measure Skiff's API server beside kube-apiserver with etcd, print a table
 	go run ./bench -tools $(TOOLS)
 
+.PHONY: robustness
+robustness: build ## Clients, faults, and a judge of what they saw: TIME=1h ENGINE=skiff FAULTS='power loss,kill' SEED=7 COUNT=1
+	go run ./robustness $(if $(TIME),-time $(TIME)) $(if $(ENGINE),-engine '$(ENGINE)') $(if $(FAULTS),-faults '$(FAULTS)') \
+	  $(if $(SEED),-seed $(SEED)) $(if $(COUNT),-count $(COUNT))
+
 .PHONY: clean
 clean: ## Remove bin/ (the cached tools stay: rm -r $(CACHE))
 	rm -rf bin
