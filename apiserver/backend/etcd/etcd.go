@@ -13,6 +13,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -33,11 +34,14 @@ type Backend struct {
 	client *clientv3.Client
 	newest *coalesce.Query[int64]
 	leases *leases
-	ctx    context.Context // ends when the backend is closed
-	end    context.CancelCauseFunc
+	ends   ends
+	// partial: this backend has begun to fill etcd.
+	partial atomic.Bool
+	ctx     context.Context // ends when the backend is closed
+	end     context.CancelCauseFunc
 }
 
-var _ backend.Backend = (*Backend)(nil)
+var _ backend.Loader = (*Backend)(nil)
 
 // Open connects to an etcd that answers. The backend must be closed.
 func Open(c Config) (*Backend, error) {
@@ -52,7 +56,11 @@ func Open(c Config) (*Backend, error) {
 	b := &Backend{client: client, leases: newLeases(client.Grant)}
 	b.ctx, b.end = context.WithCancelCause(context.Background())
 	b.newest = coalesce.New("etcd's revision", b.askRevision)
-	if _, err := b.Revision(b.ctx); err != nil {
+	_, err = b.Revision(b.ctx)
+	if err == nil {
+		err = b.checkWhole(b.ctx)
+	}
+	if err != nil {
 		_ = b.Close() // the error that counts is the first
 		return nil, fmt.Errorf("open storage: %w", err)
 	}
@@ -82,7 +90,11 @@ func (b *Backend) Get(ctx context.Context, key string) (backend.Entry, int64, er
 	if len(r.Kvs) == 0 {
 		return backend.Entry{}, r.Header.Revision, backend.ErrNotFound
 	}
-	return entry(r.Kvs[0]), r.Header.Revision, nil
+	entries, err := b.entries(ctx, r.Kvs)
+	if err != nil {
+		return backend.Entry{}, 0, err
+	}
+	return entries[0], r.Header.Revision, nil
 }
 
 // Revision is the newest revision.

@@ -2,7 +2,9 @@ package etcd
 
 import (
 	"context"
+	"maps"
 	"math"
+	"sync"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -74,4 +76,53 @@ func (l *leases) forget(id clientv3.LeaseID) {
 			delete(l.latest, lifetime)
 		}
 	}
+}
+
+// ends are when leases end, as far as anybody asked. Nobody prolongs those of keys.
+type ends struct {
+	mu   sync.Mutex
+	at   map[clientv3.LeaseID]time.Time
+	most int // to look for those that have ended
+}
+
+// endOf is when a lease ends; the zero time for none. One that has ended does so now.
+func (b *Backend) endOf(ctx context.Context, id clientv3.LeaseID) (time.Time, error) {
+	if id == clientv3.NoLease {
+		return time.Time{}, nil
+	}
+	if end, ok := b.ends.get(id); ok {
+		return end, nil
+	}
+	var end time.Time
+	err := b.call(ctx, repeatable, func(ctx context.Context) error {
+		r, err := b.client.TimeToLive(ctx, id)
+		if err == nil {
+			end = time.Now().Add(time.Duration(max(r.TTL, 0)) * time.Second)
+		}
+		return err
+	})
+	if err == nil {
+		b.ends.put(id, end)
+	}
+	return end, err
+}
+
+func (e *ends) get(id clientv3.LeaseID) (time.Time, bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	end, ok := e.at[id]
+	return end, ok
+}
+
+func (e *ends) put(id clientv3.LeaseID, end time.Time) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if len(e.at) >= e.most {
+		maps.DeleteFunc(e.at, func(_ clientv3.LeaseID, end time.Time) bool { return time.Since(end) > time.Minute })
+		e.most = 2*len(e.at) + 1000
+	}
+	if e.at == nil {
+		e.at = make(map[clientv3.LeaseID]time.Time)
+	}
+	e.at[id] = end
 }

@@ -38,9 +38,11 @@ func (b *Backend) list(ctx context.Context, prefix, after string, limit int, rev
 		if page.Revision == 0 {
 			page.Revision = r.Header.Revision
 		}
-		for _, kv := range r.Kvs {
-			page.Entries = append(page.Entries, entry(kv))
+		entries, err := b.entries(ctx, r.Kvs)
+		if err != nil {
+			return backend.Page{}, err
 		}
+		page.Entries = append(page.Entries, entries...)
 		page.More = r.Count - int64(len(r.Kvs))
 		if page.More == 0 || len(page.Entries) == limit {
 			return page, nil
@@ -81,8 +83,16 @@ func span(prefix string) (first, end string) {
 	return prefix, clientv3.GetPrefixRangeEnd(prefix)
 }
 
-func entry(kv *mvccpb.KeyValue) backend.Entry {
-	return backend.Entry{Key: string(kv.Key), Value: value(kv), Revision: kv.ModRevision}
+func (b *Backend) entries(ctx context.Context, kvs []*mvccpb.KeyValue) ([]backend.Entry, error) {
+	entries := make([]backend.Entry, 0, len(kvs))
+	for _, kv := range kvs {
+		end, err := b.endOf(ctx, clientv3.LeaseID(kv.Lease))
+		if err != nil {
+			return nil, err
+		}
+		entries = append(entries, backend.Entry{Key: string(kv.Key), Value: value(kv), Revision: kv.ModRevision, End: end})
+	}
+	return entries, nil
 }
 
 // value is never nil, which would mean deleted.

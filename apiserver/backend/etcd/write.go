@@ -42,6 +42,9 @@ func (b *Backend) Delete(ctx context.Context, key string, expected int64) (int64
 
 // write does op if key is at the expected revision.
 func (b *Backend) write(ctx context.Context, key string, expected int64, op clientv3.Op) (revision int64, err error) {
+	if b.partial.Load() {
+		return 0, backend.ErrPartial
+	}
 	// A key that was at a revision never is there again once it was written: a second attempt does no harm. It can be
 	// absent again.
 	how := once
