@@ -3,6 +3,7 @@ package apiserver_test
 import (
 	"bufio"
 	"bytes"
+	"crypto/rand"
 	"crypto/tls"
 	"fmt"
 	"io"
@@ -23,6 +24,7 @@ import (
 
 	"github.com/skiff-k8s/skiff/apiserver"
 	"github.com/skiff-k8s/skiff/apiserver/apiservertest"
+	"github.com/skiff-k8s/skiff/apiserver/maintain"
 )
 
 // strangers have tokens and no roles.
@@ -305,6 +307,32 @@ func TestWatchesThatNobodyReads(t *testing.T) {
 			if line, err := bufio.NewReader(resp.Body).ReadString('\n'); err != nil || !strings.Contains(line, `"late"`) {
 				t.Errorf("event of the idle watch = %s, %v", line, err)
 			}
+		})
+	}
+}
+
+// TestBackupsThatNobodyReads takes the one place there is for backups.
+func TestBackupsThatNobodyReads(t *testing.T) {
+	for _, r := range lazyReaders {
+		t.Run(r.name, func(t *testing.T) {
+			s, tcp, tls := both(t)
+			api := client(t, apiservertest.Config(s, "admin"), inJSON).CoreV1()
+			for i := range 10 {
+				noise := make([]byte, 900_000)
+				rand.Read(noise)
+				c := configMap(fmt.Sprint("noise", i))
+				c.BinaryData = map[string][]byte{"noise": noise}
+				if _, err := api.ConfigMaps("default").Create(t.Context(), c, metav1.CreateOptions{}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			code := func() int {
+				code, _ := ask(t, tcp, "admin-token", maintain.PathBackup, nil)
+				return code
+			}
+			r.begin(t, tcp, tls, maintain.PathBackup, 1)
+			eventually(t, "a backup that waits", func() bool { return code() == http.StatusTooManyRequests })
+			eventually(t, "the end of a backup that nobody reads", func() bool { return code() == http.StatusOK })
 		})
 	}
 }

@@ -163,7 +163,7 @@ func Standard(ctx context.Context, o Options) (*Server, error) {
 		openapi.PathV2: descriptions, openapi.PathV3: descriptions, openapi.PathV3 + "/": descriptions,
 		authn.OpenIDConfigurationPath: tokens.OpenIDConfiguration(o.Advertise.String()), authn.KeysPath: tokens.Keys(),
 	}
-	mux.Handle("/skiff/", maintain.Handler(maintain.Config{Backend: o.Backend, Log: o.Log}))
+	mux.Handle("/skiff/", maintain.Handler(maintain.Config{Backend: o.Backend, Store: s.store, Log: o.Log}))
 	for path, handler := range fixed {
 		mux.Handle(path, handler)
 	}

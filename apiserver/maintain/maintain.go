@@ -5,20 +5,26 @@
 package maintain
 
 import (
+	"encoding/json"
 	"log/slog"
 	"net/http"
 
 	"github.com/skiff-k8s/skiff/apiserver/backend"
 	"github.com/skiff-k8s/skiff/apiserver/backend/snapshot"
+	"github.com/skiff-k8s/skiff/apiserver/store"
 )
 
 // PathBackup streams a backup, in the format of package snapshot, of the newest
 // revision. It says itself whether it is complete.
 const PathBackup = "/skiff/backup"
 
+// PathCheck answers with a store.Report in JSON.
+const PathCheck = "/skiff/check"
+
 // Config of Handler.
 type Config struct {
 	Backend backend.Backend
+	Store   *store.Store // on Backend
 	Log     *slog.Logger
 }
 
@@ -26,6 +32,7 @@ type Config struct {
 func Handler(c Config) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET "+PathBackup, one(http.HandlerFunc(c.backup)))
+	mux.Handle("GET "+PathCheck, one(http.HandlerFunc(c.check)))
 	return mux
 }
 
@@ -51,4 +58,14 @@ func (c Config) backup(w http.ResponseWriter, r *http.Request) {
 	if err := snapshot.Write(r.Context(), w, c.Backend, func(done, _ int) { entries = done }); err != nil {
 		c.Log.ErrorContext(r.Context(), "A backup was not completed", "entries", entries, "error", err)
 	}
+}
+
+func (c Config) check(w http.ResponseWriter, r *http.Request) {
+	report, err := c.Store.Check(r.Context())
+	if err != nil {
+		http.Error(w, "check the storage: "+err.Error(), http.StatusInternalServerError)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	_ = json.NewEncoder(w).Encode(report) // a client that is gone hears nothing
 }

@@ -220,17 +220,22 @@ func (s *Store) kind(r *resource.Resource) (*kind, error) {
 // kindOf finds the kind a key of the backend belongs to; nil if it is not
 // served.
 func (s *Store) kindOf(key string) *kind {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return kindAmong(s.prefixes, key)
+}
+
+// kindAmong finds the kind a key belongs to among kinds by their prefixes.
+func kindAmong(prefixes map[string]*kind, key string) *kind {
 	below, ok := strings.CutPrefix(key, resource.Registry)
 	if !ok {
 		return nil
 	}
 	first, rest, _ := strings.Cut(below, "/")
 	second, _, _ := strings.Cut(rest, "/")
-	s.mu.RLock()
-	defer s.mu.RUnlock()
 	// Prefixes have one part or two, and none begins with another.
-	if k := s.prefixes[resource.Registry+first+"/"]; k != nil {
+	if k := prefixes[resource.Registry+first+"/"]; k != nil {
 		return k
 	}
-	return s.prefixes[resource.Registry+first+"/"+second+"/"]
+	return prefixes[resource.Registry+first+"/"+second+"/"]
 }

@@ -25,7 +25,7 @@ on where they were, and containers run on if skiff was killed rather than stoppe
 
 skiff backup and skiff restore keep a copy in a file instead, also of a cluster that runs.`,
 	}
-	cmd.AddCommand(copyCommand())
+	cmd.AddCommand(copyCommand(), checkCommand())
 	return cmd
 }
 

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -21,9 +22,11 @@ import (
 
 	"github.com/skiff-k8s/skiff/apiserver"
 	"github.com/skiff-k8s/skiff/apiserver/apiservertest"
+	"github.com/skiff-k8s/skiff/apiserver/backend"
 	"github.com/skiff-k8s/skiff/apiserver/backend/engines"
 	"github.com/skiff-k8s/skiff/apiserver/backend/snapshot"
 	"github.com/skiff-k8s/skiff/apiserver/maintain"
+	"github.com/skiff-k8s/skiff/apiserver/store"
 )
 
 // skiff runs the program in this process and returns what it says.
@@ -310,4 +313,70 @@ func TestBackupOfStorage(t *testing.T) {
 	}
 	out, err = skiff(t, "restore", file, "--storage", "file://"+dir+"/to", "--bump-revision", "5")
 	must(t, out, err)
+}
+
+// What servers write is sound, by what they say themselves and by what is in
+// their storage. What is not, is said, and fails.
+func TestCheck(t *testing.T) {
+	storage := "file://" + t.TempDir() + "/checked"
+	serve(t, storage, func(t *testing.T, s *apiserver.Server, clients kubernetes.Interface) {
+		definition := []byte(`{"apiVersion":"apiextensions.k8s.io/v1","kind":"CustomResourceDefinition","metadata":{"name":"things.example.com"},"spec":{"group":"example.com",
+			"scope":"Namespaced","names":{"plural":"things","kind":"Thing"},"versions":[{"name":"v1","served":true,"storage":true,"schema":{"openAPIV3Schema":{"type":"object"}}}]}}`)
+		rest := clients.CoreV1().RESTClient()
+		if err := rest.Post().AbsPath("/apis/apiextensions.k8s.io/v1/customresourcedefinitions").Body(definition).Do(t.Context()).Error(); err != nil {
+			t.Fatal(err)
+		}
+		thing := []byte(`{"apiVersion":"example.com/v1","kind":"Thing","metadata":{"name":"a"}}`)
+		for {
+			err := rest.Post().AbsPath("/apis/example.com/v1/namespaces/default/things").Body(thing).Do(t.Context()).Error()
+			if err == nil {
+				break
+			}
+			if !apierrors.IsNotFound(err) {
+				t.Fatal(err)
+			}
+		}
+		if _, err := clients.CoreV1().Services("default").Create(t.Context(), &corev1.Service{ObjectMeta: metav1.ObjectMeta{Name: "s"},
+			Spec: corev1.ServiceSpec{Type: corev1.ServiceTypeNodePort, Ports: []corev1.ServicePort{{Port: 80}}}}, metav1.CreateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		var answer bytes.Buffer
+		if err := fetch(t.Context(), apiservertest.Config(s, "admin"), maintain.PathCheck, &answer); err != nil {
+			t.Fatal(err)
+		}
+		var report store.Report
+		if err := json.Unmarshal(answer.Bytes(), &report); err != nil {
+			t.Fatal(err)
+		}
+		if report.Found > 0 || report.Compared < 100 || report.Compared > report.Entries || len(report.Unserved) > 0 {
+			t.Errorf("the server reports %+v", report)
+		}
+		if err := fetch(t.Context(), apiservertest.Config(s, "jane", "developers"), maintain.PathCheck, &answer); err == nil || !strings.Contains(err.Error(), "cannot get path") {
+			t.Errorf("a check for somebody: %v", err)
+		}
+		if out, err := skiff(t, "storage", "check", storage); err == nil || !strings.Contains(err.Error(), "leave out the URL") {
+			t.Errorf("a check of a file in use: %v, %q", err, out)
+		}
+	})
+	out, err := skiff(t, "storage", "check", storage)
+	must(t, out, err)
+	if !strings.HasSuffix(out, "no problems\n") || strings.Contains(out, "note") {
+		t.Errorf("skiff says %q", out)
+	}
+	b, err := engines.Open(storage)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for key, value := range map[string]string{"/registry/pods/default/broken": "k8s\x00?", "/registry/ranges/serviceips": "k8s\x00"} {
+		if _, err := b.Put(t.Context(), key, []byte(value), backend.Absent, 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := b.Close(); err != nil {
+		t.Fatal(err)
+	}
+	out, err = skiff(t, "storage", "check", storage)
+	if !errors.Is(err, errUnsound) || !strings.Contains(out, "problem: /registry/pods/default/broken: decode stored Pod") || !strings.Contains(out, "note: 1 entries of ranges") {
+		t.Errorf("check of a broken object: %v, %q", err, out)
+	}
 }

@@ -18,7 +18,7 @@ import (
 type Progress func(done, total int)
 
 // ErrNothing: there is nothing to move.
-var ErrNothing = errors.New("nothing was ever written there")
+var ErrNothing = errors.New("nothing is stored there")
 
 // keptHistory is how many changes Copy takes along at most.
 const keptHistory = 20_000
@@ -48,9 +48,11 @@ func Copy(ctx context.Context, from, to backend.Backend, tell Progress) (Copied,
 	return Copied{Entries: s.entries, Oldest: s.compacted, Newest: s.newest}, nil
 }
 
+// empty finds out early what Load would find out in the end: whether something is
+// there. It does not see what was there.
 func empty(ctx context.Context, b backend.Backend) error {
-	newest, err := b.Revision(ctx)
-	if err == nil && newest > 0 {
+	page, err := b.List(ctx, "", "", 1, 0)
+	if err == nil && len(page.Entries) > 0 {
 		return backend.ErrNotEmpty
 	}
 	return err
@@ -90,12 +92,12 @@ func read(ctx context.Context, b backend.Backend) (state, error) {
 	if err != nil {
 		return state{}, err
 	}
-	if newest == 0 {
-		return state{}, ErrNothing
-	}
 	current, err := list(ctx, b, newest)
 	if err != nil {
 		return state{}, err
+	}
+	if len(current) == 0 {
+		return state{}, ErrNothing
 	}
 	s := state{entries: len(current), newest: newest}
 	s.writes, s.compacted, err = history(ctx, b, current, newest)
@@ -209,7 +211,7 @@ func changesUntil(ctx context.Context, b backend.Backend, start, newest int64) (
 		case c.Key != "":
 			changes = append(changes, backend.Entry{Key: c.Key, Value: c.Value, Revision: c.Revision})
 		}
-		if c.Revision == newest {
+		if c.Revision == newest && !c.More {
 			return changes, nil
 		}
 	}
@@ -217,11 +219,12 @@ func changesUntil(ctx context.Context, b backend.Backend, start, newest int64) (
 }
 
 // dense leaves out the changes before the last revision up to newest that no
-// change was at, for history has no gaps. start is the revision they begin after.
+// change was at, or several, for history has one for every revision. start is the
+// revision they begin after.
 func dense(changes []backend.Entry, newest int64) (start int64, _ []backend.Entry) {
 	start = newest
 	i := len(changes)
-	for ; i > 0 && changes[i-1].Revision == start; i-- {
+	for ; i > 0 && changes[i-1].Revision == start && (i == 1 || changes[i-2].Revision != start); i-- {
 		start--
 	}
 	return start, changes[i:]

@@ -95,7 +95,7 @@ func writeRecords(ctx context.Context, w io.Writer, b backend.Backend, tell Prog
 		if err != nil {
 			return err
 		}
-		if page.Revision == 0 {
+		if len(page.Entries) == 0 {
 			return ErrNothing
 		}
 		var records []byte

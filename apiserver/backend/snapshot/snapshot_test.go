@@ -159,6 +159,29 @@ func TestCopy(t *testing.T) {
 	}
 }
 
+// A copy that is interrupted leaves what is empty, or what nobody takes for whole.
+func TestInterruptedCopy(t *testing.T) {
+	from, dir := memory.New(), t.TempDir()
+	defer from.Close()
+	fill(t, from)
+	to := engines["file"](t, dir)
+	ctx, cancel := context.WithCancel(t.Context())
+	_, err := snapshot.Copy(ctx, from, to, func(done, total int) {
+		if done == total/2 {
+			cancel()
+		}
+	})
+	if !errors.Is(err, context.Canceled) {
+		t.Errorf("copy: %v", err)
+	}
+	if err := to.Close(); err != nil {
+		t.Error(err)
+	}
+	if _, err := file.Open(filepath.Join(dir, "skiff.db")); !errors.Is(err, backend.ErrPartial) {
+		t.Errorf("open: %v, want %v", err, backend.ErrPartial)
+	}
+}
+
 // Of what was never compacted, a copy has all history.
 func TestCopyFromTheFirst(t *testing.T) {
 	from, to := memory.New(), memory.New()
