@@ -82,7 +82,7 @@ func (b *Backend) call(ctx context.Context, how again, request func(context.Cont
 
 // failed is the error of a request that is given up.
 func (b *Backend) failed(ctx context.Context, since time.Time, last, unknown error) error {
-	err := fmt.Errorf("etcd at %s did not answer for %s: %w", strings.Join(b.client.Endpoints(), ", "), time.Since(since).Round(time.Millisecond), last)
+	err := fmt.Errorf("etcd at %s, asked for %s: %w", strings.Join(b.client.Endpoints(), ", "), time.Since(since).Round(time.Millisecond), last)
 	if ctx.Err() != nil {
 		err = fmt.Errorf("%w: %w", err, context.Cause(ctx))
 	}

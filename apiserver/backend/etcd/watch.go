@@ -42,7 +42,7 @@ func (b *Backend) Watch(ctx context.Context, prefix string, after int64) iter.Se
 				yield(backend.Change{}, err)
 				return
 			}
-			if !errors.Is(err, errOver) {
+			if n == 0 && !errors.Is(err, errOver) {
 				slog.Warn("Watching etcd was interrupted; it goes on where it was", "after", w.reached, "error", err)
 			}
 			pause(ctx, n)
