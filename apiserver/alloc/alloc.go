@@ -1,11 +1,13 @@
 // Package alloc gives Services their cluster addresses and node ports.
 //
 // What is given out is a claim: a stored record that exists for one address or
-// one port and names the Service it belongs to. A claim is taken by creating
-// the record if it is absent, so two requests, or two servers on one database,
-// can never both succeed, and a restart forgets nothing. For an address the
-// record is the IPAddress object of networking.k8s.io (KEP-1880), which users
-// can list; for a port it is a key of the backend that no API shows.
+// one port. A claim is taken by a write that fails if another one took it
+// first, so two requests, or two servers on one database, can never both
+// succeed, and a restart forgets nothing. For an address the record is the
+// IPAddress object of networking.k8s.io (KEP-1880), which users can list and
+// which names the Service it belongs to; for a port it is a bit of a note that
+// no API shows. Both are those of kube-apiserver, which can so serve the same
+// cluster.
 //
 // A server that dies between taking a claim and storing the Service leaves a
 // claim without a Service; Run finds such claims and removes them. A claim is

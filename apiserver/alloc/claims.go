@@ -3,17 +3,12 @@ package alloc
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net/netip"
-	"path"
-	"strconv"
-	"strings"
 
 	networkingv1 "k8s.io/api/networking/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"github.com/skiff-k8s/skiff/apiserver/backend"
 	"github.com/skiff-k8s/skiff/apiserver/resource"
 )
 
@@ -110,62 +105,4 @@ func ownerOf(ip *networkingv1.IPAddress) Owner {
 		return Owner{}
 	}
 	return Owner{ref.Namespace, ref.Name}
-}
-
-// portPrefix is where node ports are claimed; no API resource has this name.
-const portPrefix = "/skiff/nodeports/"
-
-// keyClaims are keys of the backend: portPrefix + port → namespace/name.
-type keyClaims struct {
-	backend backend.Backend
-	first   int
-}
-
-func (c *keyClaims) key(value int) string { return portPrefix + strconv.Itoa(value+c.first) }
-
-func (c *keyClaims) Take(ctx context.Context, value int, owner Owner) error {
-	_, err := c.backend.Put(ctx, c.key(value), []byte(owner.Namespace+"/"+owner.Name), backend.Absent, 0)
-	if errors.Is(err, backend.ErrConflict) {
-		return errTaken
-	}
-	return err
-}
-
-func (c *keyClaims) Free(ctx context.Context, value int, owner Owner) error {
-	entry, _, err := c.backend.Get(ctx, c.key(value))
-	if errors.Is(err, backend.ErrNotFound) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	if parseOwner(entry.Value) != owner {
-		return nil
-	}
-	_, err = c.backend.Delete(ctx, c.key(value), entry.Revision)
-	if errors.Is(err, backend.ErrConflict) || errors.Is(err, backend.ErrNotFound) {
-		return nil
-	}
-	return err
-}
-
-func (c *keyClaims) All(ctx context.Context) (map[int]Owner, error) {
-	page, err := c.backend.List(ctx, portPrefix, "", 0, 0)
-	if err != nil {
-		return nil, fmt.Errorf("list node ports: %w", err)
-	}
-	all := make(map[int]Owner, len(page.Entries))
-	for _, e := range page.Entries {
-		port, err := strconv.Atoi(path.Base(e.Key))
-		if err != nil {
-			continue
-		}
-		all[port-c.first] = parseOwner(e.Value)
-	}
-	return all, nil
-}
-
-func parseOwner(value []byte) Owner {
-	namespace, name, _ := strings.Cut(string(value), "/")
-	return Owner{namespace, name}
 }

@@ -18,6 +18,9 @@ const repairEvery = 3 * time.Minute
 // removes them; and Services whose values are not claimed (from a database
 // that another server wrote), and claims them. It works until ctx ends.
 func (s *Services) Run(ctx context.Context) error {
+	if err := s.keys.dropFirst(ctx); err != nil && ctx.Err() == nil {
+		slog.Warn("old claims of ports not removed", "error", err)
+	}
 	var suspects [2]map[int]Owner
 	for {
 		var err error
@@ -72,7 +75,8 @@ func (s *Services) repair(ctx context.Context, before [2]map[int]Owner) (now [2]
 func compare(claimed, held map[int]Owner) (orphans, missing map[int]Owner) {
 	orphans, missing = make(map[int]Owner), make(map[int]Owner)
 	for value, owner := range claimed {
-		if owner != (Owner{}) && held[value] != owner {
+		is, ok := held[value]
+		if owner == anyone && !ok || owner != anyone && owner != (Owner{}) && is != owner {
 			orphans[value] = owner
 		}
 	}

@@ -30,7 +30,7 @@ type Config struct {
 type Services struct {
 	cidr      netip.Prefix
 	ports     PortRange
-	keys      *keyClaims
+	keys      *portClaims
 	addresses *pool // of all ranges, to give back and to repair
 	portPool  pool
 	cluster   resource.Cluster
@@ -53,7 +53,10 @@ func New(c Config) (*Services, error) {
 	}
 	s := &Services{cidr: c.CIDR, ports: c.Ports}
 	s.addresses = s.pool(everywhere)
-	s.keys = &keyClaims{backend: c.Backend, first: c.Ports.First}
+	s.keys = newPortClaims(c.Backend, c.Ports, func(ctx context.Context) (map[int]Owner, error) {
+		held, err := s.held(ctx)
+		return held[1], err
+	})
 	ports := c.Ports.Last - c.Ports.First + 1
 	s.portPool = pool{size: ports, low: band(ports, 32, 16, 128), usable: func(int) bool { return true }, claims: s.keys}
 	return s, nil
