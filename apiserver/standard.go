@@ -238,7 +238,7 @@ func (o Options) dial() reach.Dial {
 // objects are what must exist in a cluster of these options.
 func (o Options) objects(s *Server, services *alloc.Services) bootstrap.Config {
 	return bootstrap.Config{
-		Cluster: s.Cluster(), Advertise: o.Advertise, ServiceCIDR: services.CIDR(), ServiceIP: services.First(),
+		Cluster: s.Cluster(), Backend: o.Backend, Advertise: o.Advertise, ServiceCIDR: services.CIDR(), ServiceIP: services.First(),
 		ClientCA: o.ClientCA, FrontProxyCA: o.FrontProxyCA, FrontProxyNames: o.FrontProxyNames,
 	}
 }

@@ -18,6 +18,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/skiff-k8s/skiff/apiserver/backend"
 	"github.com/skiff-k8s/skiff/apiserver/resource"
 	"github.com/skiff-k8s/skiff/guard"
 )
@@ -25,6 +26,9 @@ import (
 // Config says what the objects depend on.
 type Config struct {
 	Cluster resource.Cluster
+	// Backend is where the servers of a cluster tell each other that they live;
+	// nil: there is no other.
+	Backend backend.Backend
 	// Advertise is where pods and other machines reach this server. A loopback
 	// address is not published as an endpoint.
 	Advertise netip.AddrPort
@@ -58,11 +62,15 @@ func Ensure(ctx context.Context, c Config) error {
 	if err := makeHeirs(ctx, c.Cluster); err != nil {
 		return err
 	}
+	servers, err := c.alive(ctx)
+	if err != nil {
+		return err
+	}
 	objects := namespaces()
 	objects = append(objects, rbacObjects()...)
 	objects = append(objects, priorityClasses()...)
 	objects = append(objects, fairness()...)
-	objects = append(objects, c.endpointObjects()...)
+	objects = append(objects, c.endpointObjects(servers)...)
 	objects = append(objects, c.trust()...)
 	objects = append(objects, tracking(time.Now()))
 	return ensure(ctx, c.Cluster, objects)
@@ -77,15 +85,24 @@ func Run(ctx context.Context, c Config) error {
 	for {
 		select {
 		case <-ctx.Done():
+			c.gone()
 			return nil
 		case <-ticker.C:
 		}
-		objects := append(namespaces(), c.endpointObjects()...)
-		objects = append(objects, tracking(time.Now()))
-		if err := ensure(ctx, c.Cluster, append(objects, c.trust()...)); err != nil && ctx.Err() == nil {
+		if err := c.keep(ctx); err != nil && ctx.Err() == nil {
 			slog.WarnContext(ctx, "system objects could not be kept", "error", err)
 		}
 	}
+}
+
+func (c Config) keep(ctx context.Context) error {
+	servers, err := c.alive(ctx)
+	if err != nil {
+		return err
+	}
+	objects := append(namespaces(), c.endpointObjects(servers)...)
+	objects = append(objects, tracking(time.Now()))
+	return ensure(ctx, c.Cluster, append(objects, c.trust()...))
 }
 
 func ensure(ctx context.Context, cluster resource.Cluster, objects []object) error {

@@ -48,27 +48,38 @@ func priorityClasses() []object {
 // of its endpoints.
 const kubernetesService = "kubernetes"
 
-func (c Config) endpointObjects() []object {
+// endpointObjects are the Service and, unless there are none, the servers behind it.
+func (c Config) endpointObjects(servers []string) []object {
 	list := []object{{plural: "services", want: c.service()}, c.serviceRange()}
-	if !c.Advertise.IsValid() || c.Advertise.Addr().IsLoopback() {
+	if len(servers) == 0 {
 		return list
 	}
-	endpoints, slice := c.endpoints(), c.endpointSlice()
+	endpoints, slice := c.endpoints(servers), c.endpointSlice(servers)
+	// The ports are those of the server that came first: with several, all have the same.
+	alone := len(servers) == 1
 	return append(list,
 		object{plural: "endpoints", want: endpoints, repair: func(have resource.Object) bool {
 			e := have.(*corev1.Endpoints)
-			if equality.Semantic.DeepEqual(e.Subsets, endpoints.Subsets) {
+			want := endpoints.DeepCopy().Subsets
+			if len(e.Subsets) == 1 && !alone {
+				want[0].Ports = e.Subsets[0].Ports
+			}
+			if equality.Semantic.DeepEqual(e.Subsets, want) {
 				return false
 			}
-			e.Subsets = endpoints.Subsets
+			e.Subsets = want
 			return true
 		}},
 		object{group: discoveryv1.GroupName, plural: "endpointslices", want: slice, repair: func(have resource.Object) bool {
 			s := have.(*discoveryv1.EndpointSlice)
-			if equality.Semantic.DeepEqual(s.Endpoints, slice.Endpoints) && equality.Semantic.DeepEqual(s.Ports, slice.Ports) {
+			ports := slice.Ports
+			if len(s.Ports) > 0 && !alone {
+				ports = s.Ports
+			}
+			if equality.Semantic.DeepEqual(s.Endpoints, slice.Endpoints) && equality.Semantic.DeepEqual(s.Ports, ports) {
 				return false
 			}
-			s.Endpoints, s.Ports = slice.Endpoints, slice.Ports
+			s.Endpoints, s.Ports = slice.DeepCopy().Endpoints, ports
 			return true
 		}})
 }
@@ -114,20 +125,28 @@ func (c Config) service() *corev1.Service {
 }
 
 // endpoints are mirrored to no slice: this package makes the slice as well.
-func (c Config) endpoints() *corev1.Endpoints {
+func (c Config) endpoints(servers []string) *corev1.Endpoints {
+	var addresses []corev1.EndpointAddress
+	for _, ip := range servers {
+		addresses = append(addresses, corev1.EndpointAddress{IP: ip})
+	}
 	return &corev1.Endpoints{
 		ObjectMeta: metav1.ObjectMeta{
 			Name: kubernetesService, Namespace: metav1.NamespaceDefault,
 			Labels: map[string]string{discoveryv1.LabelSkipMirror: "true"},
 		},
 		Subsets: []corev1.EndpointSubset{{
-			Addresses: []corev1.EndpointAddress{{IP: c.Advertise.Addr().String()}},
+			Addresses: addresses,
 			Ports:     []corev1.EndpointPort{{Name: "https", Port: int32(c.Advertise.Port()), Protocol: corev1.ProtocolTCP}},
 		}},
 	}
 }
 
-func (c Config) endpointSlice() *discoveryv1.EndpointSlice {
+func (c Config) endpointSlice(servers []string) *discoveryv1.EndpointSlice {
+	var endpoints []discoveryv1.Endpoint
+	for _, ip := range servers {
+		endpoints = append(endpoints, discoveryv1.Endpoint{Addresses: []string{ip}, Conditions: discoveryv1.EndpointConditions{Ready: ptr.To(true)}})
+	}
 	family := discoveryv1.AddressTypeIPv4
 	if c.Advertise.Addr().Is6() {
 		family = discoveryv1.AddressTypeIPv6
@@ -138,10 +157,7 @@ func (c Config) endpointSlice() *discoveryv1.EndpointSlice {
 			Labels: map[string]string{discoveryv1.LabelServiceName: kubernetesService},
 		},
 		AddressType: family,
-		Endpoints: []discoveryv1.Endpoint{{
-			Addresses:  []string{c.Advertise.Addr().String()},
-			Conditions: discoveryv1.EndpointConditions{Ready: ptr.To(true)},
-		}},
+		Endpoints:   endpoints,
 		Ports: []discoveryv1.EndpointPort{{
 			Name: ptr.To("https"), Port: ptr.To(int32(c.Advertise.Port())), Protocol: ptr.To(corev1.ProtocolTCP),
 		}},
