@@ -23,6 +23,8 @@ const (
 	fresh = 1
 	// atOnceFilling is how many revisions are made at a time where nothing is written.
 	atOnceFilling = 64
+	// tooMany revisions would take etcd more than an hour to make.
+	tooMany = 50_000_000
 	// soon is when a lifetime might end before a load has.
 	soon = time.Hour
 )
@@ -37,6 +39,9 @@ func (b *Backend) Load(ctx context.Context, writes iter.Seq[backend.Entry], comp
 	}
 	if at > fresh {
 		return backend.ErrNotEmpty
+	}
+	if newest-at > tooMany {
+		return fmt.Errorf("fill storage: etcd makes revisions by being written to, and %d are too many: restore with a lower --bump-revision, but one above all that was written since", newest-at)
 	}
 	// Lifetimes that would end meanwhile would take revisions. Their leases are
 	// kept alive, and last as long as they should from then on.
