@@ -70,6 +70,7 @@ conformance-images: image-packages agnhost nonewprivs busybox sample-apiserver e
 
 .PHONY: oracle
 oracle: build etcd kube-apiserver ## Ask kube-apiserver and Skiff the same, list the differences: GROUP=apps KIND=Deployment OUT=differences.txt
+	SKIFF_TOOLS=$(TOOLS) go test -tags oracle -count=1 -run TestInterchange ./apiserver/encryption
 	go run ./conformance/oracle -tools $(TOOLS) $(if $(GROUP),-group $(GROUP)) $(if $(KIND),-kind $(KIND)) $(if $(OUT),-out $(OUT))
 
 .PHONY: bench
