@@ -21,6 +21,8 @@ import (
 	"google.golang.org/grpc/status"
 	"k8s.io/apimachinery/pkg/util/uuid"
 	kmsapi "k8s.io/kms/apis/v2"
+
+	"github.com/skiff-k8s/skiff/guard"
 )
 
 // plugin encrypts by a seed of its own, which a KMS plugin encrypts. Seeds of
@@ -164,20 +166,34 @@ func (p *plugin) reader(ctx context.Context, s *source) (transformer, error) {
 	if with, err := p.recall(sum); with != nil || err != nil {
 		return with, err
 	}
-	with, err, _ := p.asking.Do(string(sum[:]), func() (any, error) {
-		p.metrics.misses.Inc()
-		with, err := p.ask(context.WithoutCancel(ctx), s) // others wait for it too
-		if err != nil {
-			p.refuse(sum, err)
-			return nil, err
-		}
-		p.remember(sum, with)
-		return with, nil
+	asked := p.asking.DoChan(string(sum[:]), func() (any, error) {
+		var with transformer
+		return &with, guard.Call("KMS plugin "+p.name, func() (err error) {
+			with, err = p.learn(context.WithoutCancel(ctx), s, sum) // others wait for it too
+			return err
+		})
 	})
+	select {
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	case answer := <-asked:
+		if answer.Err != nil {
+			return nil, answer.Err
+		}
+		return *answer.Val.(*transformer), nil
+	}
+}
+
+// learn asks the plugin about a source and keeps the answer.
+func (p *plugin) learn(ctx context.Context, s *source, sum [sha256.Size]byte) (transformer, error) {
+	p.metrics.misses.Inc()
+	with, err := p.ask(ctx, s)
 	if err != nil {
+		p.refuse(sum, err)
 		return nil, err
 	}
-	return with.(transformer), nil
+	p.remember(sum, with)
+	return with, nil
 }
 
 // recall is what is known of a source; neither if nothing is.

@@ -3,6 +3,7 @@ package encryption
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -130,6 +131,21 @@ func TestHangingPlugin(t *testing.T) {
 	<-changed
 	for _, s := range stored {
 		decrypt(t, e, s)
+	}
+}
+
+// Who does not want an answer any more does not wait for it: a server that
+// stops, a client that leaves.
+func TestNobodyWaitsInVain(t *testing.T) {
+	p := kmstest.New(t)
+	p.Start(t)
+	s := encrypt(t, openKMS(t, p, "1h", Times{}), "value")
+	e := openKMS(t, p, "1h", Times{})
+	p.Behave(kmstest.Behaviour{Hang: true})
+	ctx, leave := context.WithCancel(t.Context())
+	leave()
+	if _, _, err := e.Decrypt(ctx, secrets, "/k", s); !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v", err)
 	}
 }
 
