@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/skiff-k8s/skiff/apiserver/backend"
+	"github.com/skiff-k8s/skiff/apiserver/backend/backendtest"
 	"github.com/skiff-k8s/skiff/apiserver/backend/file"
 )
 
@@ -33,7 +34,7 @@ func loadForever(path string) error {
 // A load that was killed leaves a file that nobody takes for a whole one.
 func TestKilledLoad(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "skiff.db")
-	cmd := child(t, "load", path)
+	cmd := backendtest.Child(t, "load", path)
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)

@@ -23,6 +23,21 @@ func TestContract(t *testing.T) {
 	}})
 }
 
+// process has the tests that need processes of their own.
+var process = backendtest.Process{Open: func(path string) (backend.Backend, error) {
+	b, err := sqlite.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	return b, nil
+}}
+
+func TestMain(m *testing.M) { process.Main(m) }
+
+func TestKill(t *testing.T)     { process.TestKill(t) }
+func TestFullDisk(t *testing.T) { process.TestFullDisk(t) }
+func TestInUse(t *testing.T)    { process.TestInUse(t) }
+
 func BenchmarkPut(b *testing.B)    { backendtest.BenchmarkPut(b, openNew) }
 func BenchmarkUpdate(b *testing.B) { backendtest.BenchmarkUpdate(b, openNew) }
 
