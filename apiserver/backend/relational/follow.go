@@ -126,7 +126,9 @@ func (b *Backend) listen() {
 	for !b.closed() {
 		err := b.db.Listen(b.ctx, b.server, func(revision int64) {
 			b.notified.Store(true)
-			b.saw(revision)
+			if revision > b.newest.Load() { // it says so: another schema's servers may
+				b.wakeFollower()
+			}
 		})
 		b.notified.Store(false)
 		if err == nil {

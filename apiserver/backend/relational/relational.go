@@ -123,7 +123,7 @@ func newServer() int64 {
 func (b *Backend) Close() (err error) {
 	b.once.Do(func() {
 		close(b.stop)
-		late := guard.After(closeWait, "storage that is being closed", b.cancel)
+		late := guard.After(closeWait, "storage", b.cancel)
 		<-b.stopped
 		late.Stop()
 		b.cancel()

@@ -203,7 +203,7 @@ func (b *Backend) attempt(ctx context.Context, a *attempts) error {
 		return nil
 	}
 	if err := tx.Commit(ctx, p.head, b.server, p.writes); err != nil {
-		if b.class(err) == Lost {
+		if b.class(err) != Refused {
 			a.doubt = p
 		}
 		return err
