@@ -2,6 +2,7 @@ package postgres_test
 
 import (
 	"database/sql"
+	"fmt"
 	"sync"
 	"testing"
 
@@ -93,4 +94,49 @@ func open(t testing.TB, url string) backend.Backend {
 		t.Fatal(err)
 	}
 	return b
+}
+
+// Schemas of one database hear each other's notifications, and are no less
+// apart for it.
+func TestSchemas(t *testing.T) {
+	url := databases.Postgres(t)
+	var servers []backend.Backend
+	for _, schema := range []string{"one", "two"} {
+		execute(t, url, "CREATE SCHEMA "+schema)
+		b := open(t, url+"?search_path="+schema)
+		defer b.Close()
+		servers = append(servers, b)
+	}
+	for i := range int64(200) {
+		// The first is always ahead.
+		if _, err := servers[0].Put(t.Context(), fmt.Sprintf("/a/%d", i), nil, backend.Absent, 0); err != nil {
+			t.Fatal(err)
+		}
+		if i%4 != 0 {
+			continue
+		}
+		revision, err := servers[1].Put(t.Context(), fmt.Sprintf("/b/%d", i), nil, backend.Absent, 0)
+		if err != nil || revision != i/4+1 {
+			t.Fatalf("a write in the second schema is at %d, %v, want %d", revision, err, i/4+1)
+		}
+	}
+}
+
+// Where notifications do not arrive, servers see each other's writes all the
+// same.
+func TestWithoutNotifications(t *testing.T) {
+	url := databases.Postgres(t) + "?notify=off"
+	a, b := open(t, url), open(t, url)
+	defer a.Close()
+	defer b.Close()
+	revision, err := a.Put(t.Context(), "/a", nil, backend.Absent, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for c, err := range b.Watch(t.Context(), "", 0) {
+		if err != nil || c.Key != "/a" || c.Revision != revision {
+			t.Errorf("watch: got %v, %v, want /a at %d", c, err, revision)
+		}
+		break
+	}
 }

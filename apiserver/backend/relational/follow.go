@@ -23,7 +23,7 @@ func (b *Backend) follow() {
 	for !b.closed() {
 		err := b.catchUp()
 		pause := b.db.Poll(b.notified.Load())
-		if err != nil && !errors.Is(err, backend.ErrClosed) && !errors.Is(err, backend.ErrConflict) {
+		if err != nil && !b.closed() && !errors.Is(err, backend.ErrConflict) {
 			// An outage has been logged where it was noticed.
 			if !errors.Is(err, backend.ErrUnavailable) {
 				slog.Error("Following storage", "database", b.db.Name(), "error", err)
