@@ -21,10 +21,14 @@ type served struct {
 
 func newServed(list []*resource.Resource) (*served, error) {
 	s := &served{
-		list: list, byGVR: make(map[schema.GroupVersionResource]*resource.Resource), byGVK: make(map[schema.GroupVersionKind]*resource.Resource),
+		byGVR: make(map[schema.GroupVersionResource]*resource.Resource), byGVK: make(map[schema.GroupVersionKind]*resource.Resource),
 		storage: make(map[schema.GroupResource]*resource.Resource), groups: make(map[string]bool),
 	}
 	for _, r := range list {
+		if r.StoredOnly {
+			s.storage[r.GR()] = r
+			continue
+		}
 		if s.byGVR[r.GVR()] != nil {
 			return nil, fmt.Errorf("%s is served twice", r.GVR())
 		}
@@ -34,6 +38,7 @@ func newServed(list []*resource.Resource) (*served, error) {
 		s.byGVR[r.GVR()], s.byGVK[r.GVK()] = r, r
 		s.groups[r.Group] = true
 		s.storage[r.GR()] = r.Stored
+		s.list = append(s.list, r)
 	}
 	return s, nil
 }

@@ -333,6 +333,35 @@ func TestDeletedDefinition(t *testing.T) {
 	}
 }
 
+// TestUnservedDefinitionIsDeleted: the objects of a definition that is served in no version go with it.
+func TestUnservedDefinitionIsDeleted(t *testing.T) {
+	s := start(t, nil)
+	s.define(t, boatDefinition)
+	ctx, fleet := t.Context(), s.Resource(boats).Namespace("default")
+	if _, err := fleet.Create(ctx, boat(t, "dory", "{}"), metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	unserve := `[{"op":"replace","path":"/spec/versions/0/served","value":false},{"op":"replace","path":"/spec/versions/1/served","value":false}]`
+	if _, err := s.Resource(definitions).Patch(ctx, "boats.example.com", types.JSONPatchType, []byte(unserve), metav1.PatchOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	for {
+		if _, err := fleet.Get(ctx, "dory", metav1.GetOptions{}); apierrors.IsNotFound(err) {
+			break // it is served no more
+		} else if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := s.Resource(definitions).Delete(ctx, "boats.example.com", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	s.await(t, "boats.example.com", nil)
+	s.define(t, boatDefinition)
+	if list, err := fleet.List(ctx, metav1.ListOptions{}); err != nil || len(list.Items) != 0 {
+		t.Errorf("defined again there are %v, %v; want none", list, err)
+	}
+}
+
 // TestNameConflicts: a name is whose it was first, and free when that goes.
 func TestNameConflicts(t *testing.T) {
 	s := start(t, nil)

@@ -177,7 +177,7 @@ func (d *Definitions) note(c *definition) {
 	names, condition := d.taken(c).accept(c.Spec.Names, c.Status.AcceptedNames)
 	accepted := condition.Status == apiextensionsv1.ConditionTrue
 	serve := accepted || apihelpers.IsCRDConditionTrue(c, apiextensionsv1.Established)
-	same := is.kind != nil && is.generation == c.Generation && equality.Semantic.DeepEqual(is.kind.names, names)
+	same := is.kind != nil && is.generation == c.Generation && (c.DeletionTimestamp == nil || len(is.kind.rows) > 0) && equality.Semantic.DeepEqual(is.kind.names, names)
 	is.generation, is.accepted, is.agreed = c.Generation, names, accepted
 	switch {
 	case !serve || d.builtin[schema.GroupResource{Group: c.Spec.Group, Resource: names.Plural}]:

@@ -41,7 +41,7 @@ type kind struct {
 	versions []*served
 	hook     *webhook // nil: versions differ in apiVersion alone
 	stored   *resource.Resource
-	rows     []*resource.Resource // of the versions that are served
+	rows     []*resource.Resource // of the versions that are served; if none is and its objects are to go, the stored one
 	types    func() (upstream.TypeConverter, error)
 	// ending: the definition is being deleted.
 	ending atomic.Bool
@@ -78,6 +78,10 @@ func newKind(d *definition, names allNames, hook func(*apiextensionsv1.WebhookCo
 		if d.Spec.Versions[i].Served {
 			k.rows = append(k.rows, v.row)
 		}
+	}
+	if len(k.rows) == 0 && d.DeletionTimestamp != nil {
+		k.stored.StoredOnly = true // its objects go before it does
+		k.rows = append(k.rows, k.stored)
 	}
 	return k, nil
 }

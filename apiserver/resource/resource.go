@@ -300,6 +300,10 @@ type Resource struct {
 	Stored     *Resource
 	ToStored   func(obj Object) (Object, error)
 	FromStored func(obj Object) (Object, error)
+	// StoredOnly is a resource that no request finds, and whose objects are known to
+	// the server all the same: those of a definition that is deleted and served in no
+	// version.
+	StoredOnly bool
 }
 
 // Custom is what a kind without a Go type knows of its fields. The functions
