@@ -78,8 +78,12 @@ func (f *Framer) Object(t watch.EventType, stored resource.Object) ([]byte, erro
 // Bookmark is the frame that says all events up to a revision were sent, or,
 // with initial, that the objects that existed before the watch were.
 func (f *Framer) Bookmark(revision int64, initial bool) ([]byte, error) {
-	obj := f.Resource.Stored.New()
-	obj.GetObjectKind().SetGroupVersionKind(f.Resource.Stored.GVK())
+	of := f.Resource.Stored
+	if f.Resource.Custom != nil {
+		of = f.Resource // what is of the version already is not converted: no webhook has a say in it
+	}
+	obj := of.New()
+	obj.GetObjectKind().SetGroupVersionKind(of.GVK())
 	obj.SetResourceVersion(strconv.FormatInt(revision, 10))
 	if initial {
 		obj.SetAnnotations(map[string]string{metav1.InitialEventsAnnotationKey: "true"})

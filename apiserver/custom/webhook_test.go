@@ -16,6 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/dynamic"
 )
 
@@ -258,5 +259,29 @@ func TestHangingConversion(t *testing.T) {
 	goOn <- true
 	if err := <-answered; err != nil {
 		t.Error(err)
+	}
+}
+
+// TestBookmarksAreNotConverted: the bookmark that ends initial events says so whatever the webhook is like.
+func TestBookmarksAreNotConverted(t *testing.T) {
+	hook := &converter{}
+	h := httptest.NewTLSServer(hook)
+	defer h.Close()
+	bundle := base64.StdEncoding.EncodeToString(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: h.Certificate().Raw}))
+	s := start(t, nil)
+	s.define(t, strings.NewReplacer("URL", h.URL, "BUNDLE", bundle).Replace(hostDefinition))
+	w, err := s.Resource(schema.GroupVersionResource{Group: "example.com", Version: "v2", Resource: "hosts"}).Watch(t.Context(), metav1.ListOptions{
+		SendInitialEvents: new(true), ResourceVersionMatch: metav1.ResourceVersionMatchNotOlderThan, AllowWatchBookmarks: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Stop()
+	e := <-w.ResultChan()
+	got, ok := e.Object.(*unstructured.Unstructured)
+	if !ok || e.Type != watch.Bookmark || got.GetAnnotations()[metav1.InitialEventsAnnotationKey] != "true" || got.GetAPIVersion() != "example.com/v2" || got.GetResourceVersion() == "" {
+		t.Errorf("got %s %v", e.Type, e.Object)
+	}
+	if calls := hook.calls.Load(); calls != 0 {
+		t.Errorf("the webhook was asked %d times", calls)
 	}
 }
