@@ -49,15 +49,15 @@ images: image-packages ## Make the images of the examples, from packages of the 
 	go run ./examples/images -out bin/images -cache $(CACHE)
 
 .PHONY: conformance
-conformance: packages build tools conformance-tools conformance-images ## Run the official suite: TIER=api FOCUS='Pods' PROCS=4 KEEP=1
-	$(SUITE) $(if $(TIER)$(FOCUS),-results '') $(CONFORMANCEFLAGS)
+conformance: packages build tools conformance-tools conformance-images ## Run the official suite: TIER=api FOCUS='Pods' PROCS=4 STORAGE=… KEEP=1
+	$(SUITE) $(if $(TIER)$(FOCUS)$(STORAGE),-results '') $(CONFORMANCEFLAGS)
 
 .PHONY: hydrophone
 hydrophone: packages build tools conformance-tools conformance-images hydrophone-tool ## Run the suite from inside the cluster: FOCUS='Pods' PROCS=4
 	$(SUITE) -hydrophone -dir /tmp/skiff-hydrophone -results '' $(CONFORMANCEFLAGS)
 
 SUITE = go run ./conformance -tools $(TOOLS) -images $(CACHE)/images $(if $(TIER),-tier $(TIER)) $(if $(FOCUS),-focus '$(FOCUS)') \
-	$(if $(PROCS),-procs $(PROCS)) $(if $(KEEP),-keep)
+	$(if $(STORAGE),-storage '$(STORAGE)') $(if $(PROCS),-procs $(PROCS)) $(if $(KEEP),-keep)
 
 .PHONY: programs
 programs: packages build tools helm helm4 cert-manager metrics-server operator kyverno ## Install programs of others, as users do, and see that they work

@@ -47,6 +47,9 @@ func (s settings) up(ctx context.Context, more ...string) (stop func() error, er
 		"up", "--data-dir", s.data(), "--listen", s.listen, "--tools", s.tools, "--max-pods", "60",
 		"--pod-cidr", s.podCIDR.String(), "--node-cidr", s.nodeCIDR.String(),
 	}, more...)
+	if s.storage != "" {
+		args = append(args, "--storage", s.storage)
+	}
 	if s.isolated {
 		args = append(args, "--isolated")
 	}

@@ -34,7 +34,7 @@ type settings struct {
 	procs                  int
 	keep                   bool
 	dir, tools, images, to string
-	skiff                  string
+	skiff, storage         string
 	isolated, hydrophone   bool
 	listen                 string
 	podCIDR, nodeCIDR      netip.Prefix
@@ -47,6 +47,7 @@ func main() {
 	flag.IntVar(&s.procs, "procs", 4, "how many tests to run at once")
 	flag.BoolVar(&s.keep, "keep", false, "leave the cluster running afterwards, until interrupted")
 	flag.StringVar(&s.skiff, "skiff", "bin/skiff", "the program to test")
+	flag.StringVar(&s.storage, "storage", "", "URL of the storage, which must be new; empty: a file")
 	flag.StringVar(&s.dir, "dir", "/tmp/skiff-conformance", "folder for the cluster and the reports")
 	flag.StringVar(&s.tools, "tools", "bin/tools", "folder with e2e.test, ginkgo, kubectl and what nodes need")
 	flag.StringVar(&s.images, "images", "bin/images", "folder with the archives that make conformance-images makes")

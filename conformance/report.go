@@ -122,6 +122,9 @@ func (s settings) report(tests []test, begin time.Time) error {
 	}
 	var text bytes.Buffer
 	fmt.Fprintf(&text, "# Results of the conformance suite\n\nKubernetes v1.36.3, %d of its %d tests.%s%s\n\n", len(tests), len(allTests()), named("Tier", s.tier), named("Focus", s.focus))
+	if engine, _, found := strings.Cut(s.storage, "://"); found {
+		fmt.Fprintf(&text, "Storage: `%s://`.\n\n", engine)
+	}
 	if s.hydrophone {
 		fmt.Fprint(&text, "The suite ran in a pod of the cluster, by Hydrophone.\n\n")
 	}
