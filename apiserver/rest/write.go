@@ -109,9 +109,11 @@ func (h *Handler) pass(ctx context.Context, w *write, a *admission.Attributes) e
 	return admissionError(w, h.Admission.Validate(ctx, a))
 }
 
-// admissionError makes what a plugin said an error of the API.
+// admissionError makes what a plugin said an error of the API. That it could not
+// look something up is no refusal.
 func admissionError(w *write, err error) error {
-	if err == nil || isStatus(err) || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+	if err == nil || isStatus(err) || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) ||
+		errors.Is(err, store.ErrUnavailable) {
 		return err
 	}
 	return apierrors.NewForbidden(w.resource.GR(), w.name, err)
