@@ -114,7 +114,12 @@ func list(ctx context.Context, b backend.Backend, revision int64) (entries []bac
 		if err != nil {
 			return nil, err
 		}
-		entries = append(entries, page.Entries...)
+		for _, e := range page.Entries {
+			if e.Value == nil {
+				e.Value = []byte{} // of a write, nil would mean a deletion
+			}
+			entries = append(entries, e)
+		}
 	}
 	return entries, nil
 }

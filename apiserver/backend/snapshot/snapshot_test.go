@@ -24,9 +24,9 @@ import (
 
 func untold(int, int) {}
 
-// engines open an empty backend, and one that was open before if it was at a
+// simple engines open an empty backend, and one that was open before if it was at a
 // folder.
-var engines = map[string]func(t *testing.T, folder string) backend.Backend{
+var simple = map[string]func(t *testing.T, folder string) backend.Backend{
 	"memory": func(t *testing.T, _ string) backend.Backend { return memory.New() },
 	"file": func(t *testing.T, folder string) backend.Backend {
 		b, err := file.Open(filepath.Join(folder, "skiff.db"))
@@ -123,8 +123,8 @@ func equal(t testing.TB, what string, got, want []string) {
 
 // A copy is the same in all that clients can see, its history included.
 func TestCopy(t *testing.T) {
-	for name, open := range engines {
-		for into, openTo := range engines {
+	for name, open := range simple {
+		for into, openTo := range simple {
 			t.Run(name+" to "+into, func(t *testing.T) {
 				from, to := open(t, t.TempDir()), openTo(t, t.TempDir())
 				defer from.Close()
@@ -164,7 +164,7 @@ func TestInterruptedCopy(t *testing.T) {
 	from, dir := memory.New(), t.TempDir()
 	defer from.Close()
 	fill(t, from)
-	to := engines["file"](t, dir)
+	to := simple["file"](t, dir)
 	ctx, cancel := context.WithCancel(t.Context())
 	_, err := snapshot.Copy(ctx, from, to, func(done, total int) {
 		if done == total/2 {
@@ -259,7 +259,7 @@ func TestCopyGaps(t *testing.T) {
 
 // Of a backend that is written to, a backup is its state at one revision.
 func TestBackupUnderLoad(t *testing.T) {
-	for name, open := range engines {
+	for name, open := range simple {
 		t.Run(name, func(t *testing.T) {
 			from, to := open(t, t.TempDir()), memory.New()
 			defer from.Close()
@@ -338,7 +338,7 @@ func TestRestore(t *testing.T) {
 	fill(t, from)
 	want, newest := everything(t, from)
 	backup := write(t, from)
-	for name, open := range engines {
+	for name, open := range simple {
 		t.Run(name, func(t *testing.T) {
 			to := open(t, t.TempDir())
 			defer to.Close()
