@@ -3,6 +3,7 @@ package bootstrap_test
 import (
 	"context"
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
@@ -11,7 +12,9 @@ import (
 	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
+	"github.com/skiff-k8s/skiff/apiserver"
 	"github.com/skiff-k8s/skiff/apiserver/apiservertest"
+	"github.com/skiff-k8s/skiff/apiserver/backend"
 	"github.com/skiff-k8s/skiff/apiserver/bootstrap"
 	"github.com/skiff-k8s/skiff/apiserver/resource"
 )
@@ -71,6 +74,60 @@ func TestRepair(t *testing.T) {
 	}
 	if got := obj.(*rbacv1.ClusterRoleBinding).Subjects; len(got) != 2 || got[0].Name != "eve" || got[1].Name != "system:authenticated" {
 		t.Errorf("got subjects %v, want eve and system:authenticated", got)
+	}
+}
+
+// TestServersListEachOther: the endpoints are all servers that live; one that ends is taken out.
+func TestServersListEachOther(t *testing.T) {
+	var shared backend.Backend
+	s := apiservertest.Start(t, func(o *apiserver.Options) {
+		shared, o.Advertise = o.Backend, netip.MustParseAddrPort("127.0.0.1:6443") // it does not count itself
+	})
+	cluster := s.Cluster()
+	server := func(address string) bootstrap.Config {
+		return bootstrap.Config{
+			Cluster: cluster, Backend: shared, Advertise: netip.MustParseAddrPort(address), Every: 10 * time.Millisecond,
+			ServiceCIDR: netip.MustParsePrefix("10.96.0.0/16"), ServiceIP: netip.MustParseAddr("10.96.0.1"),
+		}
+	}
+	told := func() (endpoints, slice []string) {
+		t.Helper()
+		obj, err := cluster.Get(t.Context(), cluster.Resource("", "endpoints"), "default", "kubernetes")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, a := range obj.(*corev1.Endpoints).Subsets[0].Addresses {
+			endpoints = append(endpoints, a.IP)
+		}
+		if obj, err = cluster.Get(t.Context(), cluster.Resource(discoveryv1.GroupName, "endpointslices"), "default", "kubernetes"); err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range obj.(*discoveryv1.EndpointSlice).Endpoints {
+			slice = append(slice, e.Addresses...)
+		}
+		return endpoints, slice
+	}
+	first, second := server("192.0.2.2:6443"), server("192.0.2.1:6443")
+	for _, c := range []bootstrap.Config{first, second} {
+		if err := bootstrap.Ensure(t.Context(), c); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want := []string{"192.0.2.1", "192.0.2.2"}
+	if endpoints, slice := told(); !slices.Equal(endpoints, want) || !slices.Equal(slice, want) {
+		t.Errorf("with two servers, endpoints say %v, slice %v; want %v", endpoints, slice, want)
+	}
+	ctx, end := context.WithCancel(t.Context())
+	end()
+	if err := bootstrap.Run(ctx, second); err != nil { // it ends at once, and says so
+		t.Fatal(err)
+	}
+	if err := bootstrap.Ensure(t.Context(), first); err != nil {
+		t.Fatal(err)
+	}
+	want = []string{"192.0.2.2"}
+	if endpoints, slice := told(); !slices.Equal(endpoints, want) || !slices.Equal(slice, want) {
+		t.Errorf("with one left, endpoints say %v, slice %v; want %v", endpoints, slice, want)
 	}
 }
 

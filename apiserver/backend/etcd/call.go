@@ -65,8 +65,9 @@ func (b *Backend) call(ctx context.Context, how again, request func(context.Cont
 			return nil
 		case b.ctx.Err() != nil:
 			return backend.ErrClosed
-		case verdict == answered && unknown != nil && errors.Is(err, backend.ErrConflict):
-			return &UnknownError{unknown} // the conflict may be with the attempt before
+		case verdict == answered && unknown != nil:
+			// A conflict may be with the attempt before.
+			return &UnknownError{fmt.Errorf("%w; asked again, it said: %v", unknown, err)}
 		case verdict == answered:
 			return translate(err)
 		case verdict == uncertain && how != repeatable:

@@ -1,6 +1,7 @@
 package etcd_test
 
 import (
+	"crypto/tls"
 	"fmt"
 	"net"
 	"os"
@@ -20,6 +21,7 @@ import (
 // member is an etcd process of its own, or one of several.
 type member struct {
 	client, peer string // URLs
+	tls          *tls.Config
 	args         []string
 	log          string
 	process      *os.Process
@@ -28,6 +30,12 @@ type member struct {
 // cluster starts n members that end with the test.
 func cluster(t testing.TB, n int, args ...string) []*member {
 	t.Helper()
+	return clusterOver(t, nil, n, args...)
+}
+
+// clusterOver is cluster whose clients speak TLS, unless config is nil.
+func clusterOver(t testing.TB, config *tls.Config, n int, args ...string) []*member {
+	t.Helper()
 	tools := os.Getenv("SKIFF_TOOLS")
 	if tools == "" {
 		t.Fatal("SKIFF_TOOLS is not set: run the tests with make test")
@@ -35,7 +43,10 @@ func cluster(t testing.TB, n int, args ...string) []*member {
 	members := make([]*member, n)
 	var initial []string
 	for i := range members {
-		members[i] = &member{client: freeURL(t), peer: freeURL(t)}
+		members[i] = &member{client: freeURL(t), peer: freeURL(t), tls: config}
+		if config != nil {
+			members[i].client = strings.Replace(members[i].client, "http:", "https:", 1)
+		}
 		initial = append(initial, fmt.Sprintf("m%d=%s", i, members[i].peer))
 	}
 	dir := t.TempDir()
@@ -57,7 +68,8 @@ func cluster(t testing.TB, n int, args ...string) []*member {
 func address(members []*member) string {
 	var hosts []string
 	for _, m := range members {
-		hosts = append(hosts, strings.TrimPrefix(m.client, "http://"))
+		_, host, _ := strings.Cut(m.client, "://")
+		hosts = append(hosts, host)
 	}
 	return "etcd://" + strings.Join(hosts, ",")
 }
@@ -126,7 +138,7 @@ func freeURL(t testing.TB) string {
 // raw is a client of one member that knows nothing of Skiff.
 func raw(t testing.TB, m *member) *clientv3.Client {
 	t.Helper()
-	c, err := clientv3.New(clientv3.Config{Endpoints: []string{m.client}, Logger: zap.NewNop()})
+	c, err := clientv3.New(clientv3.Config{Endpoints: []string{m.client}, TLS: m.tls, Logger: zap.NewNop()})
 	if err != nil {
 		t.Fatal(err)
 	}
