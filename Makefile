@@ -60,8 +60,8 @@ SUITE = go run ./conformance -tools $(TOOLS) -images $(CACHE)/images $(if $(TIER
 	$(if $(STORAGE),-storage '$(STORAGE)') $(if $(PROCS),-procs $(PROCS)) $(if $(KEEP),-keep)
 
 .PHONY: programs
-programs: packages build tools helm helm4 cert-manager metrics-server operator kyverno ## Install programs of others, as users do, and see that they work
-	SKIFF_TOOLS=$(TOOLS) SKIFF_PROGRAMS=$(TOOLS) go test -tags programs -count=1 -timeout 30m -v ./conformance/programs
+programs: packages build tools helm helm4 cert-manager metrics-server operator kyverno controller-runtime-suites ## Install programs of others, as users do, and see that they work
+	SKIFF_TOOLS=$(TOOLS) SKIFF_PROGRAMS=$(TOOLS) go test -tags programs -count=1 -timeout 45m -v ./conformance/programs
 
 .PHONY: conformance-images
 conformance-images: image-packages agnhost nonewprivs busybox sample-apiserver etcd conformance-tools go-runner
@@ -164,6 +164,9 @@ $(eval $(call tool,cert-manager,$(call MODULE,cert-manager),third_party/cert-man
 $(eval $(call tool,kyverno,$(call MODULE,kyverno),third_party/kyverno,-o $(TOOLS)/kyverno/ -ldflags "-s -w" tool))
 $(eval $(call tool,metrics-server,$(call MODULE,metrics-server),third_party/metrics-server,-o $(TOOLS)/ -ldflags "-s -w" tool))
 $(eval $(call tool,operator,$(call MODULE,operator) third_party/operator/main.go,third_party/operator,-o $(TOOLS)/operator -ldflags "-s -w" .))
+$(eval $(call tool,controller-runtime-suites,$(call MODULE,controller-runtime),third_party/controller-runtime,-o $(TOOLS)/controller-runtime/ -ldflags "-s -w" \
+  $(addprefix sigs.k8s.io/controller-runtime/pkg/,builder cache client client/apiutil cluster controller controller/controllerutil envtest handler manager \
+  manager/internal/integration metrics/filters reconcile source webhook),go test -c))
 $(eval $(call tool,nonewprivs,$(call MODULE,kubernetes),third_party/kubernetes,-o $(TOOLS)/ -ldflags "-s -w" k8s.io/kubernetes/test/images/nonewprivs))
 $(eval $(call tool,pause,cmd/pause/main.go,.,-o $(TOOLS)/pause -ldflags "-s -w" ./cmd/pause))
 
