@@ -40,9 +40,9 @@ type Server struct {
 	ended    atomic.Pointer[string]     // the part of the server that ended with an error last
 }
 
-// New loads what is stored and makes the server. ctx is its life: when it
-// ends, watches end and no more is read from the backend. The server must be
-// closed, before the backend is.
+// New loads what is stored and makes the server. When ctx ends, watches end;
+// other requests are answered until Close. The server must be closed, before the
+// backend is.
 func New(ctx context.Context, c Config) (*Server, error) {
 	if c.Backend == nil || c.Authenticator == nil || c.Authorizer == nil {
 		return nil, errors.New("a server needs a backend, an authenticator and an authorizer")

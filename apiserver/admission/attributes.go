@@ -2,6 +2,7 @@ package admission
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	corev1 "k8s.io/api/core/v1"
@@ -100,13 +101,22 @@ func get[T resource.Object](ctx context.Context, c resource.Cluster, group, plur
 	}
 	obj, err := c.Get(ctx, kind, namespace, name)
 	if err != nil {
-		return zero, err
+		return zero, unasked(err)
 	}
 	typed, ok := obj.(T)
 	if !ok {
 		return zero, apierrors.NewInternalError(fmt.Errorf("%s/%s is a %T", plural, name, obj))
 	}
 	return typed, nil
+}
+
+// unasked is the error of a question that had no answer. It is the server's
+// failure, not a refusal of what was asked for.
+func unasked(err error) error {
+	if errors.As(err, new(apierrors.APIStatus)) || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		return err
+	}
+	return apierrors.NewInternalError(err)
 }
 
 // list reads all objects of a kind in a namespace, none if the kind is not
@@ -118,7 +128,7 @@ func list[T resource.Object](ctx context.Context, c resource.Cluster, group, plu
 	}
 	objects, err := c.List(ctx, kind, namespace)
 	if err != nil {
-		return nil, err
+		return nil, unasked(err)
 	}
 	typed := make([]T, 0, len(objects))
 	for _, obj := range objects {

@@ -53,9 +53,10 @@ type Store struct {
 	compacted int64            // lists of older revisions have expired
 }
 
-// Open loads all resources from the backend and follows it until ctx ends. When
-// it returns, the cache holds everything that was stored before the call. The
-// store must be closed, before the backend is.
+// Open loads all resources from the backend, unless ctx ends meanwhile, and
+// follows it until Close: requests that are let finish still need it when a
+// server is told to end. When Open returns, the cache holds everything that was
+// stored before the call. The store must be closed, before the backend is.
 func Open(ctx context.Context, c Config) (*Store, error) {
 	s := &Store{
 		backend:    c.Backend,
@@ -95,11 +96,12 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 		s.serve(k)
 	}
 	s.progress.advance(start)
-	ctx, s.end = context.WithCancel(ctx)
-	s.running.Go("store", func() { s.follow(ctx) })
-	s.running.Go("history of the store", func() { s.keepHistory(ctx) })
+	life, end := context.WithCancel(context.WithoutCancel(ctx))
+	s.end = end
+	s.running.Go("store", func() { s.follow(life) })
+	s.running.Go("history of the store", func() { s.keepHistory(life) })
 	if s.encryption != (Unencrypted{}) {
-		s.running.Go("encryption of the store", func() { s.decryptLater(ctx) })
+		s.running.Go("encryption of the store", func() { s.decryptLater(life) })
 	}
 	if err := s.progress.wait(ctx, newest); err != nil {
 		s.Close()
