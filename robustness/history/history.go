@@ -75,6 +75,15 @@ func (c Content) Keys() map[string]string {
 	return keys
 }
 
+// short is c, or where it begins.
+func (c Content) short() Content {
+	const most = 200
+	if len(c) > most {
+		return c[:most] + "…"
+	}
+	return c
+}
+
 // merge is c after a patch.
 func (c Content) merge(patch Content) Content {
 	keys := c.Keys()

@@ -186,11 +186,11 @@ func (o *Operation) String() string {
 		fmt.Fprintf(&text, " at %d", o.Expected)
 	}
 	if o.Sent != "" {
-		fmt.Fprintf(&text, " %s", o.Sent)
+		fmt.Fprintf(&text, " %s", o.Sent.short())
 	}
 	fmt.Fprintf(&text, ": %s", o.Outcome)
 	if o.Object.Revision != 0 {
-		fmt.Fprintf(&text, " @%d %s", o.Object.Revision, o.Object.Content)
+		fmt.Fprintf(&text, " @%d %s", o.Object.Revision, o.Object.Content.short())
 	}
 	return text.String()
 }

@@ -103,7 +103,7 @@ func (c change) String() string {
 	if c.deleted {
 		return fmt.Sprintf("the end of %s (%s)", c.key, c.object.UID)
 	}
-	return fmt.Sprintf("%s = %s (%s)", c.key, c.object.Content, c.object.UID)
+	return fmt.Sprintf("%s = %s (%s)", c.key, c.object.Content.short(), c.object.UID)
 }
 
 // at is the last known change of a key up to a revision.
