@@ -52,7 +52,10 @@ func size(t testing.TB, url string) (bytes int64) {
 func own(t testing.TB) string {
 	t.Helper()
 	make := sync.OnceValue(func() string { return databases.Postgres(t) })
-	found, _ := urls.LoadOrStore(t.Name(), make)
+	found, known := urls.LoadOrStore(t.Name(), make)
+	if !known {
+		t.Cleanup(func() { urls.Delete(t.Name()) }) // a test that runs again has another
+	}
 	return found.(func() string)()
 }
 
