@@ -17,6 +17,7 @@ import (
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/apiserver/pkg/authentication/user"
@@ -43,7 +44,7 @@ var suites = []struct{ folder, specs, without string }{
 func TestControllerRuntime(t *testing.T) {
 	dir := module(t, "controller-runtime", "sigs.k8s.io/controller-runtime")
 	for _, suite := range suites {
-		t.Run(suite.folder+" "+suite.specs, func(t *testing.T) {
+		t.Run(strings.TrimSpace(suite.folder+" "+suite.specs), func(t *testing.T) {
 			args := []string{"-test.timeout=20m", "-test.v"}
 			if suite.specs != "" {
 				args = append(args, "-ginkgo.focus="+suite.specs)
@@ -120,7 +121,7 @@ func accounts(t *testing.T, client kubernetes.Interface) {
 		for e := range w.ResultChan() {
 			if namespace, ok := e.Object.(*corev1.Namespace); ok && e.Type == watch.Added {
 				account := &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: "default"}}
-				if _, err := client.CoreV1().ServiceAccounts(namespace.Name).Create(context.Background(), account, metav1.CreateOptions{}); err != nil {
+				if _, err := client.CoreV1().ServiceAccounts(namespace.Name).Create(context.Background(), account, metav1.CreateOptions{}); err != nil && !apierrors.IsAlreadyExists(err) {
 					t.Errorf("service account of %s: %v", namespace.Name, err)
 				}
 			}
