@@ -16,7 +16,7 @@ type served struct {
 	byGVR   map[schema.GroupVersionResource]*resource.Resource
 	byGVK   map[schema.GroupVersionKind]*resource.Resource
 	storage map[schema.GroupResource]*resource.Resource
-	groups  map[string]bool
+	groups  map[string]bool // that have built-in kinds
 }
 
 func newServed(list []*resource.Resource) (*served, error) {
@@ -36,7 +36,9 @@ func newServed(list []*resource.Resource) (*served, error) {
 			return nil, fmt.Errorf("%s is stored in two ways", r.GR())
 		}
 		s.byGVR[r.GVR()], s.byGVK[r.GVK()] = r, r
-		s.groups[r.Group] = true
+		if r.Custom == nil {
+			s.groups[r.Group] = true
+		}
 		s.storage[r.GR()] = r.Stored
 		s.list = append(s.list, r)
 	}

@@ -64,9 +64,9 @@ func Decode(body []byte, in Input, into runtime.Object) error {
 		return err
 	}
 	if in.Prune != nil && kind.Kind != in.Kind.Kind && kind.GroupVersion() == in.Kind.GroupVersion() {
-		return otherKind(obj.(resource.Object), kind.GroupKind(), in.Kind.Kind)
+		return otherType(obj.(resource.Object), *kind, in.Kind)
 	}
-	return isKind(kind, in.Kind, body)
+	return isKind(kind, in.Kind, body, in.Prune != nil)
 }
 
 // DecodeVersion is Decode for a body that may also be of the same kind in another version. The result is into, unless
@@ -79,7 +79,7 @@ func DecodeVersion(body []byte, in Input, also []schema.GroupVersion, into runti
 	if kind.Kind == in.Kind.Kind && slices.Contains(also, kind.GroupVersion()) {
 		return obj, nil
 	}
-	return obj, isKind(kind, in.Kind, body)
+	return obj, isKind(kind, in.Kind, body, in.Prune != nil)
 }
 
 func read(body []byte, in Input, into runtime.Object) (runtime.Object, *schema.GroupVersionKind, error) {
@@ -123,17 +123,21 @@ func DecodePatched(body []byte, in Input, into runtime.Object) (strict []error, 
 	if err != nil {
 		return nil, err
 	}
-	if found.Kind != in.Kind.Kind {
+	switch {
+	case in.Prune != nil && *found != in.Kind:
+		return nil, otherType(into.(resource.Object), *found, in.Kind)
+	case found.Kind != in.Kind.Kind:
 		return nil, noConversion(found, in.Kind)
 	}
-	return strict, isKind(found, in.Kind, body)
+	return strict, isKind(found, in.Kind, body, false)
 }
 
 // isKind is the 400 for a body that says it is of another kind.
-func isKind(kind *schema.GroupVersionKind, want schema.GroupVersionKind, body []byte) error {
+func isKind(kind *schema.GroupVersionKind, want schema.GroupVersionKind, body []byte, custom bool) error {
 	switch {
 	case *kind == want:
 		return nil
+	case custom && kind.GroupVersion() != want.GroupVersion():
 	case kind.Kind != want.Kind:
 		return decodeError(noConversion(kind, want), kind, want, body)
 	}
@@ -141,10 +145,17 @@ func isKind(kind *schema.GroupVersionKind, want schema.GroupVersionKind, body []
 		kind.GroupVersion(), want.GroupVersion()))
 }
 
-// otherKind is the 422 for a custom resource of the right group that says it is
-// of another kind: their schema could be that of any kind.
-func otherKind(obj resource.Object, kind schema.GroupKind, want string) error {
-	return apierrors.NewInvalid(kind, obj.GetName(), field.ErrorList{field.Invalid(field.NewPath("kind"), kind.Kind, "must be "+want)})
+// otherType is the 422 for a custom resource that says it is of another kind or
+// version: their schema could be that of any.
+func otherType(obj resource.Object, is, want schema.GroupVersionKind) error {
+	var errs field.ErrorList
+	if is.Kind != want.Kind {
+		errs = append(errs, field.Invalid(field.NewPath("kind"), is.Kind, "must be "+want.Kind))
+	}
+	if is.GroupVersion() != want.GroupVersion() {
+		errs = append(errs, field.Invalid(field.NewPath("apiVersion"), is.GroupVersion().String(), "must be "+want.GroupVersion().String()))
+	}
+	return apierrors.NewInvalid(is.GroupKind(), obj.GetName(), errs)
 }
 
 func noConversion(kind *schema.GroupVersionKind, want schema.GroupVersionKind) error {

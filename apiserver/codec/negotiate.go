@@ -137,7 +137,7 @@ func NegotiateInput(r *http.Request, protobuf bool) (Media, error) {
 			return Media(i), nil
 		}
 	}
-	return JSON, unsupportedMedia(names(offer, ""))
+	return JSON, UnsupportedMedia(names(offer, ""))
 }
 
 // Acceptable is a first look at the Accept header, before the verb is served:
@@ -172,15 +172,18 @@ func names(offer Offer, suffix string) []string {
 	return out
 }
 
-// notAcceptable names protobuf too where there is none, as kube-apiserver does.
+// notAcceptable names protobuf too where there is none, and no stream there, as
+// kube-apiserver does.
 func notAcceptable(offer Offer, suffix string) error {
-	offer.Protobuf = true
+	if !offer.Protobuf {
+		offer.Protobuf, suffix = true, ""
+	}
 	return status(http.StatusNotAcceptable, metav1.StatusReasonNotAcceptable,
 		"only the following media types are accepted: "+strings.Join(names(offer, suffix), ", "))
 }
 
-// unsupportedMedia is the 415 error for a body none of whose accepted types it is.
-func unsupportedMedia(accepted []string) error {
+// UnsupportedMedia is the 415 error for a body none of whose accepted types it is.
+func UnsupportedMedia(accepted []string) error {
 	return status(http.StatusUnsupportedMediaType, metav1.StatusReasonUnsupportedMediaType,
 		"the body of the request was in an unknown format - accepted media types include: "+strings.Join(accepted, ", "))
 }

@@ -116,7 +116,9 @@ func patchType(r *http.Request, t *target) (types.PatchType, error) {
 	contentType, _, _ := strings.Cut(r.Header.Get("Content-Type"), ";")
 	known := []string{string(types.JSONPatchType), string(types.MergePatchType), string(types.StrategicMergePatchType), string(types.ApplyYAMLPatchType)}
 	if t.resource.Custom != nil {
-		known = slices.Delete(known, 2, 3)
+		if known = slices.Delete(known, 2, 3); !slices.Contains(known, contentType) {
+			return "", codec.UnsupportedMedia(known)
+		}
 	}
 	if !slices.Contains(known, contentType) {
 		return "", errPatchType
@@ -155,7 +157,10 @@ func (p *patch) apply(ctx context.Context, run heavy.Runner, live, into runtime.
 		return err
 	}
 	more, err := codec.DecodePatched(after, in, into)
-	if err != nil {
+	switch {
+	case isStatus(err) && in.Prune != nil:
+		return err
+	case err != nil:
 		return invalidPatch(string(after), err)
 	}
 	return p.strictErrors(ctx, string(after), append(strict, more...))

@@ -26,7 +26,8 @@ type Handler struct {
 	Lookup func(schema.GroupVersionResource) *resource.Resource
 	// Storage finds the storage version of a resource that is served, or nil.
 	Storage func(schema.GroupResource) *resource.Resource
-	// Serves reports whether a group is served at all, in whatever version.
+	// Serves reports whether a group has built-in kinds, in whatever version. What
+	// is not in one of the others may be another server's.
 	Serves    func(group string) bool
 	Admission admission.Chain
 	Fields    *managedfields.Managers
@@ -63,11 +64,11 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		h.notFound(w, r)
 		return
 	}
-	if !h.Serves(info.Group) {
+	t, serve, err := h.route(info, r)
+	if err == errNoResource && !h.Serves(info.Group) {
 		h.notFound(w, r)
 		return
 	}
-	t, serve, err := h.route(info, r)
 	if err == nil && (t.sub == nil || !t.sub.Connect) {
 		err = acceptable(r, t, info.Verb)
 	}

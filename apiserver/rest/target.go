@@ -82,7 +82,11 @@ func (h *Handler) route(info *request.Info, r *http.Request) (*target, verb, err
 	everywhere := res.Namespaced() && info.Namespace == ""
 	collection := len(info.Parts) < 2
 	switch {
-	case serve == nil || res.Live == nil && !slices.Contains(res.Verbs, info.Verb) || r.Method == http.MethodHead,
+	case res.Custom != nil && everywhere && info.Verb == "create":
+		return nil, nil, errNoResource
+	case res.Custom != nil && collection && (info.Verb == "update" || info.Verb == "patch"):
+		return nil, nil, errNoName
+	case serve == nil || res.Live == nil && !slices.Contains(res.Verbs, info.Verb) || r.Method == http.MethodHead && res.Custom == nil,
 		everywhere && info.Verb != "list" && info.Verb != "watch",
 		collection && (info.Verb == "update" || info.Verb == "patch"),
 		!collection && info.Verb == "create":
@@ -126,7 +130,10 @@ func hasPath(info *request.Info, res *resource.Resource) bool {
 
 func (h *Handler) routeSub(t *target, info *request.Info, method string) (*target, verb, error) {
 	sub := t.resource.Sub(info.Subresource)
-	if sub == nil {
+	switch {
+	case sub == nil && t.resource.Custom != nil:
+		return nil, nil, apierrors.NewNotFound(t.resource.GR(), t.name)
+	case sub == nil:
 		return nil, nil, errNoResource
 	}
 	if stored := t.resource.Stored.Sub(info.Subresource); stored != nil && t.resource.Custom == nil {
@@ -169,6 +176,10 @@ var (
 	// resources say more, see noMethod.
 	ErrNoMethod = apierrors.NewGenericServerResponse(http.StatusMethodNotAllowed, "", schema.GroupResource{}, "", "", 0, false)
 )
+
+// errNoName is what kube-apiserver says where it looks for a custom resource
+// only after it has chosen what to do with it.
+var errNoName = apierrors.NewBadRequest("name must be provided")
 
 func noMethod(res *resource.Resource, info *request.Info) error {
 	if res.Custom == nil {

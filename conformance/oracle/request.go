@@ -71,7 +71,7 @@ func play(ctx context.Context, s *server, t testCase) ([]answer, error) {
 	for _, r := range t.Requests {
 		a, err := p.step(ctx, r)
 		if err != nil {
-			return answers, fmt.Errorf("%s: %s: %w", s.name, r, err)
+			return answers, fmt.Errorf("%s: %s %.300s: %w", s.name, r, r.Body, err)
 		}
 		answers = append(answers, a)
 	}
