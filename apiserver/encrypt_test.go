@@ -133,6 +133,9 @@ func TestEverythingIsEncrypted(t *testing.T) {
 	}
 	stored := values(t, b, "/registry/")
 	for key, value := range stored {
+		if strings.HasPrefix(key, "/registry/masterleases/") {
+			continue // the signs of life of servers are no objects
+		}
 		if !bytes.HasPrefix(value, []byte("k8s:enc:aesgcm:v1:key:")) {
 			t.Errorf("%s is stored as %.40q", key, value)
 		}
