@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -96,6 +97,10 @@ type checker struct {
 	custom    map[string]int  // objects by custom resource
 }
 
+// ofServers are what keys begin with below which servers, kube-apiservers among
+// them, keep what is no object: who is alive, and which node ports are taken.
+var ofServers = []string{resource.Registry + "masterleases/", resource.Registry + "peerserverleases/", resource.Registry + "ranges/"}
+
 // entry looks at what all entries have in common.
 func (c *checker) entry(ctx context.Context, e backend.Entry) {
 	if c.Entries > 0 && e.Key <= c.last {
@@ -113,6 +118,7 @@ func (c *checker) entry(ctx context.Context, e backend.Entry) {
 	switch {
 	case e.Key == historyKey:
 		c.history(e)
+	case slices.ContainsFunc(ofServers, func(prefix string) bool { return strings.HasPrefix(e.Key, prefix) }):
 	case strings.HasPrefix(e.Key, resource.Registry):
 		c.stored(ctx, e)
 	}

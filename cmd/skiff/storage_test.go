@@ -367,7 +367,7 @@ func TestCheck(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for key, value := range map[string]string{"/registry/pods/default/broken": "k8s\x00?", "/registry/ranges/serviceips": "k8s\x00"} {
+	for key, value := range map[string]string{"/registry/pods/default/broken": "k8s\x00?", "/registry/podsecuritypolicies/old": "k8s\x00"} {
 		if _, err := b.Put(t.Context(), key, []byte(value), backend.Absent, 0); err != nil {
 			t.Fatal(err)
 		}
@@ -376,7 +376,7 @@ func TestCheck(t *testing.T) {
 		t.Fatal(err)
 	}
 	out, err = skiff(t, "storage", "check", storage)
-	if !errors.Is(err, errUnsound) || !strings.Contains(out, "problem: /registry/pods/default/broken: decode stored Pod") || !strings.Contains(out, "note: 1 entries of ranges") {
+	if !errors.Is(err, errUnsound) || !strings.Contains(out, "problem: /registry/pods/default/broken: decode stored Pod") || !strings.Contains(out, "note: 1 entries of podsecuritypolicies") {
 		t.Errorf("check of a broken object: %v, %q", err, out)
 	}
 }
