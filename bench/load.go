@@ -33,7 +33,7 @@ type scale struct {
 var full = scale{
 	connections: 8, idle: 8 * time.Second, limit: 4 * time.Second,
 	objects: 2000, workers: []int{1, 16, 64}, readers: 16, pods: 5000, listers: 2,
-	watchers: 200, burst: 500, paced: 400, pace: 40 * time.Millisecond, extensions: fullExtensions, // of 400 updates, the p99 is that of the fourth worst
+	watchers: 200, burst: 500, paced: 400, pace: 40 * time.Millisecond, // of 400 updates, the p99 is that of the fourth worst
 }
 
 // divided is a load by so much smaller, with as many workers.

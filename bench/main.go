@@ -18,6 +18,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -25,6 +26,7 @@ import (
 type settings struct {
 	tools, skiff, dir string
 	runs              int
+	only              string
 	extensions        bool
 	scale             scale
 }
@@ -39,9 +41,12 @@ func main() {
 	flag.StringVar(&s.dir, "dir", os.TempDir(), "where to put the servers' data for the time of the run; its disk is measured too")
 	flag.IntVar(&s.runs, "runs", 1, "how often to measure every server, in turn; each figure is then the median")
 	flag.BoolVar(&s.extensions, "extensions", false, "put the load of definitions, custom resources and webhooks on the servers instead of that of built-in kinds")
+	flag.StringVar(&s.only, "only", "", "leave out servers whose names do not contain this: a column alone compares nothing")
+	flag.IntVar(&fullExtensions.definitions, "definitions", fullExtensions.definitions, "how many definitions -extensions makes")
 	small := flag.Bool("small", false, "a twentieth of the load: to see that everything works, not to measure")
 	flag.Parse()
 	s.scale = full
+	s.scale.extensions = fullExtensions
 	if *small {
 		s.scale = full.divided(20)
 	}
@@ -96,12 +101,18 @@ func runOnce(ctx context.Context, s settings, dir string, keys keys) (columns []
 		return nil, err
 	}
 	for _, subject := range subjects {
+		if !strings.Contains(subject.name, s.only) {
+			continue
+		}
 		slog.Info("measuring", "server", subject.name)
 		figures, err := measure(ctx, subject, keys, s)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w%s", subject.name, err, subject.lastWords())
 		}
 		columns = append(columns, column{subject.name, figures})
+	}
+	if len(columns) == 0 {
+		return nil, fmt.Errorf("no server's name contains %q", s.only)
 	}
 	return columns, nil
 }
