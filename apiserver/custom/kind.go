@@ -114,6 +114,7 @@ func (v *served) define(d *definition) *resource.Resource {
 		ShortNames: k.names.ShortNames, Categories: k.names.Categories,
 		ClusterScoped: d.Spec.Scope == apiextensionsv1.ClusterScoped,
 		Verbs:         verbs,
+		Packed:        true,
 		Deprecated:    deprecation(d, v.name),
 		Default:       v.fill,
 		Reserve:       k.refuse,

@@ -100,7 +100,8 @@ type Definition[T any] struct {
 	Subresources []Subresource[T]
 
 	// Packed keeps objects in memory as they are stored, and makes them anew
-	// when they are read: for kinds whose objects are large and seldom read.
+	// when they are read: for kinds whose objects are large and seldom read, and
+	// for those without a Go type, whose objects are maps of several times the size.
 	Packed bool
 
 	// CreateOnUpdate lets PUT (and apply) create a missing object.
