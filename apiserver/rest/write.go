@@ -109,11 +109,10 @@ func (h *Handler) pass(ctx context.Context, w *write, a *admission.Attributes) e
 	return admissionError(w, h.Admission.Validate(ctx, a))
 }
 
-// admissionError makes what a plugin said an error of the API. That it could not
-// look something up is no refusal.
+// admissionError makes what a plugin said an error of the API. A question that it
+// had no answer to is a status already, see package admission.
 func admissionError(w *write, err error) error {
-	if err == nil || isStatus(err) || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) ||
-		errors.Is(err, store.ErrUnavailable) {
+	if err == nil || isStatus(err) || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 		return err
 	}
 	return apierrors.NewForbidden(w.resource.GR(), w.name, err)

@@ -3,8 +3,6 @@ package store
 import (
 	"errors"
 	"fmt"
-
-	"github.com/skiff-k8s/skiff/apiserver/backend"
 )
 
 // Errors the store returns, possibly wrapped.
@@ -30,8 +28,6 @@ var (
 	// ErrUnreadable: an object is stored that cannot be decoded. It is always
 	// an *UnreadableError.
 	ErrUnreadable = errors.New("stored object is unreadable")
-	// ErrUnavailable: the backend's database is away.
-	ErrUnavailable = backend.ErrUnavailable
 	// ErrUnknownResource: the resource was never added, or was removed.
 	ErrUnknownResource = errors.New("resource is not stored here")
 )

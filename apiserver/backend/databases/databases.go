@@ -37,6 +37,20 @@ func Etcd(t testing.TB) string {
 	return NewEtcd(t).Database(t)
 }
 
+// OfTest returns a function that gives a test the same database whenever it is
+// called: fresh makes it, at the first call. A test that is run again has another.
+func OfTest(fresh func(t testing.TB) string) func(t testing.TB) string {
+	var urls sync.Map // by the names of tests
+	return func(t testing.TB) string {
+		t.Helper()
+		url, known := urls.LoadOrStore(t.Name(), sync.OnceValue(func() string { return fresh(t) }))
+		if !known {
+			t.Cleanup(func() { urls.Delete(t.Name()) })
+		}
+		return url.(func() string)()
+	}
+}
+
 // NewPostgres starts a PostgreSQL that ends with the test, with more arguments
 // than usual ("-c", "max_connections=10").
 func NewPostgres(t testing.TB, args ...string) *Server {

@@ -120,11 +120,8 @@ func TestFresh(t *testing.T) {
 
 const childVariable = "SKIFF_DATABASES_TEST_CHILD"
 
-// TestChild is a process that TestEndWithProcess kills.
-func TestChild(t *testing.T) {
-	if os.Getenv(childVariable) == "" {
-		t.Skip("it is run by TestEndWithProcess")
-	}
+// hold starts all servers, says which they are, and waits to be killed.
+func hold(t *testing.T) {
 	for _, c := range clients {
 		fmt.Println("pid", c.start(t).PID())
 	}
@@ -133,11 +130,14 @@ func TestChild(t *testing.T) {
 
 // Databases end with the process that started them, however it ends.
 func TestEndWithProcess(t *testing.T) {
+	if os.Getenv(childVariable) != "" {
+		hold(t)
+	}
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(self, "-test.run", "^TestChild$")
+	cmd := exec.Command(self, "-test.run", "^TestEndWithProcess$")
 	cmd.Env = append(os.Environ(), childVariable+"=yes")
 	cmd.Stderr = os.Stderr
 	out, err := cmd.StdoutPipe()

@@ -9,7 +9,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/skiff-k8s/skiff/apiserver/backend"
 	"github.com/skiff-k8s/skiff/apiserver/backend/relational"
 )
 
@@ -97,12 +96,7 @@ var errCut = errors.New("the database answered one of two questions")
 
 func (t *tx) Head() relational.Head { return t.head }
 
-func (t *tx) Current(key string) int64 {
-	if revision, ok := t.current[key]; ok {
-		return revision
-	}
-	return backend.Absent
-}
+func (t *tx) Current(key string) int64 { return t.current[key] } // backend.Absent, which is 0, for others
 
 func (t *tx) Own(ctx context.Context, server int64) (revision int64, err error) {
 	err = t.conn.QueryRowContext(ctx, ownStatement, server).Scan(&revision)

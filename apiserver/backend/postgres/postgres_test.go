@@ -3,7 +3,6 @@ package postgres_test
 import (
 	"database/sql"
 	"fmt"
-	"sync"
 	"testing"
 
 	"github.com/skiff-k8s/skiff/apiserver/backend"
@@ -49,17 +48,7 @@ func size(t testing.TB, url string) (bytes int64) {
 }
 
 // own is the URL of the database of a test.
-func own(t testing.TB) string {
-	t.Helper()
-	make := sync.OnceValue(func() string { return databases.Postgres(t) })
-	found, known := urls.LoadOrStore(t.Name(), make)
-	if !known {
-		t.Cleanup(func() { urls.Delete(t.Name()) }) // a test that runs again has another
-	}
-	return found.(func() string)()
-}
-
-var urls sync.Map // of tests
+var own = databases.OfTest(databases.Postgres)
 
 // cut ends all connections to a database.
 func cut(t testing.TB, url string) {

@@ -8,7 +8,6 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"github.com/skiff-k8s/skiff/apiserver/backend"
 	"github.com/skiff-k8s/skiff/apiserver/backend/relational"
 )
 
@@ -120,12 +119,7 @@ func (t *tx) begin(ctx context.Context, keys []string) error {
 
 func (t *tx) Head() relational.Head { return t.head }
 
-func (t *tx) Current(key string) int64 {
-	if revision, ok := t.current[key]; ok {
-		return revision
-	}
-	return backend.Absent
-}
+func (t *tx) Current(key string) int64 { return t.current[key] } // backend.Absent, which is 0, for others
 
 func (t *tx) Own(ctx context.Context, server int64) (revision int64, err error) {
 	err = t.d.writer.QueryRow(ctx, ownStatement, server).Scan(&revision)

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"time"
 
-	"github.com/skiff-k8s/skiff/apiserver/backend"
 	"github.com/skiff-k8s/skiff/apiserver/backend/relational"
 )
 
@@ -81,12 +80,7 @@ func (t *tx) load(ctx context.Context, keys []string) error {
 
 func (t *tx) Head() relational.Head { return t.head }
 
-func (t *tx) Current(key string) int64 {
-	if revision, ok := t.current[key]; ok {
-		return revision
-	}
-	return backend.Absent
-}
+func (t *tx) Current(key string) int64 { return t.current[key] } // backend.Absent, which is 0, for others
 
 func (t *tx) Own(ctx context.Context, server int64) (revision int64, err error) {
 	err = t.QueryRowContext(ctx, `SELECT revision FROM skiff_servers WHERE server = ?`, server).Scan(&revision)
