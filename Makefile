@@ -50,14 +50,18 @@ images: image-packages ## Make the images of the examples, from packages of the 
 
 .PHONY: conformance
 conformance: packages build tools conformance-tools conformance-images ## Run the official suite: TIER=api FOCUS='Pods' PROCS=4 STORAGE=… KEEP=1
-	$(SUITE) $(if $(TIER)$(FOCUS)$(STORAGE),-results '') $(CONFORMANCEFLAGS)
+	$(SUITE) $(if $(TIER)$(FOCUS)$(SKIP)$(STORAGE),-results '') $(CONFORMANCEFLAGS)
 
 .PHONY: hydrophone
 hydrophone: packages build tools conformance-tools conformance-images hydrophone-tool ## Run the suite from inside the cluster: FOCUS='Pods' PROCS=4
 	$(SUITE) -hydrophone -dir /tmp/skiff-hydrophone -results '' $(CONFORMANCEFLAGS)
 
+.PHONY: e2e
+e2e: packages build tools conformance-tools conformance-images ## Run tests of e2e.test that are not in the conformance suite: FOCUS='sig-apps' SKIP='Feature' PROCS=4
+	$(SUITE) -beyond -results '' $(CONFORMANCEFLAGS)
+
 SUITE = go run ./conformance -tools $(TOOLS) -images $(CACHE)/images $(if $(TIER),-tier $(TIER)) $(if $(FOCUS),-focus '$(FOCUS)') \
-	$(if $(STORAGE),-storage '$(STORAGE)') $(if $(PROCS),-procs $(PROCS)) $(if $(KEEP),-keep)
+	$(if $(SKIP),-skip '$(SKIP)') $(if $(STORAGE),-storage '$(STORAGE)') $(if $(PROCS),-procs $(PROCS)) $(if $(KEEP),-keep)
 
 .PHONY: programs
 programs: packages build tools helm helm4 cert-manager metrics-server operator kyverno controller-runtime-suites ## Install programs of others, as users do, and see that they work

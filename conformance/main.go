@@ -30,7 +30,8 @@ import (
 var testList string
 
 type settings struct {
-	tier, focus            string
+	tier, focus, skip      string
+	beyond                 bool
 	procs                  int
 	keep                   bool
 	dir, tools, images, to string
@@ -44,6 +45,8 @@ func main() {
 	var s settings
 	flag.StringVar(&s.tier, "tier", "", "only the tests of these tiers (aggregation, api, controllers, dra, multinode, network, node, storage, webhook), separated by commas")
 	flag.StringVar(&s.focus, "focus", "", "only the tests whose names match this regular expression")
+	flag.StringVar(&s.skip, "skip", "", "not the tests whose names match this regular expression")
+	flag.BoolVar(&s.beyond, "beyond", false, "choose of the tests of e2e.test that are not in the conformance suite")
 	flag.IntVar(&s.procs, "procs", 4, "how many tests to run at once")
 	flag.BoolVar(&s.keep, "keep", false, "leave the cluster running afterwards, until interrupted")
 	flag.StringVar(&s.skiff, "skiff", "bin/skiff", "the program to test")
@@ -70,14 +73,16 @@ func main() {
 // run starts the cluster, runs the tests on it, and writes the results. It fails
 // unless all of them passed.
 func run(ctx context.Context, s settings) error {
+	for _, path := range []*string{&s.tools, &s.skiff, &s.dir} {
+		absolute, err := filepath.Abs(*path)
+		if err != nil {
+			return err
+		}
+		*path = absolute
+	}
 	tests, err := choose(s)
 	if err != nil {
 		return err
-	}
-	for _, path := range []*string{&s.tools, &s.skiff, &s.dir} {
-		if *path, err = filepath.Abs(*path); err != nil {
-			return err
-		}
 	}
 	free, err := claim(s.dir)
 	if err != nil {

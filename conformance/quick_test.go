@@ -115,7 +115,9 @@ func TestChoose(t *testing.T) {
 		"tier and focus":              {settings: settings{tier: "multinode", focus: "untainted"}, want: 1},
 		"a tier and one that is not":  {settings: settings{tier: "multinode,nodes"}, fails: true},
 		"nothing matches":             {settings: settings{focus: "no such test"}, fails: true},
+		"focus, but for some":         {settings: settings{focus: "Pods", skip: "Pods"}, fails: true},
 		"a focus that does not parse": {settings: settings{focus: "("}, fails: true},
+		"a skip that does not parse":  {settings: settings{skip: "("}, fails: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got, err := choose(test.settings)
@@ -123,6 +125,18 @@ func TestChoose(t *testing.T) {
 				t.Errorf("got %d tests and %v, want %d", len(got), err, test.want)
 			}
 		})
+	}
+}
+
+func TestParseTests(t *testing.T) {
+	list := `The following spec names can be used with 'ginkgo run --focus/skip':
+    k8s.io/kubernetes@v1.36.3/test/e2e/a.go:27: [sig-apps] Deployment: should be [Serial] made
+    k8s.io/kubernetes@v1.36.3/test/e2e/a.go:58: [sig-node] Pods should be updated [NodeConformance] [Conformance]
+    k8s.io/kubernetes@v1.36.3/test/e2e/b.go:1: something without a group
+`
+	want := []test{{name: "[sig-apps] Deployment: should be [Serial] made", tier: "beyond", group: "apps", serial: true}}
+	if got := parseTests(list); !slices.Equal(got, want) {
+		t.Errorf("got %+v, want %+v", got, want)
 	}
 }
 

@@ -121,7 +121,11 @@ func (s settings) report(tests []test, begin time.Time) error {
 		return fmt.Errorf("ask %s for its version: %w", s.skiff, err)
 	}
 	var text bytes.Buffer
-	fmt.Fprintf(&text, "# Results of the conformance suite\n\nKubernetes v1.36.3, %d of its %d tests.%s%s\n\n", len(tests), len(allTests()), named("Tier", s.tier), named("Focus", s.focus))
+	of := fmt.Sprintf("of its %d tests", len(allTests()))
+	if s.beyond {
+		of = "tests that are not in it"
+	}
+	fmt.Fprintf(&text, "# Results of the conformance suite\n\nKubernetes v1.36.3, %d %s.%s%s%s\n\n", len(tests), of, named("Tier", s.tier), named("Focus", s.focus), named("Skip", s.skip))
 	if engine, _, found := strings.Cut(s.storage, "://"); found {
 		fmt.Fprintf(&text, "Storage: `%s://`.\n\n", engine)
 	}

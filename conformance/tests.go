@@ -1,9 +1,12 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"maps"
+	"os/exec"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -25,13 +28,47 @@ func allTests() []test {
 	return tests
 }
 
-// choose picks the tests to run.
+// otherTests asks the suite's program for its tests that are not of the
+// conformance suite. Their tier is "beyond", their group is the interest group
+// that wrote them.
+func otherTests(program string) ([]test, error) {
+	list, err := exec.Command(program, "-list-tests").Output()
+	if err != nil {
+		return nil, fmt.Errorf("ask %s for its tests: %w", program, err)
+	}
+	return parseTests(string(list)), nil
+}
+
+// parseTests reads a list of "file:line: name".
+func parseTests(list string) []test {
+	var tests []test
+	for line := range strings.Lines(list) {
+		_, name, found := strings.Cut(strings.TrimSpace(line), ": ")
+		group, _, marked := strings.Cut(strings.TrimPrefix(name, "[sig-"), "]")
+		if found && marked && strings.HasPrefix(name, "[sig-") && !strings.Contains(name, "[Conformance]") {
+			tests = append(tests, test{name: name, tier: "beyond", group: group, serial: strings.Contains(name, "[Serial]")})
+		}
+	}
+	return tests
+}
+
+// choose picks the tests to run: of the conformance suite, or of all else that
+// e2e.test has.
 func choose(s settings) ([]test, error) {
 	focus, err := regexp.Compile(s.focus)
 	if err != nil {
 		return nil, fmt.Errorf("focus: %w", err)
 	}
+	skip, err := regexp.Compile(cmp.Or(s.skip, "$^"))
+	if err != nil {
+		return nil, fmt.Errorf("skip: %w", err)
+	}
 	all := allTests()
+	if s.beyond {
+		if all, err = otherTests(filepath.Join(s.tools, "e2e.test")); err != nil {
+			return nil, err
+		}
+	}
 	var tiers []string
 	if s.tier != "" {
 		tiers = strings.Split(s.tier, ",")
@@ -42,7 +79,7 @@ func choose(s settings) ([]test, error) {
 		}
 	}
 	tests := slices.DeleteFunc(all, func(t test) bool {
-		return tiers != nil && !slices.Contains(tiers, t.tier) || !focus.MatchString(t.name)
+		return tiers != nil && !slices.Contains(tiers, t.tier) || !focus.MatchString(t.name) || skip.MatchString(t.name)
 	})
 	if len(tests) == 0 {
 		return nil, errors.New("no test is of that tier and matches that focus")
