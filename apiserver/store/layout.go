@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
+	"time"
 
 	"github.com/skiff-k8s/skiff/apiserver/backend"
 	"github.com/skiff-k8s/skiff/apiserver/resource"
@@ -60,10 +61,14 @@ func (s *Store) moveKind(ctx context.Context, r *resource.Resource) (n int, err 
 	return n, nil
 }
 
-// moveEntry writes an entry under its new key, unless that was done before, and
-// deletes the old one.
+// moveEntry writes an entry under its new key, unless that was done before, for
+// the rest of its lifetime, and deletes the old one.
 func (s *Store) moveEntry(ctx context.Context, e backend.Entry, to string) error {
-	if _, err := s.backend.Put(ctx, to, e.Value, backend.Absent, 0); err != nil && !errors.Is(err, backend.ErrConflict) {
+	var rest time.Duration // for ever
+	if !e.End.IsZero() {
+		rest = max(time.Until(e.End), time.Second) // what is over is about to end there, as it is here
+	}
+	if _, err := s.backend.Put(ctx, to, e.Value, backend.Absent, rest); err != nil && !errors.Is(err, backend.ErrConflict) {
 		return err
 	}
 	_, err := s.backend.Delete(ctx, e.Key, e.Revision)

@@ -115,3 +115,31 @@ func TestMove(t *testing.T) {
 		}
 	}
 }
+
+// What is moved ends when it would have ended.
+func TestMoveKeepsLifetimes(t *testing.T) {
+	b := memory.New()
+	defer b.Close()
+	row := moved[0].row
+	for name, lifetime := range map[string]time.Duration{"x": time.Hour, "y": 0} {
+		if _, err := b.Put(t.Context(), moved[0].first+name, fmt.Appendf(nil, `{"metadata":{"name":%q}}`, name), backend.Absent, lifetime); err != nil {
+			t.Fatal(err)
+		}
+	}
+	before, _, err := b.Get(t.Context(), moved[0].first+"x")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := store.Open(t.Context(), store.Config{Backend: b, Resources: []*resource.Resource{row}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	after, _, err := b.Get(t.Context(), row.Key("", "x"))
+	if err != nil || after.End.Sub(before.End).Abs() > time.Second {
+		t.Errorf("what ended at %v ends at %v now, %v", before.End, after.End, err)
+	}
+	if forEver, _, err := b.Get(t.Context(), row.Key("", "y")); err != nil || !forEver.End.IsZero() {
+		t.Errorf("what ended never ends at %v now, %v", forEver.End, err)
+	}
+}
