@@ -145,8 +145,10 @@ func (s *Store) decryptAgain(ctx context.Context, k *kind) error {
 			left++
 		}
 	}
-	if left > 0 && opened == 0 {
-		k.locked.Store(true)
+	if opened == 0 { // nothing to load: what is not there any more was deleted
+		if left > 0 {
+			k.locked.Store(true)
+		}
 		return nil
 	}
 	s.order.Lock()

@@ -70,10 +70,8 @@ func (f *feed) append(events ...*Event) {
 		e.feed = f
 		f.all.append(e)
 		f.bytes += e.size()
-		for _, p := range f.partsOf(e) {
-			if l := f.parts[p]; l != nil {
-				l.append(e)
-			}
+		for _, l := range f.logsOf(e) {
+			l.append(e)
 		}
 	}
 	for f.bytes > feedBytes {
@@ -137,10 +135,8 @@ func (f *feed) dropFirst() {
 	f.floor = max(f.floor, revision)
 	for _, e := range f.all.events[:n] {
 		f.bytes -= e.size()
-		for _, p := range f.partsOf(e) {
-			if l := f.parts[p]; l != nil {
-				l.truncate(revision)
-			}
+		for _, l := range f.logsOf(e) {
+			l.truncate(revision)
 		}
 	}
 	f.all.truncate(revision)
@@ -175,7 +171,30 @@ func (f *feed) inherit(old *feed) {
 	f.floor, f.bytes = old.floor, f.bytes+old.bytes
 }
 
-// partsOf names the parts that hold e.
+// logsOf are the logs of parts that hold e.
+func (f *feed) logsOf(e *Event) (logs []*log) {
+	if e.unreadable() {
+		for p, l := range f.parts {
+			if f.holds(p, e) {
+				logs = append(logs, l)
+			}
+		}
+		return logs
+	}
+	for _, p := range f.partsOf(e) {
+		if l := f.parts[p]; l != nil {
+			logs = append(logs, l)
+		}
+	}
+	return logs
+}
+
+// holds reports whether a part has e. What is unreadable may have any value.
+func (f *feed) holds(p part, e *Event) bool {
+	return p.value != "" && e.unreadable() || slices.Contains(f.partsOf(e), p)
+}
+
+// partsOf names the parts that hold e, as far as it can be read.
 func (f *feed) partsOf(e *Event) []part {
 	key := e.item().key
 	parts := make([]part, 0, 4)
@@ -245,7 +264,7 @@ func (f *feed) log(p part) *log {
 	}
 	l := &log{part: p}
 	for _, e := range f.all.events {
-		if slices.Contains(f.partsOf(e), p) {
+		if f.holds(p, e) {
 			l.events = append(l.events, e)
 		}
 	}

@@ -133,6 +133,11 @@ func (e *Event) item() *Item {
 	return e.Old
 }
 
+// unreadable reports whether one of the items is.
+func (e *Event) unreadable() bool {
+	return e.New != nil && e.New.broken != nil || e.Old != nil && e.Old.broken != nil
+}
+
 // onces is a small set of byte strings that are each made once. The zero value
 // is empty and takes one word: most items are never encoded, those that are
 // have one to three forms.

@@ -273,9 +273,67 @@ func TestUnreadable(t *testing.T) {
 		t.Errorf("removing it: %v", err)
 	}
 	check("list after it was removed", list(store.ListOptions{}), false)
+	removed, err := s.Revision(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for step, err := range s.Watch(t.Context(), configMaps, store.Match{}, spoilt) {
+		check("watch of its removal", err, true)
+		if step.Event != nil {
+			t.Errorf("watch yielded revision %d, want the error alone", step.Revision)
+		}
+	}
 	create(t, s, "b", "y", "3")
-	if got, want := describeAll(watch(t, s, configMaps, store.Match{}, spoilt, 1)), "b/y -→3"; got != want {
-		t.Errorf("watch from where it was unreadable: got %s, want %s", got, want)
+	if got, want := describeAll(watch(t, s, configMaps, store.Match{}, removed, 1)), "b/y -→3"; got != want {
+		t.Errorf("watch after it was removed: got %s, want %s", got, want)
+	}
+}
+
+// Who watches by a value of the index is told of what is unreadable, as it may
+// have that value: that it became so, and that it is gone. So is who began to
+// watch before, and who resumes.
+func TestUnreadableByIndex(t *testing.T) {
+	b := memory.New()
+	s := openOn(t, b, 0)
+	pod := func(name string) *corev1.Pod {
+		return &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "a", Name: name}, Spec: corev1.PodSpec{NodeName: "node"}}
+	}
+	good, err := s.Create(t.Context(), pods, pod("x"), false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	of := store.Match{IndexValue: "node"}
+	first := make(chan error, 1)
+	ticks := make(chan time.Time)
+	go func() {
+		for step, err := range s.WatchTicks(t.Context(), pods, of, good.Revision(), ticks) {
+			if step.Event != nil || err != nil {
+				first <- err
+				return
+			}
+		}
+	}()
+	ticks <- time.Time{} // it watches
+	spoilt, err := b.Put(t.Context(), "/registry/pods/a/x", []byte("\x01"), good.Revision(), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := <-first; !errors.Is(err, store.ErrUnreadable) {
+		t.Errorf("who watched before: got %v, want ErrUnreadable", err)
+	}
+	if err := s.DeleteUnreadable(t.Context(), pods, "a", "x"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Create(t.Context(), pods, pod("y"), false); err != nil {
+		t.Fatal(err)
+	}
+	for what, after := range map[string]int64{"that it became unreadable": good.Revision(), "that it is gone": spoilt} {
+		for step, err := range s.Watch(t.Context(), pods, of, after) {
+			if !errors.Is(err, store.ErrUnreadable) {
+				t.Errorf("%s: got %+v, %v, want ErrUnreadable", what, step, err)
+			}
+			break
+		}
 	}
 }
 

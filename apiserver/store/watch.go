@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"fmt"
 	"iter"
 	"time"
 
@@ -115,8 +116,8 @@ func (w *watcher) yield(events []*Event, yield func(Step, error) bool) bool {
 		}
 		w.reached = max(w.reached, e.Revision)
 		step := Step{Event: e, Was: w.match.item(e.Old), Is: w.match.item(e.New), Revision: e.Revision}
-		broken := w.match.unreadable(e.New)
-		if !step.Was && !step.Is && !broken {
+		broken := w.unreadable(e)
+		if !step.Was && !step.Is && broken == nil {
 			continue
 		}
 		if last.Event != nil {
@@ -125,11 +126,26 @@ func (w *watcher) yield(events []*Event, yield func(Step, error) bool) bool {
 				return false
 			}
 		}
-		if broken {
-			yield(Step{}, e.New.broken)
+		if broken != nil {
+			yield(Step{}, broken)
 			return false
 		}
 		last = step
 	}
 	return last.Event == nil || yield(last, nil)
+}
+
+// unreadable is why nobody can tell what an event is to the watcher; nil if it
+// can be told. That an unreadable object is gone cannot: the watcher may know
+// the object from when it could be read.
+func (w *watcher) unreadable(e *Event) error {
+	switch {
+	case w.match.unreadable(e.New):
+		return e.New.broken
+	case !w.match.unreadable(e.Old):
+		return nil
+	case e.New != nil:
+		return e.Old.broken
+	}
+	return &UnreadableError{w.kind.prefix + e.Old.key, fmt.Errorf("saw a DELETED event, but object data is corrupt: %w", e.Old.broken)}
 }
