@@ -127,24 +127,40 @@ func (v *view) page(m Match, start string, limit int64) (page *Page, err error) 
 		page.Items, err = v.all(m)
 		return page, err
 	}
-	var more int64
 	prefix := v.k.matcher(m).prefix
+	full := func() bool { return limit > 0 && int64(len(page.Items)) == limit }
 	v.each(m, prefix+start, func(item *Item) bool {
-		if limit <= 0 || int64(len(page.Items)) < limit {
-			page.Items, err = append(page.Items, item), item.broken
-			return err == nil
-		}
-		more++
-		return m.plain() // else one more is all there is to know
+		page.Items, err = append(page.Items, item), item.broken
+		return err == nil && !full()
 	})
-	if more == 0 || err != nil {
+	if err != nil || !full() {
 		return page, err
+	}
+	last := page.Items[limit-1].key
+	more := v.after(m, last)
+	if more == 0 {
+		return page, nil
 	}
 	if m.plain() {
 		page.Remaining = &more
 	}
-	page.Continue = token{Revision: v.revision, Start: strings.TrimPrefix(page.Items[limit-1].key, prefix) + "\x00"}.encode()
+	page.Continue = token{Revision: v.revision, Start: strings.TrimPrefix(last, prefix) + "\x00"}.encode()
 	return page, nil
+}
+
+// after is how many items follow a key among which a match is looked for, or,
+// where not all of them match, whether any does: nobody looks whether it
+// matches, so that the last page may be empty.
+func (v *view) after(m Match, key string) (n int64) {
+	if v.k.matcher(m).key != "" {
+		return 0 // there is no other
+	}
+	all := Match{Namespace: m.Namespace, IndexValue: m.IndexValue}
+	v.each(all, key+"\x00", func(*Item) bool {
+		n++
+		return m.plain()
+	})
+	return n
 }
 
 // at is a view of k exactly at a revision.

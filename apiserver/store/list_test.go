@@ -204,6 +204,34 @@ func TestPagesBySelector(t *testing.T) {
 	}
 }
 
+// With a selector a page that is full has a token while any object follows,
+// whether that one is selected or not, as in Kubernetes. Where the name is known
+// there is none to follow.
+func TestPagesThatMayBeTheLast(t *testing.T) {
+	s := open(t)
+	for _, name := range []string{"a", "b", "c"} {
+		create(t, s, "ns", name, "1")
+	}
+	for name, more := range map[string]bool{"b": true, "c": false} {
+		o := store.ListOptions{Limit: 1, Match: store.Match{Select: func(obj resource.Object) bool { return obj.GetName() == name }}}
+		page := list(t, s, o)
+		if len(page.Items) != 1 || (page.Continue != "") != more || page.Remaining != nil {
+			t.Errorf("%s: got %d items, token %q, remaining %v; want 1, a token: %v, unknown", name, len(page.Items), page.Continue, page.Remaining, more)
+		}
+		if !more {
+			continue
+		}
+		o.Continue = page.Continue
+		if last := list(t, s, o); len(last.Items) != 0 || last.Continue != "" {
+			t.Errorf("after %s: got %d items and token %q, want the end", name, len(last.Items), last.Continue)
+		}
+	}
+	o := store.ListOptions{Limit: 1, Match: store.Match{Namespace: "ns", Name: "b", Select: func(resource.Object) bool { return true }}}
+	if page := list(t, s, o); len(page.Items) != 1 || page.Continue != "" {
+		t.Errorf("by name: got %d items and token %q, want 1 and the end", len(page.Items), page.Continue)
+	}
+}
+
 func mustGet(t testing.TB, s *store.Store, obj resource.Object) *store.Item {
 	item, err := s.Get(t.Context(), configMaps, obj.GetNamespace(), obj.GetName())
 	if err != nil {
