@@ -27,11 +27,13 @@ var (
 )
 
 // encode makes the bytes to store. It clears obj's resourceVersion, which the
-// backend's revision stands for, and fills in its kind. An object of a kind
+// backend's revision stands for, and its selfLink, which no server gives any
+// more, and fills in its kind. An object of a kind
 // that converts stays of the version it is: r may have taken the place of the
 // row under which the object was made.
 func encode(r *resource.Resource, obj resource.Object) ([]byte, error) {
 	obj.SetResourceVersion("")
+	obj.SetSelfLink("")
 	if !r.Converts() || obj.GetObjectKind().GroupVersionKind().Empty() {
 		obj.GetObjectKind().SetGroupVersionKind(r.GVK())
 	}
