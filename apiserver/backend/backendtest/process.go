@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -243,4 +244,83 @@ func (p Process) TestInUse(t *testing.T) {
 	if took := time.Since(start); took > 10*time.Second {
 		t.Errorf("the second process was refused after %v, want at once", took)
 	}
+}
+
+// TestDay writes as a cluster does in a day: the status of a steady number of objects,
+// with a compaction now and then that leaves a few minutes of history; and once, in the
+// middle of it, a flood. The files, whose names begin with that of the database, are not
+// larger in the evening than in the morning.
+func (p Process) TestDay(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "skiff.db")
+	b, err := p.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close()
+	const writers = 20
+	at := make([]int64, 200)
+	update := func(size int) {
+		var g sync.WaitGroup
+		for w := range writers {
+			g.Go(func() {
+				for i := w; i < len(at); i += writers {
+					var err error
+					if at[i], err = b.Put(t.Context(), fmt.Sprintf("/registry/leases/%d", i), make([]byte, size), at[i], 0); err != nil {
+						t.Error(err)
+						return
+					}
+				}
+			})
+		}
+		g.Wait()
+	}
+	const minutes, kept, flood = 36, 5, 16
+	var compact [kept]int64 // the revisions of the last minutes
+	var sizes [minutes]int64
+	for minute := range minutes {
+		update(3_000)
+		if minute == flood {
+			for range 6 {
+				update(50_000)
+			}
+			update(3_000)
+		}
+		if old := compact[minute%kept]; old > 0 {
+			if err := b.Compact(t.Context(), old); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if compact[minute%kept], err = b.Revision(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		sizes[minute] = sizeOf(t, path)
+	}
+	if t.Failed() {
+		return
+	}
+	morning, evening := sizes[2*kept], sizes[minutes-1]
+	t.Logf("%d bytes in the morning, %d with the flood, %d in the evening", morning, slices.Max(sizes[:]), evening)
+	if slices.Max(sizes[:]) < 3*morning {
+		t.Error("the flood was none")
+	}
+	if evening > 2*morning {
+		t.Errorf("the files grew from %d to %d bytes while their content stayed the same", morning, evening)
+	}
+}
+
+// sizeOf is the size of a database and of the files beside it that belong to it.
+func sizeOf(t *testing.T, path string) (size int64) {
+	t.Helper()
+	files, err := filepath.Glob(path + "*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range files {
+		info, err := os.Stat(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		size += info.Size()
+	}
+	return size
 }

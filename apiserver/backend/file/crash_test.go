@@ -30,6 +30,7 @@ func TestMain(m *testing.M) { process.Main(m) }
 
 func TestKill(t *testing.T)     { process.TestKill(t) }
 func TestFullDisk(t *testing.T) { process.TestFullDisk(t) }
+func TestDay(t *testing.T)      { process.TestDay(t) }
 func TestInUse(t *testing.T)    { process.TestInUse(t) }
 
 // What is no database of ours is an error, not overwritten.

@@ -84,7 +84,7 @@ func TestLeftovers(t *testing.T) {
 	if _, err := b.Put(t.Context(), "/b", []byte("2"), backend.Absent, 0); err != nil {
 		t.Fatal(err)
 	}
-	path := b.db.Path()
+	path := b.path
 	if err := b.Close(); err != nil {
 		t.Fatal(err)
 	}

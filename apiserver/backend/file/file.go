@@ -17,6 +17,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"go.etcd.io/bbolt"
 	berrors "go.etcd.io/bbolt/errors"
@@ -35,7 +36,7 @@ const recentBytes = 8 << 20
 
 // Backend is an open file.
 type Backend struct {
-	db        *bbolt.DB
+	path      string // that no link leads elsewhere from
 	log       *changelog.Log
 	lifetimes *lifetime.Queue
 	requests  chan *request
@@ -43,7 +44,11 @@ type Backend struct {
 	stopped   chan struct{} // closed when the writer has ended
 	broken    error         // why nothing can be written any more; the writer's own
 
+	compacting  chan struct{} // holds an element while history is forgotten and the file made smaller
+	shrinkAfter time.Time     // who holds compacting reads and writes it
+
 	mu        sync.RWMutex // of what follows; only the writer changes it
+	db        *bbolt.DB
 	index     *revisions.Index
 	revision  int64
 	compacted int64
@@ -65,8 +70,14 @@ func Open(path string) (*Backend, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open storage %s: %w", path, err)
 	}
+	if path, err = filepath.EvalSymlinks(path); err == nil {
+		err = removeLeftover(path)
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("open storage: %w", err), db.Close())
+	}
 	b := &Backend{
-		db: db, index: revisions.New(),
+		path: path, db: db, index: revisions.New(), compacting: make(chan struct{}, 1),
 		requests: make(chan *request, maxBatch), stop: make(chan struct{}), stopped: make(chan struct{}),
 	}
 	ends, err := b.load()
@@ -94,7 +105,7 @@ func open(path string) (db *bbolt.DB, err error) {
 		err = verify(path)
 	}
 	if err == nil {
-		db, err = bbolt.Open(path, 0o600, options())
+		db, err = lock(path, os.OpenFile)
 	}
 	if errors.Is(err, berrors.ErrTimeout) {
 		return nil, backend.ErrInUse
@@ -197,6 +208,7 @@ func (b *Backend) Close() error {
 	b.lifetimes.Stop()
 	close(b.stop)
 	<-b.stopped
+	b.compacting <- struct{}{} // nobody copies the file any more
 	b.log.Close()
 	return b.db.Close()
 }

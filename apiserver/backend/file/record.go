@@ -140,6 +140,25 @@ func changesOf(tx *bbolt.Tx, after, until int64) ([]backend.Change, error) {
 	return changes, nil
 }
 
+// copied is a record as it is stored, with its key.
+type copied struct{ key, record []byte }
+
+// recordsOf copies records after a revision and none after until, a few at a time.
+// more tells that there are others.
+func recordsOf(tx *bbolt.Tx, after, until int64) (some []copied, more bool) {
+	size := 0
+	cursor := tx.Bucket(logBucket).Cursor()
+	last := revisionKey(until)
+	for k, v := cursor.Seek(revisionKey(after + 1)); k != nil && bytes.Compare(k, last) <= 0; k, v = cursor.Next() {
+		if size >= copyBytes || len(some) == copyRecords {
+			return some, true
+		}
+		some = append(some, copied{bytes.Clone(k), bytes.Clone(v)})
+		size += len(v)
+	}
+	return some, false
+}
+
 // change is what watchers see of a record, with which they share its value.
 func (r record) change(revision int64) backend.Change {
 	if r.deleted {

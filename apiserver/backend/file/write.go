@@ -62,8 +62,17 @@ func (b *Backend) Delete(ctx context.Context, key string, expected int64) (int64
 	return r.revision, err
 }
 
-// Compact forgets history, as backend.Backend says.
+// Compact forgets history, as backend.Backend says, and then makes the file
+// smaller if that is worth it, which takes a while and does not stop writes.
 func (b *Backend) Compact(ctx context.Context, revision int64) error {
+	select {
+	case b.compacting <- struct{}{}:
+	case <-b.stop:
+		return backend.ErrClosed
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	defer func() { <-b.compacting }()
 	b.mu.RLock()
 	newest, compacted, closed := b.revision, b.compacted, b.closed
 	b.mu.RUnlock()
@@ -75,7 +84,11 @@ func (b *Backend) Compact(ctx context.Context, revision int64) error {
 	case revision <= compacted:
 		return nil
 	}
-	return b.submit(&request{work: func() error { return b.compact(revision) }})
+	if err := b.submit(&request{work: func() error { return b.compact(revision) }}); err != nil {
+		return err
+	}
+	b.shrink(ctx)
+	return nil
 }
 
 // submit hands r to the writer and waits for the result. It does not end with
@@ -236,8 +249,12 @@ func (b *Backend) failed(err error) error {
 			return err
 		}
 	}
-	b.broken = fmt.Errorf("storage takes no more writes until it is opened anew: %w", err)
+	b.broken = endsWriting(err)
 	return b.broken
+}
+
+func endsWriting(err error) error {
+	return fmt.Errorf("storage takes no more writes until it is opened anew: %w", err)
 }
 
 // dropAfter removes what a transaction left behind that failed so late (in the
