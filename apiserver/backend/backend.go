@@ -120,3 +120,11 @@ type Loader interface {
 	// this backend, and everyone who opens the database, get ErrPartial.
 	Load(ctx context.Context, writes iter.Seq[Entry], compacted, newest int64) error
 }
+
+// Stepper is a Loader that comes to a revision only by making each one before it, which
+// takes time.
+type Stepper interface {
+	Loader
+	// MostSteps is how many revisions that nothing is written at a Load makes.
+	MostSteps() int64
+}

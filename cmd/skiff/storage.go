@@ -63,10 +63,6 @@ while it is copied is not in the copy. A copy that was interrupted is refused by
 
 const storageUsage = "URL of the storage; " + engines.Short
 
-// restoreBump is how far a restore sets revisions ahead by default: the writes
-// of more than a week at a thousand a second.
-const restoreBump = 1_000_000_000
-
 func restoreCommand() *cobra.Command {
 	var storage string
 	var bump int64
@@ -78,7 +74,9 @@ unless all of the backup is sound. The next start of a server on that storage ha
 the backup.
 
 Revisions go on far above those of the backup, so that none is used twice: what was written
-after the backup was made is lost, and clients that saw it start over.`,
+after the backup was made is lost, and clients that saw it start over. By default a thousand
+million are left out. etcd makes them one by one; there it is a hundred for each second since
+the backup, a million at least. Where more was written in that time, say so by --bump-revision.`,
 		Example: "  skiff restore monday.backup --storage file:///var/lib/skiff/store",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, files []string) error {
@@ -91,13 +89,13 @@ after the backup was made is lost, and clients that saw it start over.`,
 			if err != nil {
 				return fmt.Errorf("restore %s: %w", files[0], err)
 			}
-			fmt.Fprintf(cmd.OutOrStdout(), "restored %d entries as of %s; the newest revision is %d\n",
-				restored.Entries, restored.Time.Format("2006-01-02 15:04:05 MST"), restored.Revision)
+			fmt.Fprintf(cmd.OutOrStdout(), "restored %d entries as of %s; the newest revision is %d, with %d left out for what was written since\n",
+				restored.Entries, restored.Time.Format("2006-01-02 15:04:05 MST"), restored.Revision, restored.LeftOut)
 			return nil
 		},
 	}
 	cmd.Flags().StringVar(&storage, "storage", "", storageUsage)
-	cmd.Flags().Int64Var(&bump, "bump-revision", restoreBump, "how many revisions to leave out after those of the backup: more than were made after it")
+	cmd.Flags().Int64Var(&bump, "bump-revision", snapshot.DefaultBump, "how many revisions to leave out after those of the backup: more than were made after it (-1: what surely is)")
 	if err := cmd.MarkFlagRequired("storage"); err != nil {
 		panic(err) // the flag is not defined above
 	}

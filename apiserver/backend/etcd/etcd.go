@@ -41,7 +41,7 @@ type Backend struct {
 	end     context.CancelCauseFunc
 }
 
-var _ backend.Loader = (*Backend)(nil)
+var _ backend.Stepper = (*Backend)(nil)
 
 // Open connects to an etcd that answers. The backend must be closed.
 func Open(c Config) (*Backend, error) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"iter"
+	"log/slog"
 	"sync/atomic"
 	"time"
 
@@ -23,8 +24,10 @@ const (
 	fresh = 1
 	// atOnceFilling is how many revisions are made at a time where nothing is written.
 	atOnceFilling = 64
-	// tooMany revisions would take etcd more than an hour to make.
+	// tooMany revisions would take etcd more than an hour to make, and fill its disk.
 	tooMany = 50_000_000
+	// many revisions take long enough to be spoken of.
+	many = 100_000
 	// soon is when a lifetime might end before a load has.
 	soon = time.Hour
 )
@@ -40,8 +43,11 @@ func (b *Backend) Load(ctx context.Context, writes iter.Seq[backend.Entry], comp
 	if at > fresh {
 		return backend.ErrNotEmpty
 	}
-	if newest-at > tooMany {
-		return fmt.Errorf("fill storage: etcd makes revisions by being written to, and %d are too many: restore with a lower --bump-revision, but one above all that was written since", newest-at)
+	if newest-at > b.MostSteps() {
+		return fmt.Errorf("fill storage: etcd makes revisions by being written to, and %d are too many; %s", newest-at, howToLeaveOut)
+	}
+	if newest-at > many {
+		slog.Info("etcd makes revisions one by one, which takes a while", "revisions", newest-at)
 	}
 	// Lifetimes that would end meanwhile would take revisions. Their leases are
 	// kept alive, and last as long as they should from then on.
@@ -55,6 +61,13 @@ func (b *Backend) Load(ctx context.Context, writes iter.Seq[backend.Entry], comp
 	b.partial.Store(false)
 	return nil
 }
+
+// howToLeaveOut is what etcd's tools can do in a moment, with its files.
+const howToLeaveOut = "restore a backup with --bump-revision 0, and then have etcd leave revisions out: " +
+	"etcdctl snapshot save FILE; etcdutl snapshot restore FILE --bump-revision 1000000000 --mark-compacted --data-dir NEW"
+
+// MostSteps is as backend.Stepper says.
+func (b *Backend) MostSteps() int64 { return tooMany }
 
 // checkWhole is ErrPartial for an etcd that was not filled to the end.
 func (b *Backend) checkWhole(ctx context.Context) error {

@@ -16,13 +16,33 @@ type Restored struct {
 	Entries int
 	// Revision is the newest now. Everything before it counts as compacted.
 	Revision int64
+	LeftOut  int64     // how many revisions are between that of the backup and Revision
 	Time     time.Time // when the backup was made
+}
+
+// DefaultBump stands for as many revisions as are surely more than were made after the
+// backup: those of more than a week at a thousand a second. Where making them takes time
+// (backend.Stepper) it is a hundred for each second since the backup, and a million at
+// least.
+const DefaultBump = -1
+
+const (
+	farBump        = 1_000_000_000
+	leastSteps     = 1_000_000
+	stepsPerSecond = 100
+)
+
+func bumpOf(to backend.Backend, age time.Duration) int64 {
+	if _, steps := to.(backend.Stepper); steps {
+		return max(leastSteps, stepsPerSecond*int64(age/time.Second))
+	}
+	return farBump
 }
 
 // Restore fills to with a backup. Nothing is written before all of the backup
 // was read and found sound. Values keep their revisions; the newest revision is bump
 // above that of the backup: more than were made after it, so that none means two
-// things, and whoever watches starts over. If Restore fails, to is empty or says that
+// things, and whoever watches starts over; or DefaultBump. If Restore fails, to is empty or says that
 // it is partial. backend.ErrNotEmpty; the errors of Reader.
 func Restore(ctx context.Context, r io.Reader, to backend.Backend, bump int64, tell Progress) (Restored, error) {
 	if err := empty(ctx, to); err != nil {
@@ -33,6 +53,9 @@ func Restore(ctx context.Context, r io.Reader, to backend.Backend, bump int64, t
 		return Restored{}, err
 	}
 	defer reader.Close()
+	if bump == DefaultBump {
+		bump = bumpOf(to, time.Since(reader.Time))
+	}
 	if bump < 0 || reader.Revision > math.MaxInt64-bump {
 		return Restored{}, fmt.Errorf("revision %d cannot go on by %d", reader.Revision, bump)
 	}
@@ -53,5 +76,5 @@ func Restore(ctx context.Context, r io.Reader, to backend.Backend, bump int64, t
 	if err := load(ctx, to, entries, newest, newest, tell); err != nil {
 		return Restored{}, fmt.Errorf("write: %w", err)
 	}
-	return Restored{Entries: len(entries), Revision: newest, Time: reader.Time}, nil
+	return Restored{Entries: len(entries), Revision: newest, LeftOut: bump, Time: reader.Time}, nil
 }
