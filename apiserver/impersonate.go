@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/validation"
@@ -32,6 +33,8 @@ const (
 
 // impersonate lets a user who may act as another one do so.
 func (s *Server) impersonate(next http.Handler) http.Handler {
+	i := impersonation{authorizer: s.config.Authorizer, attempts: newAttempts("attempts", "impersonation attempts", s.config.Metrics),
+		checks: newAttempts("authorization_attempts", "authorization checks made for impersonation", s.config.Metrics)}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		wanted := wantedUser(r.Header)
 		if wanted == nil {
@@ -42,7 +45,7 @@ func (s *Server) impersonate(next http.Handler) http.Handler {
 			refuse(w, r, apierrors.NewBadRequest(fmt.Sprintf("requested %#v without impersonating a user name", wanted)))
 			return
 		}
-		become, err := s.mayBecome(r.Context(), wanted, access(r.Context()))
+		become, err := i.become(r.Context(), wanted, access(r.Context()))
 		if err != nil {
 			refuse(w, r, err)
 			return
@@ -121,21 +124,30 @@ func nodeOf(name string) (node string, isNode bool) {
 	return node, ok && len(validation.NameIsDNSSubdomain(node, false)) == 0
 }
 
-// mayBecome is the user that a request is served as which wants to be served
+// impersonation decides who may act as whom, and counts that.
+type impersonation struct {
+	authorizer       authorizer.Authorizer
+	attempts, checks attempts
+}
+
+// become is the user that a request is served as which wants to be served
 // as wanted. If no mode allows that, the error is that of the first that
 // applies.
-func (s *Server) mayBecome(ctx context.Context, wanted *user.DefaultInfo, asked authorizer.AttributesRecord) (user.Info, error) {
+func (i impersonation) become(ctx context.Context, wanted *user.DefaultInfo, asked authorizer.AttributesRecord) (user.Info, error) {
+	began := time.Now()
 	var first error
 	for _, m := range modes {
 		if !m.applies(wanted, asked.User) {
 			continue
 		}
-		err := s.mayAll(ctx, m.needs(wanted, asked))
+		err := i.mayAll(ctx, m, m.needs(wanted, asked))
 		if err == nil {
+			i.attempts.count(m.label(), true, began)
 			return m.become(wanted), nil
 		}
 		first = cmp.Or(first, err)
 	}
+	i.attempts.count("", false, began)
 	return nil, first
 }
 
@@ -145,14 +157,16 @@ type right struct {
 	never string // why nobody has it
 }
 
-// mayAll returns the refusal of the first right that is not there.
-func (s *Server) mayAll(ctx context.Context, needed []right) error {
+// mayAll returns the refusal of the first right in a mode that is not there.
+func (i impersonation) mayAll(ctx context.Context, m mode, needed []right) error {
 	for _, n := range needed {
 		a := n.AttributesRecord
 		if n.never != "" {
 			return request.Forbidden(a, n.never)
 		}
-		decision, reason, err := s.config.Authorizer.Authorize(ctx, a)
+		began := time.Now()
+		decision, reason, err := i.authorizer.Authorize(ctx, a)
+		i.checks.count(m.label(), decision == authorizer.DecisionAllow, began)
 		if decision == authorizer.DecisionAllow {
 			continue
 		}
@@ -166,6 +180,9 @@ func (s *Server) mayAll(ctx context.Context, needed []right) error {
 
 // limited reports whether a mode limits what may be done in the other's name.
 func (m mode) limited() bool { return m.name != "" }
+
+// label is the mode in metrics.
+func (m mode) label() string { return cmp.Or(m.name, "legacy") }
 
 // right is the right to one thing of another user's identity.
 func (m mode) right(by user.Info, group, resource, name string) right {

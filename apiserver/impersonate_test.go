@@ -1,6 +1,7 @@
 package apiserver_test
 
 import (
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -92,6 +93,44 @@ func TestImpersonate(t *testing.T) {
 				t.Errorf("became %s of %q, want %s of %q", u.Username, u.Groups, c.as.UserName, c.groups)
 			}
 		})
+	}
+}
+
+// TestImpersonationMetrics: attempts, and the questions they take, are counted by mode as kube-apiserver counts them.
+func TestImpersonationMetrics(t *testing.T) {
+	s := apiservertest.Start(t, nil)
+	grant(t, s, "old", []rbacv1.PolicyRule{{Verbs: []string{"impersonate"}, APIGroups: []string{""}, Resources: []string{"users"}}})
+	grant(t, s, "limited", []rbacv1.PolicyRule{
+		{Verbs: []string{"impersonate:user-info"}, APIGroups: []string{"authentication.k8s.io"}, Resources: []string{"users"}},
+		{Verbs: []string{"impersonate-on:user-info:create"}, APIGroups: []string{"authentication.k8s.io"}, Resources: []string{"selfsubjectreviews"}},
+	})
+	for _, eve := range []string{"old", "limited", "nobody"} {
+		config := apiservertest.Config(s, eve, "system:authenticated")
+		config.Impersonate.UserName = "bob"
+		_, err := clientset(t, config).AuthenticationV1().SelfSubjectReviews().Create(t.Context(), &authenticationv1.SelfSubjectReview{}, metav1.CreateOptions{})
+		if (err != nil) != (eve == "nobody") {
+			t.Fatalf("%s: %v", eve, err)
+		}
+	}
+	metrics := fetch(t, s, "/metrics")
+	for _, want := range []string{
+		`impersonation_attempts_total{decision="allowed",mode="legacy"} 1`,
+		`impersonation_attempts_total{decision="allowed",mode="user-info"} 1`,
+		`impersonation_attempts_total{decision="denied",mode=""} 1`,
+		`impersonation_attempts_duration_seconds_count{decision="allowed",mode="legacy"} 1`,
+		// Old and nobody are refused impersonate-on, limited is asked that and impersonate.
+		`impersonation_authorization_attempts_total{decision="denied",mode="user-info"} 2`,
+		`impersonation_authorization_attempts_total{decision="allowed",mode="user-info"} 2`,
+		`impersonation_authorization_attempts_total{decision="allowed",mode="legacy"} 1`,
+		`impersonation_authorization_attempts_total{decision="denied",mode="legacy"} 1`,
+		`impersonation_authorization_attempts_duration_seconds_count{decision="denied",mode="legacy"} 1`,
+	} {
+		if !strings.Contains(metrics, "apiserver_"+want+"\n") {
+			t.Errorf("no %s in\n%s", want, strings.Join(regexp.MustCompile("(?m)^apiserver_impersonation.*_(total|count).*$").FindAllString(metrics, -1), "\n"))
+		}
+	}
+	if !regexp.MustCompile(`(?m)^apiserver_authorization_decisions_total\{decision="allowed",name="rbac",type="RBAC"\} [1-9]`).MatchString(metrics) {
+		t.Error("decisions of RBAC are not counted")
 	}
 }
 

@@ -156,3 +156,32 @@ func (m *metrics) serving(kind string) func() {
 }
 
 func (m *metrics) dropped(kind string) { m.drops.WithLabelValues(kind).Inc() }
+
+// attempts counts something that is allowed or denied in a mode, and how long that took to find out.
+type attempts struct {
+	total   *prometheus.CounterVec
+	seconds *prometheus.HistogramVec
+}
+
+func newAttempts(name, what string, registry prometheus.Registerer) attempts {
+	labels := []string{"mode", "decision"}
+	a := attempts{
+		total: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "apiserver_impersonation_" + name + "_total",
+			Help: "Total number of " + what + " split by mode and decision."}, labels),
+		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "apiserver_impersonation_" + name + "_duration_seconds",
+			Help: "Latency of " + what + " in seconds split by mode and decision.", Buckets: prometheus.ExponentialBuckets(0.001, 2, 15)}, labels),
+	}
+	if registry != nil {
+		registry.MustRegister(a.total, a.seconds)
+	}
+	return a
+}
+
+func (a attempts) count(mode string, allowed bool, began time.Time) {
+	decision := "denied"
+	if allowed {
+		decision = "allowed"
+	}
+	a.total.WithLabelValues(mode, decision).Inc()
+	a.seconds.WithLabelValues(mode, decision).Observe(time.Since(began).Seconds())
+}

@@ -112,7 +112,7 @@ func Standard(ctx context.Context, o Options) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	rights := authz.New(bootstrap.NodeRules())
+	rights := authz.New(bootstrap.NodeRules(), registry)
 	connections := o.connections(rights)
 	var s *Server
 	hooks := webhook.New(webhook.Config{Dial: o.Dial, Authorizer: rights, Metrics: registry, Log: o.Log,

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/prometheus/client_golang/prometheus"
 	rbacv1 "k8s.io/api/rbac/v1"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
@@ -30,7 +31,21 @@ type Lookup func(group, plural string) *resource.Resource
 // Authorizer asks, in this order, system:masters, the node rules and RBAC. The first that allows wins; nothing denies.
 type Authorizer struct {
 	*RBAC
-	nodes nodes
+	nodes   nodes
+	allowed allowances
+}
+
+// allowances count what was allowed. Those who cannot tell decide nothing, and nobody denies: there is no other
+// decision to count.
+type allowances struct{ byNodeRules, byRBAC prometheus.Counter }
+
+func newAllowances(registry prometheus.Registerer) allowances {
+	decisions := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "apiserver_authorization_decisions_total",
+		Help: "Total number of terminal decisions made by an authorizer split by authorizer type, name, and decision."}, []string{"type", "name", "decision"})
+	if registry != nil {
+		registry.MustRegister(decisions)
+	}
+	return allowances{decisions.WithLabelValues("Node", "node", "allowed"), decisions.WithLabelValues("RBAC", "rbac", "allowed")}
 }
 
 var (
@@ -40,9 +55,9 @@ var (
 
 // New makes an Authorizer that knows no roles: until Load it allows only
 // system:masters. nodeRules are what every node may do besides
-// what its pods need.
-func New(nodeRules []rbacv1.PolicyRule) *Authorizer {
-	return &Authorizer{RBAC: newRBAC(), nodes: nodes{rules: nodeRules}}
+// what its pods need. What is allowed is counted in registry, nil: nowhere.
+func New(nodeRules []rbacv1.PolicyRule, registry prometheus.Registerer) *Authorizer {
+	return &Authorizer{RBAC: newRBAC(), nodes: nodes{rules: nodeRules}, allowed: newAllowances(registry)}
 }
 
 // Load reads all roles and bindings. It must return before other methods are
@@ -59,12 +74,16 @@ func (z *Authorizer) Authorize(ctx context.Context, a authorizer.Attributes) (au
 		return authorizer.DecisionAllow, "", nil
 	}
 	var reasons []string
-	for _, ask := range []authorizer.AuthorizerFunc{z.nodes.Authorize, z.RBAC.Authorize} {
-		decision, reason, err := ask(ctx, a)
+	for _, authority := range []struct {
+		ask     authorizer.AuthorizerFunc
+		allowed prometheus.Counter
+	}{{z.nodes.Authorize, z.allowed.byNodeRules}, {z.RBAC.Authorize, z.allowed.byRBAC}} {
+		decision, reason, err := authority.ask(ctx, a)
 		if err != nil {
 			return authorizer.DecisionNoOpinion, reason, err
 		}
 		if decision == authorizer.DecisionAllow {
+			authority.allowed.Inc()
 			return decision, reason, nil
 		}
 		if reason != "" {

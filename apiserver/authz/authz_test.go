@@ -105,7 +105,7 @@ func rbacWorld(t *testing.T) world {
 
 func TestAuthorizeRBAC(t *testing.T) {
 	w := rbacWorld(t)
-	z := New(nil)
+	z := New(nil, nil)
 	if err := z.Load(t.Context(), w, w.lookup); err != nil {
 		t.Fatal(err)
 	}
@@ -141,7 +141,7 @@ func TestAuthorizeRBAC(t *testing.T) {
 // TestFollow checks that changes of roles and bindings take effect.
 func TestFollow(t *testing.T) {
 	w := rbacWorld(t)
-	z := New(nil)
+	z := New(nil, nil)
 	if err := z.Load(t.Context(), w, w.lookup); err != nil {
 		t.Fatal(err)
 	}
@@ -201,7 +201,7 @@ func TestAuthorizeNode(t *testing.T) {
 	w.create(t, "resource.k8s.io", "resourceslices", slice("own", ptr.To("n1")), slice("foreign", ptr.To("n2")), slice("everywhere", nil))
 	w.create(t, "", "pods", one, pod("a", "two", "n2", "s2"), mirror)
 
-	z := New([]rbacv1.PolicyRule{{Verbs: []string{"create"}, APIGroups: []string{""}, Resources: []string{"events"}}})
+	z := New([]rbacv1.PolicyRule{{Verbs: []string{"create"}, APIGroups: []string{""}, Resources: []string{"events"}}}, nil)
 	if err := z.Load(t.Context(), lagging{w}, w.lookup); err != nil {
 		t.Fatal(err)
 	}
