@@ -8,6 +8,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/api/validate/content"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/skiff-k8s/skiff/apiserver/resource"
@@ -92,11 +93,13 @@ func isMirror(pod *corev1.Pod) bool {
 	return mirror
 }
 
-// get reads one object as its type. T is a pointer type.
+// get reads one object as its type. T is a pointer type. The name may come out of
+// another object: one that no object can have is not found, and is no fault of
+// the path that was asked for.
 func get[T resource.Object](ctx context.Context, c resource.Cluster, group, plural, namespace, name string) (T, error) {
 	var zero T
 	kind := c.Resource(group, plural)
-	if kind == nil {
+	if kind == nil || len(content.IsPathSegmentName(name)) > 0 {
 		return zero, apierrors.NewNotFound(schema.GroupResource{Group: group, Resource: plural}, name)
 	}
 	obj, err := c.Get(ctx, kind, namespace, name)
