@@ -3,6 +3,7 @@ package apiserver
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
@@ -13,13 +14,14 @@ import (
 // replaced.
 type served struct {
 	list    []*resource.Resource
+	named   []*resource.Resource // those of list that documents name
 	byGVR   map[schema.GroupVersionResource]*resource.Resource
 	byGVK   map[schema.GroupVersionKind]*resource.Resource
 	storage map[schema.GroupResource]*resource.Resource
 	groups  map[string]bool // that have built-in kinds
 }
 
-func newServed(list []*resource.Resource) (*served, error) {
+func newServed(list, unnamed []*resource.Resource) (*served, error) {
 	s := &served{
 		byGVR: make(map[schema.GroupVersionResource]*resource.Resource), byGVK: make(map[schema.GroupVersionKind]*resource.Resource),
 		storage: make(map[schema.GroupResource]*resource.Resource), groups: make(map[string]bool),
@@ -41,6 +43,9 @@ func newServed(list []*resource.Resource) (*served, error) {
 		}
 		s.storage[r.GR()] = r.Stored
 		s.list = append(s.list, r)
+		if !slices.Contains(unnamed, r) {
+			s.named = append(s.named, r)
+		}
 	}
 	return s, nil
 }
@@ -65,10 +70,12 @@ func (s *Server) kind(gvk schema.GroupVersionKind) *resource.Resource {
 // the new kinds in, requests find them, documents name them; then what is kept
 // for those that went is dropped. After an error what is served and described
 // is as it was, and the call can be repeated.
-func (s *Server) SetResources(ctx context.Context, list []*resource.Resource) error {
+//
+// Requests reach unnamed, which are among list, but no document names them yet.
+func (s *Server) SetResources(ctx context.Context, list []*resource.Resource, unnamed ...*resource.Resource) error {
 	s.setting.Lock()
 	defer s.setting.Unlock()
-	next, err := newServed(list)
+	next, err := newServed(list, unnamed)
 	if err != nil {
 		return err
 	}
@@ -82,7 +89,9 @@ func (s *Server) SetResources(ctx context.Context, list []*resource.Resource) er
 		}
 	}
 	s.served.Store(next)
-	s.describe(next)
+	if !slices.Equal(old.named, next.named) {
+		s.describe(next)
+	}
 	for kind, row := range old.storage {
 		if next.storage[kind] == nil {
 			s.store.Remove(row)
@@ -96,9 +105,9 @@ func (s *Server) SetResources(ctx context.Context, list []*resource.Resource) er
 	return nil
 }
 
-// describe tells the documents what is served.
+// describe tells the documents what they are to name.
 func (s *Server) describe(now *served) {
 	for _, d := range s.config.Documents {
-		d.Publish(now.list)
+		d.Publish(now.named)
 	}
 }

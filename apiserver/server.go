@@ -48,7 +48,7 @@ func New(ctx context.Context, c Config) (*Server, error) {
 		return nil, errors.New("a server needs a backend, an authenticator and an authorizer")
 	}
 	s := &Server{config: c.withDefaults(), end: func() {}}
-	now, err := newServed(c.Resources)
+	now, err := newServed(c.Resources, nil)
 	if err != nil {
 		return nil, err
 	}

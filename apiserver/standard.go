@@ -196,8 +196,8 @@ func (s *Server) begin(ctx context.Context, rights *authz.Authorizer, objects bo
 	s.follow(ctx, "authorization", func(ctx context.Context) error { return rights.Run(ctx) })
 	definitions := custom.NewDefinitions(custom.Config{
 		Source: s.store, Cluster: s.Cluster(), Builtin: s.config.Resources, Log: s.config.Log,
-		Serve: func(ctx context.Context, rows []*resource.Resource) error {
-			return s.SetResources(ctx, slices.Concat(s.config.Resources, rows))
+		Serve: func(ctx context.Context, rows, unnamed []*resource.Resource) error {
+			return s.SetResources(ctx, slices.Concat(s.config.Resources, rows), unnamed...)
 		},
 		Own: s.ownStatus(apiextensionsv1.GroupName, "customresourcedefinitions"), Dial: dial,
 	})

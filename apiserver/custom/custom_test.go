@@ -3,6 +3,7 @@ package custom_test
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"strings"
 	"testing"
 
@@ -11,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/discovery"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/yaml"
@@ -198,6 +200,40 @@ func TestDefinitionIsServed(t *testing.T) {
 	_, err = fleet.List(t.Context(), metav1.ListOptions{FieldSelector: "spec.crew=1"})
 	if err == nil || !strings.Contains(err.Error(), "field label not supported: spec.crew") {
 		t.Errorf("list by another field: %v", err)
+	}
+}
+
+// TestDiscoveredDefinitionIsEstablished: whoever finds a kind in discovery reads that its definition is established, and
+// changes the definition without meeting a write of the server.
+func TestDiscoveredDefinitionIsEstablished(t *testing.T) {
+	s := start(t, nil)
+	client := discovery.NewDiscoveryClientForConfigOrDie(s.config)
+	for i := range 20 {
+		group := fmt.Sprintf("g%d.example.com", i)
+		d := parse(t, strings.ReplaceAll(boatDefinition, "example.com", group))
+		if _, err := s.Resource(definitions).Create(t.Context(), d, metav1.CreateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		for {
+			_, err := client.ServerResourcesForGroupVersion(group + "/v1")
+			if err == nil {
+				break
+			}
+			if !apierrors.IsNotFound(err) {
+				t.Fatal(err)
+			}
+		}
+		found, err := s.Resource(definitions).Get(t.Context(), d.GetName(), metav1.GetOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if c := conditionOf(found, "Established"); c["status"] != "True" {
+			t.Fatalf("%s is in discovery, its definition says %v, want that it is established", group, c)
+		}
+		found.SetLabels(map[string]string{"a": "b"})
+		if _, err := s.Resource(definitions).Update(t.Context(), found, metav1.UpdateOptions{}); err != nil {
+			t.Fatalf("the first update after discovery: %v", err)
+		}
 	}
 }
 

@@ -35,8 +35,9 @@ type Config struct {
 	// Builtin are the rows of the kinds that are there from the start, whose
 	// names no definition can take.
 	Builtin []*resource.Resource
-	// Serve replaces the rows of custom resources that are served.
-	Serve func(ctx context.Context, rows []*resource.Resource) error
+	// Serve replaces the rows of custom resources that are served. Those of them
+	// that are unnamed are for requests alone: no document is to name them yet.
+	Serve func(ctx context.Context, rows, unnamed []*resource.Resource) error
 	// Own records which fields of the status the server sets.
 	Own func(live, obj resource.Object) error
 	// Dial reaches conversion webhooks.
@@ -45,8 +46,9 @@ type Config struct {
 }
 
 // Definitions follows the definitions of a server. A definition is served when
-// its names are accepted, and says that it is established when it is served:
-// who reads that can use the kind.
+// its names are accepted, then says that it is established, and then documents
+// name it. Whoever reads that it is established can use the kind, and whoever
+// finds it in discovery meets no write of its first status.
 type Definitions struct {
 	config  Config
 	row     *resource.Resource
@@ -54,6 +56,7 @@ type Definitions struct {
 	after   int64 // revision up to which definitions have been read
 	known   map[string]*known
 	served  []*resource.Resource // as told to Serve last
+	unnamed []*resource.Resource // likewise
 	clean   guard.Group
 }
 
@@ -65,6 +68,7 @@ type known struct {
 	accepted   allNames
 	agreed     bool  // it has all the names it asks for
 	kind       *kind // nil: it is not served
+	announced  bool  // it says that it is established
 	cleaning   context.CancelFunc
 }
 
@@ -176,7 +180,8 @@ func (d *Definitions) note(c *definition) {
 	}
 	names, condition := d.taken(c).accept(c.Spec.Names, c.Status.AcceptedNames)
 	accepted := condition.Status == apiextensionsv1.ConditionTrue
-	serve := accepted || apihelpers.IsCRDConditionTrue(c, apiextensionsv1.Established)
+	is.announced = apihelpers.IsCRDConditionTrue(c, apiextensionsv1.Established)
+	serve := accepted || is.announced
 	same := is.kind != nil && is.generation == c.Generation && (c.DeletionTimestamp == nil || len(is.kind.rows) > 0) && equality.Semantic.DeepEqual(is.kind.names, names)
 	is.generation, is.accepted, is.agreed = c.Generation, names, accepted
 	switch {
@@ -220,19 +225,24 @@ func (d *Definitions) taken(c *definition) taken {
 
 // serve tells the server the rows if they have changed.
 func (d *Definitions) serve(ctx context.Context) error {
-	var rows []*resource.Resource
+	var rows, unnamed []*resource.Resource
 	for _, name := range slices.Sorted(maps.Keys(d.known)) {
-		if k := d.known[name].kind; k != nil {
-			rows = append(rows, k.rows...)
+		is := d.known[name]
+		if is.kind == nil {
+			continue
+		}
+		rows = append(rows, is.kind.rows...)
+		if !is.announced {
+			unnamed = append(unnamed, is.kind.rows...)
 		}
 	}
-	if slices.Equal(rows, d.served) {
+	if slices.Equal(rows, d.served) && slices.Equal(unnamed, d.unnamed) {
 		return nil
 	}
-	if err := d.config.Serve(ctx, rows); err != nil {
+	if err := d.config.Serve(ctx, rows, unnamed); err != nil {
 		return err
 	}
-	d.served = rows
+	d.served, d.unnamed = rows, unnamed
 	return nil
 }
 
