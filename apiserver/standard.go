@@ -168,7 +168,7 @@ func Standard(ctx context.Context, o Options) (*Server, error) {
 		mux.Handle(path, handler)
 	}
 	paths := func() []string { return slices.AppendSeq(documents.Paths(), maps.Keys(fixed)) }
-	health.Register(mux, health.Config{Healthy: keys.checks(), Live: s.liveChecks(), Ready: s.readyChecks(keys.checks()), Metrics: registry, Paths: paths})
+	health.Register(mux, health.Config{Healthy: keys.checks(), Live: s.liveChecks(), Ready: s.readyChecks(keys.checks()), Metrics: withLibraries(registry), Paths: paths})
 	s.follow(ctx, "service claims", services.Run)
 	if err := s.begin(ctx, rights, o.objects(s, services), o.dial()); err != nil {
 		s.Close()
