@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -266,6 +267,85 @@ func TestObjectsAreValidated(t *testing.T) {
 		t.Errorf("strict: %v, want %s", err, want)
 	}
 }
+
+// TestLetOffRulesWarn: a rule that an object broke before it was there is let off where nothing it is about changes, with
+// a warning, also if the write fails for something else.
+func TestLetOffRulesWarn(t *testing.T) {
+	s := start(t, nil)
+	const definition = `
+apiVersion: apiextensions.k8s.io/v1
+kind: CustomResourceDefinition
+metadata: {name: boats.example.com}
+spec:
+  group: example.com
+  scope: Namespaced
+  names: {plural: boats, kind: Boat}
+  versions:
+  - name: v1
+    served: true
+    storage: true
+    subresources: {status: {}}
+    schema: {openAPIV3Schema: {type: object, properties: {spec: {type: object, properties: {crew: {type: integer}, mates: {type: integer, maximum: 3}}}, status: {type: object, properties: {crew: {type: integer}}}}}}
+`
+	s.define(t, definition)
+	fleet := s.Resource(boats).Namespace("default")
+	if _, err := fleet.Create(t.Context(), boat(t, "dory", "{crew: 4}"), metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	rule := `[{"op":"add","path":"/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/crew/x-kubernetes-validations","value":[{"rule":"self % 2 == 1","message":"is even"}]}]`
+	if _, err := s.Resource(definitions).Patch(t.Context(), "boats.example.com", types.JSONPatchType, []byte(rule), metav1.PatchOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	for { // until the rule is there
+		_, err := fleet.Create(t.Context(), boat(t, "gig", "{crew: 4}"), metav1.CreateOptions{DryRun: []string{"All"}})
+		if apierrors.IsInvalid(err) {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, c := range []struct {
+		name, patch, sub string
+		refused          bool
+		want             string
+	}{
+		{"the rest changes", `{"metadata":{"labels":{"a":"b"}}}`, "", false, "spec.crew: Invalid value: 4: is even"},
+		{"the rest is wrong", `{"spec":{"mates":9}}`, "", true, "spec.crew: Invalid value: 4: is even"},
+		{"the status changes", `{"status":{"crew":1}}`, "status", false, "spec.crew: Invalid value: 4: is even"},
+		{"it changes for the worse", `{"spec":{"crew":6}}`, "", true, ""},
+		{"it changes for the better", `{"spec":{"crew":5}}`, "", false, ""},
+	} {
+		heard := new(warnings)
+		config := rest.CopyConfig(s.config)
+		config.WarningHandler = heard
+		var sub []string
+		if c.sub != "" {
+			sub = append(sub, c.sub)
+		}
+		_, err := dynamic.NewForConfigOrDie(config).Resource(boats).Namespace("default").Patch(t.Context(), "dory", types.MergePatchType, []byte(c.patch), metav1.PatchOptions{}, sub...)
+		if apierrors.IsInvalid(err) != c.refused || err != nil && !c.refused {
+			t.Errorf("%s: %v, want refused %v", c.name, err, c.refused)
+		}
+		if got := strings.Join(*heard, "; "); got != c.want {
+			t.Errorf("%s: warned of %q, want %q", c.name, got, c.want)
+		}
+	}
+	text, err := discovery.NewDiscoveryClientForConfigOrDie(s.config).RESTClient().Get().AbsPath("/metrics").DoRaw(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, counted := range []string{"apiserver_cel_compilation_duration_seconds", "apiserver_cel_evaluation_duration_seconds", "apiextensions_apiserver_validation_ratcheting_seconds"} {
+		if !regexp.MustCompile(`(?m)^` + counted + `_count [1-9]`).Match(text) {
+			t.Errorf("/metrics does not count %s", counted)
+		}
+	}
+}
+
+// warnings are those a client was sent.
+type warnings []string
+
+func (w *warnings) HandleWarningHeader(_ int, _, text string) { *w = append(*w, text) }
 
 func TestSubresources(t *testing.T) {
 	s := start(t, nil)

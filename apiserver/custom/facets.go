@@ -149,7 +149,7 @@ func (v *served) subresources() []resource.Subresource[object] {
 	var list []resource.Subresource[object]
 	if v.status {
 		list = append(list, resource.Subresource[object]{
-			Name: "status", View: true, Prepare: prepareStatus, Reset: []string{"metadata", "spec"}, Validate: v.validateStatus,
+			Name: "status", View: true, Prepare: prepareStatus, Reset: []string{"metadata", "spec"},
 		})
 	}
 	if s := v.scale; s != nil {

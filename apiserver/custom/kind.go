@@ -120,7 +120,6 @@ func (v *served) define(d *definition) *resource.Resource {
 		Reserve:       k.refuse,
 		Prepare:       v.prepare,
 		Reset:         []string{},
-		Validate:      v.validate,
 		Warn:          warn,
 		Generation:    changed,
 		NeedsVersion:  true,
@@ -131,6 +130,7 @@ func (v *served) define(d *definition) *resource.Resource {
 	if v.status {
 		r.Reset = nil // as any kind with a status
 	}
+	v.judge(r)
 	r.NewList = nil
 	r.New = func() resource.Object {
 		u := &object{}

@@ -19,11 +19,36 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	celconfig "k8s.io/apiserver/pkg/apis/cel"
 	"k8s.io/apiserver/pkg/cel/common"
+	"k8s.io/apiserver/pkg/warning"
+
+	"github.com/skiff-k8s/skiff/apiserver/request"
+	"github.com/skiff-k8s/skiff/apiserver/resource"
 )
+
+// judge makes row judge objects. Rows of custom resources warn while they judge: of
+// a rule that is let off clients are told though the write fails for something else.
+func (v *served) judge(row *resource.Resource) {
+	row.Validate = v.erase(v.validate)
+	if status := row.Sub("status"); status != nil {
+		status.Validate = v.erase(v.validateStatus)
+	}
+}
+
+func (v *served) erase(judge func(ctx context.Context, obj, old *object) field.ErrorList) func(context.Context, resource.Object, resource.Object) field.ErrorList {
+	return func(ctx context.Context, obj, old resource.Object) field.ErrorList {
+		before, _ := old.(*object) // nil on create
+		return judge(warning.WithWarningRecorder(ctx, recorder{ctx}), obj.(*object), before)
+	}
+}
+
+// recorder gives the client the warnings of the library that evaluates rules.
+type recorder struct{ ctx context.Context }
+
+func (r recorder) AddWarning(_, text string) { request.Warn(r.ctx, text) }
 
 // validate lists what is wrong with an object. What was as wrong before is let
 // off.
-func (v *served) validate(obj, old *object) field.ErrorList {
+func (v *served) validate(ctx context.Context, obj, old *object) field.ErrorList {
 	c, s, obj, old, err := v.judged(obj, old)
 	if err != nil {
 		return field.ErrorList{field.InternalError(nil, err)}
@@ -39,12 +64,12 @@ func (v *served) validate(obj, old *object) field.ErrorList {
 	errs = append(errs, v.validateReplicas(obj)...)
 	errs = append(errs, v.validateScaleStatus(obj)...)
 	errs = append(errs, objectmeta.Validate(nil, obj.Object, s, false)...)
-	return append(errs, c.rest(errs, s, obj, old, correlated)...)
+	return append(errs, c.rest(ctx, errs, s, obj, old, correlated)...)
 }
 
 // validateStatus judges the status alone, by its own part of the schema, but
 // for rules, which may be about both.
-func (v *served) validateStatus(obj, old *object) field.ErrorList {
+func (v *served) validateStatus(ctx context.Context, obj, old *object) field.ErrorList {
 	c, s, obj, old, err := v.judged(obj, old)
 	if err != nil {
 		return field.ErrorList{field.InternalError(nil, err)}
@@ -59,7 +84,7 @@ func (v *served) validateStatus(obj, old *object) field.ErrorList {
 		errs = validation.ValidateCustomResourceUpdate(field.NewPath("status"), status, old.Object["status"], c.status, options...)
 	}
 	errs = append(errs, v.validateScaleStatus(obj)...)
-	return append(errs, c.rest(errs, s, obj, old, correlated)...)
+	return append(errs, c.rest(ctx, errs, s, obj, old, correlated)...)
 }
 
 // judged are the checks and the schema of the version, and the objects as it shows
@@ -86,7 +111,10 @@ func (v *served) checked() (*checks, *schema.Structural, error) {
 
 // rest judges what needs the object to be of the right form: lists whose items
 // are unlike each other, and rules.
-func (c *checks) rest(found field.ErrorList, s *schema.Structural, obj, old *object, correlated *common.CorrelatedObject) field.ErrorList {
+func (c *checks) rest(ctx context.Context, found field.ErrorList, s *schema.Structural, obj, old *object, correlated *common.CorrelatedObject) field.ErrorList {
+	if correlated != nil {
+		defer func() { validation.Metrics.ObserveRatchetingTime(*correlated.Duration) }()
+	}
 	var errs field.ErrorList
 	if old == nil || len(listtype.ValidateListSetsAndMaps(nil, s, old.Object)) == 0 {
 		errs = listtype.ValidateListSetsAndMaps(nil, s, obj.Object)
@@ -102,7 +130,7 @@ func (c *checks) rest(found field.ErrorList, s *schema.Structural, obj, old *obj
 	if old != nil {
 		before, options = old.Object, []cel.Option{cel.WithRatcheting(correlated)}
 	}
-	broken, _ := c.rules.Validate(context.Background(), nil, s, obj.Object, before, celconfig.RuntimeCELCostBudget, options...)
+	broken, _ := c.rules.Validate(ctx, nil, s, obj.Object, before, celconfig.RuntimeCELCostBudget, options...)
 	return append(errs, broken...)
 }
 

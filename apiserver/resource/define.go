@@ -196,11 +196,11 @@ func erasePermit[T any](f func(context.Context, Cluster, *T, *T) field.ErrorList
 	}
 }
 
-func eraseErrors[T any](f func(_, _ *T) field.ErrorList, typed func(Object) *T) func(_, _ Object) field.ErrorList {
+func eraseErrors[T any](f func(_, _ *T) field.ErrorList, typed func(Object) *T) func(_ context.Context, _, _ Object) field.ErrorList {
 	if f == nil {
-		return func(_, _ Object) field.ErrorList { return nil }
+		return func(context.Context, Object, Object) field.ErrorList { return nil }
 	}
-	return func(obj, old Object) field.ErrorList { return f(typed(obj), typed(old)) }
+	return func(_ context.Context, obj, old Object) field.ErrorList { return f(typed(obj), typed(old)) }
 }
 
 func eraseWarn[T any](f func(_, _ *T) []string, typed func(Object) *T) func(_, _ Object) []string {

@@ -261,7 +261,7 @@ type Resource struct {
 	Prepare  func(obj, old Object)
 	Reset    []string
 	Permit   func(ctx context.Context, cluster Cluster, obj, old Object) field.ErrorList
-	Validate func(obj, old Object) field.ErrorList
+	Validate func(ctx context.Context, obj, old Object) field.ErrorList
 	Warn     func(obj, old Object) []string
 
 	Name           func(name string, prefix bool) []string
@@ -339,7 +339,7 @@ type Sub struct {
 	Prepare  func(obj, old Object)
 	Reset    []string
 	Permit   func(ctx context.Context, cluster Cluster, obj, old Object) field.ErrorList
-	Validate func(obj, old Object) field.ErrorList
+	Validate func(ctx context.Context, obj, old Object) field.ErrorList
 	Warn     func(obj, old Object) []string
 	Scale    *Scale[Object]
 	Create   func(ctx context.Context, c Call, body runtime.Object) (runtime.Object, error)

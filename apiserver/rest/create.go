@@ -66,7 +66,7 @@ func (h *Handler) review(ctx context.Context, rw http.ResponseWriter, r *http.Re
 	if err := h.mutate(ctx, w, "create", obj, nil); err != nil {
 		return err
 	}
-	if errs := w.stored().Validate(obj, nil); len(errs) > 0 {
+	if errs := w.stored().Validate(ctx, obj, nil); len(errs) > 0 {
 		return apierrors.NewInvalid(w.stored().GVK().GroupKind(), obj.GetName(), errs)
 	}
 	if err := h.admit(ctx, w, "create", obj, nil); err != nil {

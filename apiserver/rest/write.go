@@ -154,7 +154,7 @@ func (h *Handler) validate(ctx context.Context, w *write, obj, old resource.Obje
 		errs = permit(ctx, h.Cluster(), obj, old)
 	}
 	errs = append(errs, validateMeta(w.resource, obj, old)...)
-	errs = append(errs, validate(obj, old)...)
+	errs = append(errs, validate(ctx, obj, old)...)
 	if len(errs) == 0 && old == nil {
 		errs = validateSegment(w.resource, obj) // the rules of a kind may say less
 	}

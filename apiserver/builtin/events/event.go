@@ -3,6 +3,7 @@
 package events
 
 import (
+	"context"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -25,7 +26,7 @@ func Resources(stored *resource.Resource) []*resource.Resource {
 	})
 	resource.Alias(r, stored, toCore, fromCore)
 	r.TTL = stored.TTL
-	r.Validate = func(obj, old resource.Object) field.ErrorList {
+	r.Validate = func(_ context.Context, obj, old resource.Object) field.ErrorList {
 		before, _ := old.(*corev1.Event)
 		return validate(obj.(*corev1.Event), before)
 	}

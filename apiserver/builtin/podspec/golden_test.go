@@ -202,7 +202,7 @@ func ours(t *testing.T, object []byte, c *testCase) string {
 	}
 	name := func(name string, prefix bool) []string { return r.Name(name, prefix) }
 	errs := validation.ValidateObjectMetaAccessor(obj, true, name, field.NewPath("metadata"))
-	errs = append(errs, r.Validate(obj, nil)...)
+	errs = append(errs, r.Validate(t.Context(), obj, nil)...)
 	if c.via == "" || len(errs) > 0 {
 		return answer(t, r, obj, errs, r.Warn(obj, nil))
 	}
@@ -224,7 +224,7 @@ func ours(t *testing.T, object []byte, c *testCase) string {
 		next.SetGeneration(old.GetGeneration() + 1)
 	}
 	errs = validation.ValidateObjectMetaAccessorUpdate(next, old, field.NewPath("metadata"))
-	errs = append(errs, validate(next, old)...)
+	errs = append(errs, validate(t.Context(), next, old)...)
 	return answer(t, r, next, errs, warn(next, old))
 }
 

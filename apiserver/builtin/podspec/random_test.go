@@ -1,6 +1,7 @@
 package podspec_test
 
 import (
+	"context"
 	"math/rand/v2"
 	"reflect"
 	"testing"
@@ -44,12 +45,12 @@ func randomObject(r *resource.Resource, random *rand.Rand) resource.Object {
 func exercise(r *resource.Resource, obj, old resource.Object) {
 	created := obj.DeepCopyObject().(resource.Object)
 	r.Prepare(created, nil)
-	r.Validate(created, nil)
+	r.Validate(context.Background(), created, nil)
 	r.Warn(created, nil)
 	updated := obj.DeepCopyObject().(resource.Object)
 	r.Prepare(updated, old)
 	r.Generation(updated, old)
-	r.Validate(updated, old)
+	r.Validate(context.Background(), updated, old)
 	r.Warn(updated, old)
 	r.Grace(obj, &metav1.DeleteOptions{})
 	for _, value := range r.Fields {
@@ -62,7 +63,7 @@ func exercise(r *resource.Resource, obj, old resource.Object) {
 		if s.View {
 			viewed := obj.DeepCopyObject().(resource.Object)
 			s.Prepare(viewed, old)
-			s.Validate(viewed, old)
+			s.Validate(context.Background(), viewed, old)
 			s.Warn(viewed, old)
 		}
 		if s.Scale != nil {
