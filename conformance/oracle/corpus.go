@@ -42,6 +42,11 @@ type samples struct {
 	// Change is a change to Full that is accepted; Status one to its status.
 	Change map[string]any `json:"change"`
 	Status map[string]any `json:"status"`
+	// Made and Ended are conditions that the server writes into an object after it
+	// was made, and after it was deleted while something holds it. Requests wait for
+	// them: what is between is a matter of moments.
+	Made  string `json:"made"`
+	Ended string `json:"ended"`
 	// NoObject marks kinds that answer and keep nothing.
 	NoObject bool `json:"noObject"`
 }

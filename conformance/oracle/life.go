@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"net/http"
+	"slices"
 	"strings"
 )
 
@@ -36,13 +37,25 @@ func (k kind) object(name string, sample map[string]any) map[string]any {
 	return k.suited(o, name)
 }
 
-// suited is o with what its name must say: names of APIServices are made of the group version.
+// suited is o with what its name must say: names of APIServices are made of the group version, those of definitions
+// end with the group.
 func (k kind) suited(o map[string]any, name string) map[string]any {
-	version, group, ok := strings.Cut(name, ".")
-	if k.Kind != "APIService" || !ok {
-		return o
+	first, group, ok := strings.Cut(name, ".")
+	switch {
+	case ok && k.Kind == "APIService":
+		return merged(o, map[string]any{"spec": map[string]any{"version": first, "group": group}})
+	case ok && k.Kind == "CustomResourceDefinition":
+		return merged(o, map[string]any{"spec": map[string]any{"group": group}})
 	}
-	return merged(o, map[string]any{"spec": map[string]any{"version": version, "group": group}})
+	return o
+}
+
+// settled waits until what the server writes to an object by itself is written; nothing if it writes nothing.
+func settled(path, condition string) []request {
+	if condition == "" {
+		return nil
+	}
+	return []request{{Method: http.MethodGet, Path: path, Settled: condition, Quiet: true}}
 }
 
 func label(value string) map[string]any {
@@ -66,9 +79,11 @@ func life(k kind, s samples, short string, sample map[string]any) testCase {
 		{Method: http.MethodPost, Path: c + "?dryRun=All", Body: text(object), Code: 1},
 		{Method: http.MethodPost, Path: c + "?fieldManager=maker", Body: text(object), Code: 1},
 		{Method: http.MethodPost, Path: c, Body: text(object)},
-		get(""), get("table"), get("metadata"), get("yaml"), get("proto"),
-		{Method: http.MethodGet, Path: o + "?resourceVersion=0", Accept: forms["metadata"]},
 	}
+	steps = append(steps, settled(o, s.Made)...)
+	steps = append(steps,
+		get(""), get("table"), get("metadata"), get("yaml"), get("proto"),
+		request{Method: http.MethodGet, Path: o + "?resourceVersion=0", Accept: forms["metadata"]})
 	if k.can("update") {
 		put := func(query string, change map[string]any, code int) request {
 			return request{Method: http.MethodPut, Path: o + query, Merge: change, Code: code}
@@ -111,7 +126,7 @@ func life(k kind, s samples, short string, sample map[string]any) testCase {
 	}
 	steps = append(steps, subresources(k, s, o, short)...)
 	if k.can("delete") {
-		steps = append(steps, deletion(o)...)
+		steps = append(steps, deletion(o, s.Ended)...)
 	}
 	return testCase{Name: "life of " + short, Requests: steps}
 }
@@ -150,7 +165,7 @@ func subresources(k kind, s samples, o, short string) []request {
 	return append(steps, request{Method: http.MethodGet, Path: o + "/absent"}, request{Method: http.MethodPost, Path: o, Body: "{}"})
 }
 
-func deletion(o string) []request {
+func deletion(o, ended string) []request {
 	del := func(query string, body any) request {
 		r := request{Method: http.MethodDelete, Path: o + query}
 		if body != nil {
@@ -162,16 +177,18 @@ func deletion(o string) []request {
 		return map[string]any{"kind": "DeleteOptions", "apiVersion": "v1", "preconditions": map[string]any{"uid": uid, "resourceVersion": rv}}
 	}
 	now := map[string]any{"kind": "DeleteOptions", "apiVersion": "v1", "gracePeriodSeconds": 0.0}
-	return []request{
+	return slices.Concat([]request{
 		del("", must("other", nil)), del("", must(nil, "1")), del("?dryRun=All", nil), del("?propagationPolicy=Some", nil), del("?gracePeriodSeconds=x", nil),
 		del("", map[string]any{"kind": "DeleteOptions", "apiVersion": "v1", "orphanDependents": true, "propagationPolicy": "Orphan"}),
 		del("?dryRun=Some", nil), del("", map[string]any{"kind": "Other", "apiVersion": "v1"}),
 		{Method: http.MethodPatch, Path: o, Type: patchTypes["merge"], Body: `{"metadata":{"finalizers":["example.com/hold"]}}`},
-		del("", nil), {Method: http.MethodGet, Path: o, Accept: forms["table"]},
+		del("", nil),
+	}, settled(o, ended), []request{
+		{Method: http.MethodGet, Path: o, Accept: forms["table"]},
 		{Method: http.MethodPatch, Path: o, Type: patchTypes["merge"], Body: `{"metadata":{"finalizers":["example.com/hold","example.com/more"]}}`},
 		{Method: http.MethodPatch, Path: o, Type: patchTypes["merge"], Body: `{"metadata":{"finalizers":null}}`},
 		del("", now), {Method: http.MethodGet, Path: o}, del("", nil),
-	}
+	})
 }
 
 // wrong are requests that are wrong for every kind.
@@ -273,10 +290,14 @@ func watches(k kind, s samples) []testCase {
 		{Method: http.MethodGet, Path: c + "?limit=1", Quiet: true},
 		{Method: http.MethodPost, Path: c, Body: text(k.object(name, s.Minimal)), Code: 1},
 	}
+	steps = append(steps, settled(c+"/"+name, s.Made)...)
 	for _, value := range []string{"a", "b", "a"} {
 		steps = append(steps, request{Method: http.MethodPatch, Path: c + "/" + name, Type: patchTypes["merge"], Body: text(label(value)), Code: 1})
 	}
 	steps = append(steps, request{Method: http.MethodDelete, Path: c + "/" + name, Body: `{"kind":"DeleteOptions","apiVersion":"v1","gracePeriodSeconds":0}`})
+	if s.Ended != "" { // what is left of it goes by and by
+		steps = append(steps, request{Method: http.MethodGet, Path: c + "/" + name, Until: http.StatusNotFound, Quiet: true})
+	}
 	const from = "?watch=1&timeoutSeconds=1&resourceVersion=$LIST"
 	watch := func(query, accept string) request {
 		return request{Method: http.MethodGet, Path: c + from + query, Accept: forms[accept]}

@@ -37,6 +37,9 @@ type request struct {
 	// Until repeats the request, while other codes are answered, for as long as
 	// a server may need to act on what it was told before.
 	Until int `json:"until,omitempty"`
+	// Settled repeats it likewise until the object has this condition with this
+	// status ("Ready=True"): what the server itself has to write to it is written.
+	Settled string `json:"settled,omitempty"`
 	// Anonymous leaves out the client certificate.
 	Anonymous bool `json:"anonymous,omitempty"`
 	// As is a user to impersonate, of Groups.
@@ -151,10 +154,29 @@ const patience = 20 * time.Second
 func (s *server) sendUntil(ctx context.Context, r request) (answer, error) {
 	for end := time.Now().Add(patience); ; time.Sleep(100 * time.Millisecond) {
 		a, err := s.send(ctx, r)
-		if err != nil || r.Until == 0 || a.Code == r.Until || time.Now().After(end) || ctx.Err() != nil {
+		if err != nil || r.answeredBy(a) || time.Now().After(end) || ctx.Err() != nil {
 			return a, err
 		}
 	}
+}
+
+// answeredBy reports whether an answer is the one that the request waits for.
+func (r request) answeredBy(a answer) bool {
+	return (r.Until == 0 || a.Code == r.Until) && (r.Settled == "" || slices.Contains(conditions(a.Body), r.Settled))
+}
+
+// conditions are those of an object, each with its status.
+func conditions(body any) []string {
+	object, _ := body.(map[string]any)
+	status, _ := object["status"].(map[string]any)
+	list, _ := status["conditions"].([]any)
+	var all []string
+	for _, c := range list {
+		if c, ok := c.(map[string]any); ok {
+			all = append(all, asText(c["type"])+"="+asText(c["status"]))
+		}
+	}
+	return all
 }
 
 // send makes one request; the body of the answer is decoded, if it can be.
