@@ -40,6 +40,7 @@ import (
 	"github.com/skiff-k8s/skiff/apiserver/reach"
 	"github.com/skiff-k8s/skiff/apiserver/resource"
 	"github.com/skiff-k8s/skiff/apiserver/rest"
+	"github.com/skiff-k8s/skiff/apiserver/usage"
 	"github.com/skiff-k8s/skiff/guard"
 	"github.com/skiff-k8s/skiff/serviceaccount"
 )
@@ -114,6 +115,7 @@ func Standard(ctx context.Context, o Options) (*Server, error) {
 	}
 	rights := authz.New(bootstrap.NodeRules(), registry)
 	connections := o.connections(rights)
+	used := usage.New(usage.Config{Kubelet: connections.GetKubelet, Log: o.Log})
 	var s *Server
 	hooks := webhook.New(webhook.Config{Dial: o.Dial, Authorizer: rights, Metrics: registry, Log: o.Log,
 		Served:  func() []*resource.Resource { return s.Resources() },
@@ -133,7 +135,7 @@ func Standard(ctx context.Context, o Options) (*Server, error) {
 	s, err = New(ctx, Config{
 		Backend: o.Backend, Encryption: keys.store(),
 		Resources: builtin.Resources(builtin.Deps{Services: services, Tokens: users.Tokens(), Audiences: tokens.Audiences(), Issuer: tokens,
-			Authorizer: rights, Components: o.components(func() *Server { return s })}),
+			Authorizer: rights, Components: o.components(func() *Server { return s }), Usage: used}),
 		Authenticator: authn.New(users),
 		Authorizer:    rights,
 		Admission: admission.Standard(rights, registry,
@@ -145,7 +147,7 @@ func Standard(ctx context.Context, o Options) (*Server, error) {
 		Limits:     o.Limits,
 		Extensions: extensions.Handler,
 		Documents:  []Document{documents, descriptions, extensions},
-		Parts:      []Part{tokens, services, connections, hooks},
+		Parts:      []Part{tokens, services, connections, hooks, used},
 		Metrics:    registry,
 		Log:        o.Log,
 	})
@@ -170,6 +172,7 @@ func Standard(ctx context.Context, o Options) (*Server, error) {
 	paths := func() []string { return slices.AppendSeq(documents.Paths(), maps.Keys(fixed)) }
 	health.Register(mux, health.Config{Healthy: keys.checks(), Live: s.liveChecks(), Ready: s.readyChecks(keys.checks()), Metrics: withLibraries(registry), Paths: paths})
 	s.follow(ctx, "service claims", services.Run)
+	s.follow(ctx, "usage of nodes", used.Run)
 	if err := s.begin(ctx, rights, o.objects(s, services), o.dial()); err != nil {
 		s.Close()
 		return nil, err

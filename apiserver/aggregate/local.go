@@ -64,7 +64,7 @@ func (l *local) begin(there map[string]*apiService) {
 func (l *local) serve(rows []*resource.Resource) {
 	wanted := make(map[string]*apiService)
 	for _, r := range rows {
-		if name := r.Version + "." + r.Group; wanted[name] == nil && r.Group != apiregistrationv1.GroupName {
+		if name := r.Version + "." + r.Group; wanted[name] == nil && r.Group != apiregistrationv1.GroupName && !r.Yields {
 			wanted[name] = describe(r, name)
 		}
 	}

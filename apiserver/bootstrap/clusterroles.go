@@ -44,6 +44,10 @@ var clusterRoles = []role{
 		{verbs: "get,list,watch", groups: "networking.k8s.io", resources: "ingresses,ingresses/status,networkpolicies"},
 		{verbs: "get,list,watch", groups: "resource.k8s.io", resources: "resourceclaims,resourceclaims/status,resourceclaimtemplates"},
 	}},
+	// The rights that manifests of metrics-server give.
+	{name: "system:aggregated-metrics-reader", aggregateTo: "admin,edit,view", rules: []rule{
+		{verbs: "get,list,watch", groups: "metrics.k8s.io", resources: "pods,nodes"},
+	}},
 	{name: "system:auth-delegator", rules: []rule{
 		{verbs: "create", groups: "authentication.k8s.io", resources: "tokenreviews"},
 		{verbs: "create", groups: "authorization.k8s.io", resources: "subjectaccessreviews"},

@@ -17,8 +17,8 @@ import (
 // role is a row of the tables: a ClusterRole or, with a namespace, a Role.
 type role struct {
 	name, namespace string
-	// aggregateTo is the suffix of the label that makes another role include
-	// this one, aggregates the suffix by which this one includes others.
+	// aggregateTo are the suffixes of the labels that make other roles include
+	// this one, separated by commas, aggregates the suffix by which this one includes others.
 	aggregateTo, aggregates string
 	rules                   []rule
 }
@@ -72,8 +72,8 @@ func controllerBindings() []binding {
 
 func (r role) object() object {
 	meta := systemMeta(r.namespace, r.name)
-	if r.aggregateTo != "" {
-		meta.Labels[aggregationPrefix+r.aggregateTo] = "true"
+	for _, to := range split(r.aggregateTo) {
+		meta.Labels[aggregationPrefix+to] = "true"
 	}
 	if r.namespace != "" {
 		want := &rbacv1.Role{ObjectMeta: meta, Rules: r.policyRules()}
@@ -99,17 +99,24 @@ func (r role) object() object {
 	}}
 }
 
-// aggregatedRules are what the aggregation controller will find: made here so
+// aggregatedRules are what the aggregation controller will find, each once: made here so
 // that the roles can be used before it runs.
 func aggregatedRules(to string) []rbacv1.PolicyRule {
 	var rules []rbacv1.PolicyRule
+	add := func(more []rbacv1.PolicyRule) {
+		for _, rule := range more {
+			if !slices.ContainsFunc(rules, func(have rbacv1.PolicyRule) bool { return equality.Semantic.DeepEqual(have, rule) }) {
+				rules = append(rules, rule)
+			}
+		}
+	}
 	for _, r := range clusterRoles {
 		switch {
-		case r.aggregateTo != to:
+		case !slices.Contains(split(r.aggregateTo), to):
 		case r.aggregates != "":
-			rules = append(rules, aggregatedRules(r.aggregates)...)
+			add(aggregatedRules(r.aggregates))
 		default:
-			rules = append(rules, r.policyRules()...)
+			add(r.policyRules())
 		}
 	}
 	return rules

@@ -24,6 +24,7 @@ import (
 	"github.com/skiff-k8s/skiff/apiserver/builtin/discovery"
 	"github.com/skiff-k8s/skiff/apiserver/builtin/events"
 	"github.com/skiff-k8s/skiff/apiserver/builtin/flowcontrol"
+	"github.com/skiff-k8s/skiff/apiserver/builtin/metrics"
 	"github.com/skiff-k8s/skiff/apiserver/builtin/networking"
 	"github.com/skiff-k8s/skiff/apiserver/builtin/node"
 	"github.com/skiff-k8s/skiff/apiserver/builtin/policy"
@@ -49,6 +50,8 @@ type Deps struct {
 	Authorizer authorization.Authorizer
 	// Components are the parts of the control plane that ComponentStatuses tell of.
 	Components []core.Component
+	// Usage says what nodes and pods use.
+	Usage metrics.Source
 }
 
 // Resources are all rows, groups in the order of discovery.
@@ -83,6 +86,9 @@ func Resources(d Deps) []*resource.Resource {
 		devices.Resources(d.Authorizer),
 		flowcontrol.Resources(),
 	)
+	if d.Usage != nil {
+		all = append(all, metrics.Resources(d.Usage))
+	}
 	return slices.Concat(all...)
 }
 

@@ -19,6 +19,7 @@ import (
 	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
 	"k8s.io/client-go/kubernetes/scheme"
 	apiregistrationv1 "k8s.io/kube-aggregator/pkg/apis/apiregistration/v1"
+	metricsv1beta1 "k8s.io/metrics/pkg/apis/metrics/v1beta1"
 	"sigs.k8s.io/yaml"
 )
 
@@ -38,7 +39,7 @@ var mediaTypes = []string{JSON: "application/json", YAML: "application/yaml", Pr
 func (m Media) String() string { return mediaTypes[m] }
 
 // Scheme knows every built-in type of the API by group, version and kind: those
-// that client-go knows, CustomResourceDefinition and APIService.
+// that client-go knows, CustomResourceDefinition, APIService, and what is used of nodes and pods.
 var Scheme = newScheme()
 
 func newScheme() *runtime.Scheme {
@@ -47,6 +48,7 @@ func newScheme() *runtime.Scheme {
 	utilruntime.Must(scheme.AddToScheme(s))
 	utilruntime.Must(apiextensionsv1.AddToScheme(s))
 	utilruntime.Must(apiregistrationv1.AddToScheme(s))
+	utilruntime.Must(metricsv1beta1.AddToScheme(s))
 	return s
 }
 

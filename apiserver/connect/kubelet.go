@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"net/http"
 	"net/url"
 	"slices"
 	"strconv"
@@ -50,6 +51,19 @@ func addressOf(n *corev1.Node) (string, error) {
 		return net.JoinHostPort(n.Status.Addresses[i].Address, strconv.Itoa(port)), nil
 	}
 	return "", fmt.Errorf("no preferred addresses found; known addresses: %v", n.Status.Addresses)
+}
+
+// GetKubelet sends a GET to the kubelet of a node. The caller closes the body, which has no limit.
+func (h *Handler) GetKubelet(ctx context.Context, node *corev1.Node, path string) (*http.Response, error) {
+	host, err := addressOf(node)
+	if err != nil {
+		return nil, err
+	}
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, (&url.URL{Scheme: "https", Host: host, Path: path}).String(), nil)
+	if err != nil {
+		return nil, err
+	}
+	return h.kubelet.RoundTrip(r)
 }
 
 // session is where a kubelet serves something of a pod.

@@ -64,4 +64,5 @@ var priorities = map[string]Priority{
 	"discovery.k8s.io/v1":             {16200, 15},
 	"resource.k8s.io/v1":              {16200, 21},
 	"flowcontrol.apiserver.k8s.io/v1": {16100, 21},
+	"metrics.k8s.io/v1beta1":          {100, 100}, // as the manifests of metrics-server say
 }

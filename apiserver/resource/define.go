@@ -31,6 +31,7 @@ func Define[L any, T any, P interface {
 		Upgrade:       func(string, []byte, Object) (bool, error) { return false, nil },
 		Verbs:         d.Verbs,
 		Deprecated:    d.Deprecated,
+		Yields:        d.Yields,
 
 		New:     func() Object { return P(new(T)) },
 		NewList: func() runtime.Object { return PL(new(L)) },
@@ -111,13 +112,16 @@ func Define[L any, T any, P interface {
 		}
 	}
 	if d.Live != nil {
-		r.Live = func(ctx context.Context) []Object {
-			live := d.Live(ctx)
+		r.Live = func(ctx context.Context, namespace, name string) ([]Object, error) {
+			live, err := d.Live(ctx, namespace, name)
+			if err != nil {
+				return nil, err
+			}
 			list := make([]Object, len(live))
 			for i, obj := range live {
 				list[i] = P(obj)
 			}
-			return list
+			return list, nil
 		}
 	}
 	if d.Held != nil {

@@ -141,8 +141,13 @@ type Definition[T any] struct {
 	Review func(ctx context.Context, c Call, obj *T) (*T, error)
 
 	// Live makes the kind one whose objects are found out anew for every reader, and nothing is stored
-	// (ComponentStatus). The result has all objects there are. Verbs must then be get and list.
-	Live func(ctx context.Context) []*T
+	// (ComponentStatus, PodMetrics). The result has all objects of the namespace, if one is given, and only the one of a
+	// name has to be in it if that is given. An error is the answer. Verbs must then be get and list.
+	Live func(ctx context.Context, namespace, name string) ([]*T, error)
+
+	// Yields makes the kind one that another program may be installed to serve in its place: the group version has no
+	// APIService, so that the program's can be made. It is the same for all kinds of a group version.
+	Yields bool
 }
 
 // MetaRules say how strictly the metadata of a kind is judged. A few kinds were
@@ -293,7 +298,9 @@ type Resource struct {
 	// Review is nil for kinds that are no questions.
 	Review func(ctx context.Context, c Call, obj Object) (Object, error)
 	// Live is nil for kinds whose objects are stored.
-	Live func(ctx context.Context) []Object
+	Live func(ctx context.Context, namespace, name string) ([]Object, error)
+	// Yields as in Definition.
+	Yields bool
 
 	// Stored is the resource under which objects of this one are kept; itself
 	// unless the kind is served in several versions. ToStored and FromStored

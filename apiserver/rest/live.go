@@ -19,7 +19,11 @@ func (h *Handler) getLive(w http.ResponseWriter, r *http.Request, t *target) err
 	if _, err := getOptions(r.URL.Query()); err != nil {
 		return err
 	}
-	for _, obj := range t.resource.Live(r.Context()) {
+	live, err := t.resource.Live(r.Context(), t.namespace, t.name)
+	if err != nil {
+		return err
+	}
+	for _, obj := range live {
 		if obj.GetName() == t.name {
 			return answerItem(w, r, t.resource, out, http.StatusOK, loose{obj})
 		}
@@ -37,8 +41,12 @@ func (h *Handler) listLive(w http.ResponseWriter, r *http.Request, t *target) er
 	if err != nil {
 		return err
 	}
+	live, err := t.resource.Live(r.Context(), t.namespace, "")
+	if err != nil {
+		return err
+	}
 	items := []loose{}
-	for _, obj := range t.resource.Live(r.Context()) {
+	for _, obj := range live {
 		if (options.Name == "" || options.Name == obj.GetName()) && (options.Select == nil || options.Select(obj)) {
 			items = append(items, loose{obj})
 		}

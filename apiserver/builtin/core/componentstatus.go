@@ -30,7 +30,9 @@ func componentStatuses(parts []Component) *resource.Resource {
 			{Name: "Error", Type: "string", Description: "Error of the component conditions",
 				Value: func(s *corev1.ComponentStatus) any { return healthy(s).Error }},
 		},
-		Live: func(ctx context.Context) []*corev1.ComponentStatus { return probeAll(ctx, parts) },
+		Live: func(ctx context.Context, _, _ string) ([]*corev1.ComponentStatus, error) {
+			return probeAll(ctx, parts), nil
+		},
 	})
 }
 
