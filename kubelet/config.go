@@ -33,6 +33,7 @@ type Config struct {
 	RuntimeEndpoint string // the CRI socket: a path or unix:// URL
 	RootDir         string // "/var/lib/skiff/kubelet"
 	LogDir          string // of pods; <RootDir>/pod-logs
+	VolumesDir      string // of PersistentVolumes that are made on the node; <RootDir>/local-volumes
 	CgroupRoot      string // parent of the pods' control groups, cgroupfs driver; "/"
 
 	NodeIP     netip.Addr
@@ -82,6 +83,7 @@ func (c Config) withDefaults() (Config, error) {
 
 	c.RootDir = cmp.Or(c.RootDir, "/var/lib/skiff/kubelet")
 	c.LogDir = cmp.Or(c.LogDir, filepath.Join(c.RootDir, "pod-logs"))
+	c.VolumesDir = cmp.Or(c.VolumesDir, filepath.Join(c.RootDir, "local-volumes"))
 	c.CgroupRoot = cmp.Or(c.CgroupRoot, "/")
 	c.MaxPods = cmp.Or(c.MaxPods, 110)
 	c.Domain = cmp.Or(c.Domain, "cluster.local")

@@ -20,6 +20,7 @@ import (
 	"github.com/skiff-k8s/skiff/kubelet/evict"
 	"github.com/skiff-k8s/skiff/kubelet/hooks"
 	"github.com/skiff-k8s/skiff/kubelet/images"
+	"github.com/skiff-k8s/skiff/kubelet/local"
 	"github.com/skiff-k8s/skiff/kubelet/logs"
 	"github.com/skiff-k8s/skiff/kubelet/node"
 	"github.com/skiff-k8s/skiff/kubelet/pods"
@@ -166,6 +167,7 @@ func (k *Kubelet) assemble(ctx context.Context) {
 		NodeName: cfg.NodeName, Listener: cfg.Listener, Certificate: cfg.Certificate, ClientCA: cfg.ClientCA, Client: cfg.Client,
 		Host: k, Runtime: k.runtime, Stats: k.stats, Metrics: newMetrics(cfg.NodeName, k.pods.Pods), Probes: k.probes.Metrics(),
 		Healthy: k.node.Healthy, LogDir: cfg.LogDir, Configz: cfg.published(),
+		Volumes: local.In(cfg.VolumesDir, k.volumes.UserOf),
 	})
 }
 

@@ -42,6 +42,7 @@ func runKubelet(ctx context.Context, c Config, config *rest.Config, endpoint str
 		RuntimeEndpoint: endpoint,
 		RootDir:         filepath.Join(c.Dir, "kubelet"),
 		LogDir:          filepath.Join(c.Dir, "logs"),
+		VolumesDir:      filepath.Join(c.Dir, "volumes"),
 		CgroupRoot:      c.CgroupRoot,
 		NodeIP:          c.Address,
 		MaxPods:         int64(c.MaxPods),

@@ -65,6 +65,7 @@ func kubeletCommand() *cobra.Command {
 	flags.StringVar(&config.RuntimeEndpoint, "container-runtime-endpoint", "unix:///run/containerd/containerd.sock", "socket of the CRI runtime")
 	flags.StringVar(&config.RootDir, "root-dir", "/var/lib/skiff/kubelet", "volumes and other state of pods")
 	flags.StringVar(&config.LogDir, "pod-logs-dir", "/var/log/pods", "logs of containers")
+	flags.StringVar(&config.VolumesDir, "local-volumes-dir", "", "PersistentVolumes that are made on the node (default: local-volumes in the root directory)")
 	flags.StringVar(&config.CgroupRoot, "cgroup-root", "/", "control group that holds those of the pods")
 	flags.StringSliceVar(&config.ClusterDNS, "cluster-dns", nil, "addresses of the cluster's name servers")
 	flags.StringVar(&config.Domain, "cluster-domain", "cluster.local", "DNS domain of the cluster")

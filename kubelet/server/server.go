@@ -1,4 +1,5 @@
-// Package server serves the kubelet's HTTPS API: logs, exec, attach, port forwarding, pods and statistics.
+// Package server serves the kubelet's HTTPS API: logs, exec, attach, port forwarding, pods, statistics, and volumes
+// that are directories of the node.
 //
 // The routes are a table in routes. Every request passes the guard (auth.go), which asks the API server
 // who it is and whether they may.
@@ -75,6 +76,7 @@ type Config struct {
 	Healthy     func() error        // for /healthz; nil is always
 	Configz     any                 // for /configz, under "kubeletconfig"
 	LogDir      string              // what /logs/ serves; "" serves nothing
+	Volumes     Volumes             // what /localVolumes/ makes and wipes
 }
 
 // Server is the kubelet's HTTPS server.
@@ -123,6 +125,8 @@ func (s *Server) routes() http.Handler {
 			promhttp.HandlerFor(s.cfg.Stats.Resources(), promhttp.HandlerOpts{}).ServeHTTP(w, r)
 		}},
 		{"GET /logs/", s.logs},
+		{"PUT /localVolumes/{name}", s.makeVolume},
+		{"DELETE /localVolumes/{name}", s.wipeVolume},
 	} {
 		mux.HandleFunc(route.pattern, route.handler)
 	}

@@ -4,11 +4,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"maps"
 	"os"
+	"path/filepath"
+	"strings"
 
 	"golang.org/x/sys/unix"
 	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	storage "k8s.io/component-helpers/storage/volume"
 
 	"github.com/skiff-k8s/skiff/kubelet/untrusted"
@@ -19,7 +24,10 @@ import (
 // is bound into the pod's own, so that the pod's volume is found without the API.
 type claim struct{}
 
-func (claim) hostPath(v *volume) string              { return v.dir("local-volume") }
+// localVolume is where such volumes are in the pod's directory.
+const localVolume = "local-volume"
+
+func (claim) hostPath(v *volume) string              { return v.dir(localVolume) }
 func (claim) refresh(context.Context, *volume) error { return nil }
 
 func (claim) setUp(ctx context.Context, v *volume) error {
@@ -34,13 +42,20 @@ func (claim) setUp(ctx context.Context, v *volume) error {
 	if err != nil {
 		return err
 	}
-	dir := v.dir("local-volume")
+	dir := v.dir(localVolume)
 	if err := makeDir(dir, 0o750); err != nil {
 		return err
 	}
 	mounted, err := isMount(dir)
-	if err != nil || mounted {
+	if err != nil {
 		return err
+	}
+	if mounted {
+		v.m.reserve(pv, v.pod.UID) // what an earlier run gave
+		return nil
+	}
+	if !v.m.reserve(pv, v.pod.UID) {
+		return errors.New("volume uses the ReadWriteOncePod access mode and is already in use by another pod")
 	}
 	if pv.Spec.Local != nil { // a hostPath belongs to the node and keeps its modes
 		if err := v.giveClaim(ctx, source); err != nil {
@@ -147,4 +162,47 @@ func (v *volume) giveClaim(ctx context.Context, dir string) error {
 		}
 	}
 	return giveToGroup(ctx, dir, group, writable)
+}
+
+// reserve gives a volume that one pod alone may use to a pod, until that is taken down. It reports whether no other pod
+// has it: the scheduler sees to that, but not for pods that are bound by hand.
+func (m *Manager) reserve(pv *v1.PersistentVolume, uid types.UID) bool {
+	if modes := pv.Spec.AccessModes; len(modes) != 1 || modes[0] != v1.ReadWriteOncePod {
+		return true // with several modes it is not known which one a pod means
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if holder, taken := m.exclusive[pv.Name]; taken && holder != uid {
+		return false
+	}
+	m.exclusive[pv.Name] = uid
+	return true
+}
+
+// release ends what reserve gave to a pod.
+func (m *Manager) release(uid types.UID) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	maps.DeleteFunc(m.exclusive, func(_ string, holder types.UID) bool { return holder == uid })
+}
+
+// UserOf names a pod that has a directory of the node as its volume, or nothing.
+func (m *Manager) UserOf(ctx context.Context, dir os.FileInfo) (uid string, err error) {
+	mounts, err := filepath.Glob(filepath.Join(m.root, "pods", "*", "volumes", "kubernetes.io~"+localVolume, "*"))
+	if err != nil {
+		return "", err
+	}
+	for _, mount := range mounts {
+		info, err := untrusted.Await(ctx, "look at "+mount, func() (os.FileInfo, error) { return os.Lstat(mount) })
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // the pod was just taken down
+		}
+		if err != nil {
+			return "", fmt.Errorf("whether a pod uses a volume is not known: %w", err)
+		}
+		if os.SameFile(info, dir) {
+			return strings.Split(strings.TrimPrefix(mount, m.root), "/")[2], nil
+		}
+	}
+	return "", nil
 }

@@ -9,6 +9,7 @@ import (
 
 	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/ptr"
 )
 
@@ -111,5 +112,50 @@ func TestClaimMadeForThePod(t *testing.T) {
 	}
 	if gid := info.Sys().(*syscall.Stat_t).Gid; gid != 1234 || info.Mode().Perm() != 0o660 {
 		t.Errorf("a file from before: got %v of group %d, want 0660 of group 1234", info.Mode(), gid)
+	}
+}
+
+// TestOnePodAlone: a second pod does not get a volume for one pod before the first is taken down, and it is known which
+// pod has a directory.
+func TestOnePodAlone(t *testing.T) {
+	dir := t.TempDir()
+	pvc := &v1.PersistentVolumeClaim{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "data", UID: "claim"},
+		Spec:       v1.PersistentVolumeClaimSpec{VolumeName: "pv"},
+		Status:     v1.PersistentVolumeClaimStatus{Phase: v1.ClaimBound},
+	}
+	pv := &v1.PersistentVolume{ObjectMeta: metav1.ObjectMeta{Name: "pv"}, Spec: v1.PersistentVolumeSpec{
+		AccessModes:            []v1.PersistentVolumeAccessMode{v1.ReadWriteOncePod},
+		PersistentVolumeSource: v1.PersistentVolumeSource{Local: &v1.LocalVolumeSource{Path: dir}},
+		ClaimRef:               &v1.ObjectReference{UID: "claim"},
+	}}
+	m, _ := newManager(t, pvc, pv)
+	first := podWith(v1.Volume{Name: "v", VolumeSource: v1.VolumeSource{PersistentVolumeClaim: &v1.PersistentVolumeClaimVolumeSource{ClaimName: "data"}}})
+	second := first.DeepCopy()
+	second.UID = "second"
+	userIs := func(want types.UID) {
+		t.Helper()
+		info, err := os.Stat(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if uid, err := m.UserOf(t.Context(), info); uid != string(want) || err != nil {
+			t.Errorf("the volume is used by %q (%v), want %q", uid, err, want)
+		}
+	}
+	userIs("")
+	mustMount(t, m, first)
+	userIs(first.UID)
+	if err := m.Mount(t.Context(), second); err == nil || !strings.Contains(err.Error(), "volume uses the ReadWriteOncePod access mode and is already in use by another pod") {
+		t.Errorf("the second pod: %v, want it refused", err)
+	}
+	if err := m.Unmount(t.Context(), first.UID); err != nil {
+		t.Fatal(err)
+	}
+	userIs("")
+	mustMount(t, m, second)
+	userIs(second.UID)
+	if err := m.Unmount(t.Context(), second.UID); err != nil {
+		t.Fatal(err)
 	}
 }

@@ -26,6 +26,7 @@ func (m *Manager) Unmount(ctx context.Context, uid types.UID) error {
 	if err := unmountBelow(dir); err != nil {
 		return fmt.Errorf("take down the volumes of pod %s: %w", uid, err)
 	}
+	m.release(uid)
 	if err := untrusted.Remove(ctx, dir); err != nil {
 		return fmt.Errorf("remove the directory of pod %s: %w", uid, err)
 	}

@@ -50,8 +50,9 @@ type Manager struct {
 	secrets    *objects[*v1.Secret]
 	tokens     *tokens
 
-	mu   sync.Mutex
-	pods map[types.UID]*podState
+	mu        sync.Mutex
+	pods      map[types.UID]*podState
+	exclusive map[string]types.UID // the pods that alone may use a PersistentVolume, by its name
 
 	dirty chan struct{} // has an element when a pod is stale
 }
@@ -73,6 +74,8 @@ func New(cfg Config) *Manager {
 		tokens: newTokens(cfg.Client),
 		pods:   map[types.UID]*podState{},
 		dirty:  make(chan struct{}, 1),
+
+		exclusive: map[string]types.UID{},
 	}
 	// A root that is not there yet has no links to follow.
 	if real, err := filepath.EvalSymlinks(cfg.RootDir); err == nil {
