@@ -41,7 +41,9 @@ func newServed(list, unnamed []*resource.Resource) (*served, error) {
 		if r.Custom == nil {
 			s.groups[r.Group] = true
 		}
-		s.storage[r.GR()] = r.Stored
+		if r.Live == nil { // else nothing of it is stored, and what lies below its prefix is another's
+			s.storage[r.GR()] = r.Stored
+		}
 		s.list = append(s.list, r)
 		if !slices.Contains(unnamed, r) {
 			s.named = append(s.named, r)

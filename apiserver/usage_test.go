@@ -93,7 +93,7 @@ func usageServer(t *testing.T) (*rest.Config, kubernetes.Interface, metricsclien
 func TestUsage(t *testing.T) {
 	config, client, metrics := usageServer(t)
 	ctx := t.Context()
-	if list, err := metrics.MetricsV1beta1().NodeMetricses().List(ctx, metav1.ListOptions{}); err != nil || list.Items == nil || len(list.Items) > 0 {
+	if list, err := metrics.MetricsV1beta1().NodeMetricses().List(ctx, metav1.ListOptions{}); err != nil || len(list.Items) > 0 {
 		t.Errorf("without nodes: got %v, %v, want an empty list", list, err)
 	}
 	usageNode(t, client, "node-a", false)

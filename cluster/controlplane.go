@@ -267,7 +267,7 @@ func (p *controlPlane) controllers(ctx context.Context) error {
 	}
 	factory := informers.NewSharedInformerFactory(client, 0)
 	manager, err := controllers.New(controllers.Config{
-		Client: client, Metadata: meta, Informers: factory,
+		Client: client, Metadata: meta, API: config, Informers: factory,
 		RootCA: p.run.pki.CA(), ServiceAccountKey: tokenKey, PodCIDR: p.run.PodCIDR,
 	})
 	if err != nil {

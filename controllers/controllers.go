@@ -21,6 +21,7 @@ import (
 	"k8s.io/client-go/kubernetes/scheme"
 	corev1client "k8s.io/client-go/kubernetes/typed/core/v1"
 	"k8s.io/client-go/metadata"
+	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/record"
 
 	corev1 "k8s.io/api/core/v1"
@@ -35,6 +36,9 @@ type Config struct {
 	// Client should not be limited in its rate: a work queue is the better limit.
 	Client   kubernetes.Interface
 	Metadata metadata.Interface
+	// API reaches what Client has no types for: scales of custom kinds, and metrics. Without one nothing is scaled by
+	// HorizontalPodAutoscalers.
+	API *rest.Config
 	// Informers is started by the caller, after New. Its resync period should be 0.
 	Informers informers.SharedInformerFactory
 
@@ -57,6 +61,8 @@ type Config struct {
 	Concurrency int
 	// NodeMonitorGrace is after how long without a sign of life a node counts as lost; 50 s, upstream's default.
 	NodeMonitorGrace time.Duration
+	// AutoscalerPeriod is how often a HorizontalPodAutoscaler is looked at; 15 s.
+	AutoscalerPeriod time.Duration
 	// TerminatedPodThreshold is how many ended pods are kept before the oldest are deleted; 12500.
 	TerminatedPodThreshold int
 }
@@ -76,6 +82,7 @@ func (c *Config) setDefaults() error {
 	setDefault(&c.NodeCIDRBits, 24)
 	setDefault(&c.Concurrency, 5)
 	setDefault(&c.NodeMonitorGrace, 50*time.Second)
+	setDefault(&c.AutoscalerPeriod, 15*time.Second)
 	setDefault(&c.TerminatedPodThreshold, 12500)
 	if c.PodCIDR.IsValid() && (c.NodeCIDRBits < c.PodCIDR.Bits() || c.NodeCIDRBits > c.PodCIDR.Addr().BitLen()) {
 		return fmt.Errorf("controllers: Config.NodeCIDRBits: a /%d does not fit into %s", c.NodeCIDRBits, c.PodCIDR)

@@ -6,6 +6,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
+	"github.com/skiff-k8s/skiff/controllers/autoscaling"
 	"github.com/skiff-k8s/skiff/controllers/devices"
 	"github.com/skiff-k8s/skiff/controllers/garbage"
 	"github.com/skiff-k8s/skiff/controllers/namespaces"
@@ -19,6 +20,7 @@ import (
 
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	appsv1 "k8s.io/api/apps/v1"
+	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	batchv1 "k8s.io/api/batch/v1"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -91,6 +93,12 @@ var table = []row{
 	}},
 	{"cronjob", batch("cronjobs", "jobs"), func(m *Manager) (runner, error) {
 		return made(workloads.CronJob(m.workloads()))
+	}},
+	{"horizontalpodautoscaler", append(in(autoscalingv2.SchemeGroupVersion, "horizontalpodautoscalers"), core("pods")...), func(m *Manager) (runner, error) {
+		if m.config.API == nil {
+			return nil, nil
+		}
+		return made(autoscaling.Horizontal(m.autoscaling()))
 	}},
 	{"disruption", slices.Concat(in(policyv1.SchemeGroupVersion, "poddisruptionbudgets"), core("pods", "replicationcontrollers"), apps("replicasets", "deployments", "statefulsets")), func(m *Manager) (runner, error) {
 		return policy.Disruption(m.policy()), nil
@@ -180,6 +188,7 @@ func (m *Manager) shared() []schema.GroupVersionResource {
 		apps("replicasets", "deployments", "daemonsets", "statefulsets", "controllerrevisions"),
 		batch("jobs", "cronjobs"),
 		in(networkingv1.SchemeGroupVersion, "servicecidrs", "ipaddresses"),
+		in(autoscalingv2.SchemeGroupVersion, "horizontalpodautoscalers"),
 		in(policyv1.SchemeGroupVersion, "poddisruptionbudgets"),
 		in(admissionregistrationv1.SchemeGroupVersion, "validatingadmissionpolicies"),
 		in(rbacv1.SchemeGroupVersion, "clusterroles"),
@@ -241,6 +250,13 @@ func (m *Manager) services() services.Deps {
 
 func (m *Manager) policy() policy.Deps {
 	return policy.Deps{Client: m.config.Client, Informers: m.config.Informers, Recorder: m.recorder, Workers: m.config.Concurrency}
+}
+
+func (m *Manager) autoscaling() autoscaling.Deps {
+	return autoscaling.Deps{
+		Client: m.config.Client, API: m.config.API, Informers: m.config.Informers, Recorder: m.recorder, Workers: m.config.Concurrency,
+		Period: m.config.AutoscalerPeriod,
+	}
 }
 
 func (m *Manager) storage() storage.Deps {

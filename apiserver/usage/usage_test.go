@@ -45,7 +45,7 @@ other{that="is", not read
 }
 
 func TestParseRefuses(t *testing.T) {
-	for _, rest := range []string{`{`, `{a`, `{a="`, `{a="b"`, `{a="b"}`, ` `, ` one`, ` 1 2 3`, ` 1 later`, ` 1 99999999999999999999`} {
+	for _, rest := range []string{`{`, `{a`, `{a="`, `{a="b"`, `{a="b"}`, ` one`, ` 1 2 3`, ` 1 later`, ` 1 99999999999999999999`} {
 		if got, err := parse([]byte(containerCPU+rest), epoch); err == nil {
 			t.Errorf("%q: got %+v, want an error", rest, got)
 		}

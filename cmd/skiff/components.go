@@ -122,6 +122,7 @@ func controllersCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			config.API = restConfig
 			if config.Client, err = kubernetes.NewForConfig(restConfig); err != nil {
 				return err
 			}
