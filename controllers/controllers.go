@@ -2,7 +2,7 @@
 // of the control plane. The table in table.go lists them all.
 //
 // They are client-go programs. They know nothing of the server but its API, share the caches of one informer
-// factory, and never poll: an idle cluster hears nothing from them.
+// factory, and do not poll, but for HorizontalPodAutoscalers while there are any: an idle cluster hears nothing from them.
 package controllers
 
 import (

@@ -56,7 +56,7 @@ func startWith(t *testing.T, c controllers.Config, change ...func(*apiserver.Opt
 		t.Fatal(err)
 	}
 	admin := typed(t, apiservertest.Config(server, "admin"))
-	c.Client, c.Metadata = typed(t, config), meta
+	c.Client, c.Metadata, c.API = typed(t, config), meta, config
 	c.RootCA, c.PodCIDR = []byte("the authority"), netip.MustParsePrefix("10.244.0.0/16")
 	ctx, stop := context.WithCancel(context.Background())
 	var running sync.WaitGroup

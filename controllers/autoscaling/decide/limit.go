@@ -216,7 +216,7 @@ func fastestUp(d *Decision, rules autoscalingv2.HPAScalingRules) int32 {
 		if policy.Type == autoscalingv2.PercentScalingPolicy {
 			return toReplicas(math.Ceil(float64(start) * (1 + float64(policy.Value)/100)))
 		}
-		return start + policy.Value
+		return toReplicas(float64(start) + float64(policy.Value))
 	})
 	if takesLeast(rules) {
 		return low
@@ -230,7 +230,7 @@ func fastestDown(d *Decision, rules autoscalingv2.HPAScalingRules) int32 {
 		if policy.Type == autoscalingv2.PercentScalingPolicy {
 			return toReplicas(math.Trunc(float64(start) * (1 - float64(policy.Value)/100)))
 		}
-		return start - policy.Value
+		return toReplicas(float64(start) - float64(policy.Value))
 	})
 	if takesLeast(rules) {
 		return high
