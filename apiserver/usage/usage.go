@@ -230,7 +230,18 @@ func (c *Collector) ask(ctx context.Context) {
 	select {
 	case <-warm:
 	case <-time.After(patience):
+		c.waitNoMore(warm)
 	case <-ctx.Done():
+	}
+}
+
+// waitNoMore lets everybody go who waits for the first readings.
+func (c *Collector) waitNoMore(warm chan struct{}) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.warm == warm && !c.isWarm {
+		c.isWarm = true
+		close(c.warm)
 	}
 }
 

@@ -61,7 +61,7 @@ func Horizontal(d Deps) (reconcile.Controller, error) {
 	h := &horizontal{
 		client: d.Client, autoscalers: informer.Lister(), pods: d.Informers.Core().V1().Pods().Lister(),
 		targets: targets, metrics: metrics, events: d.Recorder("horizontal-pod-autoscaler"), period: d.Period,
-		known: map[reconcile.Key]*memory{},
+		known: map[reconcile.Key]*remembered{},
 	}
 	return reconcile.Controller{
 		Name: "horizontalpodautoscaler", Workers: d.Workers,
@@ -83,12 +83,12 @@ type horizontal struct {
 	period      time.Duration
 
 	mu    sync.Mutex
-	known map[reconcile.Key]*memory
+	known map[reconcile.Key]*remembered
 }
 
-// memory is what is known of an autoscaler besides what the API says. Only the one sync of its key that can run
+// remembered is what is known of an autoscaler besides what the API says. Only the one sync of its key that can run
 // changes it; the selector is read by others too, under the lock.
-type memory struct {
+type remembered struct {
 	uid      types.UID
 	next     time.Time // when it is looked at again
 	history  decide.History
@@ -114,13 +114,13 @@ func (h *horizontal) sync(ctx context.Context, key reconcile.Key) (time.Duration
 }
 
 // recall is what is remembered of an autoscaler; one with a name that was used before is another one.
-func (h *horizontal) recall(key reconcile.Key, uid types.UID) *memory {
+func (h *horizontal) recall(key reconcile.Key, uid types.UID) *remembered {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if m := h.known[key]; m != nil && m.uid == uid {
 		return m
 	}
-	m := &memory{uid: uid}
+	m := &remembered{uid: uid}
 	h.known[key] = m
 	return m
 }
@@ -132,7 +132,7 @@ func (h *horizontal) forget(key reconcile.Key) {
 }
 
 // look decides about an autoscaler, acts, and reports. What goes wrong is told there, and tried again next time.
-func (h *horizontal) look(ctx context.Context, key reconcile.Key, a *autoscalingv2.HorizontalPodAutoscaler, m *memory) {
+func (h *horizontal) look(ctx context.Context, key reconcile.Key, a *autoscalingv2.HorizontalPodAutoscaler, m *remembered) {
 	target, scale, err := h.targets.scale(ctx, a)
 	var d decide.Decision
 	if err != nil {
