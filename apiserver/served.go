@@ -3,7 +3,9 @@ package apiserver
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
+	"strings"
 
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
@@ -41,7 +43,7 @@ func newServed(list, unnamed []*resource.Resource) (*served, error) {
 		if r.Custom == nil {
 			s.groups[r.Group] = true
 		}
-		if r.Live == nil { // else nothing of it is stored, and what lies below its prefix is another's
+		if r.Live == nil {
 			s.storage[r.GR()] = r.Stored
 		}
 		s.list = append(s.list, r)
@@ -50,6 +52,12 @@ func newServed(list, unnamed []*resource.Resource) (*served, error) {
 		}
 	}
 	return s, nil
+}
+
+// stored are the rows by which objects are stored. Rows whose objects are found out anew (Live) have none, and what
+// lies below their prefix is another's: pods of metrics.k8s.io are not those of the core group.
+func (s *served) stored() []*resource.Resource {
+	return slices.SortedFunc(maps.Values(s.storage), func(a, b *resource.Resource) int { return strings.Compare(a.GR().String(), b.GR().String()) })
 }
 
 // find is a resource that is served, or nil.

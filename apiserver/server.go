@@ -53,7 +53,7 @@ func New(ctx context.Context, c Config) (*Server, error) {
 		return nil, err
 	}
 	s.served.Store(now)
-	st, err := store.Open(ctx, store.Config{Backend: c.Backend, Resources: c.Resources, Encryption: c.Encryption, History: c.History})
+	st, err := store.Open(ctx, store.Config{Backend: c.Backend, Resources: now.stored(), Encryption: c.Encryption, History: c.History})
 	if err != nil {
 		return nil, fmt.Errorf("open the store: %w", err)
 	}
