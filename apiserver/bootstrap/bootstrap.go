@@ -57,7 +57,8 @@ type object struct {
 
 // Ensure makes what is missing and repairs what was changed. The objects are
 // independent of each other and written together, so that a backend can commit
-// them in groups.
+// them in groups. What another server is about to make, and does not come to, is left
+// to Run.
 func Ensure(ctx context.Context, c Config) error {
 	if err := makeHeirs(ctx, c.Cluster); err != nil {
 		return err
@@ -111,13 +112,41 @@ func ensure(ctx context.Context, cluster resource.Cluster, objects []object) err
 	group.SetLimit(atOnce)
 	for _, o := range objects {
 		group.Go(guard.Try("bootstrap", func() error {
-			if err := o.ensure(ctx, cluster); err != nil {
+			err := o.settle(ctx, cluster)
+			if raced(err) {
+				slog.WarnContext(ctx, "a system object is left to be made later", "resource", o.plural, "namespace", o.want.GetNamespace(), "name", o.want.GetName(), "error", err)
+				return nil
+			}
+			if err != nil {
 				return fmt.Errorf("bootstrap %s %s/%s: %w", o.plural, o.want.GetNamespace(), o.want.GetName(), err)
 			}
 			return nil
 		}))
 	}
 	return group.Wait()
+}
+
+// settle ensures an object that another server may be making at this moment.
+func (o object) settle(ctx context.Context, cluster resource.Cluster) error {
+	const patience = 2 * time.Second
+	for wait := 20 * time.Millisecond; ; wait *= 2 {
+		err := o.ensure(ctx, cluster)
+		if !raced(err) || wait > patience {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-time.After(wait):
+		}
+	}
+}
+
+// raced tells errors that another server causes that makes the same objects, or has
+// ended in the middle of it: the address of a Service is claimed before the Service is
+// there. They are no reason not to serve.
+func raced(err error) bool {
+	return apierrors.IsInvalid(err) || apierrors.IsConflict(err) || apierrors.IsNotFound(err)
 }
 
 var errAsItShould = errors.New("nothing to repair")

@@ -7,10 +7,13 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/skiff-k8s/skiff/apiserver"
 	"github.com/skiff-k8s/skiff/apiserver/apiservertest"
@@ -74,6 +77,53 @@ func TestRepair(t *testing.T) {
 	}
 	if got := obj.(*rbacv1.ClusterRoleBinding).Subjects; len(got) != 2 || got[0].Name != "eve" || got[1].Name != "system:authenticated" {
 		t.Errorf("got subjects %v, want eve and system:authenticated", got)
+	}
+}
+
+// TestStartsAtOnce: servers that start at once make the same objects, of which Services claim their addresses first.
+// None of them is kept from serving by that, nor by a claim that a server left that was killed.
+func TestStartsAtOnce(t *testing.T) {
+	cluster := apiservertest.Start(t, nil).Cluster()
+	config := bootstrap.Config{
+		Cluster: cluster, Advertise: netip.MustParseAddrPort("192.0.2.1:6443"),
+		ServiceCIDR: netip.MustParsePrefix("10.96.0.0/16"), ServiceIP: netip.MustParseAddr("10.96.0.1"),
+	}
+	services, addresses := cluster.Resource("", "services"), cluster.Resource("networking.k8s.io", "ipaddresses")
+	remove := func() {
+		t.Helper()
+		if _, err := cluster.Delete(t.Context(), services, "default", "kubernetes", &metav1.DeleteOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 20 {
+		remove()
+		var servers errgroup.Group
+		for range 4 {
+			servers.Go(func() error { return bootstrap.Ensure(t.Context(), config) })
+		}
+		if err := servers.Wait(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	remove()
+	claim := &networkingv1.IPAddress{
+		ObjectMeta: metav1.ObjectMeta{Name: "10.96.0.1", Labels: map[string]string{networkingv1.LabelManagedBy: "ipallocator.k8s.io", networkingv1.LabelIPAddressFamily: "IPv4"}},
+		Spec:       networkingv1.IPAddressSpec{ParentRef: &networkingv1.ParentReference{Resource: "services", Namespace: "default", Name: "kubernetes"}},
+	}
+	if _, err := cluster.Create(t.Context(), addresses, claim); err != nil {
+		t.Fatal(err)
+	}
+	if err := bootstrap.Ensure(t.Context(), config); err != nil {
+		t.Errorf("a claim without its Service keeps a server from starting: %v", err)
+	}
+	if _, err := cluster.Delete(t.Context(), addresses, "", claim.Name, &metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := bootstrap.Ensure(t.Context(), config); err != nil {
+		t.Error(err)
+	}
+	if _, err := cluster.Get(t.Context(), services, "default", "kubernetes"); err != nil {
+		t.Errorf("without the claim: %v", err)
 	}
 }
 
