@@ -53,23 +53,28 @@ func start(t *testing.T) *shared {
 	s.run(t, "etcd", filepath.Join(clustertest.Tools(t), "etcd"), "--data-dir", filepath.Join(s.dir, "etcd"), "--unsafe-no-fsync",
 		"--listen-client-urls", client, "--advertise-client-urls", client, "--listen-peer-urls", peer,
 		"--initial-advertise-peer-urls", peer, "--initial-cluster", "default="+peer)
-	folder := filepath.Join(s.dir, "pki")
+	s.files = newFiles(t, filepath.Join(s.dir, "pki"))
+	return s
+}
+
+func newFiles(t *testing.T, folder string) files {
+	t.Helper()
 	pki, err := cluster.OpenPKI(folder)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := pki.Server("server", "kubernetes", "127.0.0.1"); err != nil {
+	if _, err := pki.Server("server", "kubernetes", "127.0.0.1", "127.0.0.2"); err != nil {
 		t.Fatal(err)
 	}
-	s.files = files{ca: filepath.Join(folder, "ca.crt"), tokens: filepath.Join(folder, "tokens.key"), caPEM: pki.CA()}
-	s.files.serving, s.files.servingKey = pki.Files("server")
-	if s.files.tokenKey, err = pki.Key("tokens"); err != nil {
+	f := files{ca: filepath.Join(folder, "ca.crt"), tokens: filepath.Join(folder, "tokens.key"), caPEM: pki.CA()}
+	f.serving, f.servingKey = pki.Files("server")
+	if f.tokenKey, err = pki.Key("tokens"); err != nil {
 		t.Fatal(err)
 	}
-	if s.files.admin, err = pki.Client("admin", "admin", "system:masters"); err != nil {
+	if f.admin, err = pki.Client("admin", "admin", "system:masters"); err != nil {
 		t.Fatal(err)
 	}
-	return s
+	return f
 }
 
 // kube starts a kube-apiserver; stop ends it, as the end of the test does.
@@ -77,19 +82,30 @@ func (s *shared) kube(t *testing.T, advertise string) (_ *server, stop func()) {
 	t.Helper()
 	address := freeAddress(t)
 	_, port, _ := net.SplitHostPort(address)
-	stop = s.run(t, "kube-apiserver", filepath.Join(clustertest.Tools(t), "kube-apiserver"), "--etcd-servers", "http://"+s.etcd, "--secure-port", port,
+	program := s.run(t, "kube-apiserver", filepath.Join(clustertest.Tools(t), "kube-apiserver"), "--etcd-servers", "http://"+s.etcd, "--secure-port", port,
 		"--bind-address", "127.0.0.1", "--advertise-address", advertise, "--cert-dir", filepath.Join(s.dir, "certs"),
 		"--tls-cert-file", s.files.serving, "--tls-private-key-file", s.files.servingKey, "--client-ca-file", s.files.ca,
 		"--authorization-mode", "Node,RBAC", "--service-cluster-ip-range", "10.96.0.0/16",
 		"--service-account-issuer", "https://kubernetes.default.svc.cluster.local",
 		"--service-account-key-file", s.files.tokens, "--service-account-signing-key-file", s.files.tokens, "--allow-privileged")
-	k := clients(t, "kube-apiserver", &rest.Config{Host: "https://" + address, QPS: -1, TLSClientConfig: rest.TLSClientConfig{
-		CAData: s.files.caPEM, CertData: s.files.admin.CertPEM, KeyData: s.files.admin.KeyPEM}})
-	s.eventually(t, "kube-apiserver is ready", func() error {
-		_, err := k.typed.CoreV1().RESTClient().Get().AbsPath("/readyz").DoRaw(t.Context())
+	k := clients(t, "kube-apiserver", s.files.config(address))
+	s.ready(t, k)
+	return k, program.stop
+}
+
+// ready waits until a server says that it is.
+func (s *shared) ready(t *testing.T, on *server) {
+	t.Helper()
+	s.eventually(t, on.name+" is ready", func() error {
+		_, err := on.typed.CoreV1().RESTClient().Get().AbsPath("/readyz").DoRaw(t.Context())
 		return err
 	})
-	return k, stop
+}
+
+// config reaches the server at an address as an administrator.
+func (f files) config(address string) *rest.Config {
+	return &rest.Config{Host: "https://" + address, QPS: -1, TLSClientConfig: rest.TLSClientConfig{
+		CAData: f.caPEM, CertData: f.admin.CertPEM, KeyData: f.admin.KeyPEM}}
 }
 
 // skiff starts a Skiff in this process, which ends with the test.
@@ -130,36 +146,49 @@ func (s *shared) raw(t *testing.T) *clientv3.Client {
 	return c
 }
 
-// run starts a program that ends with the test, or when stop is called.
-func (s *shared) run(t *testing.T, name, program string, args ...string) (stop func()) {
+// program is one that runs.
+type program struct {
+	cmd   *exec.Cmd
+	ended bool
+}
+
+// run starts a program that ends with the test, if it has not before.
+func (s *shared) run(t *testing.T, name, path string, args ...string) *program {
 	t.Helper()
 	var out bytes.Buffer
-	cmd := exec.Command(program, args...)
+	cmd := exec.Command(path, args...)
 	cmd.Stdout, cmd.Stderr = &out, &out
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	running := true
-	stop = func() {
-		if !running {
-			return
-		}
-		running = false
-		_ = cmd.Process.Signal(syscall.SIGTERM)
-		timer := time.AfterFunc(10*time.Second, func() { _ = cmd.Process.Kill() })
-		defer timer.Stop()
-		_ = cmd.Wait()
-	}
+	p := &program{cmd: cmd}
 	t.Cleanup(func() {
-		stop()
+		p.stop()
 		if t.Failed() {
 			file := filepath.Join(os.TempDir(), "skiff-sharing-"+name+".log")
 			t.Logf("what %s said is in %s", name, file)
 			_ = os.WriteFile(file, out.Bytes(), 0o600)
 		}
 	})
-	return stop
+	return p
+}
+
+// stop ends the program as an operator does.
+func (p *program) stop() { p.end(syscall.SIGTERM) }
+
+// kill ends it at once.
+func (p *program) kill() { p.end(syscall.SIGKILL) }
+
+func (p *program) end(by syscall.Signal) {
+	if p.ended {
+		return
+	}
+	p.ended = true
+	_ = p.cmd.Process.Signal(by)
+	timer := time.AfterFunc(10*time.Second, func() { _ = p.cmd.Process.Kill() })
+	defer timer.Stop()
+	_ = p.cmd.Wait()
 }
 
 // eventually waits until do gives no error.

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -66,7 +67,7 @@ func TestAtOnce(t *testing.T) {
 	prepare(t, s, kube)
 	t.Run("writes are seen by watches of the other", func(t *testing.T) { watches(t, kube, skiff) })
 	t.Run("a read after a write on the other is not stale", func(t *testing.T) { reads(t, kube, skiff) })
-	t.Run("addresses and node ports are given once", func(t *testing.T) { services(t, s, kube, skiff) })
+	t.Run("addresses and node ports are given once", func(t *testing.T) { services(t, s, 40, kube, skiff) })
 	t.Run("custom resources", func(t *testing.T) { customs(t, s, kube, skiff) })
 	t.Run("the servers list each other", func(t *testing.T) {
 		listed(t, s, kube, skiff, "192.0.2.1", "192.0.2.2")
@@ -87,7 +88,7 @@ func TestTwoSkiffs(t *testing.T) {
 	prepare(t, s, servers[0])
 	t.Run("writes are seen by watches of the other", func(t *testing.T) { watches(t, servers...) })
 	t.Run("a read after a write on the other is not stale", func(t *testing.T) { reads(t, servers[0], servers[1]) })
-	t.Run("addresses and node ports are given once", func(t *testing.T) { services(t, s, servers...) })
+	t.Run("addresses and node ports are given once", func(t *testing.T) { services(t, s, 40, servers...) })
 	t.Run("the servers list each other", func(t *testing.T) { listed(t, s, servers[0], servers[1], "192.0.2.1", "192.0.2.2") })
 }
 
@@ -146,7 +147,7 @@ func watches(t *testing.T, servers ...*server) {
 
 func reads(t *testing.T, one, other *server) {
 	for i := range 50 {
-		name := fmt.Sprint("r-", i)
+		name := fmt.Sprint("r-", one.name, "-", i)
 		made, err := one.typed.CoreV1().ConfigMaps(namespace).Create(t.Context(), configMap(name), metav1.CreateOptions{})
 		if err != nil {
 			t.Fatal(err)
@@ -171,18 +172,19 @@ func service(name string, port int32) *corev1.Service {
 		Ports: []corev1.ServicePort{{Port: 80, NodePort: port}}}}
 }
 
-// services: both give out values at once, none twice, and know what the other gave and took back.
-func services(t *testing.T, s *shared, servers ...*server) {
+// services: both give out values at once, n each and none twice, and know what the other gave and took back.
+func services(t *testing.T, s *shared, n int, servers ...*server) {
 	var mu sync.Mutex
 	given := make(map[string]string)
-	var wg sync.WaitGroup
-	for _, on := range servers {
-		for i := range 40 {
-			wg.Go(func() {
+	var wg errgroup.Group
+	wg.SetLimit(80)
+	for i := range n {
+		for _, on := range servers {
+			wg.Go(func() error {
 				made, err := on.typed.CoreV1().Services(namespace).Create(t.Context(), service(fmt.Sprintf("s-%s-%d", on.name, i), 0), metav1.CreateOptions{})
 				if err != nil {
 					t.Errorf("create on %s: %v", on.name, err)
-					return
+					return nil
 				}
 				mu.Lock()
 				defer mu.Unlock()
@@ -192,10 +194,11 @@ func services(t *testing.T, s *shared, servers ...*server) {
 					}
 					given[value] = made.Name
 				}
+				return nil
 			})
 		}
 	}
-	wg.Wait()
+	_ = wg.Wait() // what went wrong has been said
 	for i, on := range servers {
 		other := servers[1-i]
 		made, err := on.typed.CoreV1().Services(namespace).Create(t.Context(), service("held-"+on.name, 0), metav1.CreateOptions{})
