@@ -26,7 +26,8 @@ const (
 	Write    Kind = "write"
 	Truncate Kind = "truncate"
 	Sync     Kind = "sync"
-	Link     Kind = "link" // a file gets a second name
+	Link     Kind = "link"   // a file gets a second name
+	Rename   Kind = "rename" // a file gets another name, in the same folder
 )
 
 // kinds are the calls that are watched. What goes to sockets, pipes and logs
@@ -37,13 +38,14 @@ var kinds = map[int32]Kind{
 	unix.SYS_FSYNC:     Sync,
 	unix.SYS_FDATASYNC: Sync,
 	unix.SYS_LINKAT:    Link,
+	unix.SYS_RENAMEAT:  Rename,
 }
 
 // Call is a call that is about to be made.
 type Call struct {
 	Kind   Kind
 	Path   string
-	From   string // of a link: the name the file has already
+	From   string // of a link or a rename: the name the file has already
 	Offset int64  // of a write; of a truncation the new size
 	Data   []byte
 }
@@ -185,7 +187,7 @@ func (d *Disk) decide(n notification) Verdict {
 func readCall(n notification) (Call, error) {
 	c := Call{Kind: kinds[n.call]}
 	var err error
-	if c.Kind == Link {
+	if c.Kind == Link || c.Kind == Rename {
 		if c.From, err = readName(n.pid, n.args[1]); err == nil {
 			c.Path, err = readName(n.pid, n.args[3])
 		}
@@ -245,21 +247,30 @@ func (d *Disk) file(path string) *file {
 
 // done notes a call that is done.
 func (d *Disk) done(f *file, c Call) {
-	if c.Kind == Link {
+	switch {
+	case c.Kind == Link:
 		from := d.file(c.From)
 		d.files[c.Path] = &file{durable: from.durable, pending: from.pending}
-		return
-	}
-	if c.Kind != Sync {
+	case c.Kind == Rename:
+		renamed := d.file(c.From)
+		delete(d.files, c.From)
+		renamed.linked, renamed.replaced = false, f.named()
+		d.files[c.Path] = renamed
+	case c.Kind != Sync:
 		f.pending = append(f.pending, c)
-		return
+	default:
+		f.sync()
+		if f.folder { // then its files are found in it from now on
+			d.found(c.Path)
+		}
 	}
-	f.sync()
-	if f.folder { // then its files are found in it from now on
-		for path, other := range d.files {
-			if filepath.Dir(path) == c.Path {
-				other.linked = true
-			}
+}
+
+// found notes that a loss of power leaves the names in a folder.
+func (d *Disk) found(folder string) {
+	for path, f := range d.files {
+		if filepath.Dir(path) == folder {
+			f.linked, f.replaced = true, nil
 		}
 	}
 }

@@ -14,10 +14,13 @@ const sector = 512
 
 // file is what is known of a file.
 type file struct {
-	folder  bool
-	linked  bool   // a loss of power leaves it in its folder
-	durable []byte // what is on the disk for sure
-	pending []Call // done since, and not synced
+	folder bool
+	linked bool // a loss of power leaves it in its folder
+	// replaced is the file that a loss of power may leave under the name in place of
+	// this one; nil: none.
+	replaced *file
+	durable  []byte // what is on the disk for sure
+	pending  []Call // done since, and not synced
 }
 
 // newFile is a file as it is before the first call that is seen. What is there
@@ -31,8 +34,23 @@ func newFile(path string) *file {
 	return &file{durable: content, linked: err == nil && len(content) > 0}
 }
 
+// named is the file that a loss of power leaves under the name of f for sure; nil if
+// it may leave none.
+func (f *file) named() *file {
+	switch {
+	case f.linked:
+		return f
+	case f.replaced != nil:
+		return f.replaced.named()
+	}
+	return nil
+}
+
 // sync makes all that was done durable.
 func (f *file) sync() {
+	if len(f.pending) == 0 {
+		return
+	}
 	f.durable = slices.Clone(f.durable) // another name may have it too
 	for _, c := range f.pending {
 		f.durable = apply(f.durable, c, nil)
@@ -75,10 +93,13 @@ func (d *Disk) LosePower(random *rand.Rand) error {
 		if f.folder {
 			continue
 		}
+		if f.replaced != nil && random.IntN(2) == 0 {
+			f = f.replaced
+		}
 		content := f.afterLoss(random)
 		var err error
 		switch {
-		case f.linked || random.IntN(2) == 0:
+		case f.linked || f.replaced != nil || random.IntN(2) == 0:
 			err = os.WriteFile(path, content, 0o600)
 		default:
 			if err = os.Remove(path); errors.Is(err, fs.ErrNotExist) {

@@ -3,8 +3,10 @@ package disk_test
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -37,12 +39,19 @@ func TestMain(m *testing.M) {
 // writes is how many writes a writer does.
 const writes = 12
 
-// writeSome writes, always the same, and says what was acknowledged.
+// writeSome writes, always the same, and says what was acknowledged. Halfway it
+// forgets history. While the file is made smaller, if there is that much to forget,
+// it goes on writing.
 func writeSome(path string) error {
 	b, err := file.Open(path)
 	if err != nil {
 		return err
 	}
+	begin, err := b.Revision(context.Background())
+	if err != nil {
+		return err
+	}
+	compacted := make(chan error, 1)
 	at := make(map[string]int64)
 	for n := range writes {
 		key := fmt.Sprintf("/k/%d", n%5)
@@ -57,13 +66,11 @@ func writeSome(path string) error {
 			return err
 		}
 		fmt.Println(n)
-		if n == 7 {
-			if err := b.Compact(context.Background(), 5); err != nil {
-				return err
-			}
+		if n == 5 {
+			go func() { compacted <- b.Compact(context.Background(), begin+5) }()
 		}
 	}
-	return b.Close()
+	return errors.Join(<-compacted, b.Close())
 }
 
 // value is what the n-th write writes, of different sizes.
@@ -153,6 +160,28 @@ func lost(path string, acknowledged int) error {
 	return err
 }
 
+// large is a file that is made smaller when all but its last write is forgotten.
+func large(t *testing.T) []byte {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "skiff.db")
+	b, err := file.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close()
+	at := int64(0)
+	for range 13 {
+		if at, err = b.Put(t.Context(), "/large", make([]byte, backend.MaxValue-100), at, 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	content, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return content
+}
+
 // Whenever the power goes, all that was acknowledged is there afterwards: at
 // every call of every write.
 func TestPowerLoss(t *testing.T) {
@@ -169,6 +198,89 @@ func TestPowerLoss(t *testing.T) {
 				t.Errorf("the writer ended after %d calls", n)
 			}
 		}
+	}
+}
+
+// The same while a file is made smaller: at every call from the first that makes the
+// smaller file on. There is always one file, with all that was acknowledged.
+func TestPowerLossWhileShrinking(t *testing.T) {
+	content := large(t)
+	folder := t.TempDir()
+	path := filepath.Join(folder, "skiff.db")
+	for n, ended := 0, true; ended; n++ {
+		refill(t, path, content)
+		ended = false
+		kill := since(func(c disk.Call) bool { return filepath.Ext(c.Path) == ".smaller" }, n, &ended)
+		acknowledged, _ := interrupted(t, disk.New(folder), path, math.MaxInt, uint64(n), kill)
+		if err := lost(path, acknowledged); err != nil {
+			t.Errorf("power lost %d calls after the copy began: %v", n, err)
+		}
+		if left, err := os.ReadDir(folder); err != nil || len(left) != 1 {
+			t.Errorf("power lost %d calls after the copy began: opening the file leaves %v, %v", n, left, err)
+		}
+		if !ended && n < 10 {
+			t.Errorf("the writer ended %d calls after the copy began", n)
+		}
+	}
+	if info, err := os.Stat(path); err != nil || info.Size() > int64(len(content)/2) {
+		t.Errorf("the file was not made smaller: it has %v bytes, %v", info.Size(), err)
+	}
+}
+
+// since ends a program n calls after the first of some calls, and says whether it did.
+func since(first func(disk.Call) bool, n int, ended *bool) func(disk.Call) disk.Verdict {
+	begun := false
+	return func(c disk.Call) disk.Verdict {
+		begun = begun || first(c)
+		if begun {
+			*ended = *ended || n == 0 // it may call once more before it has ended
+			n--
+		}
+		return disk.Verdict{Kill: *ended}
+	}
+}
+
+// refill makes a folder what it was.
+func refill(t *testing.T, path string, content []byte) {
+	t.Helper()
+	if err := os.RemoveAll(filepath.Dir(path)); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, content, 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Syncs of the smaller file, and of its name, that are left out are found.
+func TestSkippedSyncWhileShrinking(t *testing.T) {
+	content := large(t)
+	for name, forget := range map[string]func(c disk.Call) bool{
+		"of the smaller file": func(c disk.Call) bool { return filepath.Ext(c.Path) == ".smaller" },
+		"of its name":         func(c disk.Call) bool { return filepath.Ext(c.Path) == "" },
+	} {
+		t.Run(name, func(t *testing.T) {
+			folder := t.TempDir()
+			path := filepath.Join(folder, "skiff.db")
+			renamed := func(c disk.Call) bool { return c.Kind == disk.Rename }
+			for seed := range uint64(40) {
+				refill(t, path, content)
+				var ended bool
+				kill := since(renamed, int(seed%20), &ended) // a loss of power before takes nothing
+				acknowledged, _ := interrupted(t, disk.New(folder), path, math.MaxInt, seed, func(c disk.Call) disk.Verdict {
+					v := kill(c)
+					v.Skip = !v.Kill && c.Kind == disk.Sync && forget(c)
+					return v
+				})
+				if err := lost(path, acknowledged); err != nil {
+					t.Logf("found with power lost %d calls after the file got its name: %v", seed%20, err)
+					return
+				}
+			}
+			t.Error("nothing is found")
+		})
 	}
 }
 
