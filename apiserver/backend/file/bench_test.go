@@ -23,7 +23,7 @@ func BenchmarkUpdate(b *testing.B) { backendtest.BenchmarkUpdate(b, openNew) }
 // did, while nothing else is done and while the file is made smaller: live bytes of
 // values of 4 KiB stay of four times as many.
 func BenchmarkShrink(b *testing.B) {
-	for _, live := range []int{64 << 20, 512 << 20} {
+	for _, live := range []int{32 << 20, 128 << 20} {
 		b.Run(fmt.Sprintf("live=%dMiB", live>>20), func(b *testing.B) {
 			for range b.N {
 				db := openNew(b)

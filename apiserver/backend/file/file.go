@@ -45,7 +45,8 @@ type Backend struct {
 	broken    error         // why nothing can be written any more; the writer's own
 
 	compacting  chan struct{} // holds an element while history is forgotten and the file made smaller
-	shrinkAfter time.Time     // who holds compacting reads and writes it
+	dropped     []int64       // revisions that are forgotten and still in the file; for who holds compacting
+	shrinkAfter time.Time     // for who holds compacting
 
 	mu        sync.RWMutex // of what follows; only the writer changes it
 	db        *bbolt.DB

@@ -13,7 +13,7 @@ import (
 // Load fills the file, as backend.Loader says. What a load that did not come to
 // its end wrote stays in the file, which says so.
 func (b *Backend) Load(ctx context.Context, writes iter.Seq[backend.Entry], compacted, newest int64) error {
-	return b.submit(&request{work: func() error { return b.fill(ctx, writes, compacted, newest) }})
+	return b.byWriter(func() error { return b.fill(ctx, writes, compacted, newest) })
 }
 
 // fill is done by the writer, so that nothing is written in between.

@@ -3,6 +3,7 @@ package file
 import (
 	"encoding/binary"
 	"fmt"
+	"slices"
 	"time"
 
 	"go.etcd.io/bbolt"
@@ -50,7 +51,9 @@ func (b *Backend) load() (ends []end, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := b.drop(b.index.Compact(b.compacted)); err != nil {
+	b.dropped = b.index.Compact(b.compacted)
+	slices.Sort(b.dropped)
+	if err := b.drop(func(work func() error) error { return work() }); err != nil {
 		return nil, err
 	}
 	for _, e := range lifetimes {

@@ -92,7 +92,7 @@ func (b *Backend) rewrite(ctx context.Context, size, used int64) (err error) {
 			return err
 		}
 		var old *bbolt.DB
-		err := b.submit(&request{work: func() (err error) { old, err = b.replace(c); return err }})
+		err := b.byWriter(func() (err error) { old, err = b.replace(c); return err })
 		if old != nil {
 			err = errors.Join(err, old.Close()) // waits for those who read it
 		}

@@ -249,7 +249,7 @@ func TestShrinkInterrupted(t *testing.T) {
 			t.Errorf("%s: the copy is still there (%v)", when, err)
 		}
 	}
-	if err := b.submit(&request{work: func() error { return b.compact(compacted) }}); err != nil {
+	if err := errors.Join(b.byWriter(func() error { return b.forget(compacted) }), b.drop(b.byWriter)); err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
@@ -333,5 +333,65 @@ func TestShrinkWithoutRoom(t *testing.T) {
 	}
 	if size := sizeOf(t, path); size > large/3 {
 		t.Errorf("with room the file has %d bytes, and had %d", size, large)
+	}
+}
+
+// Writes get in between while a compaction removes what is forgotten.
+func TestCompactionLetsWritesIn(t *testing.T) {
+	b := openTest(t)
+	at := int64(0)
+	for range 5 * dropBatch {
+		var err error
+		if at, err = b.Put(t.Context(), "/k", []byte("value"), at, 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := b.byWriter(func() error { return b.forget(at) }); err != nil {
+		t.Fatal(err)
+	}
+	turns := 0
+	err := b.drop(func(work func() error) error {
+		turns++
+		if _, err := b.Put(t.Context(), fmt.Sprint("/between/", turns), nil, backend.Absent, 0); err != nil {
+			return err
+		}
+		return b.byWriter(work)
+	})
+	if err != nil || turns < 5 {
+		t.Errorf("%d writes got in between, %v", turns, err)
+	}
+}
+
+// What a compaction could not remove, because the disk was full or worse, is removed by the next one.
+func TestCompactionGoesOn(t *testing.T) {
+	b := openTest(t)
+	at := int64(0)
+	for range 100 {
+		var err error
+		if at, err = b.Put(t.Context(), "/k", []byte("value"), at, 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := b.byWriter(func() error { return b.forget(at) }); err != nil {
+		t.Fatal(err)
+	}
+	tries := 0
+	err := b.drop(func(func() error) error {
+		tries++
+		return fmt.Errorf("compact storage: %w", syscall.ENOSPC)
+	})
+	if !errors.Is(err, syscall.ENOSPC) || tries < 3 {
+		t.Errorf("on a full disk drop gave up after %d tries: %v", tries, err)
+	}
+	if err := b.Compact(t.Context(), at); err != nil {
+		t.Fatal(err)
+	}
+	tx, err := b.db.Begin(false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = tx.Rollback() }()
+	if n := tx.Bucket(logBucket).Stats().KeyN; n != 1 {
+		t.Errorf("%d records are left, want 1", n)
 	}
 }

@@ -3,11 +3,8 @@ package file
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"runtime"
-	"strings"
-	"syscall"
 	"time"
 
 	"go.etcd.io/bbolt"
@@ -19,7 +16,6 @@ import (
 const (
 	maxBatch      = 512
 	maxBatchBytes = 8 << 20
-	dropBatch     = 2000 // records a compaction removes at a time, so that writes get in between
 )
 
 // request is a write on its way to the file, or other work for the writer.
@@ -60,35 +56,6 @@ func (b *Backend) Delete(ctx context.Context, key string, expected int64) (int64
 	r := &request{record: record{key: key, deleted: true}, expected: expected}
 	err := b.submit(r)
 	return r.revision, err
-}
-
-// Compact forgets history, as backend.Backend says, and then makes the file
-// smaller if that is worth it, which takes a while and does not stop writes.
-func (b *Backend) Compact(ctx context.Context, revision int64) error {
-	select {
-	case b.compacting <- struct{}{}:
-	case <-b.stop:
-		return backend.ErrClosed
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-	defer func() { <-b.compacting }()
-	b.mu.RLock()
-	newest, compacted, closed := b.revision, b.compacted, b.closed
-	b.mu.RUnlock()
-	switch {
-	case closed:
-		return backend.ErrClosed
-	case revision > newest:
-		return backend.ErrFuture
-	case revision <= compacted:
-		return nil
-	}
-	if err := b.submit(&request{work: func() error { return b.compact(revision) }}); err != nil {
-		return err
-	}
-	b.shrink(ctx)
-	return nil
 }
 
 // submit hands r to the writer and waits for the result. It does not end with
@@ -243,14 +210,11 @@ func (b *Backend) store(writes []*request) error {
 // clean, so that a later success would mean nothing: only opening the file
 // anew, which reads what really is there, makes it writable again.
 func (b *Backend) failed(err error) error {
-	for _, full := range []error{syscall.ENOSPC, syscall.EDQUOT, syscall.EFBIG} {
-		// bbolt does not wrap the error of growing the file, but ends with it.
-		if errors.Is(err, full) || strings.HasSuffix(err.Error(), full.Error()) {
-			return err
-		}
+	if !full(err) {
+		b.broken = endsWriting(err)
+		return b.broken
 	}
-	b.broken = endsWriting(err)
-	return b.broken
+	return err
 }
 
 func endsWriting(err error) error {
@@ -284,48 +248,4 @@ func (b *Backend) publish(writes []*request) {
 	b.revision = writes[len(writes)-1].revision
 	b.mu.Unlock()
 	b.log.Append(changes...)
-}
-
-// compact forgets history up to a revision. That it did is written first: an
-// interrupted compaction is finished when the file is opened again.
-func (b *Backend) compact(revision int64) error {
-	if revision <= b.compacted {
-		return nil
-	}
-	if b.broken != nil {
-		return b.broken
-	}
-	err := b.db.Update(func(tx *bbolt.Tx) error {
-		return tx.Bucket(metaBucket).Put(compactedKey, revisionKey(revision))
-	})
-	if err != nil {
-		return b.failed(fmt.Errorf("compact storage: %w", err))
-	}
-	b.mu.Lock()
-	b.compacted = revision
-	dropped := b.index.Compact(revision)
-	b.mu.Unlock()
-	b.log.Forget(revision)
-	return b.drop(dropped)
-}
-
-// drop removes records nobody can see any more.
-func (b *Backend) drop(dropped []int64) error {
-	for len(dropped) > 0 {
-		n := min(dropBatch, len(dropped))
-		err := b.db.Update(func(tx *bbolt.Tx) error {
-			log := tx.Bucket(logBucket)
-			for _, revision := range dropped[:n] {
-				if err := log.Delete(revisionKey(revision)); err != nil {
-					return err
-				}
-			}
-			return nil
-		})
-		if err != nil {
-			return b.failed(fmt.Errorf("compact storage: %w", err))
-		}
-		dropped = dropped[n:]
-	}
-	return nil
 }
