@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
@@ -23,6 +24,7 @@ import (
 	"github.com/skiff-k8s/skiff/apiserver"
 	"github.com/skiff-k8s/skiff/apiserver/apiservertest"
 	"github.com/skiff-k8s/skiff/apiserver/backend"
+	"github.com/skiff-k8s/skiff/apiserver/backend/databases"
 	"github.com/skiff-k8s/skiff/apiserver/backend/engines"
 	"github.com/skiff-k8s/skiff/apiserver/backend/snapshot"
 	"github.com/skiff-k8s/skiff/apiserver/maintain"
@@ -378,5 +380,96 @@ func TestCheck(t *testing.T) {
 	out, err = skiff(t, "storage", "check", storage)
 	if !errors.Is(err, errUnsound) || !strings.Contains(out, "problem: /registry/pods/default/broken: decode stored Pod") || !strings.Contains(out, "note: 1 entries of podsecuritypolicies") {
 		t.Errorf("check of a broken object: %v, %q", err, out)
+	}
+}
+
+// A check finds nothing wrong with what is being written, and forgotten, while it looks: asked of the server, and of the
+// database where others may read that.
+func TestCheckWhileWriting(t *testing.T) {
+	for name, c := range map[string]struct {
+		storage func(t *testing.T) string
+		shared  bool
+	}{
+		"file":     {func(t *testing.T) string { return "file://" + t.TempDir() + "/checked" }, false},
+		"sqlite":   {func(t *testing.T) string { return "sqlite://" + t.TempDir() + "/checked" }, false},
+		"postgres": {func(t *testing.T) string { return databases.Postgres(t) }, true},
+		"mariadb":  {func(t *testing.T) string { return databases.MariaDB(t) }, true},
+		"etcd":     {func(t *testing.T) string { return databases.Etcd(t) }, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			storage := c.storage(t)
+			b, err := engines.Open(storage)
+			if err != nil {
+				t.Fatal(err)
+			}
+			s := apiservertest.Start(t, func(o *apiserver.Options) {
+				o.Backend.Close()
+				o.Backend = b
+			})
+			clients := kubernetes.NewForConfigOrDie(apiservertest.Config(s, "admin"))
+			written := writers(t, clients)
+			comings := comeAndGo(t, clients)
+			defer func() { written(); comings() }() // before the server ends, whatever happens
+			compacted := int64(0)
+			for range 20 {
+				var answer bytes.Buffer
+				if err := fetch(t.Context(), apiservertest.Config(s, "admin"), maintain.PathCheck, &answer); err != nil {
+					t.Fatal(err)
+				}
+				var report store.Report
+				if err := json.Unmarshal(answer.Bytes(), &report); err != nil {
+					t.Fatal(err)
+				}
+				if report.Found > 0 || report.Compared < 100 || report.Revision <= compacted {
+					t.Errorf("the server reports %+v", report)
+				}
+				if c.shared {
+					if out, err := skiff(t, "storage", "check", storage); err != nil {
+						t.Errorf("a check of the database: %v\n%s", err, out)
+					}
+				}
+				if err := b.Compact(t.Context(), report.Revision); err != nil {
+					t.Fatal(err)
+				}
+				compacted = report.Revision
+			}
+			n := 0
+			for _, revisions := range written() {
+				n += len(revisions)
+			}
+			if n += comings(); n < 100 {
+				t.Errorf("%d writes were done meanwhile", n)
+			}
+		})
+	}
+}
+
+// comeAndGo creates and deletes objects until it is told to stop, and says how often.
+func comeAndGo(t *testing.T, clients kubernetes.Interface) (stop func() int) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	var running sync.WaitGroup
+	var times atomic.Int64
+	for w := range 2 {
+		running.Go(func() {
+			maps := clients.CoreV1().ConfigMaps("default")
+			for n := 0; ctx.Err() == nil; n++ {
+				name := fmt.Sprintf("guest-%d-%d", w, n)
+				_, err := maps.Create(context.Background(), configMap(name, "0"), metav1.CreateOptions{})
+				if err == nil {
+					err = maps.Delete(context.Background(), name, metav1.DeleteOptions{})
+				}
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				times.Add(2)
+			}
+		})
+	}
+	return func() int {
+		cancel()
+		running.Wait()
+		return int(times.Load())
 	}
 }
