@@ -68,7 +68,7 @@ func (p *plugin) probe(ctx context.Context) error {
 	defer cancel()
 	answer, err := p.client.Status(call, &kmsapi.StatusRequest{})
 	if err != nil {
-		return fmt.Errorf("failed to perform status section of the healthz check for KMS Provider %s, error: %w", p.name, err)
+		return err
 	}
 	var problems []error
 	if answer.Healthz != "ok" {

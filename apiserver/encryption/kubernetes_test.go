@@ -72,14 +72,17 @@ func startReal(t *testing.T, file string) *real {
 }
 
 // restart starts kube-apiserver, after it has ended, and waits until it is ready.
-func (r *real) restart() {
+func (r *real) restart() { r.restartUntil("/readyz?exclude=kms-providers") }
+
+// restartUntil is restart, and waits until a path is 200.
+func (r *real) restartUntil(path string) {
 	if r.server != nil {
 		_ = r.server.Process.Kill()
 		_ = r.server.Wait()
 	}
 	r.server = r.start(r.args[0], r.args[1], r.args[2:]...)
 	for deadline := time.Now().Add(2 * time.Minute); ; time.Sleep(200 * time.Millisecond) {
-		if code, _ := r.do("GET", "/readyz?exclude=kms-providers", ""); code == http.StatusOK {
+		if code, _ := r.do("GET", path, ""); code == http.StatusOK {
 			return
 		}
 		if time.Now().After(deadline) {

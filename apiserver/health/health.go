@@ -19,7 +19,8 @@ import (
 )
 
 // Check is one thing that must be well. Probe returns what is not; the text is
-// logged and not shown to clients, who may be anyone.
+// logged, and told who asks for that check alone, as in Kubernetes: the paths of
+// all checks are open to anyone, those of single ones are not.
 type Check struct {
 	Name  string
 	Probe func(ctx context.Context) error
@@ -94,7 +95,7 @@ func all(set string, checks []Check, found *results) http.Handler {
 			case excluded[check.Name]:
 				fmt.Fprintf(&report, "[+]%s excluded: ok\n", check.Name)
 				delete(excluded, check.Name)
-			case check.run(r.Context(), set, found):
+			case check.run(r.Context(), set, found) == nil:
 				fmt.Fprintf(&report, "[+]%s ok\n", check.Name)
 			default:
 				failed = true
@@ -119,8 +120,8 @@ func all(set string, checks []Check, found *results) http.Handler {
 
 func single(set string, check Check, found *results) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if !check.run(r.Context(), set, found) {
-			http.Error(w, "internal server error: reason withheld", http.StatusInternalServerError)
+		if err := check.run(r.Context(), set, found); err != nil {
+			http.Error(w, fmt.Sprintf("internal server error: %v", err), http.StatusInternalServerError)
 			return
 		}
 		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
@@ -128,14 +129,13 @@ func single(set string, check Check, found *results) http.Handler {
 	})
 }
 
-func (c Check) run(ctx context.Context, set string, found *results) (ok bool) {
+func (c Check) run(ctx context.Context, set string, found *results) error {
 	err := c.Probe(ctx)
 	found.note(set, c.Name, err == nil)
 	if err != nil {
 		slog.WarnContext(ctx, "health check failed", "check", c.Name, "error", err)
-		return false
 	}
-	return true
+	return err
 }
 
 func plainText(w http.ResponseWriter) {

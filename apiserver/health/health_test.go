@@ -33,7 +33,7 @@ func TestHealth(t *testing.T) {
 		{"/livez/ping", 200, "ok"},
 		{"/livez/other", 404, "404 page not found\n"},
 		{"/readyz", 500, "[+]ping ok\n[-]storage failed: reason withheld\nreadyz check failed\n"},
-		{"/readyz/storage", 500, "internal server error: reason withheld\n"},
+		{"/readyz/storage", 500, "internal server error: disk on fire\n"},
 		{"/readyz?exclude=storage", 200, "ok"},
 		{"/readyz?verbose=1&exclude=storage", 200, "[+]ping ok\n[+]storage excluded: ok\nreadyz check passed\n"},
 		{"/livez?verbose&exclude=a&exclude=b", 200, "[+]ping ok\nwarn: some health checks cannot be excluded: no matches for \"a\",\"b\"\nlivez check passed\n"},
