@@ -64,8 +64,14 @@ SUITE = go run ./conformance -tools $(TOOLS) -images $(CACHE)/images $(if $(TIER
 	$(if $(SKIP),-skip '$(SKIP)') $(if $(STORAGE),-storage '$(STORAGE)') $(if $(PROCS),-procs $(PROCS)) $(if $(KEEP),-keep)
 
 .PHONY: programs
-programs: packages build tools helm helm4 cert-manager metrics-server operator kyverno controller-runtime-suites ## Install programs of others, as users do, and see that they work
-	SKIFF_TOOLS=$(TOOLS) SKIFF_PROGRAMS=$(TOOLS) go test -tags programs -count=1 -timeout 45m -v ./conformance/programs
+programs: packages build tools helm helm4 cert-manager metrics-server operator kyverno ## Install programs of others, as users do, and see that they work
+	$(PROGRAMS) -skip '^TestControllerRuntime$$'
+
+.PHONY: controller-runtime
+controller-runtime: packages tools controller-runtime-suites ## Run the suites of controller-runtime on the API server: RUN='client/apiutil'
+	$(PROGRAMS) -run '^TestControllerRuntime$$$(if $(RUN),/$(RUN))'
+
+PROGRAMS = SKIFF_TOOLS=$(TOOLS) SKIFF_PROGRAMS=$(TOOLS) go test -tags programs -count=1 -timeout 45m -v ./conformance/programs
 
 .PHONY: conformance-images
 conformance-images: image-packages agnhost nonewprivs busybox sample-apiserver etcd conformance-tools go-runner

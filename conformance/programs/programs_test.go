@@ -21,7 +21,7 @@ import (
 // TestPrograms runs all of them on one cluster, one after the other.
 func TestPrograms(t *testing.T) {
 	if os.Getenv("SKIFF_PROGRAMS") == "" {
-		t.Fatal("SKIFF_PROGRAMS does not name the folder of the programs: run this with make programs")
+		t.Fatal("SKIFF_PROGRAMS does not name the folder of the programs: run this with make")
 	}
 	c := &cluster{clustertest.New(t, 1)}
 	c.Start(t)
