@@ -47,7 +47,7 @@ func (h *Handler) listLive(w http.ResponseWriter, r *http.Request, t *target) er
 	}
 	items := []loose{}
 	for _, obj := range live {
-		if (options.Name == "" || options.Name == obj.GetName()) && (options.Select == nil || options.Select(obj)) {
+		if (options.Name == "" || options.Name == obj.GetName()) && options.Selects(obj) {
 			items = append(items, loose{obj})
 		}
 	}

@@ -38,15 +38,27 @@ func match(t *target, label labels.Selector, field fields.Selector) (store.Match
 	if value, ok := exact(requirements, t.resource.IndexBy); ok && t.resource.IndexBy != "" {
 		m.IndexValue = value
 	}
-	if label != nil && label.Empty() {
-		label = nil
+	if label != nil && !label.Empty() {
+		m.Labels = label
 	}
-	if label != nil || len(requirements) > 0 {
-		m.Select = func(stored resource.Object) bool {
-			return (label == nil || label.Matches(labels.Set(stored.GetLabels()))) && selects(t.resource, requirements, stored)
-		}
+	kept, others := split(t.resource, requirements)
+	m.Fields = kept
+	if len(others) > 0 {
+		m.Select = func(stored resource.Object) bool { return selects(t.resource, others, stored) }
 	}
 	return m, nil
+}
+
+// split tells the requirements that the store can judge without opening the objects of a kind that it keeps packed.
+func split(r *resource.Resource, requirements fields.Requirements) (kept, others fields.Requirements) {
+	for _, q := range requirements {
+		if r == r.Stored && r.Packed && r.Fields[q.Field] != nil {
+			kept = append(kept, q)
+		} else {
+			others = append(others, q)
+		}
+	}
+	return kept, others
 }
 
 // knownField is the error for a field of r that cannot be selected by. Kinds

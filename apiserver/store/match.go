@@ -3,6 +3,10 @@ package store
 import (
 	"strings"
 
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/selection"
+
 	"github.com/skiff-k8s/skiff/apiserver/resource"
 )
 
@@ -10,7 +14,11 @@ import (
 // the stored version. Namespace is ignored for cluster-scoped kinds.
 type Match struct {
 	Namespace, Name string
-	Select          func(resource.Object) bool
+	// Labels selects by labels, Fields by fields that the row of the stored version
+	// has. They need not open packed objects, as Select must; nil selects all.
+	Labels labels.Selector
+	Fields fields.Requirements
+	Select func(resource.Object) bool
 	// IndexValue is the value of the kind's IndexBy field where the selector
 	// fixes it; Select must imply it.
 	IndexValue string
@@ -19,21 +27,31 @@ type Match struct {
 	Readable bool
 }
 
+// Selects reports whether labels and Select select an object that is in no store.
+func (m Match) Selects(obj resource.Object) bool {
+	return (m.Labels == nil || m.Labels.Matches(labels.Set(obj.GetLabels()))) && (m.Select == nil || m.Select(obj))
+}
+
 // plain reports whether the match is by namespace alone, so that all objects
 // in a range of keys match.
-func (m Match) plain() bool { return m.Name == "" && m.Select == nil && m.IndexValue == "" }
+func (m Match) plain() bool {
+	return m.Name == "" && m.Labels == nil && len(m.Fields) == 0 && m.Select == nil && m.IndexValue == ""
+}
 
 // matcher is a Match prepared for one kind.
 type matcher struct {
 	key    string // the only key that can match, or empty
 	prefix string // of all keys that can match
 	suffix string // "/name" if the name is fixed and the namespace is not
+	labels labels.Selector
+	fields fields.Requirements
 	sel    func(resource.Object) bool
+	r      *resource.Resource
 	strict bool // what is unreadable may match
 }
 
 func (k *kind) matcher(m Match) matcher {
-	out := matcher{sel: m.Select, strict: !m.Readable}
+	out := matcher{labels: m.Labels, fields: m.Fields, sel: m.Select, r: k.r, strict: !m.Readable}
 	switch {
 	case k.r.ClusterScoped:
 		out.key = m.Name
@@ -67,5 +85,18 @@ func (m matcher) possible(item *Item) bool {
 		(m.key == "" || m.key == item.key) &&
 		strings.HasPrefix(item.key, m.prefix) &&
 		strings.HasSuffix(item.key, m.suffix) &&
-		(item.broken != nil && m.strict || item.broken == nil && (m.sel == nil || m.sel(item.Object())))
+		(item.broken != nil && m.strict || item.broken == nil && m.selects(item))
+}
+
+// selects reports whether the selectors select what is in an item. The one that may have to open it comes last.
+func (m matcher) selects(item *Item) bool {
+	if m.labels != nil && !m.labels.Matches(item.labels()) {
+		return false
+	}
+	for _, q := range m.fields {
+		if (item.field(m.r, q.Field) == q.Value) == (q.Operator == selection.NotEquals) {
+			return false
+		}
+	}
+	return m.sel == nil || m.sel(item.Object())
 }

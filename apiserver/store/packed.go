@@ -16,6 +16,7 @@ type packed struct {
 	r        *resource.Resource
 	revision int64
 	bytes    []byte
+	face     face
 
 	mu   sync.Mutex
 	held weak.Pointer[held]
@@ -30,7 +31,7 @@ func pack(item *Item, r *resource.Resource, value []byte) error {
 	if err != nil {
 		return fmt.Errorf("pack %s: %w", item.key, err)
 	}
-	p := &packed{r: r, revision: item.revision, bytes: compressed}
+	p := &packed{r: r, revision: item.revision, bytes: compressed, face: faceOf(r, item.object)}
 	p.held = weak.Make(&held{item.object})
 	item.packed, item.object = p, nil
 	return nil
