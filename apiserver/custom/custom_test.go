@@ -238,6 +238,16 @@ func TestDiscoveredDefinitionIsEstablished(t *testing.T) {
 	}
 }
 
+// TestFinalizersOfDefinitions: they need no domain, other than those of most kinds.
+func TestFinalizersOfDefinitions(t *testing.T) {
+	s := start(t, nil)
+	d := parse(t, boatDefinition)
+	d.SetFinalizers([]string{"x"})
+	if _, err := s.Resource(definitions).Create(t.Context(), d, metav1.CreateOptions{DryRun: []string{"All"}}); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestObjectsAreValidated(t *testing.T) {
 	s := start(t, nil)
 	s.define(t, boatDefinition)

@@ -26,6 +26,7 @@ func Resources() []*resource.Resource {
 		Group: apiextensionsv1.GroupName, Version: "v1", Kind: "CustomResourceDefinition", Plural: "customresourcedefinitions", Prefix: apiextensionsv1.GroupName + "/customresourcedefinitions",
 		ShortNames: []string{"crd", "crds"}, Categories: []string{"api-extensions"},
 		ClusterScoped: true,
+		Meta:          resource.MetaAnyFinalizer,
 		Upgrade:       upgrade,
 		Default:       apiextensionsv1.SetObjectDefaults_CustomResourceDefinition,
 		Prepare:       prepare,
