@@ -8,7 +8,6 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	resourcev1 "k8s.io/api/resource/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -58,7 +57,7 @@ func (s *Scheduler) place(ctx context.Context, pod *plugin.Pod, moved int64, sta
 	if !s.bindClaims(ctx, pod, snapshot, found.node, moved) {
 		return
 	}
-	claims, err := s.findDevices(pod, snapshot, found.node)
+	devices, err := s.findDevices(pod, snapshot, found.node)
 	if err != nil {
 		s.broken(ctx, pod, fmt.Errorf("running Reserve plugin %q: %w", "DynamicResources", err), moved)
 		return
@@ -67,17 +66,17 @@ func (s *Scheduler) place(ctx context.Context, pod *plugin.Pod, moved int64, sta
 	// wait for the binding.
 	s.state.assume(pod, found.node)
 	s.bindings.Go("scheduler", func() {
-		s.attempt(ctx, pod, moved, func() { s.bindWithDevices(ctx, pod, found.node, claims, moved) })
+		s.attempt(ctx, pod, moved, func() { s.bindWithDevices(ctx, pod, found.node, devices, moved) })
 	})
 }
 
 // bindWithDevices binds a pod once its claims have what was found for them.
-func (s *Scheduler) bindWithDevices(ctx context.Context, pod *plugin.Pod, node string, claims []*resourcev1.ResourceClaim, moved int64) {
-	err := s.takeDevices(ctx, pod, node, claims)
+func (s *Scheduler) bindWithDevices(ctx context.Context, pod *plugin.Pod, node string, devices foundDevices, moved int64) {
+	err := s.takeDevices(ctx, pod, node, &devices)
 	if err == nil && s.bind(ctx, pod, node, moved) || ctx.Err() != nil {
 		return
 	}
-	s.giveDevicesBack(ctx, pod, claims)
+	s.giveDevicesBack(ctx, pod, devices)
 	if err == nil {
 		return // bind has told
 	}

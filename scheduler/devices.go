@@ -17,7 +17,9 @@ import (
 	resourcelisters "k8s.io/client-go/listers/resource/v1"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/util/retry"
+	"k8s.io/dynamic-resource-allocation/deviceclass/extendedresourcecache"
 	"k8s.io/dynamic-resource-allocation/resourceclaim"
+	"k8s.io/klog/v2"
 
 	"github.com/skiff-k8s/skiff/guard/clientgo"
 	"github.com/skiff-k8s/skiff/scheduler/plugin"
@@ -34,22 +36,27 @@ func (s *Scheduler) followDevices(factory informers.SharedInformerFactory) error
 		Classes:     deviceClasses{classes.Lister()},
 		Expressions: plugin.NewExpressions(),
 	}
-	anything := func() { s.queue.stirThose(time.Now(), wantsDevices) }
-	for _, informer := range []cache.SharedIndexInformer{all.Informer(), classes.Informer()} {
-		if err := s.follow(informer, cache.ResourceEventHandlerFuncs{
-			AddFunc:    func(any) { anything() },
-			UpdateFunc: func(any, any) { anything() },
-			DeleteFunc: func(any) { anything() }, // a pool may be whole without it
-		}); err != nil {
-			return err
-		}
+	anything := func() { s.queue.stirThose(time.Now(), s.wantsDevices) }
+	whatever := cache.ResourceEventHandlerFuncs{
+		AddFunc:    func(any) { anything() },
+		UpdateFunc: func(any, any) { anything() },
+		DeleteFunc: func(any) { anything() }, // a pool may be whole without it
+	}
+	if err := s.follow(all.Informer(), whatever); err != nil {
+		return err
+	}
+	extended := extendedresourcecache.NewExtendedResourceCache(klog.Background(), whatever) // which calls whatever when it knows
+	s.state.devices.ClassOf, s.state.devices.Extended = extended.GetDeviceClass, s.devices.extended
+	if err := s.follow(classes.Informer(), extended); err != nil {
+		return err
 	}
 	return s.follow(claims.Informer(), cache.ResourceEventHandlerFuncs{
 		AddFunc:    func(obj any) { s.claimChanged(nil, obj.(*resourcev1.ResourceClaim)) },
 		UpdateFunc: func(old, obj any) { s.claimChanged(old.(*resourcev1.ResourceClaim), obj.(*resourcev1.ResourceClaim)) },
 		DeleteFunc: func(obj any) {
-			if claim, ok := last[*resourcev1.ResourceClaim](obj); ok && claim.Status.Allocation != nil {
-				anything()
+			claim, ok := last[*resourcev1.ResourceClaim](obj)
+			if ok && (claim.Status.Allocation != nil || claim.Annotations[resourcev1.ExtendedResourceClaimAnnotation] == "true") {
+				anything() // devices are free, or a pod is free of a claim that was stale
 			}
 			s.devices.stir()
 		},
@@ -57,7 +64,7 @@ func (s *Scheduler) followDevices(factory informers.SharedInformerFactory) error
 }
 
 // follow calls handlers of the scheduler's, and makes Run wait for the informer.
-func (s *Scheduler) follow(informer cache.SharedIndexInformer, handlers cache.ResourceEventHandlerFuncs) error {
+func (s *Scheduler) follow(informer cache.SharedIndexInformer, handlers cache.ResourceEventHandler) error {
 	registration, err := informer.AddEventHandler(clientgo.Handler("scheduler's events", handlers))
 	if err != nil {
 		return err
@@ -75,14 +82,14 @@ func (c deviceClasses) List() ([]*resourcev1.DeviceClass, error) {
 	return c.DeviceClassLister.List(labels.Everything())
 }
 
-func wantsDevices(pod *plugin.Pod) bool { return len(pod.Spec.ResourceClaims) > 0 }
+func (s *Scheduler) wantsDevices(pod *plugin.Pod) bool { return s.state.devices.Wanted(pod) }
 
 func (s *Scheduler) claimChanged(old, claim *resourcev1.ResourceClaim) {
 	s.devices.stir()
 	switch {
 	case old != nil && equality.Semantic.DeepEqual(old.Status, claim.Status):
 	case old != nil && old.Status.Allocation != nil && claim.Status.Allocation == nil:
-		s.queue.stirThose(time.Now(), wantsDevices)
+		s.queue.stirThose(time.Now(), s.wantsDevices)
 	default:
 		s.queue.stirThose(time.Now(), func(pod *plugin.Pod) bool { return uses(pod.Pod, claim) })
 	}
@@ -95,31 +102,44 @@ func uses(pod *corev1.Pod, claim *resourcev1.ResourceClaim) bool {
 	})
 }
 
-// findDevices finds devices on node for the claims of pod that have none, and keeps them from other pods until they
-// are written. It returns all claims of the pod.
-func (s *Scheduler) findDevices(pod *plugin.Pod, snapshot *plugin.Snapshot, node string) ([]*resourcev1.ResourceClaim, error) {
-	if !wantsDevices(pod) {
-		return nil, nil
+// foundDevices is what a pod needs of devices on its node.
+type foundDevices struct {
+	claims   []*resourcev1.ResourceClaim // all of the pod
+	extended *plugin.ExtendedClaim       // nil: it needs none
+	made     *resourcev1.ResourceClaim   // of extended; among claims then
+}
+
+// findDevices finds devices on node for the claims of pod that have none, and for its extended resources, and keeps
+// them from other pods until they are written.
+func (s *Scheduler) findDevices(pod *plugin.Pod, snapshot *plugin.Snapshot, node string) (foundDevices, error) {
+	if !s.wantsDevices(pod) {
+		return foundDevices{}, nil
 	}
 	claims, why, err := plugin.DeviceClaimsOf(pod, snapshot.Devices)
 	if err != nil || why != "" {
-		return nil, errors.Join(err, errors.New(why))
+		return foundDevices{}, errors.Join(err, errors.New(why))
 	}
 	i := slices.IndexFunc(snapshot.Nodes, func(n *plugin.Node) bool { return n.Name == node })
-	results, reason := claims.Allocate(snapshot.Nodes[i])
+	found, reason := claims.Allocate(snapshot.Nodes[i])
 	if reason != nil {
-		return nil, errors.Join(reason.Err, fmt.Errorf("node %s has lost the devices that were found: %q", node, reason.Texts))
+		return foundDevices{}, errors.Join(reason.Err, fmt.Errorf("node %s has lost the devices that were found: %q", node, reason.Texts))
 	}
 	for i, claim := range claims.Open {
-		s.devices.find(claim.UID, pod.UID, &results[i])
+		s.devices.find(claim.UID, pod.UID, &found.Open[i])
 	}
-	return claims.All, nil
+	if e := found.Extended; e != nil {
+		s.devices.find(e.Claim.UID, pod.UID, &e.Allocation)
+	}
+	return foundDevices{claims: claims.All, extended: found.Extended}, nil
 }
 
-// takeDevices writes into the claims of pod what was found for them, and that they are the pod's. Then it waits
-// until the devices are ready for node.
-func (s *Scheduler) takeDevices(ctx context.Context, pod *plugin.Pod, node string, claims []*resourcev1.ResourceClaim) error {
-	for _, claim := range claims {
+// takeDevices writes into the claims of pod what was found for them, and that they are the pod's, the claim for
+// extended resources included, which it makes. Then it waits until the devices are ready for node.
+func (s *Scheduler) takeDevices(ctx context.Context, pod *plugin.Pod, node string, devices *foundDevices) error {
+	if err := s.makeExtendedClaim(ctx, pod, devices); err != nil {
+		return err
+	}
+	for _, claim := range devices.claims {
 		if resourceclaim.IsReservedForPod(pod.Pod, claim, false) {
 			continue
 		}
@@ -127,7 +147,10 @@ func (s *Scheduler) takeDevices(ctx context.Context, pod *plugin.Pod, node strin
 			return err
 		}
 	}
-	return s.waitForDevices(ctx, pod, node, claims)
+	if err := s.nameExtendedClaim(ctx, pod, devices); err != nil {
+		return err
+	}
+	return s.waitForDevices(ctx, pod, node, devices.claims)
 }
 
 // takeClaim writes one claim, anew if it was changed in the meantime.
@@ -206,9 +229,15 @@ func (s *Scheduler) waitForDevices(ctx context.Context, pod *plugin.Pod, node st
 
 // giveDevicesBack ends what takeDevices began for a pod that is not bound after all. Claims stay allocated: whoever
 // wants them where they are can have them.
-func (s *Scheduler) giveDevicesBack(ctx context.Context, pod *plugin.Pod, claims []*resourcev1.ResourceClaim) {
+func (s *Scheduler) giveDevicesBack(ctx context.Context, pod *plugin.Pod, devices foundDevices) {
 	s.devices.drop(pod.UID)
-	for _, claim := range claims {
+	for _, claim := range devices.claims {
+		if claim == devices.made {
+			if err := s.deleteExtendedClaim(ctx, claim); err != nil { // the next attempt does it
+				s.log.Warn("delete a claim for extended resources", "pod", pod.Namespace+"/"+pod.Name, "claim", claim.Name, "error", err)
+			}
+			continue
+		}
 		now, err := s.devices.claim(claim.Namespace, claim.Name)
 		if err != nil || now.UID != claim.UID || now.Status.Allocation == nil || !resourceclaim.IsReservedForPod(pod.Pod, now, false) {
 			continue
@@ -221,19 +250,25 @@ func (s *Scheduler) giveDevicesBack(ctx context.Context, pod *plugin.Pod, claims
 		}
 		s.devices.write(updated)
 	}
-	s.queue.stirThose(time.Now(), wantsDevices)
+	s.queue.stirThose(time.Now(), s.wantsDevices)
 }
 
 // deallocate takes the devices from one claim of a pod that fits nowhere, if nobody else has the claim and the
 // devices are not where the pod could go. It says, as Kubernetes' scheduler does, what it did.
 func (s *Scheduler) deallocate(ctx context.Context, pod *plugin.Pod, snapshot *plugin.Snapshot, found choice) (string, error) {
 	const nothing = "no new claims to deallocate"
-	if !wantsDevices(pod) || found.never != "" {
+	if !s.wantsDevices(pod) || found.never != "" {
 		return nothing, nil
 	}
 	claims, why, err := plugin.DeviceClaimsOf(pod, snapshot.Devices)
-	if err != nil || why != "" || len(claims.All) == 0 {
+	if err != nil || why != "" || len(claims.All) == 0 && claims.Stale == nil {
 		return nothing, err
+	}
+	if claims.Stale != nil {
+		if err := s.deleteExtendedClaim(ctx, claims.Stale); err != nil {
+			return "", err
+		}
+		return "deletion of ResourceClaim completed", nil
 	}
 	for _, n := range snapshot.Nodes {
 		for _, claim := range claims.Unavailable(n) {

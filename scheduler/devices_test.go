@@ -18,6 +18,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	"github.com/skiff-k8s/skiff/apiserver/apiservertest"
+	"github.com/skiff-k8s/skiff/scheduler/plugin"
 )
 
 // world is an API server with two nodes, and a scheduler that has the rights of its user.
@@ -511,11 +512,11 @@ func TestClaimTakenByOthers(t *testing.T) {
 	w.must(w.ResourceV1().ResourceClaims("ns").UpdateStatus(t.Context(), theirs, metav1.UpdateOptions{}))
 	pod := testPod("p", "1", func(p *corev1.Pod) { p.Namespace = "ns" })
 	w.s.devices.find(stale.UID, pod.UID, &resourcev1.AllocationResult{})
-	err := w.s.takeDevices(t.Context(), pod, "a", []*resourcev1.ResourceClaim{stale})
+	err := w.s.takeDevices(t.Context(), pod, "a", &foundDevices{claims: []*resourcev1.ResourceClaim{stale}})
 	if err == nil || !strings.Contains(err.Error(), "claim ns/c got allocated elsewhere in the meantime") {
 		t.Errorf("got %v", err)
 	}
-	w.s.giveDevicesBack(t.Context(), pod, []*resourcev1.ResourceClaim{stale})
+	w.s.giveDevicesBack(t.Context(), pod, foundDevices{claims: []*resourcev1.ResourceClaim{stale}})
 	if w.s.devices.allocating(stale.UID) {
 		t.Error("the devices that were found are kept from others")
 	}
@@ -532,7 +533,7 @@ func TestDevicesAreGivenBackWhenBindingFails(t *testing.T) {
 		_, err := w.s.devices.claim("ns", "c")
 		return err
 	})
-	w.s.bindWithDevices(t.Context(), pod, "a", []*resourcev1.ResourceClaim{claim}, 0)
+	w.s.bindWithDevices(t.Context(), pod, "a", foundDevices{claims: []*resourcev1.ResourceClaim{claim}}, 0)
 	if c := w.getClaim("c"); c.Status.Allocation == nil || len(c.Status.ReservedFor) > 0 {
 		t.Errorf("claim is %+v, want it allocated and reserved for nobody", c.Status)
 	}
@@ -552,7 +553,7 @@ func TestChangeWakesWhomItConcerns(t *testing.T) {
 		pod, moved, _ := q.take(now)
 		q.failed(pod.UID, moved, true, now)
 	}
-	q.stirThose(now, wantsDevices)
+	q.stirThose(now, plugin.Devices{}.Wanted)
 	later := now.Add(time.Minute)
 	if pod, _, _ := q.take(later); pod == nil || pod.Name != "with" {
 		t.Fatalf("got %v, want the pod with a claim", pod)

@@ -3,6 +3,7 @@ package scheduler
 import (
 	"sync"
 
+	corev1 "k8s.io/api/core/v1"
 	resourcev1 "k8s.io/api/resource/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
@@ -10,6 +11,8 @@ import (
 	"k8s.io/apimachinery/pkg/util/sets"
 	resourcelisters "k8s.io/client-go/listers/resource/v1"
 	"k8s.io/dynamic-resource-allocation/structured"
+
+	"github.com/skiff-k8s/skiff/scheduler/plugin"
 )
 
 // ledger says which devices are taken: by the claims as the informer has them, by what the scheduler wrote into
@@ -81,6 +84,23 @@ func (l *ledger) finding(claim, pod types.UID) *resourcev1.AllocationResult {
 		return f.allocation
 	}
 	return nil
+}
+
+// made notes that a claim, for which something was found under another UID, has one of its own now.
+func (l *ledger) made(before, now types.UID) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.found[now] = l.found[before]
+	delete(l.found, before)
+}
+
+// extended is the claim that was made for the extended resources of a pod, or nil.
+func (l *ledger) extended(pod *corev1.Pod) *resourcev1.ResourceClaim {
+	claims, err := l.claims.ResourceClaims(pod.Namespace).List(labels.Everything())
+	if err != nil {
+		return nil // lists of informers have no errors
+	}
+	return plugin.ExtendedClaimOf(pod, claims)
 }
 
 // write notes a claim as the server has it now.

@@ -70,6 +70,11 @@ func (m *Manager) Prepare(ctx context.Context, pod *v1.Pod) error {
 			return fmt.Errorf("prepare dynamic resources: %w", err)
 		}
 	}
+	if s := pod.Status.ExtendedResourceClaimStatus; s != nil {
+		if err := m.prepareClaim(ctx, pod, s.ResourceClaimName, true); err != nil {
+			return fmt.Errorf("prepare dynamic resources: %w", err)
+		}
+	}
 	return nil
 }
 
@@ -216,11 +221,14 @@ func (m *Manager) unprepare(ctx context.Context, driver string, c prepared) erro
 	return nil
 }
 
-// IDs are the names by which the runtime knows the devices of a container.
-func (m *Manager) IDs(pod *v1.Pod, container *v1.Container) ([]string, error) {
-	var ids []string
-	for _, use := range container.Resources.Claims {
-		i := slices.IndexFunc(pod.Spec.ResourceClaims, func(c v1.PodResourceClaim) bool { return c.Name == use.Name })
+// use is a claim, or one request of it, that a container uses.
+type use struct{ claim, request string }
+
+// uses are those of a container: what it names itself, and what the scheduler got for its extended resources.
+func uses(pod *v1.Pod, container *v1.Container) ([]use, error) {
+	var list []use
+	for _, named := range container.Resources.Claims {
+		i := slices.IndexFunc(pod.Spec.ResourceClaims, func(c v1.PodResourceClaim) bool { return c.Name == named.Name })
 		if i < 0 {
 			continue
 		}
@@ -228,15 +236,34 @@ func (m *Manager) IDs(pod *v1.Pod, container *v1.Container) ([]string, error) {
 		if err != nil {
 			return nil, err
 		}
-		if name == nil {
-			continue
+		if name != nil {
+			list = append(list, use{*name, named.Request})
 		}
-		c, ok := m.state.get(types.NamespacedName{Namespace: pod.Namespace, Name: *name})
+	}
+	if s := pod.Status.ExtendedResourceClaimStatus; s != nil {
+		for _, mapping := range s.RequestMappings {
+			if mapping.ContainerName == container.Name {
+				list = append(list, use{s.ResourceClaimName, mapping.RequestName})
+			}
+		}
+	}
+	return list, nil
+}
+
+// IDs are the names by which the runtime knows the devices of a container.
+func (m *Manager) IDs(pod *v1.Pod, container *v1.Container) ([]string, error) {
+	used, err := uses(pod, container)
+	if err != nil {
+		return nil, err
+	}
+	var ids []string
+	for _, use := range used {
+		c, ok := m.state.get(types.NamespacedName{Namespace: pod.Namespace, Name: use.claim})
 		if !ok || !c.Done || !slices.Contains(c.Pods, pod.UID) {
-			return nil, fmt.Errorf("unable to get information for ResourceClaim %s", *name)
+			return nil, fmt.Errorf("unable to get information for ResourceClaim %s", use.claim)
 		}
 		for _, d := range c.Devices {
-			if use.Request != "" && len(d.Requests) > 0 && !slices.Contains(d.Requests, use.Request) {
+			if use.request != "" && len(d.Requests) > 0 && !slices.Contains(d.Requests, use.request) {
 				continue
 			}
 			for _, id := range d.CDI {

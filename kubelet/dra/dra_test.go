@@ -16,7 +16,9 @@ import (
 	"google.golang.org/grpc"
 	v1 "k8s.io/api/core/v1"
 	resourcev1 "k8s.io/api/resource/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 	drav1 "k8s.io/kubelet/pkg/apis/dra/v1"
 	registrationv1 "k8s.io/kubelet/pkg/apis/pluginregistration/v1"
@@ -337,4 +339,29 @@ func TestSlicesOfAbsentDrivers(t *testing.T) {
 	if got, want := left(), []string{"elsewhere", "here"}; !slices.Equal(got, want) {
 		t.Errorf("slices left are %q, want %q", got, want)
 	}
+}
+
+// TestDevicesForExtendedResources: a pod without claims of its own gets the devices of the one that the scheduler made
+// for it, each container those of its requests, and no pod that does not own the claim.
+func TestDevicesForExtendedResources(t *testing.T) {
+	n := startNode(t)
+	d, _ := n.driver("example.com", drav1.DRAPluginService)
+	<-d.told
+	n.until("the driver", func() bool { return len(n.m.drivers.names()) == 1 })
+	one := v1.ResourceList{"example.com/gpu": resource.MustParse("1")}
+	p, err := n.admin.CoreV1().Pods("default").Create(t.Context(), &v1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "p"}, Spec: v1.PodSpec{NodeName: "n1", Containers: []v1.Container{
+		{Name: "one", Image: "i", Resources: v1.ResourceRequirements{Requests: one, Limits: one}}, {Name: "none", Image: "i"},
+	}}}, metav1.CreateOptions{})
+	n.must(p, err)
+	n.claim("c", p)
+	p, err = n.admin.CoreV1().Pods("default").Patch(t.Context(), "p", types.MergePatchType, []byte(
+		`{"status":{"extendedResourceClaimStatus":{"resourceClaimName":"c","requestMappings":[{"containerName":"one","resourceName":"example.com/gpu","requestName":"b"}]}}}`), metav1.PatchOptions{}, "status")
+	n.must(p, err)
+	wantError(t, n.m.Prepare(t.Context(), p), "ResourceClaim default/c was not created for Pod default/p (Pod is not owner)")
+	owner := fmt.Sprintf(`{"metadata":{"ownerReferences":[{"apiVersion":"v1","kind":"Pod","name":"p","uid":%q,"controller":true}]}}`, p.UID)
+	n.must(n.admin.ResourceV1().ResourceClaims("default").Patch(t.Context(), "c", types.MergePatchType, []byte(owner), metav1.PatchOptions{}))
+	n.must(nil, n.m.Prepare(t.Context(), p))
+	n.wantDevices(p)
+	n.must(nil, n.m.Unprepare(t.Context(), p.UID))
+	d.wantCalls(t, "prepare c", "unprepare c")
 }

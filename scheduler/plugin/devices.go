@@ -43,9 +43,13 @@ type Devices struct {
 	// Allocating reports whether devices were found for a claim, and are not written into it yet.
 	Allocating func(claim types.UID) bool
 	// Allocated is what all claims have, including those that Allocating reports. The result is the caller's.
-	Allocated   func() (structured.AllocatedState, error)
-	Slices      func() ([]*resourcev1.ResourceSlice, error)
-	Classes     structured.DeviceClassLister
+	Allocated func() (structured.AllocatedState, error)
+	Slices    func() ([]*resourcev1.ResourceSlice, error)
+	Classes   structured.DeviceClassLister
+	// ClassOf is the class of devices that stand for an extended resource, nil: none do. A nil function knows of none.
+	ClassOf func(corev1.ResourceName) *resourcev1.DeviceClass
+	// Extended is the claim that was made for the extended resources of a pod, nil: none was.
+	Extended    func(*corev1.Pod) *resourcev1.ResourceClaim
 	Expressions *cel.Cache
 }
 
@@ -53,10 +57,24 @@ type Devices struct {
 type DeviceClaims struct {
 	// All are the claims; Open are those without devices.
 	All, Open []*resourcev1.ResourceClaim
+	// Stale is a claim for extended resources of an attempt that has ended; nil: there is none. What it has need not
+	// be right any more, so that it has to go before the pod is placed.
+	Stale *resourcev1.ResourceClaim
 
-	where     []*nodeaffinity.NodeSelector // of All; nil: the devices are everywhere
+	pod       *corev1.Pod
+	extended  map[corev1.ResourceName]string // resources for which devices stand, with the class of those
+	where     []*nodeaffinity.NodeSelector   // of All; nil: the devices are everywhere
 	allocator structured.Allocator
 }
+
+// Allocation are the devices found for a pod on a node.
+type Allocation struct {
+	Open     []resourcev1.AllocationResult // of DeviceClaims.Open
+	Extended *ExtendedClaim                // nil: the pod needs no devices but those of its claims
+}
+
+// none reports whether there is nothing to hold against nodes.
+func (c DeviceClaims) none() bool { return len(c.All) == 0 && len(c.extended) == 0 }
 
 // ClaimsForDevices are the claims of a pod. The error says which there is not yet: until all are there nobody looks
 // for a node.
@@ -92,6 +110,10 @@ func DeviceClaimsOf(pod *Pod, d Devices) (c DeviceClaims, why string, err error)
 	if c.All, err = ClaimsForDevices(pod.Pod, d); err != nil {
 		return DeviceClaims{}, err.Error(), nil
 	}
+	c.pod, c.extended = pod.Pod, d.extended(pod)
+	if len(c.extended) > 0 {
+		c.Stale = d.Extended(pod.Pod)
+	}
 	c.where = make([]*nodeaffinity.NodeSelector, len(c.All))
 	for i, claim := range c.All {
 		if a := claim.Status.Allocation; a != nil {
@@ -111,7 +133,7 @@ func DeviceClaimsOf(pod *Pod, d Devices) (c DeviceClaims, why string, err error)
 		}
 		c.Open = append(c.Open, claim)
 	}
-	if len(c.Open) == 0 {
+	if len(c.Open)+len(c.extended) == 0 {
 		return c, "", nil
 	}
 	c.allocator, err = allocator(d)
@@ -163,10 +185,29 @@ func (c DeviceClaims) Unavailable(n *Node) []*resourcev1.ResourceClaim {
 	return list
 }
 
-// Allocate finds devices for the open claims that can be used on n, one result each. The reason says why the claims
-// keep the pod off n.
-func (c DeviceClaims) Allocate(n *Node) ([]resourcev1.AllocationResult, *Reason) {
-	if c.allocator == nil {
+// Allocate finds devices that can be used on n, for the open claims and for extended resources that n does not have.
+// The reason says why the claims keep the pod off n.
+func (c DeviceClaims) Allocate(n *Node) (Allocation, *Reason) {
+	if c.Stale != nil {
+		return Allocation{}, because("cannot schedule extended resource claim")
+	}
+	wanted, extended := c.Open, c.extendedClaim(n)
+	if extended != nil {
+		wanted = append(slices.Clip(wanted), extended.Claim)
+	}
+	results, reason := c.allocate(n, wanted)
+	if reason != nil {
+		return Allocation{}, reason
+	}
+	if extended != nil {
+		extended.Allocation = results[len(c.Open)]
+	}
+	return Allocation{Open: results[:len(c.Open)], Extended: extended}, nil
+}
+
+// allocate finds devices for claims, one result each.
+func (c DeviceClaims) allocate(n *Node, claims []*resourcev1.ResourceClaim) ([]resourcev1.AllocationResult, *Reason) {
+	if len(claims) == 0 {
 		if len(c.Unavailable(n)) > 0 {
 			return nil, finallyBecause("resourceclaim not available on the node")
 		}
@@ -174,7 +215,7 @@ func (c DeviceClaims) Allocate(n *Node) ([]resourcev1.AllocationResult, *Reason)
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), allocationTimeout)
 	defer cancel()
-	results, err := c.allocator.Allocate(ctx, n.Node, c.Open)
+	results, err := c.allocator.Allocate(ctx, n.Node, claims)
 	switch {
 	case errors.Is(err, context.DeadlineExceeded):
 		return nil, &Reason{Err: fmt.Errorf("running %q filter plugin: node %s: timed out trying to allocate devices", "DynamicResources", n.Name)}
@@ -182,7 +223,7 @@ func (c DeviceClaims) Allocate(n *Node) ([]resourcev1.AllocationResult, *Reason)
 		return nil, finallyBecause(err.Error())
 	case err != nil: // the claim or the class is wrong, whatever the node
 		return nil, &Reason{Err: fmt.Errorf("running %q filter plugin: %w", "DynamicResources", err)}
-	case len(results) < len(c.Open):
+	case len(results) < len(claims):
 		return nil, finallyBecause("cannot allocate all claims")
 	case len(c.Unavailable(n)) > 0:
 		return nil, finallyBecause("resourceclaim not available on the node")
@@ -192,7 +233,7 @@ func (c DeviceClaims) Allocate(n *Node) ([]resourcev1.AllocationResult, *Reason)
 
 // devices keeps pods where their claims have, or can get, devices.
 func devices(pod *Pod, s *Snapshot) Check {
-	if len(pod.Spec.ResourceClaims) == 0 {
+	if !s.Devices.Wanted(pod) {
 		return Check{}
 	}
 	c, why, err := DeviceClaimsOf(pod, s.Devices)
@@ -201,15 +242,15 @@ func devices(pod *Pod, s *Snapshot) Check {
 		return Check{Err: fmt.Errorf("running PreFilter plugin %q: %w", "DynamicResources", err)}
 	case why != "":
 		return Check{Never: why}
-	case len(c.All) == 0:
+	case c.none():
 		return Check{}
 	}
 	found := make(map[string][]resourcev1.AllocationResult)
 	return Check{
 		Filter: func(n *Node) *Reason {
-			results, reason := c.Allocate(n)
+			allocation, reason := c.Allocate(n)
 			if reason == nil {
-				found[n.Name] = results
+				found[n.Name] = allocation.Open
 			}
 			return reason
 		},

@@ -9,9 +9,9 @@ import (
 
 // resourcesFit keeps the sum of requests within what a node has to give, and
 // prefers nodes with much left.
-func resourcesFit(pod *Pod, _ *Snapshot) Check {
+func resourcesFit(pod *Pod, s *Snapshot) Check {
 	return Check{
-		Filter: func(n *Node) *Reason { return lacking(pod, n) },
+		Filter: func(n *Node) *Reason { return lacking(pod, n, s.Devices) },
 		Score: func(n *Node) int64 {
 			var sum, counted int64
 			allocatable := amounts(n.Status.Allocatable)
@@ -33,8 +33,8 @@ func resourcesFit(pod *Pod, _ *Snapshot) Check {
 // scored are the resources by which nodes are compared.
 var scored = []corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceMemory}
 
-// lacking says which requests of pod n cannot meet.
-func lacking(pod *Pod, n *Node) *Reason {
+// lacking says which requests of pod n cannot meet. Those that devices may meet are another rule's.
+func lacking(pod *Pod, n *Node, d Devices) *Reason {
 	allocatable := amounts(n.Status.Allocatable)
 	var reason Reason
 	if int64(len(n.Pods)+1) > allocatable[corev1.ResourcePods] {
@@ -42,7 +42,7 @@ func lacking(pod *Pod, n *Node) *Reason {
 	}
 	tooLargeForEmpty := false
 	for name, request := range pod.Requests {
-		if request == 0 || request <= allocatable[name]-n.Requested[name] {
+		if request == 0 || request <= allocatable[name]-n.Requested[name] || d.ByDevices(name, allocatable) {
 			continue
 		}
 		reason.Texts = append(reason.Texts, "Insufficient "+string(name))
