@@ -88,8 +88,9 @@ bench: ## Run the benchmarks
 	go test -run '^$$' -bench . -benchmem ./apiserver/...
 
 .PHONY: compare
-compare: build etcd kube-apiserver ## Measure Skiff's API server beside kube-apiserver with etcd, print a table
-	go run ./bench -tools $(TOOLS)
+compare: build etcd kube-apiserver ## Measure Skiff's API server beside kube-apiserver with etcd: ENGINES=all for each storage, beside kine too; OUT=report.md
+	$(if $(ENGINES),$(MAKE) kine database-packages)
+	go run ./bench -tools $(TOOLS) $(if $(ENGINES),-engines $(ENGINES)) $(if $(OUT),-out $(OUT))
 
 .PHONY: robustness
 robustness: build ## Clients, faults, and a judge of what they saw: TIME=1h ENGINE=skiff FAULTS='power loss,kill' SEED=7 COUNT=1

@@ -40,7 +40,7 @@ var mayImport = map[string][]string{
 	"cluster":            {"atomicfile", "apiserver", "controllers", "scheduler", "kubelet", "proxy"},
 	"cmd":                {"atomicfile", "cluster", "apiserver", "controllers", "scheduler", "kubelet", "proxy"},
 	"conformance":        {"cluster", "apiserver"},
-	"bench":              {"cluster"},
+	"bench":              {"cluster", "apiserver/backend/databases"},
 	"robustness":         {"cluster", "apiserver"},
 	"robustness/history": nil, // what can have been does not depend on the server
 	"examples":           {"cluster/image"},

@@ -45,13 +45,18 @@ func newKeys(dir string) (keys, error) {
 	return k, err
 }
 
+// config is that of a client, the administrator.
+func (k keys) config() *tls.Config {
+	return &tls.Config{RootCAs: k.roots, Certificates: []tls.Certificate{k.admin}}
+}
+
 // clients returns n clients with a TCP connection each: client-go would put all
 // requests of one client, and of all clients alike, on one HTTP/2 connection.
 func (k keys) clients(address string, n int) ([]kubernetes.Interface, error) {
 	var clients []kubernetes.Interface
 	for range n {
 		transport := &http.Transport{
-			TLSClientConfig:    &tls.Config{RootCAs: k.roots, Certificates: []tls.Certificate{k.admin}},
+			TLSClientConfig:    k.config(),
 			ForceAttemptHTTP2:  true,
 			DisableCompression: true, // what asks for compressed answers does not want them unpacked
 		}

@@ -7,6 +7,10 @@
 // without limits of its own. It shares the machine's cores with the servers, so
 // absolute figures are lower than what a server alone could do, and ratios
 // nearer to 1.
+//
+// With -engines it compares storages: Skiff on each, kube-apiserver on etcd, and
+// kube-apiserver on kine on each database. Their client is package wire, which
+// takes little, and what it takes is in the report.
 package main
 
 import (
@@ -29,6 +33,7 @@ type settings struct {
 	only              string
 	extensions        bool
 	scale             scale
+	out               string
 }
 
 // atMost bounds a run: what takes longer is not worth waiting for.
@@ -44,6 +49,8 @@ func main() {
 	flag.StringVar(&s.only, "only", "", "leave out servers whose names do not contain this: a column alone compares nothing")
 	flag.IntVar(&fullExtensions.definitions, "definitions", fullExtensions.definitions, "how many definitions -extensions makes")
 	small := flag.Bool("small", false, "a twentieth of the load: to see that everything works, not to measure")
+	storages := flag.String("engines", "", "compare Skiff on these storages (file,sqlite,postgres,mysql,etcd,memory, or all) with kube-apiserver on etcd and on kine, instead")
+	flag.StringVar(&s.out, "out", "", "where to write the report of -engines; it is written after each server")
 	flag.Parse()
 	s.scale = full
 	s.scale.extensions = fullExtensions
@@ -56,7 +63,15 @@ func main() {
 		fmt.Fprintln(os.Stderr, "bench: -runs must be at least 1")
 		os.Exit(2)
 	}
-	if err := run(ctx, s); err != nil {
+	measured := func() error { return run(ctx, s) }
+	if *storages != "" {
+		n := fullEngines
+		if *small {
+			n = smallEngines
+		}
+		measured = func() error { return runEngines(ctx, s, strings.Split(*storages, ","), n) }
+	}
+	if err := measured(); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}

@@ -46,21 +46,11 @@ func newSubjects(s settings, dir string, k keys) ([]*subject, error) {
 	if err != nil {
 		return nil, err
 	}
-	_, port, err := net.SplitHostPort(real.address)
-	if err != nil {
-		return nil, err
-	}
-	same := []string{
-		"--advertise-address", advertised, "--tls-cert-file", k.cert, "--tls-private-key-file", k.key, "--client-ca-file", k.ca,
-		"--service-cluster-ip-range", "10.96.0.0/16", "--service-account-issuer", "https://kubernetes.default.svc.cluster.local",
-		"--service-account-signing-key-file", k.tokens,
-	}
 	real.commands = [][]string{
 		{filepath.Join(s.tools, "etcd"), "--data-dir", real.data, "--log-level", "warn",
 			"--listen-client-urls", "http://" + etcd, "--advertise-client-urls", "http://" + etcd,
 			"--listen-peer-urls", "http://" + peer, "--initial-advertise-peer-urls", "http://" + peer, "--initial-cluster", "default=http://" + peer},
-		append([]string{filepath.Join(s.tools, "kube-apiserver"), "--etcd-servers", "http://" + etcd, "--secure-port", port, "--bind-address", "127.0.0.1",
-			"--cert-dir", real.dir, "--service-account-key-file", k.tokens, "--authorization-mode", "Node,RBAC", "--allow-privileged"}, same...),
+		real.kubeAPIServer(s, k, "http://"+etcd),
 	}
 	all := []*subject{real}
 	for _, engine := range []string{"file", "memory"} {
@@ -72,10 +62,32 @@ func newSubjects(s settings, dir string, k keys) ([]*subject, error) {
 		if skiff.durable {
 			storage = "file://" + filepath.Join(skiff.data, "skiff.db")
 		}
-		skiff.commands = [][]string{append([]string{s.skiff, "apiserver", "--storage", storage, "--listen", skiff.address}, same...)}
+		skiff.commands = [][]string{skiff.skiffAPIServer(s, k, storage)}
 		all = append(all, skiff)
 	}
 	return all, nil
+}
+
+// kubeAPIServer is the command of a kube-apiserver on an etcd, or what answers
+// as one.
+func (s *subject) kubeAPIServer(set settings, k keys, etcd string) []string {
+	host, port, _ := net.SplitHostPort(s.address) // freeAddress has joined them
+	return append([]string{filepath.Join(set.tools, "kube-apiserver"), "--etcd-servers", etcd, "--secure-port", port, "--bind-address", host,
+		"--cert-dir", s.dir, "--service-account-key-file", k.tokens, "--authorization-mode", "Node,RBAC", "--allow-privileged"}, k.flags()...)
+}
+
+// skiffAPIServer is the command of Skiff on a storage.
+func (s *subject) skiffAPIServer(set settings, k keys, storage string) []string {
+	return append([]string{set.skiff, "apiserver", "--storage", storage, "--listen", s.address}, k.flags()...)
+}
+
+// flags are those that all servers understand.
+func (k keys) flags() []string {
+	return []string{
+		"--advertise-address", advertised, "--tls-cert-file", k.cert, "--tls-private-key-file", k.key, "--client-ca-file", k.ca,
+		"--service-cluster-ip-range", "10.96.0.0/16", "--service-account-issuer", "https://kubernetes.default.svc.cluster.local",
+		"--service-account-signing-key-file", k.tokens,
+	}
 }
 
 func newSubject(dir, name string, durable bool) (*subject, error) {
@@ -187,16 +199,33 @@ func (s *subject) memory(field string) (int64, error) {
 // cpu is the time that the programs have spent on processors, for themselves
 // and in the kernel.
 func (s *subject) cpu() (time.Duration, error) {
-	var sum time.Duration
+	var pids []int
 	for _, p := range s.running {
-		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.Process.Pid))
+		pids = append(pids, p.Process.Pid)
+	}
+	return processorTime(pids, false)
+}
+
+// processorTime is the time that processes have spent on processors; with what
+// their children spent that have ended, if ended is true. Of processes that are
+// gone meanwhile their parent tells.
+func processorTime(pids []int, ended bool) (sum time.Duration, err error) {
+	// utime, stime, cutime and cstime are the 14th to 17th field of a process
+	// (proc(5)), in hundredths of a second (USER_HZ), or the 12th to 15th after the
+	// name, which may hold spaces and is in parentheses.
+	first, last := 11, 13
+	if ended {
+		last = 15
+	}
+	for _, pid := range pids {
+		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+		if ended && errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
 		if err != nil {
 			return 0, err
 		}
-		// The name, in parentheses, may hold spaces; utime and stime are the
-		// 14th and 15th field (proc(5)), in hundredths of a second (USER_HZ).
-		fields := strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+1:]))
-		for _, field := range fields[11:13] {
+		for _, field := range strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+1:]))[first:last] {
 			n, err := strconv.ParseInt(field, 10, 64)
 			if err != nil {
 				return 0, err

@@ -1,17 +1,16 @@
-// Package databases gives tests real databases: PostgreSQL, MariaDB and etcd on
-// loopback, started by the test itself. Nothing of them outlives the process
-// of the test, also when that is killed.
+// Package databases gives tests and measurements real databases: PostgreSQL,
+// MariaDB and etcd on loopback, started by the test itself. Nothing of them
+// outlives the process of the test, also when that is killed.
 //
 // Postgres, MariaDB and Etcd are for tests that need a database. NewPostgres,
 // NewMariaDB and NewEtcd are for tests of faults: a server that no other test
-// uses, to be killed, stopped and started again.
+// uses, to be killed, stopped and started again. Start is for who is no test.
 //
 // The servers write as they do in production: what they acknowledge has been
 // synced.
 package databases
 
 import (
-	"fmt"
 	"sync"
 	"testing"
 )
@@ -113,9 +112,9 @@ func (s *shared) database(t testing.TB) string {
 // one.
 func (s *Server) Database(t testing.TB) string {
 	t.Helper()
-	url, err := s.engine.database(s, fmt.Sprintf("skiff%d", s.databases.Add(1)))
+	url, err := s.Fresh()
 	if err != nil {
-		t.Fatalf("make a database: %v\n%s", err, s.said())
+		t.Fatal(err)
 	}
 	return url
 }

@@ -118,6 +118,40 @@ func TestFresh(t *testing.T) {
 	}
 }
 
+// Who is no test starts a server that is gone when it was ended, with all of its processes.
+func TestStart(t *testing.T) {
+	for _, c := range clients {
+		t.Run(c.name, func(t *testing.T) {
+			s, err := databases.Start(c.name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			address, err := s.Fresh()
+			if err == nil {
+				err = c.write(t.Context(), address, "1")
+			}
+			if err != nil {
+				t.Error(err)
+			}
+			pids := s.Processes()
+			if len(pids) == 0 || pids[0] != s.PID() {
+				t.Errorf("processes are %v, want %d first", pids, s.PID())
+			}
+			if err := s.End(); err != nil {
+				t.Error(err)
+			}
+			for _, pid := range pids {
+				if runs(pid) {
+					t.Errorf("process %d is still there", pid)
+				}
+			}
+		})
+	}
+	if _, err := databases.Start("paper"); err == nil {
+		t.Error("an unknown kind of database was started")
+	}
+}
+
 const childVariable = "SKIFF_DATABASES_TEST_CHILD"
 
 // hold starts all servers, says which they are, and waits to be killed.
