@@ -35,7 +35,7 @@ func New(c Config) authenticator.Request {
 		ways = append(ways, c.FrontProxy)
 	}
 	if c.ClientCAs != nil {
-		ways = append(ways, certificates{c.ClientCAs})
+		ways = append(ways, &certificates{authorities: c.ClientCAs})
 	}
 	ways = append(ways, bearer{c.Tokens()})
 	return union(ways)

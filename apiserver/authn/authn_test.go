@@ -284,7 +284,7 @@ type authority struct {
 	pool *x509.CertPool
 }
 
-func newAuthority(t *testing.T) authority {
+func newAuthority(t testing.TB) authority {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -297,7 +297,7 @@ func newAuthority(t *testing.T) authority {
 	return a
 }
 
-func (a authority) sign(t *testing.T, template, parent *x509.Certificate, key *ecdsa.PrivateKey) *x509.Certificate {
+func (a authority) sign(t testing.TB, template, parent *x509.Certificate, key *ecdsa.PrivateKey) *x509.Certificate {
 	t.Helper()
 	der, err := x509.CreateCertificate(rand.Reader, template, parent, key.Public(), a.key)
 	if err != nil {
@@ -310,7 +310,7 @@ func (a authority) sign(t *testing.T, template, parent *x509.Certificate, key *e
 	return cert
 }
 
-func (a authority) client(t *testing.T, name string, groups ...string) *x509.Certificate {
+func (a authority) client(t testing.TB, name string, groups ...string) *x509.Certificate {
 	return a.sign(t, &x509.Certificate{
 		SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: name, Organization: groups},
 		NotAfter: time.Now().Add(time.Hour), ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},

@@ -17,10 +17,13 @@ import (
 )
 
 // certificates authenticates by the client certificate of the connection.
-type certificates struct{ authorities *x509.CertPool }
+type certificates struct {
+	authorities *x509.CertPool
+	known       vouched
+}
 
-func (c certificates) AuthenticateRequest(r *http.Request) (*authenticator.Response, bool, error) {
-	leaf, err := verified(r, c.authorities)
+func (c *certificates) AuthenticateRequest(r *http.Request) (*authenticator.Response, bool, error) {
+	leaf, err := c.known.verify(r, c.authorities)
 	if err != nil || leaf == nil || leaf.Subject.CommonName == "" {
 		return nil, false, err
 	}
@@ -35,27 +38,6 @@ func (c certificates) AuthenticateRequest(r *http.Request) (*authenticator.Respo
 		Groups: leaf.Subject.Organization,
 		Extra:  map[string][]string{user.CredentialIDKey: {"X509SHA256=" + hex.EncodeToString(fingerprint[:])}},
 	}}, true, nil
-}
-
-// verified returns the client certificate of a connection if authorities
-// vouch for it, nil if there is none.
-func verified(r *http.Request, authorities *x509.CertPool) (*x509.Certificate, error) {
-	if r.TLS == nil || len(r.TLS.PeerCertificates) == 0 {
-		return nil, nil
-	}
-	leaf, rest := r.TLS.PeerCertificates[0], r.TLS.PeerCertificates[1:]
-	options := x509.VerifyOptions{
-		Roots:         authorities,
-		Intermediates: x509.NewCertPool(),
-		KeyUsages:     []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
-	}
-	for _, c := range rest {
-		options.Intermediates.AddCert(c)
-	}
-	if _, err := leaf.Verify(options); err != nil {
-		return nil, fmt.Errorf("verify client certificate of %q: %w", leaf.Subject.CommonName, err)
-	}
-	return leaf, nil
 }
 
 // uidAttribute is the subject attribute that carries the UID of a user, below
@@ -83,6 +65,8 @@ type FrontProxy struct {
 	CAs *x509.CertPool
 	// AllowedNames are the common names a proxy may have; none allows all.
 	AllowedNames []string
+
+	known vouched
 }
 
 // Headers of the front proxy protocol, as in ConfigMap
@@ -100,7 +84,7 @@ func (p *FrontProxy) AuthenticateRequest(r *http.Request) (*authenticator.Respon
 	if name == "" {
 		return nil, false, nil
 	}
-	leaf, err := verified(r, p.CAs)
+	leaf, err := p.known.verify(r, p.CAs)
 	if err != nil || leaf == nil {
 		return nil, false, err
 	}
