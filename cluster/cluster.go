@@ -21,6 +21,7 @@ import (
 	"github.com/skiff-k8s/skiff/apiserver/encryption"
 	"github.com/skiff-k8s/skiff/atomicfile"
 	"github.com/skiff-k8s/skiff/cluster/node"
+	"github.com/skiff-k8s/skiff/controllers/services"
 	"github.com/skiff-k8s/skiff/kubelet"
 )
 
@@ -44,6 +45,9 @@ type Config struct {
 	// ServiceCIDR, PodCIDR and NodeCIDR are the ranges of Service addresses, of
 	// pods, and of nodes in namespaces: 10.96.0.0/16, 10.244.0.0/16, 172.30.0.0/24.
 	ServiceCIDR, PodCIDR, NodeCIDR netip.Prefix
+	// LoadBalancers is where Services of type LoadBalancer have their addresses
+	// from; the nodes.
+	LoadBalancers services.Pool
 	// Domain is the DNS domain of the cluster; cluster.local.
 	Domain string
 	// Tools is the folder with containerd and the other programs; "tools" beside

@@ -268,7 +268,7 @@ func (p *controlPlane) controllers(ctx context.Context) error {
 	factory := informers.NewSharedInformerFactory(client, 0)
 	manager, err := controllers.New(controllers.Config{
 		Client: client, Metadata: meta, API: config, Informers: factory,
-		RootCA: p.run.pki.CA(), ServiceAccountKey: tokenKey, PodCIDR: p.run.PodCIDR,
+		RootCA: p.run.pki.CA(), ServiceAccountKey: tokenKey, PodCIDR: p.run.PodCIDR, LoadBalancers: p.run.LoadBalancers,
 	})
 	if err != nil {
 		return err

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/vishvananda/netlink"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
@@ -93,7 +94,24 @@ func (r *run) connect(members []member) error {
 			return err
 		}
 	}
+	if err := r.leadToBalancers(members[0]); err != nil {
+		return err
+	}
 	return unreachable(r.PodCIDR)
+}
+
+// leadToBalancers makes routes to the range of load balancers by the first node,
+// if that is not this machine: any node takes traffic for them.
+func (r *run) leadToBalancers(first member) error {
+	if first.namespace == "" {
+		return nil
+	}
+	for _, prefix := range r.LoadBalancers.Prefixes() {
+		if err := netlink.RouteReplace(&netlink.Route{Dst: ipNet(prefix), Gw: first.Address.AsSlice()}); err != nil {
+			return fmt.Errorf("route to the load balancers of %s: %w", prefix, err)
+		}
+	}
+	return nil
 }
 
 // credentials gives a member its serving certificate.

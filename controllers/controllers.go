@@ -27,6 +27,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/skiff-k8s/skiff/controllers/garbage"
+	"github.com/skiff-k8s/skiff/controllers/services"
 	"github.com/skiff-k8s/skiff/guard"
 )
 
@@ -56,6 +57,9 @@ type Config struct {
 	PodCIDR netip.Prefix
 	// NodeCIDRBits is the length of a node's prefix; 24.
 	NodeCIDRBits int
+
+	// LoadBalancers says where Services of type LoadBalancer have their addresses from; the nodes.
+	LoadBalancers services.Pool
 
 	// Concurrency is how many objects each controller works on at once; 5.
 	Concurrency int

@@ -145,6 +145,12 @@ var table = []row{
 	{"service-cidr", in(networkingv1.SchemeGroupVersion, "servicecidrs", "ipaddresses"), func(m *Manager) (runner, error) {
 		return services.ServiceCIDR(m.services()), nil
 	}},
+	{"load-balancer", append(inDiscovery("endpointslices"), core("services", "nodes")...), func(m *Manager) (runner, error) {
+		if m.config.LoadBalancers.Off() {
+			return nil, nil
+		}
+		return services.LoadBalancer(m.services(), m.config.LoadBalancers), nil
+	}},
 	{"node-health", append(core("nodes", "pods"), in(coordinationv1.SchemeGroupVersion, "leases")...), func(m *Manager) (runner, error) {
 		return made(nodes.Health(m.nodes(), m.config.NodeMonitorGrace))
 	}},

@@ -106,6 +106,8 @@ func (c *client) lead(ctx context.Context, name string, clients kubernetes.Inter
 
 var errLeaseLost = errors.New("the lease of the leader was lost")
 
+const loadBalancersUsage = "where Services of type LoadBalancer have their addresses from: nodes, none, or a range as 192.0.2.0/28 or 192.0.2.10-192.0.2.20"
+
 func controllersCommand() *cobra.Command {
 	var c client
 	var rootCA, tokenKey string
@@ -157,6 +159,7 @@ func controllersCommand() *cobra.Command {
 	cmd.Flags().StringVar(&rootCA, "root-ca-file", "", "certificate to publish to pods as kube-root-ca.crt")
 	cmd.Flags().StringVar(&tokenKey, "service-account-private-key-file", "", "key that signs the tokens in Secrets of service accounts (default: leave those Secrets empty)")
 	cmd.Flags().DurationVar(&config.LegacyTokenPeriod, "legacy-service-account-token-clean-up-period", 365*24*time.Hour, "time without use after which a token that was made unasked is cleaned up")
+	cmd.Flags().TextVar(&config.LoadBalancers, "load-balancer-addresses", config.LoadBalancers, loadBalancersUsage)
 	cmd.Flags().TextVar(&config.PodCIDR, "cluster-cidr", netip.Prefix{}, "range to divide among the nodes (default: give nodes none)")
 	return cmd
 }

@@ -43,6 +43,7 @@ func upCommand() *cobra.Command {
 	flags.StringVar(&c.Kubeconfig, "kubeconfig", "", "write the administrator's kubeconfig to this file too")
 	flags.TextVar(&c.ServiceCIDR, "service-cidr", c.ServiceCIDR, "range of Service addresses")
 	flags.TextVar(&c.NodeCIDR, "node-cidr", c.NodeCIDR, "range of the addresses of nodes in namespaces of their own")
+	flags.TextVar(&c.LoadBalancers, "load-balancer-addresses", c.LoadBalancers, loadBalancersUsage)
 	flags.StringVar(&c.Domain, "domain", "cluster.local", "DNS domain of the cluster")
 	flags.StringVar(&c.Mirror, "registry-mirror", "", "URL of a registry that nodes ask first for every image")
 	flags.IntVar(&c.MaxPods, "max-pods", 110, "how many pods a node offers to run")
