@@ -18,6 +18,9 @@ type Node struct {
 	Zone string
 	// Pods is the range of all pods of the cluster.
 	Pods netip.Prefix
+	// Taken reports whether a program of the node listens at an address; nil: none
+	// does.
+	Taken func(corev1.Protocol, netip.AddrPort) bool
 }
 
 // labelProxyName marks Services that another proxy serves
@@ -44,7 +47,7 @@ func Compute(node Node, services []*corev1.Service, slicesOf map[string][]*disco
 			t.Health[key] = Health{Port: uint16(s.Spec.HealthCheckNodePort), Local: local}
 		}
 	}
-	t.Rules, t.Refused = wanted.settle()
+	t.Rules, t.Refused = wanted.settle(node.Taken)
 	return t
 }
 

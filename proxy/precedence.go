@@ -20,6 +20,9 @@ type claim struct {
 
 type claims []claim
 
+// program stands for what listens on the node.
+var program = claim{service: "a program of the node"}
+
 // place is what one front alone can have.
 type place struct {
 	protocol corev1.Protocol
@@ -33,7 +36,10 @@ type place struct {
 // of front come in the order of their constants, and among those of a kind the
 // oldest Service comes first. A cluster IP is its Service's with all ports, used
 // or not: what a client of the Service is sent to is never chosen by others.
-func (c claims) settle() (rules []Rule, refused []Refused) {
+//
+// The address of a load balancer may be the node's own, which the programs of the
+// node had first: it is refused where taken says that one listens.
+func (c claims) settle(taken func(corev1.Protocol, netip.AddrPort) bool) (rules []Rule, refused []Refused) {
 	slices.SortFunc(c, func(a, b claim) int {
 		return cmp.Or(a.created.Compare(b.created), strings.Compare(a.service, b.service), a.rule.compare(b.rule))
 	})
@@ -54,11 +60,14 @@ func (c claims) settle() (rules []Rule, refused []Refused) {
 					continue
 				}
 				at := place{claim.rule.Protocol, f.Addr}
-				holder, taken := given[at]
+				holder, held := given[at]
 				if o, owned := owner[f.Addr.Addr()]; owned && (kind != ClusterIP || o.service != claim.service) {
-					holder, taken = o, true
+					holder, held = o, true
 				}
-				if taken {
+				if !held && kind == LoadBalancer && taken != nil && taken(claim.rule.Protocol, f.Addr) {
+					holder, held = program, true
+				}
+				if held {
 					refused = append(refused, Refused{Name: claim.rule.Name, Protocol: claim.rule.Protocol, Front: f, Holder: holder.service})
 					continue
 				}
@@ -84,9 +93,16 @@ type Refused struct {
 	Name     string // as that of the Rule
 	Protocol corev1.Protocol
 	Front    Front
-	Holder   string // namespace/name of the other Service
+	Holder   string // namespace/name of the other Service, or what else has it
 }
 
 func (r Refused) String() string {
 	return fmt.Sprintf("%s: %s of %s is %s's", r.Name, r.Protocol, r.Front.Addr, r.Holder)
+}
+
+// Service is the namespace and name of the Service that is refused.
+func (r Refused) Service() (namespace, name string) {
+	namespace, name, _ = strings.Cut(r.Name, "/")
+	name, _, _ = strings.Cut(name, ":")
+	return namespace, name
 }

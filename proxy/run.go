@@ -16,9 +16,12 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/kubernetes/scheme"
+	corev1client "k8s.io/client-go/kubernetes/typed/core/v1"
 	corelisters "k8s.io/client-go/listers/core/v1"
 	discoverylisters "k8s.io/client-go/listers/discovery/v1"
 	"k8s.io/client-go/tools/cache"
+	"k8s.io/client-go/tools/record"
 
 	"github.com/skiff-k8s/skiff/guard/clientgo"
 )
@@ -65,6 +68,7 @@ type Proxy struct {
 	nodes    corelisters.NodeLister
 	changed  chan struct{}
 	health   *healthServer
+	events   record.EventRecorder // while Run runs
 }
 
 // New returns a proxy that Run starts.
@@ -123,6 +127,10 @@ func (p *Proxy) stir() {
 // away.
 func (p *Proxy) Run(ctx context.Context) error {
 	defer p.health.close()
+	broadcaster := record.NewBroadcaster()
+	defer broadcaster.Shutdown()
+	broadcaster.StartRecordingToSink(&corev1client.EventSinkImpl{Interface: p.Client.CoreV1().Events("")})
+	p.events = broadcaster.NewRecorder(scheme.Scheme, corev1.EventSource{Component: "kube-proxy", Host: p.NodeName})
 	for _, factory := range []informers.SharedInformerFactory{p.factory, p.self} {
 		factory.Start(ctx.Done())
 		defer factory.Shutdown()
@@ -192,7 +200,7 @@ func (p *Proxy) wait(ctx context.Context, atMost time.Duration) bool {
 }
 
 func (p *Proxy) apply(ctx context.Context, last *Table) (*Table, error) {
-	table, err := p.compute()
+	table, err := p.compute(last)
 	if err != nil {
 		return nil, err
 	}
@@ -217,13 +225,38 @@ func (p *Proxy) tell(last, table *Table) {
 		}
 	}
 	for _, r := range table.Refused {
-		if !known[r.String()] {
-			p.Log.Warn("a Service does not get an address", "refused", r.String())
+		if known[r.String()] {
+			continue
+		}
+		p.Log.Warn("a Service does not get an address", "refused", r.String())
+		if r.Front.Kind != LoadBalancer {
+			continue
+		}
+		namespace, name := r.Service()
+		if s, err := p.services.Services(namespace).Get(name); err == nil {
+			p.events.Eventf(s, corev1.EventTypeWarning, "LoadBalancerPortInUse", "%s takes no traffic at %s port %d/%s: it is %s's",
+				p.NodeName, r.Front.Addr.Addr(), r.Front.Addr.Port(), r.Protocol, r.Holder)
 		}
 	}
 }
 
-func (p *Proxy) compute() (*Table, error) {
+// listening reports what programs of the node had before the Services of last.
+// Those keep their addresses: who listens there later would take them away.
+func listening(last *Table) func(corev1.Protocol, netip.AddrPort) bool {
+	ours := make(map[place]bool)
+	if last != nil {
+		for _, r := range last.Rules {
+			for _, f := range r.Fronts {
+				ours[place{r.Protocol, f.Addr}] = true
+			}
+		}
+	}
+	return func(protocol corev1.Protocol, addr netip.AddrPort) bool {
+		return !ours[place{protocol, addr}] && inUse(protocol, addr)
+	}
+}
+
+func (p *Proxy) compute(last *Table) (*Table, error) {
 	services, err := p.services.List(labels.Everything())
 	if err != nil {
 		return nil, err
@@ -237,7 +270,7 @@ func (p *Proxy) compute() (*Table, error) {
 		key := s.Namespace + "/" + s.Labels[discoveryv1.LabelServiceName]
 		slicesOf[key] = append(slicesOf[key], s)
 	}
-	node := Node{Name: p.NodeName, Pods: p.Pods}
+	node := Node{Name: p.NodeName, Pods: p.Pods, Taken: listening(last)}
 	if n, err := p.nodes.Get(p.NodeName); err == nil {
 		node.Zone = zone(n)
 	}
