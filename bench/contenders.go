@@ -41,8 +41,8 @@ var contenders = []contender{
 	{storage: "sqlite", server: skiffAlone, beside: "sqlite", commands: onFile("sqlite", "skiff.sqlite")},
 	{storage: "postgres", server: kubeOnKine, database: "postgres", commands: onKine},
 	{storage: "postgres", server: skiffAlone, beside: "postgres", database: "postgres", commands: onURL},
-	{storage: "mysql", server: kubeOnKine, database: "mariadb", commands: onKine},
-	{storage: "mysql", server: skiffAlone, beside: "mysql", database: "mariadb", commands: onURL},
+	{storage: "mysql", server: kubeOnKine, database: "mysql", commands: onKine},
+	{storage: "mysql", server: skiffAlone, beside: "mysql", database: "mysql", commands: onURL},
 }
 
 // chosen are the contenders for storages, with those they are compared with; "all" is all.
@@ -132,7 +132,7 @@ func kineEndpoint(database, file string) (string, error) {
 // running is a contender that runs.
 type running struct {
 	subject  *subject
-	database *databases.Server // nil if there is none
+	database *databases.Instance // nil if there is none
 }
 
 // prepare starts the contender's database, if it has one, and describes its programs.
@@ -143,10 +143,13 @@ func (c contender) prepare(set settings, k keys, dir string) (_ *running, err er
 	}
 	address := ""
 	if c.database != "" {
-		if r.database, err = databases.Start(c.database); err != nil {
+		if r.database, err = databases.NewInstance(c.database, nil); err != nil {
 			return nil, err
 		}
-		if address, err = r.database.Fresh(); err != nil {
+		if err := r.database.Start(); err != nil {
+			return nil, errors.Join(err, r.end())
+		}
+		if address, err = r.database.Database(); err != nil {
 			return nil, errors.Join(err, r.end())
 		}
 	}
@@ -162,7 +165,7 @@ func (r *running) end() error {
 	if r.database == nil {
 		return nil
 	}
-	return r.database.End()
+	return r.database.Remove()
 }
 
 // spent is the time that each of the three has spent on processors.

@@ -4,13 +4,15 @@
 //
 // Postgres, MariaDB and Etcd are for tests that need a database. NewPostgres,
 // NewMariaDB and NewEtcd are for tests of faults: a server that no other test
-// uses, to be killed, stopped and started again. Start is for who is no test.
+// uses, to be killed, stopped and started again. NewInstance is for programs that
+// are no tests.
 //
 // The servers write as they do in production: what they acknowledge has been
 // synced.
 package databases
 
 import (
+	"fmt"
 	"sync"
 	"testing"
 )
@@ -112,9 +114,16 @@ func (s *shared) database(t testing.TB) string {
 // one.
 func (s *Server) Database(t testing.TB) string {
 	t.Helper()
-	url, err := s.Fresh()
+	url, err := s.fresh()
 	if err != nil {
 		t.Fatal(err)
 	}
 	return url
+}
+
+func (s *Server) fresh() (url string, err error) {
+	if url, err = s.engine.database(s, fmt.Sprintf("skiff%d", s.databases.Add(1))); err != nil {
+		return "", fmt.Errorf("make a database: %w\n%s", err, s.said())
+	}
+	return url, nil
 }

@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -22,7 +23,7 @@ import (
 
 // client writes and reads one value over the URL of a database.
 type client struct {
-	name  string
+	name  string // the scheme of its URLs
 	start func(testing.TB, ...string) *databases.Server
 	write func(ctx context.Context, url, value string) error
 	read  func(ctx context.Context, url string) (string, error)
@@ -39,7 +40,7 @@ var clients = []client{
 			return psql(ctx, url, "SELECT max(v) FROM kept")
 		},
 	},
-	{name: "mariadb", start: databases.NewMariaDB,
+	{name: "mysql", start: databases.NewMariaDB,
 		write: func(ctx context.Context, url, value string) error {
 			_, err := mariadb(ctx, url, "CREATE TABLE IF NOT EXISTS kept (v text); INSERT INTO kept VALUES ('"+value+"')")
 			return err
@@ -118,26 +119,30 @@ func TestFresh(t *testing.T) {
 	}
 }
 
-// Who is no test starts a server that is gone when it was ended, with all of its processes.
-func TestStart(t *testing.T) {
-	for _, c := range clients {
-		t.Run(c.name, func(t *testing.T) {
-			s, err := databases.Start(c.name)
+// A server of a program that is no test is gone when it was removed, with all of its processes.
+func TestInstance(t *testing.T) {
+	for _, scheme := range []string{"postgres", "mysql", "etcd"} {
+		c := clients[slices.IndexFunc(clients, func(c client) bool { return c.name == scheme })]
+		t.Run(scheme, func(t *testing.T) {
+			i, err := databases.NewInstance(scheme, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
-			address, err := s.Fresh()
+			if err := i.Start(); err != nil {
+				t.Fatal(err, i.Remove())
+			}
+			address, err := i.Database()
 			if err == nil {
 				err = c.write(t.Context(), address, "1")
 			}
 			if err != nil {
 				t.Error(err)
 			}
-			pids := s.Processes()
-			if len(pids) == 0 || pids[0] != s.PID() {
-				t.Errorf("processes are %v, want %d first", pids, s.PID())
+			pids := i.Processes()
+			if len(pids) == 0 {
+				t.Error("it has no processes")
 			}
-			if err := s.End(); err != nil {
+			if err := i.Remove(); err != nil {
 				t.Error(err)
 			}
 			for _, pid := range pids {
@@ -145,10 +150,13 @@ func TestStart(t *testing.T) {
 					t.Errorf("process %d is still there", pid)
 				}
 			}
+			if _, err := os.Stat(i.Folder()); err == nil {
+				t.Errorf("%s is still there", i.Folder())
+			}
 		})
 	}
-	if _, err := databases.Start("paper"); err == nil {
-		t.Error("an unknown kind of database was started")
+	if _, err := databases.NewInstance("paper", nil); err == nil {
+		t.Error("an unknown kind of database was made")
 	}
 }
 

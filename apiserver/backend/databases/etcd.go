@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"syscall"
 	"time"
 )
 
@@ -36,6 +37,8 @@ func (etcd) command(s *Server) (*exec.Cmd, error) {
 }
 
 var asking = http.Client{Timeout: time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+
+func (etcd) quit() syscall.Signal { return syscall.SIGTERM }
 
 func (etcd) ready(s *Server) error {
 	response, err := asking.Get("http://" + address(s.ports[0]) + "/health")

@@ -5,6 +5,7 @@ import (
 	"os/exec"
 	"os/user"
 	"path/filepath"
+	"syscall"
 )
 
 // mariadb is MariaDB of the distribution.
@@ -36,6 +37,8 @@ func (mariadb) command(s *Server) (*exec.Cmd, error) {
 		"--pid-file="+filepath.Join(s.dir, "pid"), "--bind-address=127.0.0.1", fmt.Sprintf("--port=%d", s.ports[0]), "--skip-name-resolve",
 		"--max-connections=200"), nil
 }
+
+func (mariadb) quit() syscall.Signal { return syscall.SIGTERM }
 
 func (mariadb) ready(s *Server) error { return mariadbClient(s, "SELECT 1") }
 

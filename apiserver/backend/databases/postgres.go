@@ -46,6 +46,9 @@ func (postgres) command(s *Server) (*exec.Cmd, error) {
 	return cmd, nil
 }
 
+// quit does not wait for clients to leave.
+func (postgres) quit() syscall.Signal { return syscall.SIGINT }
+
 func (postgres) ready(s *Server) error { return psql(s, "SELECT 1") }
 
 func (postgres) database(s *Server, name string) (string, error) {

@@ -28,6 +28,8 @@ type engine interface {
 	command(s *Server) (*exec.Cmd, error)
 	// ready is nil once the server takes requests.
 	ready(s *Server) error
+	// quit is the signal that ends a server in good order.
+	quit() syscall.Signal
 	// database makes a database and returns its URL.
 	database(s *Server, name string) (url string, err error)
 }
@@ -40,6 +42,7 @@ type Server struct {
 	dir       string // with its data, socket and log
 	ports     []int
 	databases atomic.Int64
+	through   func(*exec.Cmd) error // starts its program; nil: as it is
 
 	process *os.Process
 	death   syscall.Signal // ends it for good
@@ -50,7 +53,16 @@ type Server struct {
 // being killed, on a machine that has other work.
 const starting = 2 * time.Minute
 
-func newServer(e engine, args []string) (_ *Server, err error) {
+func newServer(e engine, args []string) (*Server, error) {
+	s, err := makeServer(e, args)
+	if err != nil {
+		return nil, err
+	}
+	return s, s.start()
+}
+
+// makeServer makes a server that is not started.
+func makeServer(e engine, args []string) (_ *Server, err error) {
 	folder, err := home()
 	if err != nil {
 		return nil, err
@@ -70,7 +82,7 @@ func newServer(e engine, args []string) (_ *Server, err error) {
 	if err := e.create(s); err != nil {
 		return nil, fmt.Errorf("make a %s database: %w", e, err)
 	}
-	return s, s.start()
+	return s, nil
 }
 
 // PID is that of the server.
@@ -96,21 +108,27 @@ func (s *Server) Start(t testing.TB) {
 // Stop halts the server with SIGSTOP: connections stay, and nobody answers.
 func (s *Server) Stop(t testing.TB) {
 	t.Helper()
-	for _, pid := range family(s.process.Pid) {
-		if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil && !errors.Is(err, syscall.ESRCH) {
-			t.Fatalf("stop %s: %v", s.engine, err)
-		}
+	if err := s.signal(syscall.SIGSTOP); err != nil {
+		t.Fatalf("stop %s: %v", s.engine, err)
 	}
 }
 
 // Continue lets a stopped server go on.
 func (s *Server) Continue(t testing.TB) {
 	t.Helper()
+	if err := s.signal(syscall.SIGCONT); err != nil {
+		t.Fatalf("continue %s: %v", s.engine, err)
+	}
+}
+
+// signal reaches all processes of the server.
+func (s *Server) signal(signal syscall.Signal) error {
 	for _, pid := range family(s.process.Pid) {
-		if err := syscall.Kill(pid, syscall.SIGCONT); err != nil && !errors.Is(err, syscall.ESRCH) {
-			t.Fatalf("continue %s: %v", s.engine, err)
+		if err := syscall.Kill(pid, signal); err != nil && !errors.Is(err, syscall.ESRCH) {
+			return err
 		}
 	}
+	return nil
 }
 
 func (s *Server) start() error {
@@ -125,7 +143,11 @@ func (s *Server) start() error {
 	defer log.Close()
 	cmd.Args = append(cmd.Args, s.args...)
 	cmd.Stdout, cmd.Stderr = log, log
-	if err := spawn(cmd); err != nil {
+	begin := cmd.Start
+	if s.through != nil {
+		begin = func() error { return s.through(cmd) }
+	}
+	if err := spawn(begin); err != nil {
 		return fmt.Errorf("start %s: %w", s.engine, err)
 	}
 	ended := make(chan struct{})
@@ -168,11 +190,14 @@ func (s *Server) kill() error {
 
 // remove ends the server and forgets its data.
 func (s *Server) remove() error {
-	err := s.end()
-	if folder, ok := home(); ok == nil {
+	return errors.Join(s.end(), s.forget())
+}
+
+func (s *Server) forget() error {
+	if folder, err := home(); err == nil {
 		folder.givePorts(s.ports)
 	}
-	return errors.Join(err, os.RemoveAll(s.dir))
+	return os.RemoveAll(s.dir)
 }
 
 // ending is how long a server may take to end when it is told to.
@@ -182,6 +207,12 @@ const ending = 10 * time.Second
 func (s *Server) end() error {
 	_ = s.process.Signal(s.death)
 	_ = s.process.Signal(syscall.SIGCONT)
+	return s.ending()
+}
+
+// ending waits for the end of a server that was told to, and ends it if it
+// takes too long.
+func (s *Server) ending() error {
 	select {
 	case <-s.ended:
 	case <-time.After(ending):
@@ -247,10 +278,10 @@ func plain(program string, unprivileged bool, args ...string) *exec.Cmd {
 	return cmd
 }
 
-// spawn starts cmd from a thread that lives as long as the process. Linux sends
+// spawn calls begin, which starts a program, on a thread that lives as long as the process. Linux sends
 // the signal that ends a child (Pdeathsig) when the thread that started it ends, and
 // Go ends threads as it likes.
-func spawn(cmd *exec.Cmd) error {
+func spawn(begin func() error) error {
 	spawnOnce.Do(func() {
 		guard.Go("databases", func() {
 			runtime.LockOSThread()
@@ -260,7 +291,7 @@ func spawn(cmd *exec.Cmd) error {
 		})
 	})
 	result := make(chan error)
-	spawns <- func() { result <- cmd.Start() }
+	spawns <- func() { result <- begin() }
 	return <-result
 }
 
