@@ -2,7 +2,8 @@
 // program changes files or has them synced is seen before it is done (seccomp's
 // user notification), and may be refused, held, or be the program's last. So it
 // is known which bytes a loss of power may take: those that were not synced.
-// The program is the one that is shipped; it does not know.
+// The program is the one that is shipped; it does not know. The same is done with
+// its clock, which can jump.
 package disk
 
 import (
@@ -13,6 +14,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -28,18 +30,24 @@ const (
 	Sync     Kind = "sync"
 	Link     Kind = "link"   // a file gets a second name
 	Rename   Kind = "rename" // a file gets another name, in the same folder
+	Unlink   Kind = "unlink" // a name of a file goes
 )
 
 // kinds are the calls that are watched. What goes to sockets, pipes and logs
 // goes by other calls.
-var kinds = map[int32]Kind{
-	unix.SYS_PWRITE64:  Write,
-	unix.SYS_FTRUNCATE: Truncate,
-	unix.SYS_FSYNC:     Sync,
-	unix.SYS_FDATASYNC: Sync,
-	unix.SYS_LINKAT:    Link,
-	unix.SYS_RENAMEAT:  Rename,
-}
+var kinds = func() map[int32]Kind {
+	k := map[int32]Kind{
+		unix.SYS_PWRITE64:  Write,
+		unix.SYS_FTRUNCATE: Truncate,
+		unix.SYS_FSYNC:     Sync,
+		unix.SYS_FDATASYNC: Sync,
+		unix.SYS_LINKAT:    Link,
+		unix.SYS_RENAMEAT:  Rename,
+		unix.SYS_UNLINKAT:  Unlink,
+	}
+	k[unlink] = Unlink
+	return k
+}()
 
 // Call is a call that is about to be made.
 type Call struct {
@@ -64,16 +72,27 @@ type Verdict struct {
 // Disk is what is below a folder, for one program after the other.
 type Disk struct {
 	folder string
+	noted  bool   // what is written and synced is noted
+	kill   func() // ends the program; nil: its process
 
 	mu    sync.Mutex
 	files map[string]*file
 	judge func(Call) Verdict
 	calls map[Kind]int
+
+	clock atomic.Int64 // by how many nanoseconds the program's clock is wrong
 }
 
-// New watches what programs do below a folder.
+// New watches what programs do below a folder, and notes what is synced.
 func New(folder string) *Disk {
-	return &Disk{folder: folder, files: make(map[string]*file), calls: make(map[Kind]int)}
+	return &Disk{folder: folder, noted: true, files: make(map[string]*file), calls: make(map[Kind]int)}
+}
+
+// NewGate watches what a program of several processes does below a folder. It
+// takes note of nothing, so that power cannot be lost: not all that a database
+// does is seen. kill ends all processes.
+func NewGate(folder string, kill func()) *Disk {
+	return &Disk{folder: folder, kill: kill, calls: make(map[Kind]int)}
 }
 
 // Judge has f decide about all further calls; nil lets them be done. f is called
@@ -94,7 +113,11 @@ func (d *Disk) Calls(k Kind) int {
 // Start starts cmd. Of what it does to files below the folder nothing passes
 // unseen. ended is closed when the program, and all that it started, has ended.
 func (d *Disk) Start(cmd *exec.Cmd) (ended <-chan struct{}, err error) {
-	listener, err := start(cmd)
+	return d.started(cmd, func(int) error { return nil })
+}
+
+func (d *Disk) started(cmd *exec.Cmd, meanwhile func(pid int) error) (ended <-chan struct{}, err error) {
+	listener, err := start(cmd, meanwhile)
 	if err != nil {
 		return nil, fmt.Errorf("start %s: %w", cmd.Path, err)
 	}
@@ -144,10 +167,22 @@ func (d *Disk) serve(listener int, process *os.Process) bool {
 	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(listener), ioctlReceive, uintptr(unsafe.Pointer(&n))); errno != 0 {
 		return true // the thread that called was killed
 	}
+	if n.call == unix.SYS_CLOCK_GETTIME {
+		r := response{id: n.id}
+		if d.tell(n) != nil {
+			r.flags = unix.SECCOMP_USER_NOTIF_FLAG_CONTINUE // the kernel says what is wrong
+		}
+		_, _, _ = unix.Syscall(unix.SYS_IOCTL, uintptr(listener), ioctlSend, uintptr(unsafe.Pointer(&r))) // whoever asked may be dead
+		return true
+	}
 	v := d.decide(n)
 	if v.Kill {
-		_ = process.Kill() // it may have ended
-		return true        // what waits for an answer dies with it
+		if d.kill != nil {
+			d.kill()
+		} else {
+			_ = process.Kill() // it may have ended
+		}
+		return true // what waits for an answer dies with it
 	}
 	r := response{id: n.id, flags: unix.SECCOMP_USER_NOTIF_FLAG_CONTINUE}
 	switch {
@@ -172,15 +207,22 @@ func (d *Disk) decide(n notification) Verdict {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.calls[c.Kind]++
-	f := d.file(c.Path)
-	var v Verdict
-	if d.judge != nil {
-		v = d.judge(c)
+	if !d.noted {
+		return d.verdict(c)
 	}
+	f := d.file(c.Path)
+	v := d.verdict(c)
 	if v == (Verdict{}) {
 		d.done(f, c)
 	}
 	return v
+}
+
+func (d *Disk) verdict(c Call) Verdict {
+	if d.judge == nil {
+		return Verdict{}
+	}
+	return d.judge(c)
 }
 
 // readCall finds out what is asked for.
@@ -191,6 +233,10 @@ func readCall(n notification) (Call, error) {
 		if c.From, err = readName(n.pid, n.args[1]); err == nil {
 			c.Path, err = readName(n.pid, n.args[3])
 		}
+		return c, err
+	}
+	if c.Kind == Unlink {
+		c.Path, err = readName(n.pid, n.args[unlinkName(n.call)])
 		return c, err
 	}
 	if c.Path, err = os.Readlink(fmt.Sprintf("/proc/%d/fd/%d", n.pid, int32(n.args[0]))); err != nil {
@@ -236,9 +282,17 @@ func readName(pid uint32, at uint64) (string, error) {
 	return path, nil
 }
 
+// unlinkName is which argument of a call is the name that goes.
+func unlinkName(call int32) int {
+	if call == unix.SYS_UNLINKAT {
+		return 1
+	}
+	return 0
+}
+
 func (d *Disk) file(path string) *file {
 	f := d.files[path]
-	if f == nil {
+	if f == nil || f.unlinked {
 		f = newFile(path)
 		d.files[path] = f
 	}
@@ -256,6 +310,8 @@ func (d *Disk) done(f *file, c Call) {
 		delete(d.files, c.From)
 		renamed.linked, renamed.replaced = false, f.named()
 		d.files[c.Path] = renamed
+	case c.Kind == Unlink:
+		f.unlinked = true
 	case c.Kind != Sync:
 		f.pending = append(f.pending, c)
 	default:
@@ -266,10 +322,14 @@ func (d *Disk) done(f *file, c Call) {
 	}
 }
 
-// found notes that a loss of power leaves the names in a folder.
+// found notes that a loss of power leaves the names in a folder, and no others.
 func (d *Disk) found(folder string) {
 	for path, f := range d.files {
-		if filepath.Dir(path) == folder {
+		switch {
+		case filepath.Dir(path) != folder:
+		case f.unlinked:
+			delete(d.files, path)
+		default:
 			f.linked, f.replaced = true, nil
 		}
 	}

@@ -59,7 +59,8 @@ func listen() (int, error) {
 	if !ok {
 		return 0, fmt.Errorf("not on %s", runtime.GOARCH)
 	}
-	// The data of a filter: the number of the call at 0, the architecture at 4.
+	// The data of a filter: the number of the call at 0, the architecture at 4, the
+	// arguments from 16 on.
 	load := func(at uint32) unix.SockFilter {
 		return unix.SockFilter{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: at}
 	}
@@ -69,10 +70,13 @@ func listen() (int, error) {
 	give := func(action uint32) unix.SockFilter {
 		return unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K, K: action}
 	}
-	program := []unix.SockFilter{load(4), unless(arch, uint8(2*len(kinds)+1)), load(0)}
+	notify := give(unix.SECCOMP_RET_USER_NOTIF)
+	program := []unix.SockFilter{load(4), unless(arch, uint8(2*len(kinds)+5)), load(0)}
 	for call := range kinds {
-		program = append(program, unless(uint32(call), 1), give(unix.SECCOMP_RET_USER_NOTIF))
+		program = append(program, unless(uint32(call), 1), notify)
 	}
+	// Of clocks the one that can jump is watched: the first argument, at 16.
+	program = append(program, unless(unix.SYS_CLOCK_GETTIME, 3), load(16), unless(unix.CLOCK_REALTIME, 1), notify)
 	program = append(program, give(unix.SECCOMP_RET_ALLOW))
 	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
 		return 0, err
@@ -85,12 +89,9 @@ func listen() (int, error) {
 	return int(listener), nil
 }
 
-// start starts cmd with its calls watched and returns the listener.
-func start(cmd *exec.Cmd) (listener int, err error) {
-	self, err := os.Executable()
-	if err != nil {
-		return 0, err
-	}
+// start starts cmd with its calls watched and returns the listener. meanwhile is
+// done until it is the program that it is to be.
+func start(cmd *exec.Cmd, meanwhile func(pid int) error) (listener int, err error) {
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return 0, err
@@ -101,13 +102,17 @@ func start(cmd *exec.Cmd) (listener int, err error) {
 		cmd.Env = os.Environ()
 	}
 	cmd.Env = append(cmd.Env, confineVariable+"="+cmd.Path)
-	cmd.Path, cmd.ExtraFiles = self, []*os.File{theirs}
+	// The child is this program already, which another user may have no path to.
+	cmd.Path, cmd.ExtraFiles = "/proc/self/exe", []*os.File{theirs}
 	err = cmd.Start()
 	theirs.Close()
 	if err != nil {
 		return 0, err
 	}
-	if listener, err = receive(pair[0]); err != nil {
+	if err = meanwhile(cmd.Process.Pid); err == nil {
+		listener, err = receive(pair[0])
+	}
+	if err != nil {
 		_ = cmd.Process.Kill()
 		return 0, errors.Join(err, cmd.Wait())
 	}

@@ -14,8 +14,9 @@ const sector = 512
 
 // file is what is known of a file.
 type file struct {
-	folder bool
-	linked bool // a loss of power leaves it in its folder
+	folder   bool
+	linked   bool // a loss of power leaves it in its folder
+	unlinked bool // it is not there any more, but after a loss of power it may be again
 	// replaced is the file that a loss of power may leave under the name in place of
 	// this one; nil: none.
 	replaced *file
@@ -99,7 +100,7 @@ func (d *Disk) LosePower(random *rand.Rand) error {
 		content := f.afterLoss(random)
 		var err error
 		switch {
-		case f.linked || f.replaced != nil || random.IntN(2) == 0:
+		case (f.linked || f.replaced != nil) && !f.unlinked || random.IntN(2) == 0:
 			err = os.WriteFile(path, content, 0o600)
 		default:
 			if err = os.Remove(path); errors.Is(err, fs.ErrNotExist) {

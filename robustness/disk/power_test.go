@@ -17,6 +17,7 @@ import (
 
 	"github.com/skiff-k8s/skiff/apiserver/backend"
 	"github.com/skiff-k8s/skiff/apiserver/backend/file"
+	"github.com/skiff-k8s/skiff/apiserver/backend/sqlite"
 	"github.com/skiff-k8s/skiff/robustness/disk"
 )
 
@@ -26,6 +27,10 @@ const writerVariable = "SKIFF_ROBUSTNESS_WRITER"
 
 func TestMain(m *testing.M) {
 	disk.Confine()
+	if os.Getenv(tellerVariable) != "" {
+		tell(os.Stdin)
+		return
+	}
 	path := os.Getenv(writerVariable)
 	if path == "" {
 		os.Exit(m.Run())
@@ -36,6 +41,14 @@ func TestMain(m *testing.M) {
 	}
 }
 
+// open opens a file with the engine that it is named after.
+func open(path string) (backend.Backend, error) {
+	if filepath.Ext(path) == ".sqlite" {
+		return sqlite.Open(path)
+	}
+	return file.Open(path)
+}
+
 // writes is how many writes a writer does.
 const writes = 12
 
@@ -43,7 +56,7 @@ const writes = 12
 // forgets history. While the file is made smaller, if there is that much to forget,
 // it goes on writing.
 func writeSome(path string) error {
-	b, err := file.Open(path)
+	b, err := open(path)
 	if err != nil {
 		return err
 	}
@@ -139,7 +152,7 @@ func interrupted(t *testing.T, d *disk.Disk, path string, n int, seed uint64, ju
 // lost says what of the acknowledged writes is not in the file, or is there in
 // part. One more may be there: it was not answered.
 func lost(path string, acknowledged int) error {
-	b, err := file.Open(path)
+	b, err := open(path)
 	if err != nil {
 		return err
 	}
@@ -182,22 +195,30 @@ func large(t *testing.T) []byte {
 	return content
 }
 
+// files are one of each engine, with how far apart the calls are at which power
+// is lost: some make many.
+var files = map[string]int{"skiff.db": 1, "skiff.sqlite": 4}
+
 // Whenever the power goes, all that was acknowledged is there afterwards: at
 // every call of every write.
 func TestPowerLoss(t *testing.T) {
-	for seed := range uint64(2) {
-		for n, ended := 1, true; ended; n++ {
-			folder := t.TempDir()
-			path := filepath.Join(folder, "skiff.db")
-			var acknowledged int
-			acknowledged, ended = interrupted(t, disk.New(folder), path, n, seed, nil)
-			if err := lost(path, acknowledged); err != nil {
-				t.Errorf("seed %d, power lost at call %d: %v", seed, n, err)
+	for name, apart := range files {
+		t.Run(name, func(t *testing.T) {
+			for seed := range 2 {
+				for n, ended := 1+seed, true; ended; n += apart {
+					folder := t.TempDir()
+					path := filepath.Join(folder, name)
+					var acknowledged int
+					acknowledged, ended = interrupted(t, disk.New(folder), path, n, uint64(seed), nil)
+					if err := lost(path, acknowledged); err != nil {
+						t.Errorf("seed %d, power lost at call %d: %v", seed, n, err)
+					}
+					if !ended && n < 3*writes {
+						t.Errorf("the writer ended after %d calls", n)
+					}
+				}
 			}
-			if !ended && n < 3*writes {
-				t.Errorf("the writer ended after %d calls", n)
-			}
-		}
+		})
 	}
 }
 
@@ -290,19 +311,21 @@ func TestSkippedSync(t *testing.T) {
 		"all":              func(disk.Call) bool { return true },
 		"those of folders": func(c disk.Call) bool { return filepath.Ext(c.Path) == "" },
 	} {
-		t.Run(name, func(t *testing.T) {
-			for n := 10; n < 60; n++ {
-				folder := t.TempDir()
-				path := filepath.Join(folder, "skiff.db")
-				acknowledged, _ := interrupted(t, disk.New(folder), path, n, 1, func(c disk.Call) disk.Verdict {
-					return disk.Verdict{Skip: c.Kind == disk.Sync && forget(c)}
-				})
-				if err := lost(path, acknowledged); err != nil {
-					t.Logf("found with power lost at call %d: %v", n, err)
-					return
+		for file := range files {
+			t.Run(name+"/"+file, func(t *testing.T) {
+				for n := 10; n < 160; n++ {
+					folder := t.TempDir()
+					path := filepath.Join(folder, file)
+					acknowledged, _ := interrupted(t, disk.New(folder), path, n, 1, func(c disk.Call) disk.Verdict {
+						return disk.Verdict{Skip: c.Kind == disk.Sync && forget(c)}
+					})
+					if err := lost(path, acknowledged); err != nil {
+						t.Logf("found with power lost at call %d: %v", n, err)
+						return
+					}
 				}
-			}
-			t.Error("nothing is found")
-		})
+				t.Error("nothing is found")
+			})
+		}
 	}
 }
