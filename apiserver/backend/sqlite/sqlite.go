@@ -142,13 +142,10 @@ func source(path string, options url.Values) string {
 // claim marks an empty file as ours and refuses one that is not, without a
 // change to it.
 func claim(path string) error {
-	var mark, tables int
-	err := with(source(path, url.Values{"mode": {"ro"}}), func(db *sql.DB) error {
-		return errors.Join(
-			db.QueryRow("PRAGMA application_id").Scan(&mark),
-			db.QueryRow("SELECT COUNT(*) FROM sqlite_schema").Scan(&tables),
-		)
-	})
+	mark, tables, err := look(path, "ro")
+	if unfinished(err) {
+		mark, tables, err = look(path, "rw")
+	}
 	switch {
 	case err != nil || mark == application:
 		return err
@@ -160,6 +157,24 @@ func claim(path string) error {
 		_, err := db.Exec("PRAGMA auto_vacuum = incremental; PRAGMA application_id = " + strconv.Itoa(application))
 		return err
 	})
+}
+
+// look reads the mark of a file, and how many tables and the like it has.
+func look(path, mode string) (mark, tables int, err error) {
+	err = with(source(path, url.Values{"mode": {mode}}), func(db *sql.DB) error {
+		return errors.Join(
+			db.QueryRow("PRAGMA application_id").Scan(&mark),
+			db.QueryRow("SELECT COUNT(*) FROM sqlite_schema").Scan(&tables),
+		)
+	})
+	return mark, tables, err
+}
+
+// unfinished reports whether a file cannot be read before a transaction is taken
+// back that power was lost in, which needs the right to write.
+func unfinished(err error) bool {
+	var e *sqlite.Error
+	return errors.As(err, &e) && e.Code() == lib.SQLITE_READONLY_ROLLBACK
 }
 
 // with opens a database for a moment.
