@@ -93,8 +93,8 @@ compare: build etcd kube-apiserver ## Measure Skiff's API server beside kube-api
 	go run ./bench -tools $(TOOLS) $(if $(ENGINES),-engines $(ENGINES)) $(if $(OUT),-out $(OUT))
 
 .PHONY: robustness
-robustness: build ## Clients, faults, and a judge of what they saw: TIME=1h ENGINE=skiff FAULTS='power loss,kill' SEED=7 COUNT=1
-	go run ./robustness $(if $(TIME),-time $(TIME)) $(if $(ENGINE),-engine '$(ENGINE)') $(if $(FAULTS),-faults '$(FAULTS)') \
+robustness: build etcd database-packages ## Clients, faults, and a judge of what they saw: TIME=1h ENGINE='etcd twice' FAULTS='partition,kill' SEED=7 COUNT=1
+	SKIFF_TOOLS=$(TOOLS) go run ./robustness $(if $(TIME),-time $(TIME)) $(if $(ENGINE),-engine '$(ENGINE)') $(if $(FAULTS),-faults '$(FAULTS)') \
 	  $(if $(SEED),-seed $(SEED)) $(if $(COUNT),-count $(COUNT))
 
 .PHONY: clean

@@ -15,11 +15,13 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
 
 	"github.com/skiff-k8s/skiff/robustness/disk"
+	"github.com/skiff-k8s/skiff/robustness/network"
 )
 
 type settings struct {
@@ -33,12 +35,16 @@ type settings struct {
 
 func main() {
 	disk.Confine()
+	if err := network.Enter(); err != nil {
+		fmt.Fprintln(os.Stderr, "robustness:", err)
+		os.Exit(1)
+	}
 	var s settings
 	var subjects, faults string
 	flag.StringVar(&s.skiff, "skiff", "bin/skiff", "the program to test")
 	flag.StringVar(&s.dir, "dir", os.TempDir(), "where to put the servers' data for the time of the run")
 	flag.StringVar(&subjects, "engine", "", "servers to test, separated by commas: "+strings.Join(names(subjectTable), ", ")+" (default all)")
-	flag.StringVar(&faults, "faults", "", "what goes wrong, separated by commas: "+strings.Join(names((&machine{}).faults()), ", ")+" (default all)")
+	flag.StringVar(&faults, "faults", "", "what goes wrong, separated by commas: "+strings.Join(faultNames(), ", ")+" (default all)")
 	flag.DurationVar(&s.time, "time", 3*time.Minute, "how long to go on")
 	flag.Uint64Var(&s.seed, "seed", uint64(time.Now().UnixNano()%1_000_000), "of the first history; the next ones follow")
 	flag.IntVar(&s.count, "count", 0, "how many histories to make of each server at most; 0: as many as there is time for")
@@ -60,10 +66,15 @@ func (s *settings) parse(subjects, faults string) (err error) {
 	if s.subjects, err = listed(subjects, names(subjectTable)); err != nil {
 		return fmt.Errorf("-engine: %w", err)
 	}
-	if s.faults, err = listed(faults, names((&machine{}).faults())); err != nil {
+	if s.faults, err = listed(faults, faultNames()); err != nil {
 		return fmt.Errorf("-faults: %w", err)
 	}
 	return nil
+}
+
+// faultNames are those of all servers.
+func faultNames() []string {
+	return slices.Compact(slices.Sorted(slices.Values(append(names((&machine{}).faults()), names((&site{}).faults())...))))
 }
 
 // listed reads a list of some of all names; none: all.

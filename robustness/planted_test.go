@@ -14,7 +14,11 @@ import (
 	"testing"
 	"time"
 
+	"k8s.io/client-go/rest"
+
 	"github.com/skiff-k8s/skiff/apiserver/backend"
+	"github.com/skiff-k8s/skiff/apiserver/backend/databases"
+	"github.com/skiff-k8s/skiff/apiserver/backend/engines"
 	"github.com/skiff-k8s/skiff/robustness/server"
 	"github.com/skiff-k8s/skiff/robustness/traffic"
 )
@@ -212,6 +216,26 @@ func (b takesRevisionEarly) Watch(ctx context.Context, prefix string, after int6
 	}
 }
 
+// losesAtReconnect loses its connection, and goes on one change too late.
+type losesAtReconnect struct{ *sick }
+
+func (b losesAtReconnect) Watch(ctx context.Context, prefix string, after int64) iter.Seq2[backend.Change, error] {
+	return func(yield func(backend.Change, error) bool) {
+		for lost := true; lost; {
+			lost = false
+			for c, err := range b.Backend.Watch(ctx, prefix, after) {
+				if !yield(c, err) || err != nil {
+					return
+				}
+				if lost = object(c.Key) && !c.More && b.strikes(10); lost {
+					after = c.Revision + 1
+					break
+				}
+			}
+		}
+	}
+}
+
 // losesCompacted forgets the newest of the changes that a compaction goes up to,
 // though it is still current.
 type losesCompacted struct {
@@ -237,62 +261,108 @@ func (b losesCompacted) List(ctx context.Context, prefix, after string, limit in
 	return page, err
 }
 
-// bugs are those of an engine, each with what is found of it.
-var bugs = []struct {
-	name  string
-	plant func(*sick) backend.Backend
-	want  string // part of a violation
-}{
-	{"a write is acknowledged and not done", func(s *sick) backend.Backend { return forgetsWrite{s} }, "no order of the operations"},
-	{"a condition is not looked at", func(s *sick) backend.Backend { return forgetsCondition{s} }, "no order of the operations"},
-	{"a write is refused and done", func(s *sick) backend.Backend { return refusesLate{s} }, "no order of the operations"},
-	{"a change is lost for watches", func(s *sick) backend.Backend { return losesEvent{s} }, "without MODIFIED"},
-	{"a deletion is lost for watches", func(s *sick) backend.Backend { return losesDelete{s} }, "no order of the operations"},
-	{"a change is told twice", func(s *sick) backend.Backend { return repeatsEvent{s} }, "comes after"},
-	{"changes are told in the wrong order", func(s *sick) backend.Backend { return swapsEvents{s} }, "comes after"},
-	{"a change is told before its commit", func(s *sick) backend.Backend { return tellsEarly{s, make(chan backend.Change, 1)} }, "is two things"},
-	{"a revision is taken before the commit", func(s *sick) backend.Backend { return takesRevisionEarly{s} }, "without"},
-	{"reads are stale", func(s *sick) backend.Backend { return readsStale{s} }, "no order of the operations"},
-	{"a compaction loses the last change", func(s *sick) backend.Backend { return losesCompacted{s, new(sync.Map)} }, "no order of the operations"},
+// bug is one that an engine can have.
+type bug struct {
+	name    string
+	plant   func(*sick) backend.Backend
+	want    string // part of a violation
+	between bool   // it is one of engines that servers share
+}
+
+var bugs = []bug{
+	{name: "a write is acknowledged and not done", plant: func(s *sick) backend.Backend { return forgetsWrite{s} }, want: "no order of the operations"},
+	{name: "a condition is not looked at", plant: func(s *sick) backend.Backend { return forgetsCondition{s} }, want: "no order of the operations"},
+	{name: "a write is refused and done", plant: func(s *sick) backend.Backend { return refusesLate{s} }, want: "no order of the operations"},
+	{name: "a change is lost for watches", plant: func(s *sick) backend.Backend { return losesEvent{s} }, want: "without MODIFIED"},
+	{name: "a deletion is lost for watches", plant: func(s *sick) backend.Backend { return losesDelete{s} }, want: "no order of the operations"},
+	{name: "a change is told twice", plant: func(s *sick) backend.Backend { return repeatsEvent{s} }, want: "comes after"},
+	{name: "changes are told in the wrong order", plant: func(s *sick) backend.Backend { return swapsEvents{s} }, want: "comes after"},
+	{name: "a change is told before its commit", plant: func(s *sick) backend.Backend { return tellsEarly{s, make(chan backend.Change, 1)} }, want: "is two things", between: true},
+	{name: "a revision is taken before the commit", plant: func(s *sick) backend.Backend { return takesRevisionEarly{s} }, want: "without", between: true},
+	{name: "a change is lost at a reconnect", plant: func(s *sick) backend.Backend { return losesAtReconnect{s} }, want: "without", between: true},
+	{name: "reads are stale", plant: func(s *sick) backend.Backend { return readsStale{s} }, want: "no order of the operations"},
+	{name: "a compaction loses the last change", plant: func(s *sick) backend.Backend { return losesCompacted{s, new(sync.Map)} }, want: "no order of the operations"},
 }
 
 // Every bug is found in every engine, by one of a few histories: where the bug
 // strikes is decided by the seed, and whether somebody was there to see it by how
 // the clients met.
 func TestPlantedBugs(t *testing.T) {
-	const seeds = 10
 	for _, bug := range bugs {
-		for name, open := range engines {
+		for name, open := range local {
 			t.Run(bug.name+"/"+name, func(t *testing.T) {
 				t.Parallel()
-				var found string
-				for seed := range uint64(seeds) {
-					found = strings.Join(plant(t, open(t), bug.plant, seed), "\n")
-					if strings.Contains(found, bug.want) {
-						t.Logf("found with seed %d", seed)
-						return
-					}
-				}
-				t.Errorf("found %.3000q at last, want %q", found, bug.want)
+				bug.find(t, func() []backend.Backend { return []backend.Backend{open(t)} })
 			})
 		}
 	}
 }
 
-// plant makes a history of a server on a sick backend and returns what is found.
-func plant(t *testing.T, b backend.Backend, sicken func(*sick) backend.Backend, seed uint64) []string {
-	t.Helper()
-	defer b.Close()
-	ill := sicken(&sick{Backend: b, random: rand.New(rand.NewPCG(seed, 0))})
-	s := server.NewInProcess(shortHistory, slog.New(slog.DiscardHandler))
-	if err := s.Start(ill); err != nil {
-		t.Fatal(err)
+// What goes wrong between servers is found where two have a database open.
+func TestPlantedBugsOfTwoServers(t *testing.T) {
+	for _, bug := range bugs {
+		if !bug.between {
+			continue
+		}
+		for name, fresh := range shared {
+			t.Run(bug.name+"/"+name, func(t *testing.T) {
+				bug.find(t, func() []backend.Backend { return openTwice(t, fresh(t)) })
+			})
+		}
 	}
-	defer s.Stop()
-	p := plan(seed, s.Config())
+}
+
+// shared are the databases that several servers can use, each a fresh one.
+var shared = map[string]func(t testing.TB) (url string){
+	"postgres": databases.Postgres, "mysql": databases.MariaDB, "etcd": databases.Etcd,
+}
+
+func openTwice(t *testing.T, url string) (all []backend.Backend) {
+	t.Helper()
+	for range 2 {
+		b, err := engines.Open(url)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, b)
+	}
+	return all
+}
+
+// find makes histories until the bug is found.
+func (b bug) find(t *testing.T, open func() []backend.Backend) {
+	t.Helper()
+	const seeds = 10
+	var found string
+	for seed := range uint64(seeds) {
+		found = strings.Join(plant(t, open(), b.plant, seed), "\n")
+		if strings.Contains(found, b.want) {
+			t.Logf("found with seed %d", seed)
+			return
+		}
+	}
+	t.Errorf("found %.3000q at last, want %q", found, b.want)
+}
+
+// plant makes a history of servers on sick backends and returns what is found.
+func plant(t *testing.T, all []backend.Backend, sicken func(*sick) backend.Backend, seed uint64) []string {
+	t.Helper()
+	var configs []*rest.Config
+	var faults []traffic.Fault
+	for i, b := range all {
+		defer b.Close()
+		ill := sicken(&sick{Backend: b, random: rand.New(rand.NewPCG(seed, uint64(i)))})
+		s := server.NewInProcess(shortHistory, slog.New(slog.DiscardHandler))
+		if err := s.Start(ill); err != nil {
+			t.Fatal(err)
+		}
+		defer s.Stop()
+		configs, faults = append(configs, s.Config()), append(faults, compactAndRestart(s, ill))
+	}
+	p := plan(seed, configs...)
 	p.Operations = 25 // sick servers leave many without an answer
 	p.Patience, p.Settle, p.Forgets = time.Second, 2*time.Second, true
-	p.Faults = slices.Repeat([]traffic.Fault{compactAndRestart(s, ill)}, 4)
+	p.Faults = slices.Repeat(faults, 4/len(faults))
 	h, err := traffic.Run(t.Context(), p)
 	if err != nil {
 		t.Fatal(err)
@@ -302,7 +372,7 @@ func plant(t *testing.T, b backend.Backend, sicken func(*sick) backend.Backend, 
 
 // Without a bug the same finds nothing.
 func TestWithoutBugs(t *testing.T) {
-	for name, open := range engines {
+	for name, open := range local {
 		for seed := range uint64(3) {
 			t.Run(fmt.Sprintf("%s/seed=%d", name, seed), func(t *testing.T) {
 				b := open(t)

@@ -3,28 +3,45 @@ package main
 import (
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
+	"os"
+	"os/exec"
 	"path/filepath"
 	"testing"
 
 	"k8s.io/client-go/rest"
 
 	"github.com/skiff-k8s/skiff/apiserver/backend"
-	"github.com/skiff-k8s/skiff/apiserver/backend/file"
 	"github.com/skiff-k8s/skiff/apiserver/backend/memory"
+	"github.com/skiff-k8s/skiff/robustness/disk"
+	"github.com/skiff-k8s/skiff/robustness/network"
 	"github.com/skiff-k8s/skiff/robustness/server"
 	"github.com/skiff-k8s/skiff/robustness/traffic"
 )
 
-// engines are those that need nothing but this process.
-var engines = map[string]func(t *testing.T) backend.Backend{
+func TestMain(m *testing.M) {
+	disk.Confine()
+	if err := network.Enter(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	os.Exit(m.Run())
+}
+
+// local are the engines that need nothing but this process.
+var local = map[string]func(t *testing.T) backend.Backend{
 	"memory": func(*testing.T) backend.Backend { return memory.New() },
-	"file": func(t *testing.T) backend.Backend {
-		b, err := file.Open(filepath.Join(t.TempDir(), "skiff.db"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		return b
-	},
+	"file":   func(t *testing.T) backend.Backend { return opened(t, openFile) },
+	"sqlite": func(t *testing.T) backend.Backend { return opened(t, openSQLite) },
+}
+
+func opened(t *testing.T, open func(dir string) (backend.Backend, error)) backend.Backend {
+	t.Helper()
+	b, err := open(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
 }
 
 func plan(seed uint64, configs ...*rest.Config) traffic.Plan {
@@ -34,7 +51,7 @@ func plan(seed uint64, configs ...*rest.Config) traffic.Plan {
 // Where nothing goes wrong, every request has an answer, and all answers have
 // an explanation.
 func TestHistories(t *testing.T) {
-	for name, open := range engines {
+	for name, open := range local {
 		for seed := range uint64(3) {
 			t.Run(fmt.Sprintf("%s/seed=%d", name, seed), func(t *testing.T) {
 				b := open(t)
@@ -52,7 +69,7 @@ func TestHistories(t *testing.T) {
 
 // Two servers share a backend: what one answers fits what the other does.
 func TestTwoServers(t *testing.T) {
-	for name, open := range engines {
+	for name, open := range local {
 		for seed := range uint64(2) {
 			t.Run(fmt.Sprintf("%s/seed=%d", name, seed), func(t *testing.T) {
 				b := open(t)
@@ -83,4 +100,36 @@ func expectNothing(t *testing.T, p traffic.Plan) {
 		t.Error(v)
 	}
 	t.Logf("%d operations, %d watches with %d events", len(h.Operations), len(h.Sessions), h.Changes())
+}
+
+// The program that is shipped keeps its promises on every storage, whatever goes
+// wrong: a little of what make robustness does.
+func TestShipped(t *testing.T) {
+	program := filepath.Join(t.TempDir(), "skiff")
+	if out, err := exec.Command("go", "build", "-o", program, "../cmd/skiff").CombinedOutput(); err != nil {
+		t.Fatalf("build the program: %v\n%s", err, out)
+	}
+	for name, faults := range map[string][]string{
+		"skiff file":     {"power loss at sync"},
+		"skiff sqlite":   {"power loss at sync", clockJump},
+		"postgres twice": {"partition", "database kill at sync", "kill at answer"},
+		"mysql twice":    {"cut at answer", "database kill at sync"},
+		"etcd twice":     {"partition", "database kill at sync", compaction},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			random := rand.New(rand.NewPCG(1, 0))
+			p := traffic.Plan{Seed: 1, Clients: 6, Operations: 40, Keys: 3}
+			h, done, err := subjectTable[name](t.Context(), settings{skiff: program, faults: faults}, t.TempDir(), random, p)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, v := range h.Check() {
+				t.Error(v)
+			}
+			if len(done) == 0 {
+				t.Error("nothing went wrong")
+			}
+		})
+	}
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/skiff-k8s/skiff/apiserver/backend"
 	"github.com/skiff-k8s/skiff/apiserver/backend/file"
 	"github.com/skiff-k8s/skiff/apiserver/backend/memory"
+	"github.com/skiff-k8s/skiff/apiserver/backend/sqlite"
 	"github.com/skiff-k8s/skiff/robustness/history"
 	"github.com/skiff-k8s/skiff/robustness/server"
 	"github.com/skiff-k8s/skiff/robustness/traffic"
@@ -34,10 +35,23 @@ var subjectTable = map[string]subject{
 	"memory twice": inProcess(2, func(string) (backend.Backend, error) { return memory.New(), nil }),
 	"file":         inProcess(1, openFile),
 	"file twice":   inProcess(2, openFile),
-	"skiff":        shipped,
+	"sqlite":       inProcess(1, openSQLite),
+	"skiff file":   shipped("file"),
+	"skiff sqlite": shipped("sqlite"),
+
+	"postgres":       onDatabase("postgres", 1),
+	"postgres twice": onDatabase("postgres", 2),
+	"mysql":          onDatabase("mysql", 1),
+	"mysql twice":    onDatabase("mysql", 2),
+	"etcd":           onDatabase("etcd", 1),
+	"etcd twice":     onDatabase("etcd", 2),
 }
 
 func openFile(dir string) (backend.Backend, error) { return file.Open(filepath.Join(dir, "skiff.db")) }
+
+func openSQLite(dir string) (backend.Backend, error) {
+	return sqlite.Open(filepath.Join(dir, "skiff.sqlite"))
+}
 
 // inProcess are some servers in this process on one backend. They keep history
 // for a moment, and one after the other is started anew.
@@ -85,24 +99,27 @@ func compactAndRestart(s *server.InProcess, b backend.Backend) traffic.Fault {
 	}}
 }
 
-// shipped is the program, on a file, with a disk that fails.
-func shipped(ctx context.Context, s settings, dir string, random *rand.Rand, p traffic.Plan) (*history.History, []traffic.Fault, error) {
-	keys, err := server.NewKeys(filepath.Join(dir, "pki"))
-	if err != nil {
-		return nil, nil, err
+// shipped is the program, on a file of an engine, with a disk that fails.
+func shipped(engine string) subject {
+	return func(ctx context.Context, s settings, dir string, random *rand.Rand, p traffic.Plan) (*history.History, []traffic.Fault, error) {
+		keys, err := server.NewKeys(filepath.Join(dir, "pki"))
+		if err != nil {
+			return nil, nil, err
+		}
+		m, err := newMachine(dir, s.skiff, engine, keys, random)
+		if err != nil {
+			return nil, nil, err
+		}
+		p.Faults = choose(random, m.faults(), s.faults, 1+random.IntN(4))
+		m.jumps = named(p.Faults, clockJump)
+		if err := m.server.Start(ctx); err != nil {
+			return nil, nil, err
+		}
+		defer m.server.Kill()
+		p.Servers, p.Namespace = []*rest.Config{m.server.Config()}, "default"
+		h, err := traffic.Run(ctx, p)
+		return h, p.Faults, err
 	}
-	m, err := newMachine(dir, s.skiff, keys, random)
-	if err != nil {
-		return nil, nil, err
-	}
-	if err := m.server.Start(ctx); err != nil {
-		return nil, nil, err
-	}
-	defer m.server.Kill()
-	p.Servers, p.Namespace = []*rest.Config{m.server.Config()}, "default"
-	p.Faults = choose(random, m.faults(), s.faults, 1+random.IntN(4))
-	h, err := traffic.Run(ctx, p)
-	return h, p.Faults, err
 }
 
 // total is what was done to one server.
@@ -141,17 +158,28 @@ func (t *total) one(ctx context.Context, s settings, name, dir string, seed uint
 		return nil
 	}
 	t.bad++
-	return t.keep(s, name, seed, faults, violations)
+	return t.keep(s, name, dir, seed, faults, violations)
 }
 
-// keep writes down what cannot have been.
-func (t *total) keep(s settings, name string, seed uint64, faults []traffic.Fault, violations []string) error {
+// keep writes down what cannot have been, and what the servers said.
+func (t *total) keep(s settings, name, dir string, seed uint64, faults []traffic.Fault, violations []string) error {
 	var text strings.Builder
 	fmt.Fprintf(&text, "%s, seed %d", name, seed)
 	for _, f := range faults {
 		fmt.Fprintf(&text, ", %s", f.Name)
 	}
 	fmt.Fprintf(&text, "\n\n%s\n", strings.Join(violations, "\n"))
+	logs, err := filepath.Glob(filepath.Join(dir, "*.log"))
+	if err != nil {
+		return err
+	}
+	for _, log := range logs {
+		said, err := os.ReadFile(log)
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(&text, "\n%s:\n%s", filepath.Base(log), said)
+	}
 	path := filepath.Join(s.dir, fmt.Sprintf("robustness-%s-%d.txt", strings.ReplaceAll(name, " ", "-"), seed))
 	fmt.Printf("%s, seed %d: %d things cannot have been; see %s\n", name, seed, len(violations), path)
 	return os.WriteFile(path, []byte(text.String()), 0o644)

@@ -20,7 +20,6 @@ import (
 	"k8s.io/client-go/rest"
 
 	"github.com/skiff-k8s/skiff/cluster"
-	"github.com/skiff-k8s/skiff/robustness/disk"
 )
 
 // Process is the API server as it is shipped, as a process that can be killed.
@@ -29,7 +28,7 @@ type Process struct {
 	address string
 	log     string // file
 	client  *tls.Config
-	disk    *disk.Disk // nil: its calls are not watched
+	start   func(*exec.Cmd) error
 
 	mu      sync.Mutex
 	running *exec.Cmd
@@ -42,13 +41,19 @@ type Keys struct {
 	client                *tls.Config
 }
 
-// NewKeys makes keys in a folder.
-func NewKeys(dir string) (Keys, error) {
+// Place is where a server runs. The zero Place is this machine.
+type Place struct {
+	Address string                // host and port that it listens on; empty: any of loopback
+	Start   func(*exec.Cmd) error // starts its program; nil: as it is
+}
+
+// NewKeys makes keys in a folder, for servers on loopback and at other addresses.
+func NewKeys(dir string, addresses ...string) (Keys, error) {
 	pki, err := cluster.OpenPKI(dir)
 	if err != nil {
 		return Keys{}, err
 	}
-	if _, err := pki.Server("server", "kubernetes", "127.0.0.1"); err != nil {
+	if _, err := pki.Server("server", "kubernetes", append(addresses, "127.0.0.1")...); err != nil {
 		return Keys{}, err
 	}
 	if _, err := pki.Key("tokens"); err != nil {
@@ -72,23 +77,34 @@ func NewKeys(dir string) (Keys, error) {
 }
 
 // NewProcess describes a server: program is skiff, storage the URL of an engine,
-// log a file. d, if not nil, watches its calls.
-func NewProcess(program, storage, log string, k Keys, d *disk.Disk) (*Process, error) {
+// log a file.
+func NewProcess(program, storage, log string, k Keys, at Place) (*Process, error) {
 	program, err := filepath.Abs(program)
 	if err != nil {
 		return nil, err
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return nil, err
+	if at.Address == "" {
+		if at.Address, err = freeAddress(); err != nil {
+			return nil, err
+		}
 	}
-	defer l.Close()
-	address := l.Addr().String()
+	if at.Start == nil {
+		at.Start = (*exec.Cmd).Start
+	}
 	return &Process{
-		address: address, log: log, client: k.client, disk: d,
-		command: []string{program, "apiserver", "--storage", storage, "--listen", address,
+		address: at.Address, log: log, client: k.client, start: at.Start,
+		command: []string{program, "apiserver", "--storage", storage, "--listen", at.Address,
 			"--tls-cert-file", k.cert, "--tls-private-key-file", k.key, "--client-ca-file", k.ca, "--service-account-signing-key-file", k.tokens},
 	}, nil
+}
+
+func freeAddress() (string, error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", err
+	}
+	defer l.Close()
+	return l.Addr().String(), nil
 }
 
 // Start starts the server and waits until it is ready.
@@ -102,11 +118,7 @@ func (p *Process) Start(ctx context.Context) error {
 	cmd.Stdout, cmd.Stderr = log, log
 	// An interrupt from the terminal is for us, who stop it.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
-	if p.disk != nil {
-		if _, err := p.disk.Start(cmd); err != nil {
-			return err
-		}
-	} else if err := cmd.Start(); err != nil {
+	if err := p.start(cmd); err != nil {
 		return err
 	}
 	ended := make(chan struct{})
