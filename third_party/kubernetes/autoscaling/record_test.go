@@ -134,19 +134,22 @@ func play(t *testing.T, s scenario) []decision {
 	w.scale.Name, w.scale.Namespace, w.scale.Status.Selector = s.Spec.ScaleTargetRef.Name, "ns", "app=a"
 	client := fake.NewSimpleClientset(&autoscalingv2.HorizontalPodAutoscaler{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "a", UID: types.UID("1")}, Spec: s.Spec})
 	var events []string
+	recorded := map[string]*corev1.Event{}
 	client.PrependReactor("*", "events", func(a clienttesting.Action) (bool, runtime.Object, error) {
+		var e *corev1.Event
 		switch a := a.(type) {
-		case clienttesting.CreateAction:
-			events = append(events, tell(a.GetObject().(*corev1.Event)))
-		case clienttesting.PatchAction:
-			e, err := client.Tracker().Get(schema.GroupVersionResource{Version: "v1", Resource: "events"}, a.GetNamespace(), a.GetName())
-			if err != nil {
-				t.Error(err)
-				return false, nil, nil
+		case clienttesting.CreateActionImpl:
+			e = a.GetObject().(*corev1.Event)
+			recorded[e.Name] = e
+		case clienttesting.PatchActionImpl: // it is counted once more
+			if e = recorded[a.GetName()]; e == nil {
+				return true, nil, fmt.Errorf("there is no event %s", a.GetName())
 			}
-			events = append(events, tell(e.(*corev1.Event)))
+		default:
+			return false, nil, nil
 		}
-		return false, nil, nil
+		events = append(events, tell(e))
+		return true, e, nil
 	})
 	mapper := meta.NewDefaultRESTMapper(nil)
 	mapper.Add(schema.GroupVersionKind{Group: "apps", Version: "v1", Kind: "Deployment"}, meta.RESTScopeNamespace)
