@@ -32,7 +32,18 @@ func Pack(plain []byte) ([]byte, error) {
 	return bytes.Clone(b.Bytes()), nil
 }
 
-// Unpack gives back what Pack was given.
+// readers have a window that is larger than most of what is packed.
+var readers = sync.Pool{New: func() any { return flate.NewReader(nil) }}
+
+// Unpack gives back what Pack was given. It may be called concurrently.
 func Unpack(packed []byte) ([]byte, error) {
-	return io.ReadAll(flate.NewReader(bytes.NewReader(packed)))
+	r := readers.Get().(io.ReadCloser)
+	defer readers.Put(r)
+	if err := r.(flate.Resetter).Reset(bytes.NewReader(packed), nil); err != nil {
+		return nil, err
+	}
+	var b bytes.Buffer
+	b.Grow(2 * len(packed))
+	_, err := b.ReadFrom(r)
+	return b.Bytes(), err
 }

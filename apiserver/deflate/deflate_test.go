@@ -28,3 +28,16 @@ func TestPack(t *testing.T) {
 		t.Error("unpacked what was not packed")
 	}
 }
+
+func BenchmarkUnpack(b *testing.B) {
+	packed, err := Pack(bytes.Repeat([]byte("an object of a custom kind "), 50))
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := Unpack(packed); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
