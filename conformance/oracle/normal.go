@@ -34,6 +34,11 @@ func decode(contentType string, data []byte) any {
 		if checks := healthChecks(string(data)); checks != nil {
 			return checks
 		}
+		if list := documents(data); len(list) == 1 { // of OpenAPI 3 the index is called a text
+			if document, ok := list[0].(map[string]any); ok {
+				return document
+			}
+		}
 	case "application/yaml":
 		var value any
 		if yaml.Unmarshal(data, &value) == nil {
