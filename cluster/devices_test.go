@@ -42,7 +42,7 @@ func (d *deviceDriver) NodePrepareResources(_ context.Context, r *drav1.NodePrep
 	for _, c := range r.Claims {
 		d.prepared[c.Uid] = true
 		answer.Claims[c.Uid] = &drav1.NodePrepareResourceResponse{Devices: []*drav1.Device{
-			{RequestNames: []string{"r"}, PoolName: "p", DeviceName: "d", CdiDeviceIds: []string{testDriver + "/gpu=d"}},
+			{RequestNames: []string{"r", "container-0-request-0"}, PoolName: "p", DeviceName: "d", CdiDeviceIds: []string{testDriver + "/gpu=d"}},
 		}}
 	}
 	return answer, nil
@@ -69,7 +69,7 @@ const devicesManifest = `
 apiVersion: resource.k8s.io/v1
 kind: DeviceClass
 metadata: {name: gpu}
-spec: {selectors: [{cel: {expression: "device.driver == '` + testDriver + `'"}}]}
+spec: {extendedResourceName: example.com/gpu, selectors: [{cel: {expression: "device.driver == '` + testDriver + `'"}}]}
 ---
 apiVersion: resource.k8s.io/v1
 kind: ResourceSlice
@@ -90,8 +90,18 @@ spec:
   resourceClaims: [{name: x, resourceClaimTemplateName: gpu}]
 `
 
+// extendedManifest asks for the same device as if it were an extended resource.
+const extendedManifest = `
+apiVersion: v1
+kind: Pod
+metadata: {name: q}
+spec:
+  terminationGracePeriodSeconds: 1
+  containers: [{name: c, image: "localhost/skiff/examples/hello-node:v1", resources: {limits: {example.com/gpu: 1}}}]
+`
+
 // TestDevices: a pod with a claim made of a template waits for the driver of its device, runs with the device, and
-// gives it back.
+// gives it back. So does one that requests an extended resource for which the device stands.
 func TestDevices(t *testing.T) {
 	images := exampleImages(t)
 	const specs = "/var/run/cdi" // where runtimes look
@@ -108,12 +118,16 @@ func TestDevices(t *testing.T) {
 	c.Start(t)
 	c.Import(t, images...)
 	manifest := filepath.Join(t.TempDir(), "devices.yaml")
-	if err := os.WriteFile(manifest, []byte(devicesManifest), 0o644); err != nil {
-		t.Fatal(err)
+	apply := func(text string) {
+		t.Helper()
+		if err := os.WriteFile(manifest, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if out, err := c.Kubectl(t, "apply", "-f", manifest); err != nil {
+			t.Fatal(out)
+		}
 	}
-	if out, err := c.Kubectl(t, "apply", "-f", manifest); err != nil {
-		t.Fatal(out)
-	}
+	apply(devicesManifest)
 	has := func(text string) func(string) bool {
 		return func(out string) bool { return strings.Contains(out, text) }
 	}
@@ -131,17 +145,22 @@ func TestDevices(t *testing.T) {
 	defer serving.Wait()
 	defer server.Stop()
 
-	c.Until(t, has("Running"), "get", "pod", "p")
-	c.Until(t, has("made by CDI"), "exec", "p", "--", "node", "-e", "console.log(process.env.DEVICE)")
-	if d.holds() != 1 {
-		t.Errorf("the driver has prepared %d claims, want 1", d.holds())
-	}
-	if out, err := c.Kubectl(t, "delete", "pod", "p"); err != nil {
-		t.Error(out)
-	}
-	c.Until(t, has("No resources found"), "get", "resourceclaims")
-	if d.holds() != 0 {
-		t.Errorf("the driver holds %d claims, want none", d.holds())
+	for _, pod := range []string{"p", "q"} {
+		if pod == "q" {
+			apply(extendedManifest)
+		}
+		c.Until(t, has("Running"), "get", "pod", pod)
+		c.Until(t, has("made by CDI"), "exec", pod, "--", "node", "-e", "console.log(process.env.DEVICE)")
+		if d.holds() != 1 {
+			t.Errorf("%s: the driver has prepared %d claims, want 1", pod, d.holds())
+		}
+		if out, err := c.Kubectl(t, "delete", "pod", pod); err != nil {
+			t.Error(out)
+		}
+		c.Until(t, has("No resources found"), "get", "resourceclaims")
+		if d.holds() != 0 {
+			t.Errorf("%s: the driver holds %d claims, want none", pod, d.holds())
+		}
 	}
 	c.Stop(t)
 }
