@@ -32,6 +32,7 @@ type adapter struct {
 	encryption *encryption
 	lifetimes  sync.Map // seconds, by "namespace/name"
 	requests   sync.WaitGroup
+	watches    watches
 
 	mu     sync.RWMutex
 	server *server
@@ -56,6 +57,7 @@ func newAdapter(t testing.TB, b backend.Backend, f form, clusterScoped bool) *ad
 		t: t, backend: b, form: f,
 		encryption: &encryption{transformer: storagetesting.NewPrefixTransformer([]byte(prefix), false)},
 	}
+	a.watches.moved = sync.NewCond(&a.watches.mu)
 	a.row = row(f, clusterScoped, a.lifetime)
 	a.begin()
 	a.start()
@@ -204,6 +206,7 @@ func (a *adapter) Create(ctx context.Context, key string, obj, out runtime.Objec
 	if err != nil {
 		return meaning(err, key)
 	}
+	a.watches.wait(key, obj, item.Revision())
 	return put(item, out)
 }
 

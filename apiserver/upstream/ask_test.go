@@ -204,6 +204,7 @@ func (a *adapter) Watch(ctx context.Context, key string, o storage.ListOptions) 
 	w := &stream{
 		header: make(http.Header), begun: make(chan int, 1), writer: writer, reader: reader, ctx: ctx, cancel: cancel,
 		events: make(chan watch.Event, buffered),
+		key:    key, recursive: o.Recursive, predicate: o.Predicate, all: &a.watches,
 	}
 	a.requests.Go(func() {
 		a.ask(ctx, q, w)
@@ -215,6 +216,7 @@ func (a *adapter) Watch(ctx context.Context, key string, o storage.ListOptions) 
 		cancel()
 		return nil, errors.Join(err, statusError(body))
 	}
+	a.watches.add(w)
 	a.requests.Go(func() { w.decode() })
 	return w, nil
 }
@@ -232,6 +234,13 @@ type stream struct {
 	ctx    context.Context // of the client
 	cancel context.CancelFunc
 	events chan watch.Event
+
+	key       string
+	recursive bool
+	predicate storage.SelectionPredicate
+	all       *watches
+	seen      int64 // the revision of the newest event that was received; guarded by all.mu, like full
+	full      bool
 }
 
 func (s *stream) Header() http.Header { return s.header }
@@ -257,6 +266,7 @@ func (s *stream) Stop() {
 // decode reads events until the answer or the client ends.
 func (s *stream) decode() {
 	defer close(s.events)
+	defer s.all.remove(s)
 	defer s.Stop()
 	for d := encoding.NewDecoder(s.reader); ; {
 		var frame metav1.WatchEvent
@@ -269,10 +279,25 @@ func (s *stream) decode() {
 		}
 		select {
 		case s.events <- event:
-		case <-s.ctx.Done():
-			return
+		default:
+			s.all.note(s, 0, true)
+			select {
+			case s.events <- event:
+			case <-s.ctx.Done():
+				return
+			}
 		}
+		s.all.note(s, revisionOf(event), false)
 	}
+}
+
+// revisionOf is the revision of the object of an event; 0 of an error.
+func revisionOf(event watch.Event) int64 {
+	revision, err := storage.APIObjectVersioner{}.ObjectResourceVersion(event.Object)
+	if err != nil {
+		return 0
+	}
+	return int64(revision)
 }
 
 func decodeEvent(frame metav1.WatchEvent) (watch.Event, error) {
