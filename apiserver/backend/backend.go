@@ -85,9 +85,11 @@ type Backend interface {
 	// follow after, as they were at a revision (0: the newest). ErrCompacted,
 	// ErrFuture.
 	List(ctx context.Context, prefix, after string, limit int, revision int64) (Page, error)
-	// Put writes value if key is at the expected revision (Absent: not there),
-	// else ErrConflict. value must not be changed afterwards. lifetime 0 means for ever; a key is deleted, as by
-	// Delete, some time after its lifetime has passed.
+	// Put writes value, which must not be changed afterwards, if key is at the
+	// expected revision (Absent: not there), else ErrConflict. nil is an empty
+	// value, and comes back as one that is not nil. lifetime 0 means for ever; a
+	// key is deleted, as by Delete, some time after its lifetime has passed, also
+	// if the database was closed meanwhile. A write whose ctx ends may happen.
 	Put(ctx context.Context, key string, value []byte, expected int64, lifetime time.Duration) (revision int64, err error)
 	// Delete removes key if it is at the expected revision, else ErrConflict.
 	Delete(ctx context.Context, key string, expected int64) (revision int64, err error)
@@ -100,9 +102,12 @@ type Backend interface {
 	// Revision is the newest revision; before the first write one that is less than that of the first write.
 	Revision(ctx context.Context) (int64, error)
 	// Compact forgets history up to and including a revision; values that are
-	// still current stay. It may make a revision. ErrFuture.
+	// still current stay. Lists at the revision, and watches after it, stay
+	// possible. To compact what is compacted does nothing. It may make a revision.
+	// ErrFuture.
 	Compact(ctx context.Context, revision int64) error
-	// Close ends all watches and releases the database.
+	// Close ends all watches and releases the database, once the calls under way
+	// have ended; others get ErrClosed. It may be called again.
 	Close() error
 }
 
