@@ -78,7 +78,11 @@ func Run(t *testing.T, e Engine) {
 
 func open(t testing.TB, e Engine) backend.Backend {
 	t.Helper()
-	b := e.Open(t)
+	return CloseLater(t, e.Open(t))
+}
+
+// CloseLater closes b when the test ends, and returns it.
+func CloseLater(t testing.TB, b backend.Backend) backend.Backend {
 	t.Cleanup(func() {
 		if err := b.Close(); err != nil {
 			t.Errorf("close: %v", err)
@@ -87,7 +91,8 @@ func open(t testing.TB, e Engine) backend.Backend {
 	return b
 }
 
-func put(t testing.TB, b backend.Backend, key, value string, expected int64) int64 {
+// Put writes a key and returns the revision.
+func Put(t testing.TB, b backend.Backend, key, value string, expected int64) int64 {
 	t.Helper()
 	revision, err := b.Put(t.Context(), key, []byte(value), expected, 0)
 	if err != nil {
@@ -156,15 +161,15 @@ func testEmpty(t *testing.T, e Engine) {
 	same(t, "list", text(page), "")
 	same(t, "more", page.More, int64(0))
 	same(t, "revision of list", page.Revision, empty)
-	if first := put(t, b, "/a", "1", backend.Absent); first <= empty {
+	if first := Put(t, b, "/a", "1", backend.Absent); first <= empty {
 		t.Errorf("the first write has revision %d, want more than %d, that of nothing", first, empty)
 	}
 }
 
 func testPutGetDelete(t *testing.T, e Engine) {
 	b := open(t, e)
-	r1 := put(t, b, "/a", "1", backend.Absent)
-	r2 := put(t, b, "/b", "2", backend.Absent)
+	r1 := Put(t, b, "/a", "1", backend.Absent)
+	r2 := Put(t, b, "/b", "2", backend.Absent)
 	entry, newest, err := b.Get(t.Context(), "/a")
 	if err != nil {
 		t.Fatal(err)
@@ -172,7 +177,7 @@ func testPutGetDelete(t *testing.T, e Engine) {
 	same(t, "value", string(entry.Value), "1")
 	same(t, "revision", entry.Revision, r1)
 	same(t, "newest", newest, r2)
-	r3 := put(t, b, "/a", "3", r1)
+	r3 := Put(t, b, "/a", "3", r1)
 	r4 := del(t, b, "/a", r3)
 	if !slices.IsSorted([]int64{1, r1, r2, r3, r4}) || r1 == r2 || r2 == r3 || r3 == r4 {
 		t.Errorf("revisions %d %d %d %d do not ascend from 1", r1, r2, r3, r4)
@@ -193,8 +198,8 @@ func testPutGetDelete(t *testing.T, e Engine) {
 
 func testExpected(t *testing.T, e Engine) {
 	b := open(t, e)
-	r1 := put(t, b, "/a", "1", backend.Absent)
-	r2 := put(t, b, "/a", "2", r1)
+	r1 := Put(t, b, "/a", "1", backend.Absent)
+	r2 := Put(t, b, "/a", "2", r1)
 	for _, c := range []struct {
 		name     string
 		key      string
@@ -279,15 +284,15 @@ func testPages(t *testing.T, e Engine) {
 	var want []string
 	for i := range 10 {
 		key := fmt.Sprintf("/p/%02d", i)
-		want = append(want, fmt.Sprintf("%s=1@%d", key, put(t, b, key, "1", backend.Absent)))
+		want = append(want, fmt.Sprintf("%s=1@%d", key, Put(t, b, key, "1", backend.Absent)))
 	}
 	at := revisionOf(t, b)
 	// What happens now must not show on the pages of the old revision.
 	first, _, _ := b.Get(t.Context(), "/p/00")
-	put(t, b, "/p/00", "2", first.Revision)
+	Put(t, b, "/p/00", "2", first.Revision)
 	del(t, b, "/p/05", list(t, b, "/p/05", "", 0, 0).Entries[0].Revision)
-	put(t, b, "/p/05x", "1", backend.Absent)
-	put(t, b, "/q", "1", backend.Absent)
+	Put(t, b, "/p/05x", "1", backend.Absent)
+	Put(t, b, "/q", "1", backend.Absent)
 	var got []string
 	after := ""
 	for _, more := range []int64{7, 4, 1, 0} {
@@ -307,7 +312,7 @@ func testPages(t *testing.T, e Engine) {
 func testPrefixes(t *testing.T, e Engine) {
 	b := open(t, e)
 	for _, key := range []string{"/a", "/a/", "/a/b", "/a-b/c", "/ab", "/a/b/c", "/A/b", "/a/%_", "/a/ü"} {
-		put(t, b, key, "", backend.Absent)
+		Put(t, b, key, "", backend.Absent)
 	}
 	for _, c := range []struct{ prefix, after, want string }{
 		{"/a/", "", "/a/ /a/%_ /a/b /a/b/c /a/ü"},
@@ -338,8 +343,8 @@ func testSnapshot(t *testing.T, e Engine) {
 		var first, second int64
 		for i := range 50 {
 			value := fmt.Sprintf("%03d", i)
-			first = put(t, b, "/s/1", value, first)
-			second = put(t, b, "/s/2", value, second)
+			first = Put(t, b, "/s/1", value, first)
+			second = Put(t, b, "/s/2", value, second)
 		}
 	}()
 	for running := true; running; {
@@ -400,15 +405,15 @@ func describe(c backend.Change) string {
 
 func testWatch(t *testing.T, e Engine) {
 	b := open(t, e)
-	start := put(t, b, "/w/0", "0", backend.Absent)
+	start := Put(t, b, "/w/0", "0", backend.Absent)
 	// One watch is open while the changes are made, one comes later.
 	live := make(chan []backend.Change, 1)
 	go func() { live <- collect(t, b, "/w/", start, 4) }()
-	r1 := put(t, b, "/w/a", "1", backend.Absent)
-	put(t, b, "/x/a", "1", backend.Absent)
-	r2 := put(t, b, "/w/a", "2", r1)
+	r1 := Put(t, b, "/w/a", "1", backend.Absent)
+	Put(t, b, "/x/a", "1", backend.Absent)
+	r2 := Put(t, b, "/w/a", "2", r1)
 	r3 := del(t, b, "/w/a", r2)
-	r4 := put(t, b, "/w/a", "4", backend.Absent)
+	r4 := Put(t, b, "/w/a", "4", backend.Absent)
 	want := []string{
 		fmt.Sprintf("/w/a=1@%d", r1),
 		fmt.Sprintf("/w/a=2@%d", r2),
@@ -432,7 +437,7 @@ func testWatchResumes(t *testing.T, e Engine) {
 		if err != nil && !errors.Is(err, backend.ErrNotFound) {
 			t.Fatal(err)
 		}
-		r := put(t, b, key, fmt.Sprint(i), current.Revision)
+		r := Put(t, b, key, fmt.Sprint(i), current.Revision)
 		revisions = append(revisions, r)
 		all = append(all, fmt.Sprintf("%d@%d", i, r))
 	}
@@ -447,8 +452,8 @@ func testWatchResumes(t *testing.T, e Engine) {
 
 func testProgress(t *testing.T, e Engine) {
 	b := open(t, e)
-	put(t, b, "/mine", "1", backend.Absent)
-	other := put(t, b, "/other", "1", backend.Absent)
+	Put(t, b, "/mine", "1", backend.Absent)
+	other := Put(t, b, "/other", "1", backend.Absent)
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
 	seen := false
@@ -466,7 +471,7 @@ func testProgress(t *testing.T, e Engine) {
 
 func testWatchEnds(t *testing.T, e Engine) {
 	b := open(t, e)
-	put(t, b, "/a", "1", backend.Absent)
+	Put(t, b, "/a", "1", backend.Absent)
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	var last error
@@ -498,12 +503,12 @@ func testWatchEnds(t *testing.T, e Engine) {
 
 func testCompaction(t *testing.T, e Engine) {
 	b := open(t, e)
-	r1 := put(t, b, "/c/a", "1", backend.Absent)
-	kept := put(t, b, "/c/b", "1", backend.Absent)
-	r2 := put(t, b, "/c/a", "2", r1)
-	gone := put(t, b, "/c/c", "1", backend.Absent)
+	r1 := Put(t, b, "/c/a", "1", backend.Absent)
+	kept := Put(t, b, "/c/b", "1", backend.Absent)
+	r2 := Put(t, b, "/c/a", "2", r1)
+	gone := Put(t, b, "/c/c", "1", backend.Absent)
 	del(t, b, "/c/c", gone)
-	r3 := put(t, b, "/c/a", "3", r2)
+	r3 := Put(t, b, "/c/a", "3", r2)
 	if err := b.Compact(t.Context(), r2); err != nil {
 		t.Fatal(err)
 	}
@@ -530,13 +535,13 @@ func testCompaction(t *testing.T, e Engine) {
 	if got := revisionOf(t, b); got < r3 {
 		t.Errorf("compacting took the revision back to %d from %d", got, r3)
 	}
-	put(t, b, "/c/c", "again", backend.Absent)
-	put(t, b, "/c/a", "4", r3)
+	Put(t, b, "/c/c", "again", backend.Absent)
+	Put(t, b, "/c/a", "4", r3)
 }
 
 func testFuture(t *testing.T, e Engine) {
 	b := open(t, e)
-	r := put(t, b, "/a", "1", backend.Absent)
+	r := Put(t, b, "/a", "1", backend.Absent)
 	_, err := b.List(t.Context(), "/", "", 0, r+1)
 	is(t, "list", err, backend.ErrFuture)
 	is(t, "compact", b.Compact(t.Context(), r+1), backend.ErrFuture)
@@ -555,7 +560,7 @@ func testLifetime(t *testing.T, e Engine) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	forever := put(t, b, "/l/unlimited", "1", backend.Absent)
+	forever := Put(t, b, "/l/unlimited", "1", backend.Absent)
 	ctx, cancel := context.WithTimeout(t.Context(), time.Second+e.Lifetime)
 	defer cancel()
 	for c, err := range b.Watch(ctx, "/l/", forever) {
@@ -573,7 +578,7 @@ func testLifetime(t *testing.T, e Engine) {
 
 func testClosed(t *testing.T, e Engine) {
 	b := e.Open(t)
-	put(t, b, "/a", "1", backend.Absent)
+	Put(t, b, "/a", "1", backend.Absent)
 	if err := b.Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -596,10 +601,10 @@ func testLarge(t *testing.T, e Engine) {
 	b := open(t, e)
 	large := strings.Repeat("0123456789abcdef", backend.MaxValue/16)[3*len("/large")+64:]
 	binary := "\x00\xff\n'\"\\\x80"
-	r1 := put(t, b, "/large", large, backend.Absent)
-	put(t, b, "/binary", binary, backend.Absent)
-	put(t, b, "/"+strings.Repeat("n", 253)+"/"+strings.Repeat("m", 253), "1", backend.Absent)
-	r2 := put(t, b, "/large", "small", r1)
+	r1 := Put(t, b, "/large", large, backend.Absent)
+	Put(t, b, "/binary", binary, backend.Absent)
+	Put(t, b, "/"+strings.Repeat("n", 253)+"/"+strings.Repeat("m", 253), "1", backend.Absent)
+	r2 := Put(t, b, "/large", "small", r1)
 	changes := collect(t, b, "/large", 0, 2)
 	same(t, "large value in a change", string(changes[0].Value) == large, true)
 	same(t, "the change after it", describe(changes[1]), fmt.Sprintf("/large=small@%d", r2))
@@ -612,13 +617,13 @@ func testLarge(t *testing.T, e Engine) {
 
 func testReopen(t *testing.T, e Engine) {
 	b := e.Open(t)
-	r1 := put(t, b, "/a", "1", backend.Absent)
-	r2 := put(t, b, "/a", "2", r1)
-	r3 := put(t, b, "/b", "3", backend.Absent)
+	r1 := Put(t, b, "/a", "1", backend.Absent)
+	r2 := Put(t, b, "/a", "2", r1)
+	r3 := Put(t, b, "/b", "3", backend.Absent)
 	if _, err := b.Put(t.Context(), "/short", []byte("1"), backend.Absent, time.Second); err != nil {
 		t.Fatal(err)
 	}
-	gone := put(t, b, "/gone", "5", backend.Absent)
+	gone := Put(t, b, "/gone", "5", backend.Absent)
 	last := del(t, b, "/gone", gone)
 	if err := b.Compact(t.Context(), r2); err != nil {
 		t.Fatal(err)
@@ -650,7 +655,7 @@ func testReopen(t *testing.T, e Engine) {
 	// The newest revision was that of a delete, and has been compacted.
 	b = open(t, e)
 	same(t, "revision", revisionOf(t, b), newest)
-	if next := put(t, b, "/c", "6", backend.Absent); next <= newest {
+	if next := Put(t, b, "/c", "6", backend.Absent); next <= newest {
 		t.Errorf("a write after reopening has revision %d, want more than %d", next, newest)
 	}
 	same(t, "all", text(list(t, b, "/", "", 2, 0)), fmt.Sprintf("/a=2@%d /b=3@%d", r2, r3))

@@ -17,7 +17,7 @@ const latest = time.Minute + 2*time.Second
 
 func testEnd(t *testing.T, e Engine) {
 	b := open(t, e)
-	put(t, b, "/e/unlimited", "1", backend.Absent)
+	Put(t, b, "/e/unlimited", "1", backend.Absent)
 	before := time.Now()
 	first, err := b.Put(t.Context(), "/e/limited", []byte("1"), backend.Absent, time.Hour)
 	if err != nil {
@@ -35,7 +35,7 @@ func testEnd(t *testing.T, e Engine) {
 		}
 	}
 	same(t, "a value for ever has an end", !entries[1].End.IsZero(), false)
-	put(t, b, "/e/limited", "2", first)
+	Put(t, b, "/e/limited", "2", first)
 	same(t, "a value written over one with a lifetime has an end", !list(t, b, "/e/limited", "", 0, 0).Entries[0].End.IsZero(), false)
 	same(t, "the value before it has one", list(t, b, "/e/limited", "", 0, first).Entries[0].End.IsZero(), false)
 }
@@ -71,7 +71,7 @@ func testLoad(t *testing.T, e Engine) {
 		t.Fatal(err)
 	}
 	checkLoaded(t, b, now)
-	last := put(t, b, "/l/z", "7", 201)
+	last := Put(t, b, "/l/z", "7", 201)
 	if last <= 203 {
 		t.Errorf("a write after loading up to 203 has revision %d", last)
 	}
@@ -126,7 +126,7 @@ func checkLoaded(t *testing.T, b backend.Backend, now time.Time) {
 
 func testLoadRefuses(t *testing.T, e Engine) {
 	b := open(t, e)
-	r := put(t, b, "/a", "1", backend.Absent)
+	r := Put(t, b, "/a", "1", backend.Absent)
 	is(t, "load", loader(t, b).Load(t.Context(), slices.Values(loaded(time.Now())), 200, 203), backend.ErrNotEmpty)
 	del(t, b, "/a", r)
 	is(t, "load after a delete", loader(t, b).Load(t.Context(), slices.Values(loaded(time.Now())), 200, 203), backend.ErrNotEmpty)

@@ -29,22 +29,13 @@ COMMIT`
 	ownStatement = `SELECT COALESCE(MAX(revision), 0) FROM skiff_servers WHERE server = ?`
 )
 
-// rollbackWait is how long a database may take to end a transaction before the
-// connection is closed.
-const rollbackWait = 5 * time.Second
-
 // tx is a transaction on the connection for writing. All up to its decision is
 // one message to the database, and all from there to the commit another.
-type tx struct {
-	conn    *sql.Conn
-	head    relational.Head
-	current map[string]int64
-	ended   bool
-}
+type tx struct{ conn *sql.Conn }
 
 var _ relational.Tx = (*tx)(nil)
 
-func (d *database) Begin(ctx context.Context, keys []string) (relational.Tx, error) {
+func (d *database) Tx(ctx context.Context) (relational.Tx, error) {
 	if err := d.measure(ctx); err != nil {
 		return nil, err
 	}
@@ -52,15 +43,10 @@ func (d *database) Begin(ctx context.Context, keys []string) (relational.Tx, err
 	if err != nil {
 		return nil, err
 	}
-	t := &tx{conn: conn, current: make(map[string]int64, len(keys))}
-	if err := t.begin(ctx, keys); err != nil {
-		t.Rollback()
-		return nil, err
-	}
-	return t, nil
+	return &tx{conn}, nil
 }
 
-func (t *tx) begin(ctx context.Context, keys []string) error {
+func (t *tx) Begin(ctx context.Context, keys []string) (h relational.Head, current map[string]int64, err error) {
 	names := make([]any, len(keys))
 	for i, key := range keys {
 		names[i] = []byte(key)
@@ -68,35 +54,31 @@ func (t *tx) begin(ctx context.Context, keys []string) error {
 	statements := fmt.Sprintf(beginStatements, strings.TrimSuffix(strings.Repeat("?,", len(keys)), ","))
 	rows, err := t.conn.QueryContext(ctx, statements, names...)
 	if err != nil {
-		return err
+		return h, nil, err
 	}
 	defer rows.Close()
 	for rows.Next() {
-		h := &t.head
 		if err := rows.Scan(&h.Layout, &h.Revision, &h.Compacted, &h.Dropped); err != nil {
-			return err
+			return h, nil, err
 		}
 	}
 	if !rows.NextResultSet() {
-		return errors.Join(errCut, rows.Err())
+		return h, nil, errors.Join(errCut, rows.Err())
 	}
+	current = make(map[string]int64, len(keys))
 	for rows.Next() {
 		var name []byte
 		var revision int64
 		if err := rows.Scan(&name, &revision); err != nil {
-			return err
+			return h, nil, err
 		}
-		t.current[string(name)] = revision
+		current[string(name)] = revision
 	}
-	return rows.Err()
+	return h, current, rows.Err()
 }
 
 // errCut: there is no second result.
 var errCut = errors.New("the database answered one of two questions")
-
-func (t *tx) Head() relational.Head { return t.head }
-
-func (t *tx) Current(key string) int64 { return t.current[key] } // backend.Absent, which is 0, for others
 
 func (t *tx) Own(ctx context.Context, server int64) (revision int64, err error) {
 	err = t.conn.QueryRowContext(ctx, ownStatement, server).Scan(&revision)
@@ -120,17 +102,11 @@ func (t *tx) Commit(ctx context.Context, head relational.Head, server int64, wri
 	if _, err := t.conn.ExecContext(ctx, statements.String(), args...); err != nil {
 		return err
 	}
-	t.ended = true
-	return t.conn.Close()
+	_ = t.conn.Close() // it is the pool's again
+	return nil
 }
 
-func (t *tx) Rollback() {
-	if t.ended {
-		return
-	}
-	t.ended = true
-	ctx, cancel := context.WithTimeout(context.Background(), rollbackWait)
-	defer cancel()
+func (t *tx) Rollback(ctx context.Context) {
 	if _, err := t.conn.ExecContext(ctx, "ROLLBACK"); err != nil {
 		_ = t.conn.Raw(func(any) error { return driver.ErrBadConn }) // the pool closes such a one
 	}

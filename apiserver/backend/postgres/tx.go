@@ -35,31 +35,21 @@ ON CONFLICT (server) DO UPDATE SET revision = excluded.revision, written = exclu
 	durableStatement  = `SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit', true) = 'off'`
 )
 
-// rollbackWait is how long a database may take to end a transaction before the
-// connection is closed.
-const rollbackWait = 5 * time.Second
+// closeWait is how long the database may take to be told that a connection is
+// closed.
+const closeWait = 5 * time.Second
 
 // tx is a transaction on the writer's connection. All up to its decision is one
 // message to the database, and all from there to the commit another.
-type tx struct {
-	d       *database
-	head    relational.Head
-	current map[string]int64
-	ended   bool
-}
+type tx struct{ d *database }
 
 var _ relational.Tx = (*tx)(nil)
 
-func (d *database) Begin(ctx context.Context, keys []string) (relational.Tx, error) {
+func (d *database) Tx(ctx context.Context) (relational.Tx, error) {
 	if err := d.connect(ctx); err != nil {
 		return nil, err
 	}
-	t := &tx{d: d, current: make(map[string]int64, len(keys))}
-	if err := t.begin(ctx, keys); err != nil {
-		t.Rollback()
-		return nil, err
-	}
-	return t, nil
+	return &tx{d}, nil
 }
 
 // connect makes the connection for writing if there is none.
@@ -84,13 +74,14 @@ func (d *database) disconnect() {
 	if d.writer == nil {
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), rollbackWait)
+	ctx, cancel := context.WithTimeout(context.Background(), closeWait)
 	defer cancel()
 	_ = d.writer.Close(ctx) // whatever it says, it is closed
 	d.writer = nil
 }
 
-func (t *tx) begin(ctx context.Context, keys []string) error {
+func (t *tx) Begin(ctx context.Context, keys []string) (h relational.Head, current map[string]int64, err error) {
+	current = make(map[string]int64, len(keys))
 	names := make([][]byte, len(keys))
 	for i, key := range keys {
 		names[i] = []byte(key)
@@ -98,7 +89,6 @@ func (t *tx) begin(ctx context.Context, keys []string) error {
 	var batch pgx.Batch
 	batch.Queue(beginStatement)
 	batch.Queue(lockStatement).QueryRow(func(row pgx.Row) error {
-		h := &t.head
 		return row.Scan(&h.Layout, &h.Revision, &h.Compacted, &h.Dropped)
 	})
 	batch.Queue(currentStatement, names).Query(func(rows pgx.Rows) error {
@@ -110,16 +100,13 @@ func (t *tx) begin(ctx context.Context, keys []string) error {
 			if err := rows.Scan(&revision); err != nil {
 				return err
 			}
-			t.current[key] = revision
+			current[key] = revision // backend.Absent, which is 0, if it has none
 		}
 		return rows.Err()
 	})
-	return t.d.writer.SendBatch(ctx, &batch).Close()
+	err = t.d.writer.SendBatch(ctx, &batch).Close()
+	return h, current, err
 }
-
-func (t *tx) Head() relational.Head { return t.head }
-
-func (t *tx) Current(key string) int64 { return t.current[key] } // backend.Absent, which is 0, for others
 
 func (t *tx) Own(ctx context.Context, server int64) (revision int64, err error) {
 	err = t.d.writer.QueryRow(ctx, ownStatement, server).Scan(&revision)
@@ -143,20 +130,10 @@ func (t *tx) Commit(ctx context.Context, head relational.Head, server int64, wri
 		batch.Queue(notifyStatement, fmt.Sprintf("%d %d", server, head.Revision))
 	}
 	batch.Queue("COMMIT")
-	if err := t.d.writer.SendBatch(ctx, &batch).Close(); err != nil {
-		return err
-	}
-	t.ended = true
-	return nil
+	return t.d.writer.SendBatch(ctx, &batch).Close()
 }
 
-func (t *tx) Rollback() {
-	if t.ended {
-		return
-	}
-	t.ended = true
-	ctx, cancel := context.WithTimeout(context.Background(), rollbackWait)
-	defer cancel()
+func (t *tx) Rollback(ctx context.Context) {
 	if t.d.writer.IsClosed() {
 		return
 	}

@@ -30,9 +30,9 @@ type Database interface {
 	Query(ctx context.Context, statement string, args ...any) (*sql.Rows, error)
 	Exec(ctx context.Context, statement string, args ...any) error
 	Among(column string, numbers []int64) (condition string, args []any)
-	// Begin begins a transaction for the writes of a server, which locks the row
-	// of skiff_meta and then reads what else Tx has. There is one at a time.
-	Begin(ctx context.Context, keys []string) (Tx, error)
+	// Tx is a transaction that is yet to begin, on the connection for writing.
+	// There is one at a time.
+	Tx(ctx context.Context) (Tx, error)
 	// MaxBatch is how many bytes the keys and values of a transaction can have,
 	// if it has more than one write.
 	MaxBatch() int
@@ -47,20 +47,20 @@ type Database interface {
 	Close() error
 }
 
-// Tx is a transaction that has the row of skiff_meta locked.
+// Tx is a transaction for the writes of a server.
 type Tx interface {
-	// Head is the row.
-	Head() Head
-	// Current is the revision of a key's value; backend.Absent if it has none.
-	Current(key string) int64
+	// Begin locks the row of skiff_meta and reads it, and then the revisions of
+	// those of the keys that have a value.
+	Begin(ctx context.Context, keys []string) (head Head, current map[string]int64, err error)
 	// Own is the revision with which this server's newest transaction ended; 0
 	// if there was none.
 	Own(ctx context.Context, server int64) (int64, error)
 	// Commit inserts writes, sets the row and that of the server, and commits.
 	Commit(ctx context.Context, head Head, server int64, writes []Write) error
-	// Rollback ends the transaction if Commit has not. It always succeeds, if
-	// need be by closing the connection.
-	Rollback()
+	// Rollback ends the transaction, however far it came; it is called where
+	// Commit was not, or has failed. It always succeeds, if need be by closing the
+	// connection.
+	Rollback(ctx context.Context)
 }
 
 // Head is the row of skiff_meta.

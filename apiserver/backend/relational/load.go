@@ -83,11 +83,11 @@ func (b *Backend) loadWrites(ctx context.Context, writes iter.Seq[backend.Entry]
 
 func (b *Backend) insert(ctx context.Context, batch []Write) error {
 	return b.again(ctx, "write storage", func(ctx context.Context) error {
-		tx, err := b.db.Begin(ctx, []string{""}) // no key is asked for
+		t, err := b.begin(ctx, []string{""}) // no key is asked for
 		if err != nil {
 			return err
 		}
-		defer tx.Rollback()
-		return tx.Commit(ctx, tx.Head(), b.server, batch)
+		defer t.end()
+		return t.commit(ctx, t.head, b.server, batch)
 	})
 }

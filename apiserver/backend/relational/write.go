@@ -177,17 +177,17 @@ type attempts struct {
 
 func (b *Backend) attempt(ctx context.Context, a *attempts) error {
 	seen := b.newest.Load()
-	tx, err := b.db.Begin(ctx, a.keys)
+	t, err := b.begin(ctx, a.keys)
 	if err != nil {
 		return err
 	}
-	defer tx.Rollback()
-	if err := tx.Head().check(); err != nil {
+	defer t.end()
+	if err := t.head.check(); err != nil {
 		return err
 	}
 	if a.doubt != nil {
-		// The lock that Begin took has waited for the end of that transaction.
-		last, err := tx.Own(ctx, b.server)
+		// The lock that begin took has waited for the end of that transaction.
+		last, err := t.tx.Own(ctx, b.server)
 		if err != nil {
 			return err
 		}
@@ -197,12 +197,12 @@ func (b *Backend) attempt(ctx context.Context, a *attempts) error {
 		}
 		a.doubt = nil
 	}
-	p := decide(a.batch, tx.Head(), seen, tx.Current)
+	p := decide(a.batch, t.head, seen, t.current)
 	if p.empty() {
-		b.saw(tx.Head().Revision)
+		b.saw(t.head.Revision)
 		return nil
 	}
-	if err := tx.Commit(ctx, p.head, b.server, p.writes); err != nil {
+	if err := t.commit(ctx, p.head, b.server, p.writes); err != nil {
 		if b.class(err) != Refused {
 			a.doubt = p
 		}

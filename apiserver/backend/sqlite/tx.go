@@ -13,9 +13,7 @@ import (
 // for each key costs no more than one for all.
 type tx struct {
 	*sql.Tx
-	d       *database
-	head    relational.Head
-	current map[string]int64
+	d *database
 }
 
 var _ relational.Tx = (*tx)(nil)
@@ -44,7 +42,7 @@ func (d *database) statements(ctx context.Context) error {
 	return nil
 }
 
-func (d *database) Begin(ctx context.Context, keys []string) (relational.Tx, error) {
+func (d *database) Tx(ctx context.Context) (relational.Tx, error) {
 	if err := d.statements(ctx); err != nil {
 		return nil, err
 	}
@@ -52,35 +50,26 @@ func (d *database) Begin(ctx context.Context, keys []string) (relational.Tx, err
 	if err != nil {
 		return nil, err
 	}
-	t := &tx{Tx: begun, d: d, current: make(map[string]int64, len(keys))}
-	if err := t.load(ctx, keys); err != nil {
-		t.Rollback()
-		return nil, err
-	}
-	return t, nil
+	return &tx{begun, d}, nil
 }
 
-func (t *tx) load(ctx context.Context, keys []string) error {
-	h := &t.head
+func (t *tx) Begin(ctx context.Context, keys []string) (h relational.Head, current map[string]int64, err error) {
 	row := t.QueryRowContext(ctx, `SELECT layout, revision, compacted, dropped FROM skiff_meta WHERE id = 1`)
 	if err := row.Scan(&h.Layout, &h.Revision, &h.Compacted, &h.Dropped); err != nil {
-		return err
+		return h, nil, err
 	}
-	current := t.StmtContext(ctx, t.d.current)
+	current = make(map[string]int64, len(keys))
+	statement := t.StmtContext(ctx, t.d.current)
 	for _, key := range keys {
 		var revision int64
-		err := current.QueryRowContext(ctx, []byte(key)).Scan(&revision)
+		err := statement.QueryRowContext(ctx, []byte(key)).Scan(&revision)
 		if err != nil && !errors.Is(err, sql.ErrNoRows) {
-			return err
+			return h, nil, err
 		}
-		t.current[key] = revision // backend.Absent if there is no row
+		current[key] = revision // backend.Absent if there is no row
 	}
-	return nil
+	return h, current, nil
 }
-
-func (t *tx) Head() relational.Head { return t.head }
-
-func (t *tx) Current(key string) int64 { return t.current[key] } // backend.Absent, which is 0, for others
 
 func (t *tx) Own(ctx context.Context, server int64) (revision int64, err error) {
 	err = t.QueryRowContext(ctx, `SELECT revision FROM skiff_servers WHERE server = ?`, server).Scan(&revision)
@@ -106,5 +95,4 @@ func (t *tx) Commit(ctx context.Context, head relational.Head, server int64, wri
 	return t.Tx.Commit()
 }
 
-// Rollback does nothing after Commit.
-func (t *tx) Rollback() { _ = t.Tx.Rollback() }
+func (t *tx) Rollback(context.Context) { _ = t.Tx.Rollback() } // there is nothing to wait for

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/skiff-k8s/skiff/apiserver/backend"
+	"github.com/skiff-k8s/skiff/apiserver/backend/backendtest"
 )
 
 // Engine is what Run needs to know of an engine.
@@ -59,21 +60,7 @@ func open(t testing.TB, e Engine, url string) backend.Backend {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		if err := b.Close(); err != nil {
-			t.Errorf("close: %v", err)
-		}
-	})
-	return b
-}
-
-func put(t testing.TB, b backend.Backend, key, value string, expected int64) int64 {
-	t.Helper()
-	revision, err := b.Put(t.Context(), key, []byte(value), expected, 0)
-	if err != nil {
-		t.Fatalf("put %s at %d: %v", key, expected, err)
-	}
-	return revision
+	return backendtest.CloseLater(t, b)
 }
 
 // watch collects changes until one has a key.
@@ -103,17 +90,17 @@ func testDoubt(t *testing.T, e Engine) {
 			address := e.Database(t)
 			p := startProxy(t, &address)
 			b := open(t, e, address)
-			r := put(t, b, "/before", "0", backend.Absent)
+			r := backendtest.Put(t, b, "/before", "0", backend.Absent)
 			p.arm("/doubt", answered)
-			doubt := put(t, b, "/doubt", "1", backend.Absent)
+			doubt := backendtest.Put(t, b, "/doubt", "1", backend.Absent)
 			if !p.cutOnce() {
 				t.Fatal("no commit was cut")
 			}
 			if doubt != r+1 {
 				t.Errorf("the write is at %d, want %d", doubt, r+1)
 			}
-			put(t, b, "/doubt", "2", doubt)
-			put(t, b, "/after", "3", backend.Absent)
+			backendtest.Put(t, b, "/doubt", "2", doubt)
+			backendtest.Put(t, b, "/after", "3", backend.Absent)
 			changes, err := watch(t, b, r, "/after")
 			got := strings.Join(changes, " ")
 			if want := fmt.Sprintf("/doubt=1@%d /doubt=2@%d /after=3@%d", r+1, r+2, r+3); got != want || err != nil {
@@ -126,7 +113,7 @@ func testDoubt(t *testing.T, e Engine) {
 func testRefusedWrite(t *testing.T, e Engine) {
 	url := e.Database(t)
 	b := open(t, e, url)
-	put(t, b, "/a", "1", backend.Absent)
+	backendtest.Put(t, b, "/a", "1", backend.Absent)
 	e.Execute(t, url, `ALTER TABLE skiff_writes ADD CONSTRAINT refuse CHECK (name <> '/refused')`)
 	var wg sync.WaitGroup
 	for i := range 50 {
@@ -150,9 +137,9 @@ func testRefusedWrite(t *testing.T, e Engine) {
 func testLostCommits(t *testing.T, e Engine) {
 	url := e.Database(t)
 	a, b := open(t, e, url), open(t, e, url)
-	kept := put(t, a, "/kept", "1", backend.Absent)
-	lost := put(t, a, "/lost", "1", backend.Absent)
-	lost = put(t, a, "/lost", "2", lost)
+	kept := backendtest.Put(t, a, "/kept", "1", backend.Absent)
+	lost := backendtest.Put(t, a, "/lost", "1", backend.Absent)
+	lost = backendtest.Put(t, a, "/lost", "2", lost)
 	if _, err := watch(t, b, kept, "/lost"); err != nil {
 		t.Fatal(err)
 	}
@@ -170,7 +157,7 @@ func testLostCommits(t *testing.T, e Engine) {
 			t.Errorf("a watch of what was lost ended with %v, want %v", err, backend.ErrCompacted)
 		}
 	}
-	if next := put(t, a, "/next", "1", backend.Absent); next <= lost {
+	if next := backendtest.Put(t, a, "/next", "1", backend.Absent); next <= lost {
 		t.Errorf("revision %d was given again, of which %d were seen", next, lost)
 	}
 	page, err := b.List(t.Context(), "", "", 0, 0)
@@ -187,7 +174,7 @@ func testForeign(t *testing.T, e Engine) {
 		t.Run(name, func(t *testing.T) {
 			url := e.Database(t)
 			b := open(t, e, url)
-			put(t, b, "/a", "1", backend.Absent)
+			backendtest.Put(t, b, "/a", "1", backend.Absent)
 			e.Execute(t, url, c.statement)
 			second, err := e.Open(url)
 			if err == nil {
@@ -208,7 +195,7 @@ func testLongKey(t *testing.T, e Engine) {
 	if _, err := b.Put(t.Context(), strings.Repeat("k", 2000), nil, backend.Absent, 0); err == nil || !strings.Contains(err.Error(), "too long") {
 		t.Errorf("put: got %v, want that the key is too long", err)
 	}
-	put(t, b, strings.Repeat("\xff", 1024), "1", backend.Absent)
+	backendtest.Put(t, b, strings.Repeat("\xff", 1024), "1", backend.Absent)
 	page, err := b.List(t.Context(), strings.Repeat("\xff", 1024), "", 0, 0)
 	if err != nil || len(page.Entries) != 1 {
 		t.Errorf("list of the last possible key: got %d entries, %v, want 1", len(page.Entries), err)
@@ -261,7 +248,7 @@ func testBounded(t *testing.T, e Engine) {
 func testOutage(t *testing.T, e Engine) {
 	server := e.Server(t)
 	b := open(t, e, server.Database(t))
-	first := put(t, b, "/a", "1", backend.Absent)
+	first := backendtest.Put(t, b, "/a", "1", backend.Absent)
 	seen := make(chan string, 1)
 	go func() {
 		changes, err := watch(t, b, 0, "/end")
@@ -284,7 +271,7 @@ func testOutage(t *testing.T, e Engine) {
 	if err != nil || entry.Revision != first {
 		t.Errorf("get: got %v, %v, want what was written before", entry, err)
 	}
-	last := put(t, b, "/end", "2", backend.Absent)
+	last := backendtest.Put(t, b, "/end", "2", backend.Absent)
 	if got, want := <-seen, fmt.Sprintf("[/a=1@%d /end=2@%d] <nil>", first, last); got != want {
 		t.Errorf("the watch saw %s, want %s", got, want)
 	}
