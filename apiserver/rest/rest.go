@@ -64,6 +64,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		h.notFound(w, r)
 		return
 	}
+	r = r.WithContext(store.InRequest(r.Context()))
 	t, serve, err := h.route(info, r)
 	if err == errNoResource && !h.Serves(info.Group) {
 		h.notFound(w, r)

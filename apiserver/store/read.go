@@ -70,9 +70,9 @@ func (s *Store) Changed(ctx context.Context, r *resource.Resource) (int64, error
 // Revision is the newest revision of the backend.
 func (s *Store) Revision(ctx context.Context) (int64, error) { return s.backend.Revision(ctx) }
 
-// catchUp waits until the cache has the newest revision of the backend.
+// catchUp waits until the cache has the newest revision of the backend, as of the beginning of a request if ctx is of one.
 func (s *Store) catchUp(ctx context.Context) error {
-	revision, err := s.backend.Revision(ctx)
+	revision, err := s.newest(ctx)
 	if err != nil {
 		return err
 	}

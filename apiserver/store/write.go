@@ -121,6 +121,7 @@ func (s *Store) Delete(ctx context.Context, r *resource.Resource, current *Item,
 
 func (s *Store) delete(ctx context.Context, k *kind, current *Item) (revision int64, err error) {
 	revision, err = s.backend.Delete(ctx, k.prefix+current.key, current.revision)
+	met(ctx, err)
 	switch {
 	case errors.Is(err, backend.ErrConflict):
 		return 0, ErrConflict
@@ -184,6 +185,7 @@ func (s *Store) put(ctx context.Context, k *kind, w *pending, current *Item) (*I
 	defer s.pending.remove(key, w)
 	revision, err := s.backend.Put(ctx, key, w.stored, expected, lifetime)
 	if err != nil {
+		met(ctx, err)
 		return nil, fmt.Errorf("write %s: %w", key, err)
 	}
 	if event := s.await(ctx, w, revision); event != nil {

@@ -16,6 +16,7 @@ import (
 	"github.com/skiff-k8s/skiff/apiserver/admission"
 	"github.com/skiff-k8s/skiff/apiserver/admission/matching"
 	"github.com/skiff-k8s/skiff/apiserver/resource"
+	"github.com/skiff-k8s/skiff/apiserver/store"
 )
 
 // callError says that a webhook could not be asked, or that its answer makes no sense. The failure policy decides what
@@ -58,6 +59,7 @@ func (h *hook) call(ctx context.Context, a *admission.Attributes, row *resource.
 	if err != nil {
 		return said, nil, apierrors.NewInternalError(err)
 	}
+	defer store.Anew(ctx) // h may have written something
 	ctx, cancel := context.WithTimeout(ctx, h.timeout())
 	defer cancel()
 	if err := h.client.post(ctx, body, into); err != nil {
