@@ -15,6 +15,7 @@ func (s *Server) chain() http.Handler {
 	m := newMetrics(s.config.Metrics, s.serves)
 	limits := newLimits(s.config.Limits, m, func(path string) bool { return s.config.Extensions(path) != nil })
 	filters := []filter{
+		grow,
 		s.recoverPanics,
 		s.identify, // Audit-Id
 		s.headers,  // Cache-Control
