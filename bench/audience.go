@@ -39,14 +39,6 @@ type sight struct {
 	broken int // watches that ended and were resumed
 }
 
-// share is how much of what was due was seen.
-func (s sight) share() float64 {
-	if s.due == 0 {
-		return 0
-	}
-	return float64(len(s.lags)) / float64(s.due)
-}
-
 // watchNamespaces gives each namespace a watcher, and returns when all watch.
 func (t *traffic) watchNamespaces(ctx context.Context) (*audience, error) {
 	return t.watch(ctx, func(n int) string {
