@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/yaml"
 	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/kubernetes"
 )
 
 // dnsImage is made on the spot around the CoreDNS of the tools.
@@ -52,13 +53,17 @@ func (r *run) addons(ctx context.Context) error {
 		}
 		manifests = append(manifests, dns.String())
 	}
-	return r.step("rights and DNS", func() error {
+	clients, err := kubernetes.NewForConfig(r.plane.config(adminUser))
+	if err != nil {
+		return err
+	}
+	return r.step("rights, DNS and storage class", func() error {
 		for _, manifest := range manifests {
 			if err := apply(ctx, client, manifest); err != nil {
 				return err
 			}
 		}
-		return nil
+		return defaultClass(ctx, clients)
 	})
 }
 

@@ -28,6 +28,7 @@ import (
 
 	"github.com/skiff-k8s/skiff/controllers/garbage"
 	"github.com/skiff-k8s/skiff/controllers/services"
+	"github.com/skiff-k8s/skiff/controllers/storage"
 	"github.com/skiff-k8s/skiff/guard"
 )
 
@@ -60,6 +61,8 @@ type Config struct {
 
 	// LoadBalancers says where Services of type LoadBalancer have their addresses from; the nodes.
 	LoadBalancers services.Pool
+	// NodeVolumes makes the volumes of the local provisioner; the nodes' kubelets do.
+	NodeVolumes storage.NodeVolumes
 
 	// Concurrency is how many objects each controller works on at once; 5.
 	Concurrency int
@@ -81,6 +84,9 @@ func (c *Config) setDefaults() error {
 		return errors.New("controllers: Config.Informers is required")
 	case c.PodCIDR.IsValid() && c.PodCIDR != c.PodCIDR.Masked():
 		return fmt.Errorf("controllers: Config.PodCIDR: %s has bits set beyond its length", c.PodCIDR)
+	}
+	if c.NodeVolumes == nil {
+		c.NodeVolumes = storage.ByKubelets(c.Client)
 	}
 	setDefault(&c.LegacyTokenPeriod, 365*24*time.Hour)
 	setDefault(&c.NodeCIDRBits, 24)

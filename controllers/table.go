@@ -112,6 +112,9 @@ var table = []row{
 	{"volume-binder", append(in(storagev1.SchemeGroupVersion, "storageclasses"), core("persistentvolumeclaims", "persistentvolumes")...), func(m *Manager) (runner, error) {
 		return storage.Binder(m.storage()), nil
 	}},
+	{"local-volumes", append(in(storagev1.SchemeGroupVersion, "storageclasses"), core("persistentvolumeclaims", "persistentvolumes", "nodes")...), func(m *Manager) (runner, error) {
+		return storage.LocalProvisioner(m.storage(), m.config.NodeVolumes), nil
+	}},
 	{"ephemeral-claims", core("persistentvolumeclaims", "pods"), func(m *Manager) (runner, error) {
 		return storage.EphemeralClaims(m.storage()), nil
 	}},
@@ -198,6 +201,7 @@ func (m *Manager) shared() []schema.GroupVersionResource {
 		in(policyv1.SchemeGroupVersion, "poddisruptionbudgets"),
 		in(admissionregistrationv1.SchemeGroupVersion, "validatingadmissionpolicies"),
 		in(rbacv1.SchemeGroupVersion, "clusterroles"),
+		in(storagev1.SchemeGroupVersion, "storageclasses", "volumeattributesclasses"),
 		inResource("resourceclaims", "resourceclaimtemplates", "resourceslices"),
 	), func(r schema.GroupVersionResource) bool { return !m.served[r] })
 }
