@@ -43,6 +43,7 @@ var mayImport = map[string][]string{
 	"cmd":                {"atomicfile", "cluster", "apiserver", "controllers", "scheduler", "kubelet", "proxy"},
 	"conformance":        {"cluster", "apiserver"},
 	"bench":              {"cluster", "apiserver/backend/databases"},
+	"bench/ingress":      {"apiserver", "ingress"},
 	"robustness":         {"cluster", "apiserver"},
 	"robustness/history": nil, // what can have been does not depend on the server
 	"examples":           {"cluster/image"},

@@ -48,6 +48,8 @@ type Config struct {
 	// LoadBalancers is where Services of type LoadBalancer have their addresses
 	// from; the nodes.
 	LoadBalancers services.Pool
+	// Ingress is where nodes serve Ingresses; nowhere.
+	Ingress node.Ingress
 	// Domain is the DNS domain of the cluster; cluster.local.
 	Domain string
 	// Tools is the folder with containerd and the other programs; "tools" beside
@@ -159,6 +161,7 @@ func (c Config) members(host netip.Addr) []member {
 				ServiceCIDR: c.ServiceCIDR, ClusterDNS: c.dns(), ClusterDomain: c.Domain,
 				Mirror:  c.Mirror,
 				MaxPods: c.MaxPods,
+				Ingress: c.Ingress,
 				Guard:   c.Guard,
 			},
 		}

@@ -22,7 +22,9 @@ import (
 	"github.com/skiff-k8s/skiff/atomicfile"
 	"github.com/skiff-k8s/skiff/cluster/keypair"
 	"github.com/skiff-k8s/skiff/controllers"
+	"github.com/skiff-k8s/skiff/controllers/services"
 	"github.com/skiff-k8s/skiff/guard"
+	"github.com/skiff-k8s/skiff/ingress"
 	"github.com/skiff-k8s/skiff/scheduler"
 )
 
@@ -34,12 +36,13 @@ type identity struct {
 }
 
 // The identities of the components; each has the rights that the default roles
-// of Kubernetes give to its user.
+// of Kubernetes give to its user, or those of rights.yaml.
 var (
 	adminUser      = identity{"admin", "kubernetes-admin", []string{user.SystemPrivilegedGroup}}
 	controllerUser = identity{"controllers", user.KubeControllerManager, nil}
 	schedulerUser  = identity{"scheduler", user.KubeScheduler, nil}
 	proxyUser      = identity{"proxy", user.KubeProxy, nil}
+	ingressUser    = identity{"ingress", "skiff:ingress", nil}
 	kubeletClient  = identity{"apiserver-kubelet-client", "kube-apiserver-kubelet-client", nil}
 )
 
@@ -269,6 +272,7 @@ func (p *controlPlane) controllers(ctx context.Context) error {
 	manager, err := controllers.New(controllers.Config{
 		Client: client, Metadata: meta, API: config, Informers: factory,
 		RootCA: p.run.pki.CA(), ServiceAccountKey: tokenKey, PodCIDR: p.run.PodCIDR, LoadBalancers: p.run.LoadBalancers,
+		Ingress: services.Ingress{Controller: ingress.ControllerName, Ports: []uint16{p.run.Ingress.HTTPPort, p.run.Ingress.HTTPSPort}},
 	})
 	if err != nil {
 		return err

@@ -63,6 +63,8 @@ type Config struct {
 	LoadBalancers services.Pool
 	// NodeVolumes makes the volumes of the local provisioner; the nodes' kubelets do.
 	NodeVolumes storage.NodeVolumes
+	// Ingress are the ports of nodes that Ingresses have; none.
+	Ingress services.Ingress
 
 	// Concurrency is how many objects each controller works on at once; 5.
 	Concurrency int

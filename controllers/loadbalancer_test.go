@@ -7,8 +7,12 @@ import (
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/skiff-k8s/skiff/controllers"
+	balancing "github.com/skiff-k8s/skiff/controllers/services"
 )
 
 const balancerFinalizer = "service.kubernetes.io/load-balancer-cleanup"
@@ -67,7 +71,7 @@ func (w *world) informed(name, reason, text string) {
 func TestLoadBalancerHasAddressesOfNodes(t *testing.T) {
 	w := start(t)
 	w.addressed()
-	services := w.CoreV1().Services(w.namespace)
+	client := w.CoreV1().Services(w.namespace)
 	create := func(name string, change func(*corev1.ServiceSpec)) {
 		t.Helper()
 		s := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: corev1.ServiceSpec{
@@ -76,13 +80,13 @@ func TestLoadBalancerHasAddressesOfNodes(t *testing.T) {
 		if change != nil {
 			change(&s.Spec)
 		}
-		if _, err := services.Create(t.Context(), s, metav1.CreateOptions{}); err != nil {
+		if _, err := client.Create(t.Context(), s, metav1.CreateOptions{}); err != nil {
 			t.Fatal(err)
 		}
 	}
 	patch := func(name, text string) {
 		t.Helper()
-		if _, err := services.Patch(t.Context(), name, types.MergePatchType, []byte(text), metav1.PatchOptions{}); err != nil {
+		if _, err := client.Patch(t.Context(), name, types.MergePatchType, []byte(text), metav1.PatchOptions{}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -103,7 +107,7 @@ func TestLoadBalancerHasAddressesOfNodes(t *testing.T) {
 	w.balances("local", "192.0.2.1", "192.0.2.2")
 
 	// What another writes into the status of a Service of ours does not stay.
-	if _, err := services.Patch(t.Context(), "web", types.MergePatchType, []byte(`{"status":{"loadBalancer":{"ingress":[{"ip":"203.0.113.1"}]}}}`), metav1.PatchOptions{}, "status"); err != nil {
+	if _, err := client.Patch(t.Context(), "web", types.MergePatchType, []byte(`{"status":{"loadBalancer":{"ingress":[{"ip":"203.0.113.1"}]}}}`), metav1.PatchOptions{}, "status"); err != nil {
 		t.Fatal(err)
 	}
 	w.balances("web", "192.0.2.1", "192.0.2.2")
@@ -120,13 +124,49 @@ func TestLoadBalancerHasAddressesOfNodes(t *testing.T) {
 	w.balances("web")
 	w.balances("second", "192.0.2.1")
 	w.balances("other")
-	if err := services.Delete(t.Context(), "second", metav1.DeleteOptions{}); err != nil {
+	if err := client.Delete(t.Context(), "second", metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	w.eventually("the end of a load balancer", func() error {
-		_, err := services.Get(t.Context(), "second", metav1.GetOptions{})
+		_, err := client.Get(t.Context(), "second", metav1.GetOptions{})
 		return gone(err)
 	})
 	patch("web", `{"spec":{"type":"LoadBalancer"}}`)
 	w.balances("web", "192.0.2.1")
+}
+
+// TestLoadBalancerLeavesPortsToIngresses has an Ingress between two Services that want its port.
+func TestLoadBalancerLeavesPortsToIngresses(t *testing.T) {
+	w := startWith(t, controllers.Config{Ingress: balancing.Ingress{Controller: "example.com/i", Ports: []uint16{80, 0}}})
+	w.addressed()
+	ctx := t.Context()
+	class := &networkingv1.IngressClass{ObjectMeta: metav1.ObjectMeta{Name: "ours"}, Spec: networkingv1.IngressClassSpec{Controller: "example.com/i"}}
+	if _, err := w.NetworkingV1().IngressClasses().Create(ctx, class, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	create := func(name string, port int32) {
+		t.Helper()
+		s := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: corev1.ServiceSpec{Type: corev1.ServiceTypeLoadBalancer, Ports: []corev1.ServicePort{{Port: port}}}}
+		if _, err := w.CoreV1().Services(w.namespace).Create(ctx, s, metav1.CreateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	create("before", 80)
+	w.balances("before", "192.0.2.1", "192.0.2.2")
+	ing := &networkingv1.Ingress{ObjectMeta: metav1.ObjectMeta{Name: "web"}, Spec: networkingv1.IngressSpec{
+		IngressClassName: ptr("ours"), DefaultBackend: &networkingv1.IngressBackend{Service: &networkingv1.IngressServiceBackend{Name: "s", Port: networkingv1.ServiceBackendPort{Number: 80}}},
+	}}
+	if _, err := w.NetworkingV1().Ingresses(w.namespace).Create(ctx, ing, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.CoreV1().Services(w.namespace).Delete(ctx, "before", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	create("after", 80)
+	w.informed("after", "SyncLoadBalancerFailed", "port 80/TCP of the nodes is taken by the Ingresses that nodes serve")
+	w.balances("after")
+	if err := w.NetworkingV1().Ingresses(w.namespace).Delete(ctx, "web", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	w.balances("after", "192.0.2.1", "192.0.2.2")
 }

@@ -148,11 +148,11 @@ var table = []row{
 	{"service-cidr", in(networkingv1.SchemeGroupVersion, "servicecidrs", "ipaddresses"), func(m *Manager) (runner, error) {
 		return services.ServiceCIDR(m.services()), nil
 	}},
-	{"load-balancer", append(inDiscovery("endpointslices"), core("services", "nodes")...), func(m *Manager) (runner, error) {
+	{"load-balancer", slices.Concat(inDiscovery("endpointslices"), core("services", "nodes"), in(networkingv1.SchemeGroupVersion, "ingresses", "ingressclasses")), func(m *Manager) (runner, error) {
 		if m.config.LoadBalancers.Off() {
 			return nil, nil
 		}
-		return services.LoadBalancer(m.services(), m.config.LoadBalancers), nil
+		return services.LoadBalancer(m.services(), m.config.LoadBalancers, m.config.Ingress), nil
 	}},
 	{"node-health", append(core("nodes", "pods"), in(coordinationv1.SchemeGroupVersion, "leases")...), func(m *Manager) (runner, error) {
 		return made(nodes.Health(m.nodes(), m.config.NodeMonitorGrace))
@@ -196,7 +196,7 @@ func (m *Manager) shared() []schema.GroupVersionResource {
 		inDiscovery("endpointslices"),
 		apps("replicasets", "deployments", "daemonsets", "statefulsets", "controllerrevisions"),
 		batch("jobs", "cronjobs"),
-		in(networkingv1.SchemeGroupVersion, "servicecidrs", "ipaddresses"),
+		in(networkingv1.SchemeGroupVersion, "servicecidrs", "ipaddresses", "ingresses", "ingressclasses"),
 		in(autoscalingv2.SchemeGroupVersion, "horizontalpodautoscalers"),
 		in(policyv1.SchemeGroupVersion, "poddisruptionbudgets"),
 		in(admissionregistrationv1.SchemeGroupVersion, "validatingadmissionpolicies"),

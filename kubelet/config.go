@@ -17,6 +17,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -57,6 +58,8 @@ type Config struct {
 	// Guard is what pods may use of the node.
 	Guard Guard
 
+	// Metrics are figures of other parts of the node, served with the kubelet's own.
+	Metrics []prometheus.Gatherer
 	// ImageHigh and ImageLow are the disk usage in percent at which unused images are removed, and down to
 	// which; 85 and 80.
 	ImageHigh, ImageLow int

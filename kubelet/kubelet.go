@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/prometheus/client_golang/prometheus"
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/client-go/kubernetes/scheme"
@@ -165,7 +166,7 @@ func (k *Kubelet) assemble(ctx context.Context) {
 	})
 	k.server = server.New(server.Config{
 		NodeName: cfg.NodeName, Listener: cfg.Listener, Certificate: cfg.Certificate, ClientCA: cfg.ClientCA, Client: cfg.Client,
-		Host: k, Runtime: k.runtime, Stats: k.stats, Metrics: newMetrics(cfg.NodeName, k.pods.Pods), Probes: k.probes.Metrics(),
+		Host: k, Runtime: k.runtime, Stats: k.stats, Metrics: append(prometheus.Gatherers{newMetrics(cfg.NodeName, k.pods.Pods)}, cfg.Metrics...), Probes: k.probes.Metrics(),
 		Healthy: k.node.Healthy, LogDir: cfg.LogDir, Configz: cfg.published(),
 		Volumes: local.In(cfg.VolumesDir, k.volumes.UserOf),
 	})

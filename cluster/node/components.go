@@ -6,12 +6,15 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"path/filepath"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
 	"github.com/skiff-k8s/skiff/cluster/keypair"
+	"github.com/skiff-k8s/skiff/ingress"
 	"github.com/skiff-k8s/skiff/kubelet"
 	"github.com/skiff-k8s/skiff/proxy"
 	"github.com/skiff-k8s/skiff/proxy/conntrack"
@@ -23,7 +26,7 @@ import (
 // on a large disk that has room enough.
 const minDisk = 1 << 30
 
-func runKubelet(ctx context.Context, c Config, config *rest.Config, endpoint string) error {
+func runKubelet(ctx context.Context, c Config, config *rest.Config, endpoint string, metrics ...prometheus.Gatherer) error {
 	client, err := kubernetes.NewForConfig(config)
 	if err != nil {
 		return err
@@ -54,11 +57,35 @@ func runKubelet(ctx context.Context, c Config, config *rest.Config, endpoint str
 		Guard:           c.Guard,
 		MinDisk:         minDisk,
 		ImageHigh:       100,
+		Metrics:         metrics,
 	})
 	if err != nil {
 		return fmt.Errorf("kubelet: %w", err)
 	}
 	return k.Run(ctx)
+}
+
+// newIngress returns nil if the node is to serve no Ingresses.
+func newIngress(c Config, config *rest.Config, log *slog.Logger) (*ingress.Ingress, error) {
+	if c.Ingress.HTTPPort == 0 && c.Ingress.HTTPSPort == 0 {
+		return nil, nil
+	}
+	client, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		return nil, err
+	}
+	settings := ingress.Config{
+		Client: client, NodeName: c.Name, Address: c.Address, HTTPPort: c.Ingress.HTTPPort, HTTPSPort: c.Ingress.HTTPSPort,
+		Log: log.With("component", "ingress"),
+	}
+	if c.Ingress.AccessLog {
+		file, err := os.OpenFile(filepath.Join(c.Dir, "ingress-access.log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o640)
+		if err != nil {
+			return nil, err
+		}
+		settings.AccessLog = file
+	}
+	return ingress.New(settings)
 }
 
 func runProxy(ctx context.Context, c Config, config *rest.Config, log *slog.Logger) error {

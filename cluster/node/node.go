@@ -17,6 +17,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
@@ -61,13 +62,23 @@ type Config struct {
 	Images []string
 	// Guard is what pods may use of the node; the kubelet's default.
 	Guard kubelet.Guard
+	// Ingress is where Ingresses are served.
+	Ingress Ingress
 	// MaxPods is how many pods the node offers to run; 0 means the kubelet's default.
 	MaxPods int
 }
 
+// Ingress says how a node serves Ingresses; the zero value serves none.
+type Ingress struct {
+	// HTTPPort and HTTPSPort are ports of the node's address; 0 serves none of the kind.
+	HTTPPort, HTTPSPort uint16
+	// AccessLog has each request written to ingress-access.log in the node's folder.
+	AccessLog bool
+}
+
 // Clients are the identities a node uses; each has only the rights of its part.
 type Clients struct {
-	Kubelet, Proxy *rest.Config
+	Kubelet, Proxy, Ingress *rest.Config
 }
 
 // Run starts the node and blocks until ctx ends, then returns nil, leaving
@@ -102,7 +113,16 @@ func Run(ctx context.Context, c Config, clients Clients, log *slog.Logger, ready
 			return writeCNIConfig(c, pods)
 		})
 	}))
-	group.Go(guard.Try("kubelet", func() error { return runKubelet(ctx, c, clients.Kubelet, endpoint) }))
+	served, err := newIngress(c, clients.Ingress, log)
+	if err != nil {
+		return errors.Join(err, stop(group))
+	}
+	var metrics []prometheus.Gatherer
+	if served != nil {
+		metrics = append(metrics, served.Metrics())
+		group.Go(guard.Try("ingress", func() error { return served.Run(ctx) }))
+	}
+	group.Go(guard.Try("kubelet", func() error { return runKubelet(ctx, c, clients.Kubelet, endpoint, metrics...) }))
 	group.Go(guard.Try("proxy", func() error { return runProxy(ctx, c, clients.Proxy, log) }))
 	if err := group.Wait(); err != nil && !errors.Is(err, context.Canceled) {
 		return err

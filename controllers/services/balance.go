@@ -107,7 +107,7 @@ func (b balancing) conflict(s *corev1.Service, held, nodePorts map[nodePort]stri
 			return fmt.Sprintf("port %s of the nodes is the node port of Service %s", port, holder)
 		}
 		for _, r := range b.reserved {
-			if r.port == port && !s.CreationTimestamp.Before(&r.since) {
+			if r.port == port && holding(s) == 0 && !s.CreationTimestamp.Before(&r.since) {
 				return fmt.Sprintf("port %s of the nodes is taken by %s", port, r.holder)
 			}
 		}

@@ -11,6 +11,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
@@ -18,6 +19,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	corelisters "k8s.io/client-go/listers/core/v1"
 	discoverylisters "k8s.io/client-go/listers/discovery/v1"
+	networkinglisters "k8s.io/client-go/listers/networking/v1"
 	"k8s.io/client-go/tools/record"
 	"k8s.io/utils/ptr"
 
@@ -39,11 +41,16 @@ var allBalancers = reconcile.Key{Name: "load balancers"}
 // LoadBalancer gives Services of type LoadBalancer their addresses, from the nodes or from a range; the proxies take
 // traffic at them. A Service with a loadBalancerClass is left alone. It is woken by Services with ports on nodes, by
 // nodes that come, go or change, and by endpoints of Services whose traffic stays on their nodes.
-func LoadBalancer(d Deps, pool Pool) reconcile.Controller {
+//
+// Ingresses that nodes serve have ports there, too: a Service that is younger than the oldest Ingress does not get them.
+func LoadBalancer(d Deps, pool Pool, served Ingress) reconcile.Controller {
 	services := d.Informers.Core().V1().Services()
 	nodes := d.Informers.Core().V1().Nodes()
 	all := d.Informers.Discovery().V1().EndpointSlices()
+	ingresses := d.Informers.Networking().V1().Ingresses()
+	classes := d.Informers.Networking().V1().IngressClasses()
 	c := &balancers{
+		served: served, ingresses: ingresses.Lister(), classes: classes.Lister(),
 		client: d.Client, pool: pool, services: services.Lister(), nodes: nodes.Lister(), slices: all.Lister(),
 		events: d.Recorder("service-controller"), writes: reconcile.NewWrites(), problems: make(map[types.UID]string),
 	}
@@ -59,6 +66,13 @@ func LoadBalancer(d Deps, pool Pool) reconcile.Controller {
 				return []reconcile.Key{allBalancers}
 			}),
 			reconcile.On(all.Informer(), c.sliceChanged),
+			reconcile.On(ingresses.Informer(), func(old, ing *networkingv1.Ingress) []reconcile.Key {
+				if old != nil && ing != nil && classOf(old) == classOf(ing) {
+					return nil
+				}
+				return []reconcile.Key{allBalancers}
+			}),
+			reconcile.On(classes.Informer(), func(_, _ *networkingv1.IngressClass) []reconcile.Key { return []reconcile.Key{allBalancers} }),
 		},
 		Sync: c.sync,
 	}
@@ -72,6 +86,10 @@ type balancers struct {
 	slices   discoverylisters.EndpointSliceLister
 	events   record.EventRecorder
 	writes   *reconcile.Writes
+
+	served    Ingress
+	ingresses networkinglisters.IngressLister
+	classes   networkinglisters.IngressClassLister
 
 	mu       sync.Mutex
 	problems map[types.UID]string // as they were told
@@ -114,7 +132,11 @@ func (c *balancers) sync(ctx context.Context, _ reconcile.Key) (time.Duration, e
 	if err != nil {
 		return 0, err
 	}
-	outcomes := balancing{pool: c.pool, services: services, nodes: nodes, slices: c.slicesOf}.plan()
+	reserved, err := c.reserved()
+	if err != nil {
+		return 0, err
+	}
+	outcomes := balancing{pool: c.pool, services: services, nodes: nodes, slices: c.slicesOf, reserved: reserved}.plan()
 	var errs []error
 	stale := false
 	for _, s := range services {
@@ -133,6 +155,44 @@ func (c *balancers) sync(ctx context.Context, _ reconcile.Key) (time.Duration, e
 		return staleRetry, errors.Join(errs...)
 	}
 	return 0, errors.Join(errs...)
+}
+
+// Ingress are the ports at which nodes serve Ingresses of a controller.
+type Ingress struct {
+	Controller string
+	Ports      []uint16
+}
+
+// reserved are the ports of Ingresses, since the oldest one.
+func (c *balancers) reserved() (list []reservation, err error) {
+	all, err := c.ingresses.List(labels.Everything())
+	if err != nil {
+		return nil, err
+	}
+	var oldest *networkingv1.Ingress
+	for _, ing := range all {
+		class, err := c.classes.Get(classOf(ing))
+		if err == nil && class.Spec.Controller == c.served.Controller && (oldest == nil || ing.CreationTimestamp.Before(&oldest.CreationTimestamp)) {
+			oldest = ing
+		}
+	}
+	if oldest == nil {
+		return nil, nil
+	}
+	for _, port := range c.served.Ports {
+		if port != 0 {
+			list = append(list, reservation{nodePort{corev1.ProtocolTCP, int32(port)}, "the Ingresses that nodes serve", oldest.CreationTimestamp})
+		}
+	}
+	return list, nil
+}
+
+// classOf is the class that an Ingress names.
+func classOf(ing *networkingv1.Ingress) string {
+	if ing.Spec.IngressClassName != nil {
+		return *ing.Spec.IngressClassName
+	}
+	return ing.Annotations["kubernetes.io/ingress.class"]
 }
 
 func (c *balancers) slicesOf(key reconcile.Key) []*discoveryv1.EndpointSlice {

@@ -54,6 +54,13 @@ func Clean(path string) (string, bool) {
 	return "/" + strings.Join(kept, "/"), true
 }
 
+// HasDots reports whether a path has elements that are "." or "..". A path that was clean has them after a rewrite only if
+// somebody would get out of where the rewrite leads.
+func HasDots(path string) bool {
+	path += "/"
+	return strings.Contains(path, "/./") || strings.Contains(path, "/../")
+}
+
 // prefixes finds the longest prefix of a path among many, in time that does not grow with how many there are.
 type prefixes []prefix
 
