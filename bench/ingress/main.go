@@ -1,0 +1,275 @@
+// Program ingress puts the same load on Skiff's ingress and on nginx, one after the other: answers of 1 KB and 1 MB over
+// TLS, by clients that keep their connections, on the loopback. It also says what many rules cost, and how long a change
+// of one takes until it is in effect.
+//
+//	go run ./bench/ingress [-seconds 10] [-connections 64] [-rules 10000] [-nginx PROGRAM]
+//
+// Backend, contender and clients are processes of their own. Skiff's has an API server in it, as in a cluster.
+package main
+
+import (
+	"crypto/tls"
+	"flag"
+	"fmt"
+	"io"
+	"log"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+)
+
+type config struct {
+	role        string
+	seconds     int
+	connections int
+	rules       int
+	nginx       string
+	dir         string // the contender's
+	backend     string // address
+}
+
+func main() {
+	var c config
+	flag.StringVar(&c.role, "role", "", "what this process is; empty: the one that starts the others")
+	flag.IntVar(&c.seconds, "seconds", 10, "how long each load lasts")
+	flag.IntVar(&c.connections, "connections", 64, "how many clients ask at once")
+	flag.IntVar(&c.rules, "rules", 10000, "how many Ingresses there are besides the one that is asked")
+	flag.StringVar(&c.nginx, "nginx", "nginx", "the other contender")
+	flag.StringVar(&c.dir, "dir", "", "")
+	flag.StringVar(&c.backend, "backend", "", "")
+	flag.Parse()
+	run := map[string]func(config) error{"": all, "backend": serveBackend, "skiff": serveSkiff}[c.role]
+	if run == nil {
+		log.Fatalf("there is no role %q", c.role)
+	}
+	if err := run(c); err != nil {
+		log.Fatal(err)
+	}
+}
+
+// all starts everything and measures.
+func all(c config) (err error) {
+	if c.dir, err = os.MkdirTemp("", "skiff-bench-"); err != nil {
+		return err
+	}
+	defer os.RemoveAll(c.dir)
+	backend, err := start(os.Args[0], "-role", "backend")
+	if err != nil {
+		return err
+	}
+	defer backend.stop()
+	c.backend = backend.said["listening"]
+	if err := writePair(c.dir); err != nil {
+		return err
+	}
+	skiff, err := start(os.Args[0], "-role", "skiff", "-dir", c.dir, "-backend", c.backend, "-rules", fmt.Sprint(c.rules))
+	if err != nil {
+		return err
+	}
+	for _, what := range []string{"memory before", "memory with the rules", "time to serve the rules", "time of a change, median", "time of a change, longest"} {
+		fmt.Printf("%d rules: %s: %s\n", c.rules, what, skiff.said[what])
+	}
+	c.load("skiff", skiff)
+	skiff.stop()
+	program, err := exec.LookPath(c.nginx)
+	if err != nil {
+		return fmt.Errorf("%w: install nginx, or name it with -nginx", err)
+	}
+	nginx, err := c.startNginx(program)
+	if err != nil {
+		return err
+	}
+	defer nginx.stop()
+	c.load("nginx", nginx)
+	return nil
+}
+
+// process is one that was started, and what it said at the start: lines "name: value" until "listening".
+type process struct {
+	*exec.Cmd
+	said map[string]string
+}
+
+func start(program string, args ...string) (*process, error) {
+	p := &process{Cmd: exec.Command(program, args...), said: make(map[string]string)}
+	p.Stderr = os.Stderr
+	p.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
+	out, err := p.StdoutPipe()
+	if err != nil {
+		return nil, err
+	}
+	if err := p.Start(); err != nil {
+		return nil, err
+	}
+	buffer := make([]byte, 4096)
+	for text := ""; ; {
+		n, err := out.Read(buffer)
+		text += string(buffer[:n])
+		if strings.Contains(text, "listening: ") && strings.HasSuffix(text, "\n") {
+			for line := range strings.Lines(text) {
+				name, value, _ := strings.Cut(strings.TrimSpace(line), ": ")
+				p.said[name] = value
+			}
+			return p, nil
+		}
+		if err != nil {
+			return nil, fmt.Errorf("%s %s: %w", program, strings.Join(args, " "), err)
+		}
+	}
+}
+
+func (p *process) stop() {
+	_ = p.Process.Signal(syscall.SIGTERM)
+	_ = p.Wait()
+}
+
+const nginxConfig = `
+worker_processes auto;
+daemon off;
+master_process on;
+pid %[1]s/nginx.pid;
+error_log %[1]s/error.log;
+events { worker_connections 4096; }
+http {
+	access_log off;
+	client_body_temp_path %[1]s; proxy_temp_path %[1]s; fastcgi_temp_path %[1]s; uwsgi_temp_path %[1]s; scgi_temp_path %[1]s;
+	upstream backend { server %[2]s; keepalive 320; }
+	server {
+		listen 127.0.0.1:18443 ssl;
+		ssl_certificate %[1]s/tls.crt;
+		ssl_certificate_key %[1]s/tls.key;
+		keepalive_requests 1000000;
+		location / {
+			proxy_pass http://backend;
+			proxy_http_version 1.1;
+			proxy_set_header Connection "";
+			proxy_set_header Host $host;
+			proxy_set_header X-Real-IP $remote_addr;
+			proxy_set_header X-Forwarded-For $remote_addr;
+		}
+	}
+}
+`
+
+func (c config) startNginx(program string) (*process, error) {
+	file := filepath.Join(c.dir, "nginx.conf")
+	if err := os.WriteFile(file, fmt.Appendf(nil, nginxConfig, c.dir, c.backend), 0o644); err != nil {
+		return nil, err
+	}
+	cmd := exec.Command(program, "-c", file, "-p", c.dir)
+	cmd.Stderr = os.Stderr
+	if err := cmd.Start(); err != nil {
+		return nil, err
+	}
+	p := &process{Cmd: cmd, said: map[string]string{"listening": "127.0.0.1:18443"}}
+	for range 100 {
+		if conn, err := tls.Dial("tcp", p.said["listening"], &tls.Config{InsecureSkipVerify: true}); err == nil {
+			return p, conn.Close()
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	return nil, fmt.Errorf("%s does not answer", program)
+}
+
+// load asks for as long as was said and prints what came of it.
+func (c config) load(name string, p *process) {
+	for _, path := range []string{"/1k", "/1m"} {
+		times, failed := c.ask("https://" + p.said["listening"] + path)
+		slices.Sort(times)
+		if len(times) == 0 {
+			fmt.Printf("%s %s: %d requests failed\n", name, path, failed)
+			continue
+		}
+		fmt.Printf("%s %s: %.0f requests/s, median %v, p99 %v, %d failed, memory %s\n", name, path, float64(len(times))/float64(c.seconds),
+			times[len(times)/2].Round(10*time.Microsecond), times[len(times)*99/100].Round(10*time.Microsecond), failed, residentOf(p.Process.Pid))
+	}
+}
+
+func (c config) ask(url string) (times []time.Duration, failed int) {
+	client := insecure()
+	client.Transport.(*http.Transport).MaxIdleConnsPerHost = c.connections
+	defer client.CloseIdleConnections()
+	end := time.Now().Add(time.Duration(c.seconds) * time.Second)
+	var mu sync.Mutex
+	var running sync.WaitGroup
+	for range c.connections {
+		running.Add(1)
+		go func() {
+			defer running.Done()
+			var own []time.Duration
+			bad := 0
+			for time.Now().Before(end) {
+				begun := time.Now()
+				if err := get(client, url); err != nil {
+					bad++
+					continue
+				}
+				own = append(own, time.Since(begun))
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			times, failed = append(times, own...), failed+bad
+		}()
+	}
+	running.Wait()
+	return times, failed
+}
+
+// insecure is a client that believes any certificate.
+func insecure() *http.Client {
+	return &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, DisableCompression: true}}
+}
+
+func get(client *http.Client, url string) error {
+	r, err := http.NewRequest("GET", url, nil)
+	if err != nil {
+		return err
+	}
+	r.Host = "bench.example"
+	res, err := client.Do(r)
+	if err != nil {
+		return err
+	}
+	defer res.Body.Close()
+	if _, err = io.Copy(io.Discard, res.Body); err == nil && res.StatusCode != http.StatusOK {
+		err = fmt.Errorf("%s: %s", url, res.Status)
+	}
+	return err
+}
+
+// residentOf is the resident memory of a process and its children.
+func residentOf(pid int) string {
+	total := 0
+	for _, p := range append(childrenOf(pid), pid) {
+		data, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p))
+		if err != nil {
+			continue
+		}
+		var kB int
+		if _, rest, ok := strings.Cut(string(data), "VmRSS:"); ok {
+			_, _ = fmt.Sscan(rest, &kB)
+		}
+		total += kB
+	}
+	return fmt.Sprintf("%d MB", total/1024)
+}
+
+func childrenOf(pid int) (children []int) {
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", pid, pid))
+	if err != nil {
+		return nil
+	}
+	for _, field := range strings.Fields(string(data)) {
+		var child int
+		if _, err := fmt.Sscan(field, &child); err == nil {
+			children = append(children, child)
+		}
+	}
+	return children
+}
