@@ -2,7 +2,7 @@
 // controllers/autoscaling/decide/testdata/scenarios.yaml to it, whose metrics, scales and time are given, and writes
 // decisions.yaml beside them:
 //
-//	cd third_party/kubernetes && go test ./autoscaling
+//	cd third_party/kubernetes && go test ./autoscaling  # not -mod=mod: tools are built anew when go.mod changes
 package autoscaling
 
 import (
