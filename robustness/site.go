@@ -8,6 +8,8 @@ import (
 	"net/url"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -49,7 +51,7 @@ func onDatabase(scheme string, servers int) subject {
 		}
 		defer at.close()
 		p.Namespace, p.Faults = "default", choose(random, at.faults(), s.faults, 1+random.IntN(4))
-		p.Forgets, at.jumps = named(p.Faults, compaction), named(p.Faults, clockJump)
+		p.Forgets, at.jumps = forgets(scheme, p.Faults), named(p.Faults, clockJump)
 		for _, station := range at.stations {
 			if err := station.server.Start(ctx); err != nil {
 				return nil, nil, err
@@ -62,6 +64,15 @@ func onDatabase(scheme string, servers int) subject {
 		}
 		return h, p.Faults, err
 	}
+}
+
+// forgets reports whether history may be gone after some faults: when it was
+// compacted, or when a database that shows commits before it has synced them died in
+// between, so that the server gives up the revisions it had seen.
+func forgets(scheme string, faults []traffic.Fault) bool {
+	return slices.ContainsFunc(faults, func(f traffic.Fault) bool {
+		return f.Name == compaction || scheme == "mysql" && (f.Name == fullDatabase || strings.HasPrefix(f.Name, databaseKill))
+	})
 }
 
 // newSite starts a database and describes its servers. It must be closed, also
@@ -155,8 +166,12 @@ func (s *site) close() {
 	}
 }
 
-// compaction is the name of the fault after which history may be gone.
-const compaction = "compaction"
+// Names of faults after which history may be gone.
+const (
+	compaction   = "compaction"
+	databaseKill = "database kill"
+	fullDatabase = "database full disk"
+)
 
 // faults are what can go wrong at a site, by name. What is of one server is of
 // any of them.
@@ -164,13 +179,13 @@ func (s *site) faults() map[string]func(ctx context.Context) error {
 	all := map[string]func(ctx context.Context) error{
 		compaction:              s.compact,
 		"database restart":      func(context.Context) error { return s.again(s.database.Quit) },
-		"database kill":         func(context.Context) error { return s.again(s.database.Kill) },
+		databaseKill:            func(context.Context) error { return s.again(s.database.Kill) },
 		"database paused":       s.databasePaused,
 		"database stalled disk": s.databaseStalledDisk,
-		"database full disk":    s.databaseFullDisk,
+		fullDatabase:            s.databaseFullDisk,
 	}
 	for _, k := range []disk.Kind{disk.Write, disk.Sync} {
-		all[fmt.Sprintf("database kill at %s", k)] = func(ctx context.Context) error { return s.databaseKillAt(ctx, k) }
+		all[fmt.Sprintf("%s at %s", databaseKill, k)] = func(ctx context.Context) error { return s.databaseKillAt(ctx, k) }
 	}
 	for name, fault := range map[string]func(*site, context.Context, *station) error{
 		"restart":         (*site).restart,
