@@ -38,13 +38,13 @@ type point struct {
 
 // plan adds the present to h, which was written at a revision, and moves what
 // is older than keep out. Any number of servers may do so at any times.
-func (h history) plan(now time.Time, revision int64, keep time.Duration) history {
+func (h history) plan(now time.Time, revision int64, keep time.Duration, age func(point) time.Duration) history {
 	next := history{Compacted: h.Compacted}
 	for _, p := range h.Points {
 		if p.Revision == 0 {
 			p.Revision = revision
 		}
-		if now.Sub(p.Time) >= keep {
+		if age(p) >= keep {
 			next.Compacted = max(next.Compacted, p.Revision)
 			continue
 		}
@@ -52,14 +52,6 @@ func (h history) plan(now time.Time, revision int64, keep time.Duration) history
 	}
 	next.Points = append(next.Points, point{Time: now})
 	return next
-}
-
-// last is when h was written.
-func (h history) last() time.Time {
-	if len(h.Points) == 0 {
-		return time.Time{}
-	}
-	return h.Points[len(h.Points)-1].Time
 }
 
 // firstRevision is where a start begins to follow: as far back as history goes
@@ -101,27 +93,32 @@ func (s *Store) readHistory(ctx context.Context) (h history, revision int64, err
 func (s *Store) keepHistory(ctx context.Context) {
 	ticker := time.NewTicker(s.history / 5)
 	defer ticker.Stop()
+	began := time.Now()
+	var known ages
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case now := <-ticker.C:
-			if err := guard.Call("history of the store", func() error { return s.compact(ctx, now) }); err != nil && ctx.Err() == nil && !errors.Is(err, backend.ErrClosed) {
+			if err := guard.Call("history of the store", func() error { return s.compact(ctx, now, now.Sub(began), &known) }); err != nil && ctx.Err() == nil && !errors.Is(err, backend.ErrClosed) {
 				slog.Error("Compacting storage", "error", err)
 			}
 		}
 	}
 }
 
-func (s *Store) compact(ctx context.Context, now time.Time) error {
+// compact does so at a time by the clock on the wall, which may have been set,
+// and by that of the process, which cannot.
+func (s *Store) compact(ctx context.Context, wall time.Time, own time.Duration, known *ages) error {
 	h, revision, err := s.readHistory(ctx)
 	if err != nil {
 		return err
 	}
-	if age := now.Sub(h.last()); age >= 0 && age < s.history/10 {
+	age := known.look(h, wall, own)
+	if n := len(h.Points); n > 0 && age(h.Points[n-1]) < s.history/10 {
 		return nil // another server has just done it
 	}
-	next := h.plan(now, revision, s.history)
+	next := h.plan(wall, revision, s.history, age)
 	value, err := json.Marshal(next)
 	if err != nil {
 		return err
