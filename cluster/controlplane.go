@@ -272,7 +272,8 @@ func (p *controlPlane) controllers(ctx context.Context) error {
 	manager, err := controllers.New(controllers.Config{
 		Client: client, Metadata: meta, API: config, Informers: factory,
 		RootCA: p.run.pki.CA(), ServiceAccountKey: tokenKey, PodCIDR: p.run.PodCIDR, LoadBalancers: p.run.LoadBalancers,
-		Ingress: services.Ingress{Controller: ingress.ControllerName, Ports: []uint16{p.run.Ingress.HTTPPort, p.run.Ingress.HTTPSPort}},
+		Ingress:   services.Ingress{Controller: ingress.ControllerName, Ports: []uint16{p.run.Ingress.HTTPPort, p.run.Ingress.HTTPSPort}},
+		SigningCA: p.run.pki.ca.CertPEM, SigningKey: p.run.pki.ca.KeyPEM,
 	})
 	if err != nil {
 		return err

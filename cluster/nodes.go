@@ -43,6 +43,7 @@ func (r *run) startNodes(ctx context.Context, members []member) error {
 			return err
 		}
 	}
+	r.start("certificates of kubelets", ctx, func(ctx context.Context) error { return r.approveServing(ctx, members) })
 	r.start("routes", ctx, func(ctx context.Context) error {
 		return node.FollowPodCIDRs(ctx, r.plane.config(adminUser), fields.Everything(), r.Log, routeTo(members))
 	})

@@ -47,6 +47,10 @@ type Config struct {
 	// RootCA is published as kube-root-ca.crt, PEM-encoded. Without one nothing is published.
 	RootCA []byte
 
+	// SigningCA and SigningKey are the authority that signs CertificateSigningRequests, PEM-encoded. Without a key none
+	// are signed.
+	SigningCA, SigningKey []byte
+
 	// ServiceAccountKey signs the tokens in Secrets of type kubernetes.io/service-account-token, PEM-encoded. Without
 	// one such Secrets are not filled.
 	ServiceAccountKey []byte

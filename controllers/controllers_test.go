@@ -29,6 +29,7 @@ import (
 type world struct {
 	kubernetes.Interface
 	t         *testing.T
+	server    *apiserver.Server
 	namespace string
 	// restart ends the controllers, whatever they are at, and runs others that know only what the server does.
 	restart func()
@@ -66,7 +67,7 @@ func startWith(t *testing.T, c controllers.Config, change ...func(*apiserver.Opt
 	})
 	stopControllers := runControllers(ctx, t, c)
 	t.Cleanup(func() { stopControllers() })
-	w := &world{Interface: admin, t: t, namespace: "test", restart: func() {
+	w := &world{Interface: admin, t: t, server: server, namespace: "test", restart: func() {
 		stopControllers()
 		stopControllers = runControllers(ctx, t, c)
 	}}

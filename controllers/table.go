@@ -7,6 +7,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/skiff-k8s/skiff/controllers/autoscaling"
+	"github.com/skiff-k8s/skiff/controllers/certificates"
 	"github.com/skiff-k8s/skiff/controllers/devices"
 	"github.com/skiff-k8s/skiff/controllers/garbage"
 	"github.com/skiff-k8s/skiff/controllers/namespaces"
@@ -22,6 +23,7 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	batchv1 "k8s.io/api/batch/v1"
+	certificatesv1 "k8s.io/api/certificates/v1"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -127,6 +129,22 @@ var table = []row{
 	{"device-taint-eviction", append(inResource("resourceclaims", "resourceslices"), core("pods")...), func(m *Manager) (runner, error) {
 		return made(devices.TaintEviction(m.devices()))
 	}},
+	{"certificate-signer", in(certificatesv1.SchemeGroupVersion, "certificatesigningrequests"), func(m *Manager) (runner, error) {
+		if len(m.config.SigningKey) == 0 {
+			return nil, nil
+		}
+		authority, err := certificates.NewAuthority(m.config.SigningCA, m.config.SigningKey)
+		if err != nil {
+			return nil, fmt.Errorf("authority that signs: %w", err)
+		}
+		return certificates.Signer(m.certificates(), authority), nil
+	}},
+	{"certificate-approver", in(certificatesv1.SchemeGroupVersion, "certificatesigningrequests"), func(m *Manager) (runner, error) {
+		return certificates.Approver(m.certificates()), nil
+	}},
+	{"certificate-cleaner", in(certificatesv1.SchemeGroupVersion, "certificatesigningrequests"), func(m *Manager) (runner, error) {
+		return certificates.Cleaner(m.certificates()), nil
+	}},
 	{"pvc-protection", core("persistentvolumeclaims", "pods"), func(m *Manager) (runner, error) {
 		return storage.ClaimProtection(m.storage()), nil
 	}},
@@ -201,6 +219,7 @@ func (m *Manager) shared() []schema.GroupVersionResource {
 		in(policyv1.SchemeGroupVersion, "poddisruptionbudgets"),
 		in(admissionregistrationv1.SchemeGroupVersion, "validatingadmissionpolicies"),
 		in(rbacv1.SchemeGroupVersion, "clusterroles"),
+		in(certificatesv1.SchemeGroupVersion, "certificatesigningrequests"),
 		in(storagev1.SchemeGroupVersion, "storageclasses", "volumeattributesclasses"),
 		inResource("resourceclaims", "resourceclaimtemplates", "resourceslices"),
 	), func(r schema.GroupVersionResource) bool { return !m.served[r] })
@@ -267,6 +286,10 @@ func (m *Manager) autoscaling() autoscaling.Deps {
 		Client: m.config.Client, API: m.config.API, Informers: m.config.Informers, Recorder: m.recorder, Workers: m.config.Concurrency,
 		Period: m.config.AutoscalerPeriod,
 	}
+}
+
+func (m *Manager) certificates() certificates.Deps {
+	return certificates.Deps{Client: m.config.Client, Informers: m.config.Informers, Workers: m.config.Concurrency}
 }
 
 func (m *Manager) storage() storage.Deps {

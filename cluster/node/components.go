@@ -6,16 +6,20 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"os"
 	"path/filepath"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
 	"github.com/skiff-k8s/skiff/cluster/keypair"
+	"github.com/skiff-k8s/skiff/guard"
 	"github.com/skiff-k8s/skiff/ingress"
 	"github.com/skiff-k8s/skiff/kubelet"
+	"github.com/skiff-k8s/skiff/kubelet/rotate"
 	"github.com/skiff-k8s/skiff/proxy"
 	"github.com/skiff-k8s/skiff/proxy/conntrack"
 	"github.com/skiff-k8s/skiff/proxy/iptables"
@@ -31,7 +35,13 @@ func runKubelet(ctx context.Context, c Config, config *rest.Config, endpoint str
 	if err != nil {
 		return err
 	}
-	serving, err := keypair.Open(c.CertFile, c.KeyFile)
+	first, err := keypair.Open(c.CertFile, c.KeyFile)
+	if err != nil {
+		return fmt.Errorf("serving certificate of the kubelet: %w", err)
+	}
+	serving, err := rotate.New(rotate.Config{
+		Client: client, NodeName: c.Name, IPs: []netip.Addr{c.Address}, Dir: filepath.Join(c.Dir, "pki"), First: first.Serve,
+	})
 	if err != nil {
 		return fmt.Errorf("serving certificate of the kubelet: %w", err)
 	}
@@ -52,7 +62,7 @@ func runKubelet(ctx context.Context, c Config, config *rest.Config, endpoint str
 		ClusterDNS:      []string{c.ClusterDNS.String()},
 		Domain:          c.ClusterDomain,
 		Listen:          fmt.Sprintf("%s:10250", c.Address),
-		Certificate:     serving.Serve,
+		Certificate:     serving.Show,
 		ClientCA:        clients,
 		Guard:           c.Guard,
 		MinDisk:         minDisk,
@@ -62,7 +72,10 @@ func runKubelet(ctx context.Context, c Config, config *rest.Config, endpoint str
 	if err != nil {
 		return fmt.Errorf("kubelet: %w", err)
 	}
-	return k.Run(ctx)
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(guard.Try("serving certificate", func() error { return serving.Run(ctx) }))
+	group.Go(guard.Try("kubelet", func() error { return k.Run(ctx) }))
+	return group.Wait()
 }
 
 // newIngress returns nil if the node is to serve no Ingresses.

@@ -110,7 +110,7 @@ const loadBalancersUsage = "where Services of type LoadBalancer have their addre
 
 func controllersCommand() *cobra.Command {
 	var c client
-	var rootCA, tokenKey string
+	var rootCA, tokenKey, signingCA, signingKey string
 	var config controllers.Config
 	cmd := &cobra.Command{
 		Use:   "controllers",
@@ -134,7 +134,7 @@ func controllersCommand() *cobra.Command {
 			for _, file := range []struct {
 				name    string
 				content *[]byte
-			}{{rootCA, &config.RootCA}, {tokenKey, &config.ServiceAccountKey}} {
+			}{{rootCA, &config.RootCA}, {tokenKey, &config.ServiceAccountKey}, {signingCA, &config.SigningCA}, {signingKey, &config.SigningKey}} {
 				if file.name == "" {
 					continue
 				}
@@ -158,6 +158,9 @@ func controllersCommand() *cobra.Command {
 	c.electionFlag(cmd.Flags())
 	cmd.Flags().StringVar(&rootCA, "root-ca-file", "", "certificate to publish to pods as kube-root-ca.crt")
 	cmd.Flags().StringVar(&tokenKey, "service-account-private-key-file", "", "key that signs the tokens in Secrets of service accounts (default: leave those Secrets empty)")
+	cmd.Flags().StringVar(&signingCA, "cluster-signing-cert-file", "", "authority that signs requests for certificates")
+	cmd.Flags().StringVar(&signingKey, "cluster-signing-key-file", "", "its key (default: sign none)")
+	cmd.MarkFlagsRequiredTogether("cluster-signing-cert-file", "cluster-signing-key-file")
 	cmd.Flags().DurationVar(&config.LegacyTokenPeriod, "legacy-service-account-token-clean-up-period", 365*24*time.Hour, "time without use after which a token that was made unasked is cleaned up")
 	cmd.Flags().TextVar(&config.LoadBalancers, "load-balancer-addresses", config.LoadBalancers, loadBalancersUsage)
 	cmd.Flags().TextVar(&config.PodCIDR, "cluster-cidr", netip.Prefix{}, "range to divide among the nodes (default: give nodes none)")

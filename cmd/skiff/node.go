@@ -1,18 +1,23 @@
 package main
 
 import (
+	"context"
 	"crypto/x509"
 	"fmt"
 	"log/slog"
 	"net/netip"
 	"os"
+	"path/filepath"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+	"golang.org/x/sync/errgroup"
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/skiff-k8s/skiff/cluster/keypair"
+	"github.com/skiff-k8s/skiff/guard"
 	"github.com/skiff-k8s/skiff/kubelet"
+	"github.com/skiff-k8s/skiff/kubelet/rotate"
 	"github.com/skiff-k8s/skiff/proxy"
 	"github.com/skiff-k8s/skiff/proxy/conntrack"
 	"github.com/skiff-k8s/skiff/proxy/iptables"
@@ -22,6 +27,7 @@ func kubeletCommand() *cobra.Command {
 	var c client
 	var config kubelet.Config
 	var certFile, keyFile, clientCAFile string
+	var rotated bool
 	cmd := &cobra.Command{
 		Use:   "kubelet",
 		Short: "Run the kubelet alone, against any API server and CRI runtime",
@@ -37,11 +43,13 @@ func kubeletCommand() *cobra.Command {
 			if config.Client, err = kubernetes.NewForConfig(restConfig); err != nil {
 				return err
 			}
-			serving, err := keypair.Open(certFile, keyFile)
-			if err != nil {
-				return err
+			if certFile != "" || !rotated {
+				serving, err := keypair.Open(certFile, keyFile)
+				if err != nil {
+					return err
+				}
+				config.Certificate = serving.Serve
 			}
-			config.Certificate = serving.Serve
 			authority, err := os.ReadFile(clientCAFile)
 			if err != nil {
 				return err
@@ -50,11 +58,21 @@ func kubeletCommand() *cobra.Command {
 			if !config.ClientCA.AppendCertsFromPEM(authority) {
 				return fmt.Errorf("%s holds no certificate", clientCAFile)
 			}
-			k, err := kubelet.New(cmd.Context(), config)
+			if !rotated {
+				return runKubelet(cmd.Context(), config)
+			}
+			serving, err := rotate.New(rotate.Config{
+				Client: config.Client, NodeName: config.NodeName, IPs: []netip.Addr{config.NodeIP},
+				Dir: filepath.Join(config.RootDir, "pki"), First: config.Certificate,
+			})
 			if err != nil {
 				return err
 			}
-			return k.Run(cmd.Context())
+			config.Certificate = serving.Show
+			group, ctx := errgroup.WithContext(cmd.Context())
+			group.Go(guard.Try("serving certificate", func() error { return serving.Run(ctx) }))
+			group.Go(guard.Try("kubelet", func() error { return runKubelet(ctx, config) }))
+			return group.Wait()
 		},
 	}
 	host, _ := os.Hostname() // without one the flag has no default
@@ -74,8 +92,17 @@ func kubeletCommand() *cobra.Command {
 	flags.StringVar(&config.Listen, "listen", ":10250", "address of the kubelet's API")
 	flags.StringVar(&certFile, "tls-cert-file", "", "certificate of the kubelet's API")
 	flags.StringVar(&keyFile, "tls-private-key-file", "", "its key")
+	flags.BoolVar(&rotated, "rotate-server-certificates", false, "ask the cluster for the certificate of the kubelet's API, and for the next before it ends; somebody has to approve that")
 	flags.StringVar(&clientCAFile, "client-ca-file", "", "authority of the certificates that clients of the kubelet's API show")
 	return cmd
+}
+
+func runKubelet(ctx context.Context, config kubelet.Config) error {
+	k, err := kubelet.New(ctx, config)
+	if err != nil {
+		return err
+	}
+	return k.Run(ctx)
 }
 
 // guardFlags adds the flags that say what pods may use of their nodes.

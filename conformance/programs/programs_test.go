@@ -215,7 +215,7 @@ func testMetricsServer(t *testing.T, c *cluster) {
 	chart := filepath.Join(module(t, "metrics-server", "sigs.k8s.io/metrics-server"), "charts", "metrics-server")
 	c.importPrograms(t, map[string]string{"registry.k8s.io/metrics-server/metrics-server:v0.9.0": "metrics-server"})
 	c.helm(t, "helm", "install", "metrics-server", chart, "--namespace", "kube-system", "--wait", "--timeout", "3m",
-		"--set", "image.tag=v0.9.0", "--set", "args={--kubelet-certificate-authority=/var/run/secrets/kubernetes.io/serviceaccount/ca.crt}")
+		"--set", "image.tag=v0.9.0")
 	available := "{.status.conditions[?(@.type=='Available')].status}"
 	c.Until(t, func(out string) bool { return out == "True" }, "get", "apiservice", "v1beta1.metrics.k8s.io", "-o", "jsonpath="+available)
 	t.Log(c.Until(t, func(out string) bool { return strings.Contains(out, "node-1") }, "top", "nodes"))
