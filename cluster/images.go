@@ -37,15 +37,16 @@ func (c Config) running() ([]node.Config, error) {
 }
 
 // ImportImages loads docker or OCI archives into every running node that has
-// not got them yet.
-func ImportImages(ctx context.Context, c Config, files []string, out io.Writer) error {
+// not got them yet. tell is told what is being read, and how many bytes of how many.
+func ImportImages(ctx context.Context, c Config, files []string, out io.Writer, tell func(what string, done, total int64)) error {
 	nodes, err := c.running()
 	if err != nil {
 		return err
 	}
 	for _, n := range nodes {
 		for _, file := range files {
-			loaded, err := node.ImportImage(ctx, n, file)
+			what := fmt.Sprintf("%s: importing %s", n.Name, file)
+			loaded, err := node.ImportImage(ctx, n, file, func(done, total int64) { tell(what, done, total) })
 			if err != nil {
 				return fmt.Errorf("import %s into %s: %w", file, n.Name, err)
 			}

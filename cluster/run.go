@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"time"
 
@@ -44,6 +45,9 @@ type run struct {
 func (r *run) up(ctx context.Context, ready func()) (err error) {
 	r.failed = make(chan error, 1)
 	r.complete = make(chan struct{})
+	if err := os.Remove(r.recordFile()); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
 	if r.host, err = r.advertised(); err != nil {
 		return err
 	}
@@ -91,6 +95,9 @@ func (r *run) up(ctx context.Context, ready func()) (err error) {
 		return err
 	}
 	close(r.complete)
+	if err := r.record(); err != nil {
+		return err
+	}
 	r.greet()
 	if ready != nil {
 		ready()

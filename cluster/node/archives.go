@@ -21,7 +21,7 @@ import (
 // importImages loads the archives of c into the runtime.
 func importImages(ctx context.Context, c Config) error {
 	for _, archive := range c.Images {
-		if _, err := ImportImage(ctx, c, archive); err != nil {
+		if _, err := ImportImage(ctx, c, archive, func(_, _ int64) {}); err != nil {
 			return err
 		}
 	}
@@ -34,8 +34,8 @@ const pinned = "io.cri-containerd.pinned=pinned"
 
 // ImportImage loads a docker or OCI archive into the node's runtime, where pods
 // find it under the names the archive gives it and it stays until RemoveImage. It does nothing if the runtime
-// still has what it loaded from the same archive.
-func ImportImage(ctx context.Context, c Config, archive string) (loaded bool, err error) {
+// still has what it loaded from the same archive. tell is told how many bytes of how many the runtime has read.
+func ImportImage(ctx context.Context, c Config, archive string, tell func(done, total int64)) (loaded bool, err error) {
 	archive, err = filepath.Abs(archive)
 	if err != nil {
 		return false, err
@@ -52,8 +52,13 @@ func ImportImage(ctx context.Context, c Config, archive string) (loaded bool, er
 	if mark.holds(before) {
 		return false, nil
 	}
-	if _, err := ctr(ctx, c, "images", "import", archive); err != nil {
+	file, err := os.Open(archive)
+	if err != nil {
 		return false, err
+	}
+	defer file.Close()
+	if _, err := ctrWith(ctx, c, &counted{Reader: file, total: info.Size(), tell: tell}, "images", "import", "-"); err != nil {
+		return false, fmt.Errorf("%s: %w", archive, err)
 	}
 	after, err := digests(ctx, c)
 	if err != nil {
@@ -68,6 +73,20 @@ func ImportImage(ctx context.Context, c Config, archive string) (loaded bool, er
 		}
 	}
 	return true, mark.write(brought, after)
+}
+
+// counted tells how far it was read.
+type counted struct {
+	io.Reader
+	done, total int64
+	tell        func(done, total int64)
+}
+
+func (c *counted) Read(p []byte) (int, error) {
+	n, err := c.Reader.Read(p)
+	c.done += int64(n)
+	c.tell(c.done, c.total)
+	return n, err
 }
 
 // mark is the file that says what an archive brought: a line of name and digest

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"os/exec"
@@ -205,10 +206,15 @@ func (r *containerd) lastWords() string {
 // ctr runs containerd's own client on the images and containers that the CRI
 // uses, and returns what it prints.
 func ctr(ctx context.Context, c Config, args ...string) (string, error) {
+	return ctrWith(ctx, c, nil, args...)
+}
+
+// ctrWith is ctr with something to read; nil: nothing.
+func ctrWith(ctx context.Context, c Config, in io.Reader, args ...string) (string, error) {
 	args = append([]string{"--address", c.socket(), "--namespace", "k8s.io"}, args...)
 	cmd := exec.CommandContext(ctx, filepath.Join(c.Tools, "ctr"), args...)
 	var failure bytes.Buffer
-	cmd.Stderr = &failure
+	cmd.Stdin, cmd.Stderr = in, &failure
 	out, err := cmd.Output()
 	if err != nil {
 		return "", fmt.Errorf("ctr %s: %w: %s", strings.Join(args[4:], " "), err, bytes.TrimSpace(failure.Bytes()))

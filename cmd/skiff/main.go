@@ -43,7 +43,8 @@ func command() *cobra.Command {
 		},
 	}
 	root.AddCommand(
-		upCommand(), downCommand(), imageCommand(),
+		upCommand(), downCommand(), statusCommand(), logsCommand(), imageCommand(),
+		kubeconfigCommand(), serviceCommand(),
 		storageCommand(), backupCommand(), restoreCommand(),
 		apiserverCommand(), controllersCommand(), schedulerCommand(), kubeletCommand(), proxyCommand(),
 		nodeCommand(), versionCommand(),

@@ -30,14 +30,24 @@ func (o *operator) flags(flags *pflag.FlagSet) {
 
 // stream writes what a server answers at a path to w.
 func (o *operator) stream(ctx context.Context, path string, w io.Writer) error {
-	rules := clientcmd.NewDefaultClientConfigLoadingRules()
-	rules.ExplicitPath = o.kubeconfig
-	config, err := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, nil).ClientConfig()
+	config, _, err := o.config()
 	if err != nil {
 		return err
 	}
-	config.UserAgent = "skiff/" + version
 	return fetch(ctx, config, path, w)
+}
+
+// config is how the server is reached, and the namespace that is meant unless another is named.
+func (o *operator) config() (config *rest.Config, namespace string, err error) {
+	rules := clientcmd.NewDefaultClientConfigLoadingRules()
+	rules.ExplicitPath = o.kubeconfig
+	loader := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, nil)
+	if config, err = loader.ClientConfig(); err != nil {
+		return nil, "", err
+	}
+	config.UserAgent = "skiff/" + version
+	namespace, _, err = loader.Namespace()
+	return config, namespace, err
 }
 
 func fetch(ctx context.Context, config *rest.Config, path string, w io.Writer) error {
@@ -82,16 +92,17 @@ func refusal(response *http.Response) error {
 // meter shows how far something has come, if there is a person to see it.
 type meter struct {
 	out  io.Writer // nil: nobody looks
-	what string
+	unit string    // of what is counted
 
 	mu    sync.Mutex
+	what  string
 	shown time.Time
 }
 
 // newMeter returns a meter that shows what is done on out if that is a terminal.
 // It must be ended.
 func newMeter(out io.Writer, what string) *meter {
-	m := &meter{what: what, shown: time.Now()}
+	m := &meter{what: what, unit: "entries", shown: time.Now()}
 	if f, ok := out.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
 		m.out = out
 	}
@@ -109,10 +120,30 @@ func (m *meter) tell(done, total int) {
 	}
 	m.shown = time.Now()
 	if total == 0 {
-		fmt.Fprintf(m.out, "%s%s %d entries", clearLine, m.what, done)
+		fmt.Fprintf(m.out, "%s%s %d %s", clearLine, m.what, done, m.unit)
 		return
 	}
-	fmt.Fprintf(m.out, "%s%s %d of %d entries (%d %%)", clearLine, m.what, done, total, 100*done/total)
+	fmt.Fprintf(m.out, "%s%s %d of %d %s (%d %%)", clearLine, m.what, done, total, m.unit, 100*done/total)
+}
+
+// about says what is counted from now on.
+func (m *meter) about(what string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.what = what
+}
+
+// over returns a writer to w that clears the meter's line first.
+func (m *meter) over(w io.Writer) io.Writer { return aside{m, w} }
+
+type aside struct {
+	m *meter
+	w io.Writer
+}
+
+func (a aside) Write(p []byte) (int, error) {
+	a.m.end()
+	return a.w.Write(p)
 }
 
 // end clears the line, for what is said next.

@@ -121,7 +121,13 @@ func imageCommand() *cobra.Command {
 		&cobra.Command{
 			Use: "import FILE…", Short: "Load docker or OCI archives into every node", Args: cobra.MinimumNArgs(1),
 			RunE: func(cmd *cobra.Command, files []string) error {
-				return cluster.ImportImages(cmd.Context(), c, files, cmd.OutOrStdout())
+				m := newMeter(cmd.ErrOrStderr(), "")
+				m.unit = "MB"
+				defer m.end()
+				return cluster.ImportImages(cmd.Context(), c, files, m.over(cmd.OutOrStdout()), func(what string, done, total int64) {
+					m.about(what)
+					m.tell(int(done/1e6), int(total/1e6))
+				})
 			},
 		},
 		&cobra.Command{
