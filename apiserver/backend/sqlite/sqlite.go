@@ -174,7 +174,7 @@ func look(path, mode string) (mark, tables int, err error) {
 // back that power was lost in, which needs the right to write.
 func unfinished(err error) bool {
 	var e *sqlite.Error
-	return errors.As(err, &e) && e.Code() == lib.SQLITE_READONLY_ROLLBACK
+	return errors.As(err, &e) && e.Code()&0xff == lib.SQLITE_READONLY
 }
 
 // with opens a database for a moment.
