@@ -86,7 +86,7 @@ type database struct {
 	batch atomic.Int64 // how many bytes a transaction can have; 0: not known yet
 }
 
-var _ relational.Database = (*database)(nil)
+var _ relational.Early = (*database)(nil)
 
 func (d *database) Name() string                                     { return "MySQL" }
 func (d *database) Shared() bool                                     { return true }
@@ -141,6 +141,33 @@ func (d *database) Schema() []string {
 func (d *database) Query(ctx context.Context, statement string, args ...any) (*sql.Rows, error) {
 	return d.read.QueryContext(ctx, statement, args...)
 }
+
+// Reader is a connection of its own: one of the pool could be another by the
+// time that Keep is called, to a database that has died meanwhile.
+func (d *database) Reader(ctx context.Context) (relational.Reader, error) {
+	conn, err := d.read.Conn(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return reader{conn}, nil
+}
+
+// reader is a connection on which what was read can be kept. InnoDB shows a
+// commit to others before its log is synced.
+type reader struct{ *sql.Conn }
+
+func (r reader) Query(ctx context.Context, statement string, args ...any) (*sql.Rows, error) {
+	return r.QueryContext(ctx, statement, args...)
+}
+
+// Keep commits something: what syncs the log for that syncs all before it. The
+// row belongs to no server, and to all.
+func (r reader) Keep(ctx context.Context) error {
+	_, err := r.ExecContext(ctx, keepStatement, time.Now().Unix())
+	return err
+}
+
+const keepStatement = `INSERT INTO skiff_servers (server, revision, written) VALUES (-1, 0, ?) ON DUPLICATE KEY UPDATE revision = revision + 1, written = VALUES(written)`
 
 func (d *database) Exec(ctx context.Context, statement string, args ...any) error {
 	_, err := d.read.ExecContext(ctx, statement, args...)

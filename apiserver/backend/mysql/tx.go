@@ -12,7 +12,8 @@ import (
 	"github.com/skiff-k8s/skiff/apiserver/backend/relational"
 )
 
-// The statements of a transaction. Under READ COMMITTED each sees what was
+// The statements of a transaction. The row of the server is changed in any case: a
+// transaction that changes nothing syncs nothing. Under READ COMMITTED each sees what was
 // committed before it began, so what follows the lock sees all that has been
 // committed under it before.
 const (
@@ -24,7 +25,8 @@ SELECT w.name, w.revision FROM (
 
 	insertStatement  = `INSERT INTO skiff_writes (revision, name, value, expiry) VALUES `
 	commitStatements = `UPDATE skiff_meta SET revision = ?, compacted = ? WHERE id = 1;
-INSERT INTO skiff_servers (server, revision, written) VALUES (?, ?, ?) ON DUPLICATE KEY UPDATE revision = ?, written = ?;
+INSERT INTO skiff_servers (server, revision, written) VALUES (?, ?, ?) ON DUPLICATE KEY UPDATE
+	written = IF(revision = ?, written + 1, ?), revision = ?;
 COMMIT`
 	ownStatement = `SELECT COALESCE(MAX(revision), 0) FROM skiff_servers WHERE server = ?`
 )
@@ -98,7 +100,7 @@ func (t *tx) Commit(ctx context.Context, head relational.Head, server int64, wri
 	}
 	statements.WriteString(commitStatements)
 	now := time.Now().Unix()
-	args = append(args, head.Revision, head.Compacted, server, head.Revision, now, head.Revision, now)
+	args = append(args, head.Revision, head.Compacted, server, head.Revision, now, head.Revision, now, head.Revision)
 	if _, err := t.conn.ExecContext(ctx, statements.String(), args...); err != nil {
 		return err
 	}

@@ -76,7 +76,7 @@ func (b *Backend) drop(ctx context.Context, from, revision int64) error {
 func (b *Backend) unseen(ctx context.Context, from, to int64) (revisions []int64, err error) {
 	err = b.again(ctx, "compact storage", func(ctx context.Context) error {
 		revisions = revisions[:0]
-		return b.each(ctx, replacedStatement, []any{from, to}, func(rows *sql.Rows) error {
+		return eachRow(ctx, b.db, replacedStatement, []any{from, to}, func(rows *sql.Rows) error {
 			var revision int64
 			var deleted bool
 			var replaced sql.NullInt64
@@ -144,7 +144,7 @@ func (b *Backend) expireDue() (n int, err error) {
 func (b *Backend) due(now time.Time) (requests []*request, err error) {
 	err = b.again(b.ctx, "read storage", func(ctx context.Context) error {
 		requests = requests[:0]
-		return b.each(ctx, dueStatement, []any{now.UnixMilli(), int64(expireBatch)}, func(rows *sql.Rows) error {
+		return eachRow(ctx, b.db, dueStatement, []any{now.UnixMilli(), int64(expireBatch)}, func(rows *sql.Rows) error {
 			var name []byte
 			var revision int64
 			if err := rows.Scan(&name, &revision); err != nil {

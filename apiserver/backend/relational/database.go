@@ -47,6 +47,21 @@ type Database interface {
 	Close() error
 }
 
+// Early is a Database that shows commits before it has synced them: if it dies,
+// what was read may never have been.
+type Early interface {
+	Database
+	Reader(ctx context.Context) (Reader, error)
+}
+
+// Reader is a connection for reading, which ends when the database dies.
+type Reader interface {
+	Query(ctx context.Context, statement string, args ...any) (*sql.Rows, error)
+	// Keep returns when all that was read before is synced.
+	Keep(ctx context.Context) error
+	Close() error
+}
+
 // Tx is a transaction for the writes of a server.
 type Tx interface {
 	// Begin locks the row of skiff_meta and reads it, and then the revisions of
@@ -56,6 +71,7 @@ type Tx interface {
 	// if there was none.
 	Own(ctx context.Context, server int64) (int64, error)
 	// Commit inserts writes, sets the row and that of the server, and commits.
+	// Without writes it makes sure that what was committed before is kept.
 	Commit(ctx context.Context, head Head, server int64, writes []Write) error
 	// Rollback ends the transaction, however far it came; it is called where
 	// Commit was not, or has failed. It always succeeds, if need be by closing the
@@ -152,7 +168,7 @@ var lastKey = strings.Repeat("\xff", MaxKey+1)
 const all = 1 << 62
 
 func (b *Backend) selectHead(ctx context.Context) (head Head, err error) {
-	err = b.each(ctx, headStatement, nil, func(rows *sql.Rows) error {
+	err = b.each(ctx, headStatement, nil, &head.Revision, func(rows *sql.Rows) error {
 		return rows.Scan(&head.Layout, &head.Revision, &head.Compacted, &head.Dropped)
 	})
 	if err == nil && head.Layout == 0 {
@@ -164,7 +180,7 @@ func (b *Backend) selectHead(ctx context.Context) (head Head, err error) {
 // selectKey reads the value of a key, with Revision 0 if it has none.
 func (b *Backend) selectKey(ctx context.Context, key string) (entry backend.Entry, newest int64, err error) {
 	var revision, expiry sql.NullInt64
-	err = b.each(ctx, keyStatement, []any{[]byte(key)}, func(rows *sql.Rows) error {
+	err = b.each(ctx, keyStatement, []any{[]byte(key)}, &newest, func(rows *sql.Rows) error {
 		return rows.Scan(&newest, &revision, &entry.Value, &expiry)
 	})
 	entry.Key, entry.Revision, entry.End = key, revision.Int64, ending(expiry)
@@ -185,7 +201,7 @@ func (b *Backend) selectPage(ctx context.Context, prefix, after string, limit in
 	var page backend.Page
 	var head Head
 	var total sql.NullInt64
-	err := b.each(ctx, pageStatement, []any{[]byte(first), []byte(prefixEnd(prefix)), at, most}, func(rows *sql.Rows) error {
+	err := b.each(ctx, pageStatement, []any{[]byte(first), []byte(prefixEnd(prefix)), at, most}, &head.Revision, func(rows *sql.Rows) error {
 		var name, value []byte
 		var written, expiry sql.NullInt64
 		if err := rows.Scan(&head.Revision, &head.Compacted, &total, &name, &value, &written, &expiry); err != nil {
@@ -214,7 +230,7 @@ func (b *Backend) selectPage(ctx context.Context, prefix, after string, limit in
 // backend.ErrCompacted.
 func (b *Backend) selectChanges(ctx context.Context, after int64) (head Head, changes []backend.Change, err error) {
 	size := 0
-	err = b.each(ctx, changesStatement, []any{after, int64(changesBatch)}, func(rows *sql.Rows) error {
+	err = b.each(ctx, changesStatement, []any{after, int64(changesBatch)}, &head.Revision, func(rows *sql.Rows) error {
 		var revision sql.NullInt64
 		var name, value []byte
 		if size > changesBytes {
@@ -238,9 +254,35 @@ func (b *Backend) selectChanges(ctx context.Context, after int64) (head Head, ch
 	return head, changes, contiguous(after, changes)
 }
 
-// each runs a query and calls row for every row.
-func (b *Backend) each(ctx context.Context, statement string, args []any, row func(*sql.Rows) error) error {
-	rows, err := b.db.Query(ctx, statement, args...)
+// each runs a query and calls row for every row, which sets seen to the newest
+// revision. What was read outlives the database's death.
+func (b *Backend) each(ctx context.Context, statement string, args []any, seen *int64, row func(*sql.Rows) error) error {
+	early, ok := b.db.(Early)
+	if !ok {
+		return eachRow(ctx, b.db, statement, args, row)
+	}
+	reader, err := early.Reader(ctx)
+	if err != nil {
+		return err
+	}
+	defer reader.Close()
+	if err := eachRow(ctx, reader, statement, args, row); err != nil || *seen <= b.kept.Load() {
+		return err
+	}
+	if err := reader.Keep(ctx); err != nil {
+		return err
+	}
+	raise(&b.kept, *seen)
+	return nil
+}
+
+// querier runs queries.
+type querier interface {
+	Query(ctx context.Context, statement string, args ...any) (*sql.Rows, error)
+}
+
+func eachRow(ctx context.Context, q querier, statement string, args []any, row func(*sql.Rows) error) error {
+	rows, err := q.Query(ctx, statement, args...)
 	if err != nil {
 		return err
 	}

@@ -63,6 +63,7 @@ type Backend struct {
 	requests chan *request
 	work     chan func()   // for the writer to do between transactions
 	newest   atomic.Int64  // the newest revision known to be committed
+	kept     atomic.Int64  // the newest revision known to be synced; for an Early database
 	behind   chan struct{} // tells the follower that log may be behind newest
 	publish  sync.Mutex    // held while the log is appended to
 	notified atomic.Bool   // the database tells of writes
@@ -208,14 +209,20 @@ func (b *Backend) readHead(ctx context.Context) (head Head, err error) {
 
 // saw notes that a revision has been committed, by whomever.
 func (b *Backend) saw(revision int64) {
+	if raise(&b.newest, revision) {
+		b.wakeFollower()
+	}
+}
+
+// raise sets n to a greater value; false if it is not greater.
+func raise(n *atomic.Int64, value int64) bool {
 	for {
-		newest := b.newest.Load()
-		if revision <= newest {
-			return
+		old := n.Load()
+		if value <= old {
+			return false
 		}
-		if b.newest.CompareAndSwap(newest, revision) {
-			b.wakeFollower()
-			return
+		if n.CompareAndSwap(old, value) {
+			return true
 		}
 	}
 }

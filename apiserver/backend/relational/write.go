@@ -198,7 +198,7 @@ func (b *Backend) attempt(ctx context.Context, a *attempts) error {
 		a.doubt = nil
 	}
 	p := decide(a.batch, t.head, seen, t.current)
-	if p.empty() {
+	if p.empty() && b.keeps(t.head.Revision) {
 		b.saw(t.head.Revision)
 		return nil
 	}
@@ -210,6 +210,13 @@ func (b *Backend) attempt(ctx context.Context, a *attempts) error {
 	}
 	b.committed(p)
 	return nil
+}
+
+// keeps reports whether what is refused because of a revision may be told: that
+// the revision outlives the database's death. Else an empty transaction sees to it.
+func (b *Backend) keeps(revision int64) bool {
+	_, early := b.db.(Early)
+	return !early || revision <= b.kept.Load()
 }
 
 // plan is what a transaction writes.
@@ -266,6 +273,7 @@ func (b *Backend) committed(p *plan) {
 	if p.cut > 0 {
 		b.reset(p.cut)
 	}
+	raise(&b.kept, p.head.Revision)
 	b.append(changes)
 	b.saw(p.head.Revision)
 }
