@@ -164,7 +164,7 @@ func testUsageErrors(ctx context.Context, t *testing.T, metrics metricsclient.In
 		{deadNode, `nodemetrics.metrics.k8s.io "node-a" not found`, apierrors.IsNotFound},
 		{noPod, `pods "p" not found`, apierrors.IsNotFound},
 		{deadPod, `podmetrics.metrics.k8s.io "default/on-node-a" not found`, apierrors.IsNotFound},
-		{watched, "the server does not allow this method on the requested resource", apierrors.IsMethodNotSupported},
+		{watched, `watch is not supported on resources of kind "nodes.metrics.k8s.io"`, apierrors.IsMethodNotSupported},
 	} {
 		if !c.is(c.err) || !strings.HasPrefix(c.err.Error(), c.want) {
 			t.Errorf("got %v, want %s", c.err, c.want)

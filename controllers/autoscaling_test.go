@@ -290,13 +290,10 @@ func TestAutoscalingThatCannotBe(t *testing.T) {
 			t.Errorf("got %q, want %q", got, want)
 		}
 	}
-	if _, err := w.CoreV1().ConfigMaps(w.namespace).Create(ctx, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "map"}}, metav1.CreateOptions{}); err != nil {
-		t.Fatal(err)
-	}
-	w.autoscale("map", "v1", "ConfigMap", "map", halfCPU)
+	w.autoscale("job", "batch/v1", "Job", "job", halfCPU) // which has no scale
 	w.autoscale("none", "apps/v1", "Deployment", "none", halfCPU)
 	for name, want := range map[string]string{
-		"map":  "the HPA controller was unable to get the target's current scale: the server could not find the requested resource",
+		"job":  "the HPA controller was unable to get the target's current scale: the server could not find the requested resource",
 		"none": `the HPA controller was unable to get the target's current scale: deployments.apps "none" not found`,
 	} {
 		if got := w.untilCondition(name, autoscalingv2.AbleToScale, "FailedGetScale"); got != want {

@@ -227,7 +227,7 @@ func run(ctx context.Context, client kubernetes.Interface, pod *corev1.Pod) {
 	container := corev1.ContainerStatus{Name: pod.Spec.Containers[0].Name, Image: image}
 	switch {
 	case pod.Status.Phase == corev1.PodPending && !strings.HasPrefix(image, "stuck"):
-		pod.Status.Phase = corev1.PodRunning
+		pod.Status.Phase, pod.Status.StartTime = corev1.PodRunning, &ready.LastTransitionTime
 		pod.Status.PodIP = fmt.Sprintf("10.244.0.%d", 1+len(pod.UID)%200)
 		pod.Status.PodIPs = []corev1.PodIP{{IP: pod.Status.PodIP}}
 		container.State.Running = &corev1.ContainerStateRunning{}
