@@ -211,7 +211,8 @@ func (c *calculation) object(spec *autoscalingv2.ObjectMetricSource) outcome {
 	}
 	of, metric, target := spec.DescribedObject, spec.Metric.Name, spec.Target
 	unknown := func() error {
-		return fmt.Errorf("unable to get metric %s: %w on %s %s/%s", metric, c.metric.Err, of.Kind, c.observation.Autoscaler.Namespace, of.Name)
+		// Kubernetes mixes up what is where in this message, and people search for it as it is.
+		return fmt.Errorf("unable to get metric %s: %s on %s %s/%w", metric, of.Kind, c.observation.Autoscaler.Namespace, of.Name, c.metric.Err)
 	}
 	switch {
 	case target.Type == autoscalingv2.ValueMetricType && target.Value != nil:
