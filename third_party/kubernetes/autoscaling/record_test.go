@@ -16,6 +16,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/go-logr/logr"
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	corev1 "k8s.io/api/core/v1"
@@ -23,14 +24,13 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes/fake"
 	"k8s.io/client-go/scale"
-	clienttesting "k8s.io/client-go/testing"
+	"k8s.io/klog/v2"
 	"k8s.io/kubernetes/pkg/controller/podautoscaler"
 	"k8s.io/kubernetes/pkg/controller/podautoscaler/metrics"
 	"sigs.k8s.io/yaml"
@@ -137,25 +137,8 @@ func play(t *testing.T, s scenario) []decision {
 	w := &world{spec: s.Spec}
 	w.scale.Name, w.scale.Namespace, w.scale.Status.Selector = s.Spec.ScaleTargetRef.Name, "ns", "app=a"
 	client := fake.NewSimpleClientset(&autoscalingv2.HorizontalPodAutoscaler{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "a", UID: types.UID("1")}, Spec: s.Spec})
-	var events []string
-	recorded := map[string]*corev1.Event{}
-	client.PrependReactor("*", "events", func(a clienttesting.Action) (bool, runtime.Object, error) {
-		var e *corev1.Event
-		switch a := a.(type) {
-		case clienttesting.CreateActionImpl:
-			e = a.GetObject().(*corev1.Event)
-			e.Name = fmt.Sprint("e", len(recorded)) // the name it comes with is that of all events of a time
-			recorded[e.Name] = e
-		case clienttesting.PatchActionImpl: // it is counted once more
-			if e = recorded[a.GetName()]; e == nil {
-				return true, nil, fmt.Errorf("there is no event %s", a.GetName())
-			}
-		default:
-			return false, nil, nil
-		}
-		events = append(events, tell(e))
-		return true, e, nil
-	})
+	events := &events{}
+	ctx = klog.NewContext(ctx, logr.New(events))
 	// The scaleError of a target of another kind is what this mapper says of it.
 	mapper := meta.NewDefaultRESTMapper([]schema.GroupVersion{{Group: "apps", Version: "v1"}})
 	mapper.Add(schema.GroupVersionKind{Group: "apps", Version: "v1", Kind: "Deployment"}, meta.RESTScopeNamespace)
@@ -172,14 +155,14 @@ func play(t *testing.T, s scenario) []decision {
 	var all []decision
 	for _, step := range s.Steps {
 		w.enter(ctx, t, client, step, start.Add(period*time.Duration(1+ticks(all))))
-		events = nil
+		events.told = nil
 		var d decision
 		for range max(step.Times, 1) {
 			time.Sleep(period)
 			synctest.Wait()
 			d.Replicas = append(d.Replicas, w.scale.Spec.Replicas)
 		}
-		d.Events = events
+		d.Events = events.told
 		d.fill(ctx, t, client, start)
 		all = append(all, d)
 	}
@@ -193,7 +176,25 @@ func ticks(all []decision) (n int) {
 	return n
 }
 
-func tell(e *corev1.Event) string { return e.Type + " " + e.Reason + ": " + e.Message }
+// events takes them from the log: the API gets them only after those that are alike have been made one.
+type events struct{ told []string }
+
+func (e *events) Info(_ int, message string, pairs ...any) {
+	if message != "Event occurred" {
+		return
+	}
+	found := map[any]any{}
+	for i := 0; i+1 < len(pairs); i += 2 {
+		found[pairs[i]] = pairs[i+1]
+	}
+	e.told = append(e.told, fmt.Sprintf("%v %v: %v", found["type"], found["reason"], found["message"]))
+}
+
+func (e *events) Init(logr.RuntimeInfo)          {}
+func (e *events) Enabled(int) bool               { return true }
+func (e *events) Error(error, string, ...any)    {}
+func (e *events) WithValues(...any) logr.LogSink { return e }
+func (e *events) WithName(string) logr.LogSink   { return e }
 
 func (d *decision) fill(ctx context.Context, t *testing.T, client *fake.Clientset, start time.Time) {
 	a, err := client.AutoscalingV2().HorizontalPodAutoscalers("ns").Get(ctx, "a", metav1.GetOptions{})
