@@ -1,6 +1,7 @@
 package decide
 
 import (
+	"math"
 	"testing"
 	"time"
 
@@ -126,4 +127,19 @@ func FuzzDecide(f *testing.F) {
 			t.Errorf("%d replicas of %d to %d are scaled to %d", replicas, lowest, highest, d.Replicas)
 		}
 	})
+}
+
+// TestSumsEnd holds sums and shares within the numbers there are, in both directions.
+func TestSumsEnd(t *testing.T) {
+	const most, least = math.MaxInt64, math.MinInt64
+	for _, sum := range [][3]int64{{most, 1, most}, {1, most, most}, {least, -1, least}, {-1, least, least}, {most, least, -1}, {2, -3, -1}} {
+		if got := add(sum[0], sum[1]); got != sum[2] {
+			t.Errorf("%d and %d: got %d, want %d", sum[0], sum[1], got, sum[2])
+		}
+	}
+	for _, share := range [][3]int64{{most, 1, math.MaxInt32}, {least, 1, math.MinInt32}, {most, most, 100}, {1, 3, 33}, {-1, 3, -33}} {
+		if got := percentOf(share[0], share[1]); int64(got) != share[2] {
+			t.Errorf("%d of %d: got %d%%, want %d%%", share[0], share[1], got, share[2])
+		}
+	}
 }

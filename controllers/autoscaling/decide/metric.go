@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"math/big"
 
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	corev1 "k8s.io/api/core/v1"
@@ -181,7 +182,21 @@ func share(samples, asked map[string]int64) (percent int32, mean int64, err erro
 	if requested == 0 {
 		return 0, 0, errors.New("no metrics returned matched known pods")
 	}
-	return toReplicas(math.Trunc(float64(used) * 100 / float64(requested))), used / pods, nil
+	return percentOf(used, requested), used / pods, nil
+}
+
+// percentOf is used as a share of requested, without what is less than a percent. A float is not exact enough: the
+// memory of a few machines, in thousandths of bytes, turns 98.999...% into 99%.
+func percentOf(used, requested int64) int32 {
+	percent := new(big.Int).Mul(big.NewInt(used), big.NewInt(100))
+	percent.Quo(percent, big.NewInt(requested))
+	switch {
+	case percent.IsInt64():
+		return int32(min(max(percent.Int64(), math.MinInt32), math.MaxInt32))
+	case percent.Sign() < 0:
+		return math.MinInt32
+	}
+	return math.MaxInt32
 }
 
 // pods is about a metric that each pod has.
@@ -296,10 +311,13 @@ func total(values []int64) (sum int64) {
 	return sum
 }
 
-// add is a+b, or the largest number if that is larger.
+// add is a+b, or the number next to that if there is none.
 func add(a, b int64) int64 {
-	if b > 0 && a > math.MaxInt64-b {
+	switch {
+	case b > 0 && a > math.MaxInt64-b:
 		return math.MaxInt64
+	case b < 0 && a < math.MinInt64-b:
+		return math.MinInt64
 	}
 	return a + b
 }
