@@ -264,7 +264,11 @@ func (c *calculation) external(spec *autoscalingv2.ExternalMetricSource) outcome
 		if err != nil {
 			return outcome{told: err, err: fmt.Errorf("failed to get %s external metric: %w", metric, err)}
 		}
-		replicas, mean := c.byReplica(total(c.metric.Values), target.AverageValue.MilliValue())
+		value := total(c.metric.Values)
+		replicas, mean := c.byReplica(value, target.AverageValue.MilliValue())
+		if float64(value) >= math.MaxInt64 { // the sum is larger than can be said, and so may be its parts
+			mean = math.MaxInt64
+		}
 		return outcome{measured: measured{replicas, name, average(mean)}}
 	case target.Value != nil:
 		value, replicas := total(c.metric.Values), int32(0)
@@ -298,10 +302,19 @@ func (c *calculation) byReplica(value, target int64) (replicas int32, part int64
 	if ratio := float64(value) / (float64(target) * float64(now)); !c.tolerance.hold(ratio) {
 		replicas = toReplicas(math.Ceil(float64(value) / float64(target)))
 	}
-	if now == 0 {
-		return replicas, value
+	return replicas, partOf(value, now)
+}
+
+// partOf is the part of a value that each replica has; of none it is all.
+func partOf(value int64, replicas int32) int64 {
+	if replicas == 0 {
+		return value
 	}
-	return replicas, int64(math.Ceil(float64(value) / float64(now)))
+	part := math.Ceil(float64(value) / float64(replicas))
+	if part >= math.MaxInt64 {
+		return math.MaxInt64
+	}
+	return int64(part)
 }
 
 func total(values []int64) (sum int64) {

@@ -104,6 +104,10 @@ var otherwise = map[string]intended{
 		"The number of replicas wraps there, and the most that can be measured scales down.",
 		[]int32{4}, `{"type":"Pods","pods":{"metric":{"name":"qps"},"current":{"averageValue":"3458764513820540928m"}}}`,
 	},
+	"a value of an object per pod beyond counting": {
+		"The number of replicas wraps there, and what is reported.", []int32{4},
+		`{"type":"Object","object":{"metric":{"name":"hits"},"current":{"averageValue":"9223372036854775807m"},"describedObject":{"kind":"Service","name":"o","apiVersion":"v1"}}}`,
+	},
 	"growth by any number of pods": {
 		"The limit wraps there, and nothing grows.",
 		[]int32{7}, `{"type":"External","external":{"metric":{"name":"queue"},"current":{"averageValue":"350"}}}`,
