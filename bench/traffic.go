@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -100,7 +101,7 @@ func (t *traffic) writeAlone(ctx context.Context, client int, k kind, began time
 			continue
 		}
 		if w.failed++; w.why == nil {
-			w.why = fmt.Errorf("%w %w", err, context.Cause(ctx))
+			w.why = errors.Join(err, context.Cause(ctx))
 		}
 		if pause(ctx, afterFailure) != nil {
 			return w
