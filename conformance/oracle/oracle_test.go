@@ -130,6 +130,10 @@ func TestDifferences(t *testing.T) {
 			[]string{`: got 2 items, want 3: got [{"type":"ADDED"},{"type":"DELETED"}], want [{"type":"ADDED"},{"type":"DELETED"},{"type":"BOOKMARK"}]`}},
 		{"another column", object(`{"columnDefinitions":[{"name":"Name"},{"name":"Age"}]}`), object(`{"columnDefinitions":[{"name":"Name"},{"name":"Old"}]}`),
 			[]string{`.columnDefinitions[].name: got "Old", want "Age"`}},
+		{"the group that Skiff serves itself", object(`{"groups":[{"name":"apps"}],"paths":["/apis/apps"]}`),
+			object(`{"groups":[{"name":"apps"},{"name":"metrics.k8s.io"}],"paths":["/apis/apps","/apis/metrics.k8s.io/v1beta1"]}`), nil},
+		{"another group beside it", object(`{"groups":[{"name":"apps"}]}`), object(`{"groups":[{"name":"batch"},{"name":"metrics.k8s.io"}]}`),
+			[]string{`.groups[].name: got "batch", want "apps"`}},
 		{"a header", answer{Code: 200, Header: map[string]string{"Warning": "x"}}, answer{Code: 200}, []string{`header Warning: got "", want "x"`}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
