@@ -206,7 +206,7 @@ func (b takesRevisionEarly) Watch(ctx context.Context, prefix string, after int6
 				yield(c, err)
 				return
 			}
-			if newest, _ := b.Backend.Revision(ctx); object(c.Key) && newest > c.Revision && b.strikes(10) {
+			if object(c.Key) && b.strikes(10) && b.overtaken(ctx, c.Revision) {
 				continue // it was not committed yet when the next one was seen
 			}
 			if !yield(c, nil) {
@@ -214,6 +214,17 @@ func (b takesRevisionEarly) Watch(ctx context.Context, prefix string, after int6
 			}
 		}
 	}
+}
+
+// overtaken reports whether another write is committed within a moment.
+func (b takesRevisionEarly) overtaken(ctx context.Context, revision int64) bool {
+	for range 50 {
+		if newest, err := b.Backend.Revision(ctx); err != nil || newest > revision {
+			return err == nil
+		}
+		time.Sleep(time.Millisecond)
+	}
+	return false
 }
 
 // losesAtReconnect loses its connection, and goes on one change too late.
