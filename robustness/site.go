@@ -8,8 +8,6 @@ import (
 	"net/url"
 	"os/exec"
 	"path/filepath"
-	"slices"
-	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -51,7 +49,7 @@ func onDatabase(scheme string, servers int) subject {
 		}
 		defer at.close()
 		p.Namespace, p.Faults = "default", choose(random, at.faults(), s.faults, 1+random.IntN(4))
-		p.Forgets, at.jumps = forgets(scheme, p.Faults), named(p.Faults, clockJump)
+		p.Forgets, at.jumps = named(p.Faults, compaction), named(p.Faults, clockJump)
 		for _, station := range at.stations {
 			if err := station.server.Start(ctx); err != nil {
 				return nil, nil, err
@@ -64,15 +62,6 @@ func onDatabase(scheme string, servers int) subject {
 		}
 		return h, p.Faults, err
 	}
-}
-
-// forgets reports whether history may be gone after some faults: when it was
-// compacted, or when a database that shows commits before it has synced them died in
-// between, so that the server gives up the revisions it had seen.
-func forgets(scheme string, faults []traffic.Fault) bool {
-	return slices.ContainsFunc(faults, func(f traffic.Fault) bool {
-		return f.Name == compaction || scheme == "mysql" && (f.Name == fullDatabase || strings.HasPrefix(f.Name, databaseKill))
-	})
 }
 
 // newSite starts a database and describes its servers. It must be closed, also
