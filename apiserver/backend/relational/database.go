@@ -112,14 +112,16 @@ const (
 
 // Statements that are the same in all databases. The name is what the contract
 // calls a key, which is a reserved word. To order by name and revision keeps
-// planners from walking along the revisions of all keys.
+// planners from walking along the revisions of all keys. Values come by a join at the end:
+// in what is selected from or sorted by, MariaDB puts them into tables on its disk, and
+// dies at times when it takes those away (10.11.19, ha_maria::drop_table).
 const (
 	headStatement = `SELECT layout, revision, compacted, dropped FROM skiff_meta WHERE id = 1`
 
 	keyStatement = `SELECT m.revision, w.revision, w.value, w.expiry
 FROM skiff_meta m LEFT JOIN (
-	SELECT revision, value, expiry FROM skiff_writes WHERE name = ? ORDER BY name DESC, revision DESC LIMIT 1
-) w ON w.value IS NOT NULL
+	SELECT revision FROM skiff_writes WHERE name = ? ORDER BY name DESC, revision DESC LIMIT 1
+) p ON 1 = 1 LEFT JOIN skiff_writes w ON w.revision = p.revision AND w.value IS NOT NULL
 WHERE m.id = 1`
 
 	// A page, and on each row how many entries there would be without a limit.
@@ -133,13 +135,13 @@ FROM skiff_meta m LEFT JOIN (
 	WHERE v.value IS NOT NULL
 	ORDER BY l.name LIMIT ?
 ) p ON 1 = 1 LEFT JOIN skiff_writes w ON w.revision = p.revision
-WHERE m.id = 1 ORDER BY w.name`
+WHERE m.id = 1 ORDER BY p.name`
 
 	changesStatement = `SELECT m.revision, m.compacted, w.revision, w.name, w.value
 FROM skiff_meta m LEFT JOIN (
-	SELECT revision, name, value FROM skiff_writes WHERE revision > ? ORDER BY revision LIMIT ?
-) w ON 1 = 1
-WHERE m.id = 1 ORDER BY w.revision`
+	SELECT revision FROM skiff_writes WHERE revision > ? ORDER BY revision LIMIT ?
+) p ON 1 = 1 LEFT JOIN skiff_writes w ON w.revision = p.revision
+WHERE m.id = 1 ORDER BY p.revision`
 
 	// The writes of a part of history, and which write of the same key each
 	// replaced.
