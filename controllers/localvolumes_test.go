@@ -139,6 +139,18 @@ func (w *world) volumeGone(name string) {
 	})
 }
 
+// wipedWith deletes a claim, and sees that its volume goes and was wiped before.
+func (w *world) wipedWith(claim string, d *disks, name string) {
+	w.t.Helper()
+	if err := w.CoreV1().PersistentVolumeClaims(w.namespace).Delete(w.t.Context(), claim, metav1.DeleteOptions{}); err != nil {
+		w.t.Fatal(err)
+	}
+	w.volumeGone(name)
+	if d.has(name) {
+		w.t.Error("the volume is gone and was not wiped")
+	}
+}
+
 func TestLocalVolumeIsMadeAndWiped(t *testing.T) {
 	w, d := startLocal(t)
 	w.claim("data", "1Gi", "local")
@@ -171,13 +183,7 @@ func TestLocalVolumeIsMadeAndWiped(t *testing.T) {
 	if !d.has(name) {
 		t.Error("a volume that has its claim still was wiped")
 	}
-	if err := w.CoreV1().PersistentVolumeClaims(w.namespace).Delete(t.Context(), "data", metav1.DeleteOptions{}); err != nil {
-		t.Fatal(err)
-	}
-	w.volumeGone(name)
-	if d.has(name) {
-		t.Error("the volume is gone and was not wiped")
-	}
+	w.wipedWith("data", d, name)
 }
 
 func TestLocalVolumeWaitsForItsNode(t *testing.T) {
@@ -282,13 +288,7 @@ func TestLocalVolumeIsRetained(t *testing.T) {
 	if !d.has(name) {
 		t.Error("what was to be retained was wiped")
 	}
-	if err := w.CoreV1().PersistentVolumeClaims(w.namespace).Delete(t.Context(), "again", metav1.DeleteOptions{}); err != nil {
-		t.Fatal(err)
-	}
-	w.volumeGone(name)
-	if d.has(name) {
-		t.Error("the volume is gone and was not wiped")
-	}
+	w.wipedWith("again", d, name)
 }
 
 func TestLocalVolumeGrows(t *testing.T) {

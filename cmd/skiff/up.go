@@ -80,7 +80,7 @@ const toolsUsage = `folder with containerd and the other programs (default: "too
 // machine.
 func where(flags *pflag.FlagSet, c *cluster.Config) {
 	c.PodCIDR = netip.MustParsePrefix("10.244.0.0/16")
-	flags.StringVar(&c.DataDir, "data-dir", "/var/lib/skiff", "all that the cluster keeps")
+	dataDirFlag(flags, c)
 	flags.TextVar(&c.PodCIDR, "pod-cidr", c.PodCIDR, "range of pod addresses")
 	flags.StringVar(&c.Tools, "tools", "", toolsUsage)
 	flags.BoolVar(&c.Isolated, "isolated", false, "put the first node into a network namespace too, leaving the host's rules as they are")
@@ -115,7 +115,7 @@ func nodeCommand() *cobra.Command {
 func imageCommand() *cobra.Command {
 	var c cluster.Config
 	cmd := &cobra.Command{Use: "image", Short: "Bring images to the nodes without a registry"}
-	cmd.PersistentFlags().StringVar(&c.DataDir, "data-dir", "/var/lib/skiff", "all that the cluster keeps")
+	dataDirFlag(cmd.PersistentFlags(), &c)
 	cmd.PersistentFlags().StringVar(&c.Tools, "tools", "", toolsUsage)
 	cmd.AddCommand(
 		&cobra.Command{

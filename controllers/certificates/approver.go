@@ -19,19 +19,9 @@ import (
 // (selfnodeclient), and who brings nodes into the cluster any (nodeclient). It is woken by requests, and asks again after
 // a while whether a right was given since.
 func Approver(d Deps) reconcile.Controller {
-	requests := d.Informers.Certificates().V1().CertificateSigningRequests()
-	return reconcile.Controller{
-		Name:    "CertificateApprover",
-		Workers: d.Workers,
-		Watch:   []reconcile.Source{reconcile.Self(requests.Informer())},
-		Sync: func(ctx context.Context, key reconcile.Key) (time.Duration, error) {
-			csr, err := requests.Lister().Get(key.Name)
-			if err != nil {
-				return 0, reconcile.IgnoreNotFound(err)
-			}
-			return 0, approve(ctx, d.Client, csr)
-		},
-	}
+	return controller(d, "CertificateApprover", func(ctx context.Context, csr *certificatesv1.CertificateSigningRequest) (time.Duration, error) {
+		return 0, approve(ctx, d.Client, csr)
+	})
 }
 
 func approve(ctx context.Context, client kubernetes.Interface, csr *certificatesv1.CertificateSigningRequest) error {

@@ -5,16 +5,20 @@
 package certificates
 
 import (
+	"context"
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
+
+	"github.com/skiff-k8s/skiff/controllers/reconcile"
 )
 
 // Deps is what the controllers of this package are made of.
@@ -22,6 +26,23 @@ type Deps struct {
 	Client    kubernetes.Interface
 	Informers informers.SharedInformerFactory
 	Workers   int
+}
+
+// controller calls sync for each request that is new or changed, and again after the time that sync returns.
+func controller(d Deps, name string, sync func(context.Context, *certificatesv1.CertificateSigningRequest) (time.Duration, error)) reconcile.Controller {
+	requests := d.Informers.Certificates().V1().CertificateSigningRequests()
+	return reconcile.Controller{
+		Name:    name,
+		Workers: d.Workers,
+		Watch:   []reconcile.Source{reconcile.Self(requests.Informer())},
+		Sync: func(ctx context.Context, key reconcile.Key) (time.Duration, error) {
+			csr, err := requests.Lister().Get(key.Name)
+			if err != nil {
+				return 0, reconcile.IgnoreNotFound(err)
+			}
+			return sync(ctx, csr)
+		},
+	}
 }
 
 func parse(csr *certificatesv1.CertificateSigningRequest) (*x509.CertificateRequest, error) {

@@ -21,29 +21,19 @@ const (
 // Cleaner deletes requests that are of no more use: an hour after they were signed, denied or failed, a day after they
 // were made or approved and nothing followed, and when the certificate has expired. It is woken by requests, and by time.
 func Cleaner(d Deps) reconcile.Controller {
-	requests := d.Informers.Certificates().V1().CertificateSigningRequests()
-	return reconcile.Controller{
-		Name:    "CertificateCleaner",
-		Workers: d.Workers,
-		Watch:   []reconcile.Source{reconcile.Self(requests.Informer())},
-		Sync: func(ctx context.Context, key reconcile.Key) (time.Duration, error) {
-			csr, err := requests.Lister().Get(key.Name)
-			if err != nil {
-				return 0, reconcile.IgnoreNotFound(err)
-			}
-			due := useless(csr)
-			if due.IsZero() {
-				return 0, nil
-			}
-			if left := time.Until(due); left > 0 {
-				return left, nil
-			}
-			err = d.Client.CertificatesV1().CertificateSigningRequests().Delete(ctx, csr.Name, metav1.DeleteOptions{
-				Preconditions: &metav1.Preconditions{UID: &csr.UID, ResourceVersion: &csr.ResourceVersion},
-			})
-			return 0, reconcile.IgnoreNotFound(err)
-		},
-	}
+	return controller(d, "CertificateCleaner", func(ctx context.Context, csr *certificatesv1.CertificateSigningRequest) (time.Duration, error) {
+		due := useless(csr)
+		if due.IsZero() {
+			return 0, nil
+		}
+		if left := time.Until(due); left > 0 {
+			return left, nil
+		}
+		err := d.Client.CertificatesV1().CertificateSigningRequests().Delete(ctx, csr.Name, metav1.DeleteOptions{
+			Preconditions: &metav1.Preconditions{UID: &csr.UID, ResourceVersion: &csr.ResourceVersion},
+		})
+		return 0, reconcile.IgnoreNotFound(err)
+	})
 }
 
 // useless is when a request is of no more use; zero if that is not known.

@@ -15,27 +15,17 @@ import (
 // Signer signs the requests to the signers of the cluster that somebody has approved. One that asks for what its signer
 // does not sign fails for good. It is woken by requests.
 func Signer(d Deps, authority *Authority) reconcile.Controller {
-	requests := d.Informers.Certificates().V1().CertificateSigningRequests()
 	client := d.Client.CertificatesV1().CertificateSigningRequests()
-	return reconcile.Controller{
-		Name:    "CertificateSigner",
-		Workers: d.Workers,
-		Watch:   []reconcile.Source{reconcile.Self(requests.Informer())},
-		Sync: func(ctx context.Context, key reconcile.Key) (time.Duration, error) {
-			csr, err := requests.Lister().Get(key.Name)
-			if err != nil {
-				return 0, reconcile.IgnoreNotFound(err)
-			}
-			answered, err := authority.answer(csr, time.Now())
-			if err != nil || answered == nil {
-				return 0, err
-			}
-			if _, err := client.UpdateStatus(ctx, answered, metav1.UpdateOptions{}); reconcile.IgnoreNotFound(err) != nil {
-				return 0, fmt.Errorf("answer request %s: %w", csr.Name, err)
-			}
-			return 0, nil
-		},
-	}
+	return controller(d, "CertificateSigner", func(ctx context.Context, csr *certificatesv1.CertificateSigningRequest) (time.Duration, error) {
+		answered, err := authority.answer(csr, time.Now())
+		if err != nil || answered == nil {
+			return 0, err
+		}
+		if _, err := client.UpdateStatus(ctx, answered, metav1.UpdateOptions{}); reconcile.IgnoreNotFound(err) != nil {
+			return 0, fmt.Errorf("answer request %s: %w", csr.Name, err)
+		}
+		return 0, nil
+	})
 }
 
 // answer is a request with its certificate, or with why there is none; nil if there is nothing to say.
