@@ -16,8 +16,10 @@ const podBits = 24
 
 // check says what keeps the cluster from running, before anything was done.
 func (c Config) check() error {
-	if c.Nodes < 0 {
-		return fmt.Errorf("a cluster cannot have %d nodes", c.Nodes)
+	for _, n := range []int{c.Nodes, c.FakeNodes} {
+		if n < 0 {
+			return fmt.Errorf("a cluster cannot have %d nodes", n)
+		}
 	}
 	if err := c.checkRanges(); err != nil {
 		return err
@@ -39,18 +41,19 @@ func (c Config) checkRanges() error {
 	ranges := []struct {
 		what   string
 		prefix netip.Prefix
+		nodes  int
 		most   int // bits, for what has to fit in
 	}{
-		{"Service", c.ServiceCIDR, 28}, // DNS has the tenth address
-		{"pod", c.PodCIDR, podBits - bitsFor(c.Nodes)},
-		{"node", c.NodeCIDR, 32 - bitsFor(c.Nodes+3)}, // the network's own, this machine, broadcast
+		{"Service", c.ServiceCIDR, c.Nodes, 28}, // DNS has the tenth address
+		{"pod", c.PodCIDR, c.Nodes + c.FakeNodes, podBits - bitsFor(c.Nodes+c.FakeNodes)},
+		{"node", c.NodeCIDR, c.Nodes, 32 - bitsFor(c.Nodes+3)}, // the network's own, this machine, broadcast
 	}
 	for i, r := range ranges {
 		if !r.prefix.Addr().Is4() {
 			return fmt.Errorf("the %s range %s is not one of IPv4", r.what, r.prefix)
 		}
 		if r.prefix.Bits() > r.most {
-			return fmt.Errorf("the %s range %s is too small for %d nodes: it must be at least a /%d", r.what, r.prefix, c.Nodes, r.most)
+			return fmt.Errorf("the %s range %s is too small for %d nodes: it must be at least a /%d", r.what, r.prefix, r.nodes, r.most)
 		}
 		for _, other := range ranges[:i] {
 			if r.prefix.Overlaps(other.prefix) {

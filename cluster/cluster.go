@@ -40,6 +40,9 @@ type Config struct {
 	Kubeconfig string
 	// Nodes is how many nodes to run. The zero value runs none.
 	Nodes int
+	// FakeNodes is how many nodes without containers there are besides (package
+	// fakenodes). They are tainted if there are others.
+	FakeNodes int
 	// Isolated puts the first node into a network namespace too, so that the
 	// host's own rules and CNI settings stay as they are.
 	Isolated bool

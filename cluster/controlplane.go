@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync/atomic"
 
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
@@ -23,6 +24,7 @@ import (
 	"github.com/skiff-k8s/skiff/cluster/keypair"
 	"github.com/skiff-k8s/skiff/controllers"
 	"github.com/skiff-k8s/skiff/controllers/services"
+	"github.com/skiff-k8s/skiff/fakenodes"
 	"github.com/skiff-k8s/skiff/guard"
 	"github.com/skiff-k8s/skiff/ingress"
 	"github.com/skiff-k8s/skiff/scheduler"
@@ -43,6 +45,7 @@ var (
 	schedulerUser  = identity{"scheduler", user.KubeScheduler, nil}
 	proxyUser      = identity{"proxy", user.KubeProxy, nil}
 	ingressUser    = identity{"ingress", "skiff:ingress", nil}
+	fakeNodesUser  = identity{"fake-nodes", "skiff:fake-nodes", nil}
 	kubeletClient  = identity{"apiserver-kubelet-client", "kube-apiserver-kubelet-client", nil}
 )
 
@@ -252,8 +255,8 @@ func tune(config *rest.Config) {
 	config.WarningHandler = rest.NoWarnings{}
 }
 
-// controllers runs the controllers and the scheduler, which share one informer
-// factory, until ctx ends.
+// controllers runs the controllers, the scheduler and the fake nodes, which share
+// one informer factory, until ctx ends.
 func (p *controlPlane) controllers(ctx context.Context) error {
 	config := p.config(controllerUser)
 	client, err := kubernetes.NewForConfig(config)
@@ -286,6 +289,10 @@ func (p *controlPlane) controllers(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	nodes, err := p.fakeNodes(factory)
+	if err != nil {
+		return err
+	}
 	ctx, cancel := context.WithCancel(ctx)
 	factory.Start(ctx.Done())
 	defer factory.Shutdown()
@@ -295,7 +302,23 @@ func (p *controlPlane) controllers(ctx context.Context) error {
 		defer cancel()
 		scheduled <- guard.Call("scheduler", func() error { return p.scheduling.run(ctx, s.Run) })
 	})
+	played := make(chan error, 1)
+	guard.Go("fake nodes", func() {
+		played <- guard.Call("fake nodes", func() error { return nodes.Run(ctx) })
+	})
 	err = p.managing.run(ctx, manager.Run)
 	cancel()
-	return errors.Join(err, <-scheduled)
+	return errors.Join(err, <-scheduled, <-played)
+}
+
+func (p *controlPlane) fakeNodes(factory informers.SharedInformerFactory) (*fakenodes.Nodes, error) {
+	client, err := kubernetes.NewForConfig(p.config(fakeNodesUser))
+	if err != nil {
+		return nil, err
+	}
+	c := fakenodes.Config{Client: client, Informers: factory, Count: p.run.FakeNodes, Log: p.run.Log.With("component", "fake nodes")}
+	if p.run.Nodes > 0 {
+		c.Taints = []corev1.Taint{{Key: fakenodes.Label, Value: "true", Effect: corev1.TaintEffectNoSchedule}}
+	}
+	return fakenodes.New(c)
 }

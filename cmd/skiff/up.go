@@ -38,6 +38,7 @@ func upCommand() *cobra.Command {
 	c.ServiceCIDR = netip.MustParsePrefix("10.96.0.0/16")
 	c.NodeCIDR = netip.MustParsePrefix("172.30.0.0/24")
 	flags.IntVar(&c.Nodes, "nodes", 1, "how many nodes to run; 0 is a control plane alone")
+	flags.IntVar(&c.FakeNodes, "fake-nodes", 0, "how many nodes to play besides, on which pods run without containers; with --nodes above 0 pods must tolerate their taint")
 	flags.StringVar(&c.Storage, "storage", "", storageUsage+` (default: "store" in the data directory)`)
 	flags.TextVar(&c.Listen, "listen", c.Listen, "address of the API")
 	flags.StringVar(&c.Kubeconfig, "kubeconfig", "", "write the administrator's kubeconfig to this file too")
