@@ -24,6 +24,7 @@ import (
 	"github.com/skiff-k8s/skiff/cluster/node"
 	"github.com/skiff-k8s/skiff/controllers/services"
 	"github.com/skiff-k8s/skiff/kubelet"
+	"github.com/skiff-k8s/skiff/proxy/mode"
 )
 
 // Config says what cluster to run. The zero value of a field is its default.
@@ -65,6 +66,9 @@ type Config struct {
 	MaxPods int
 	// Guard is what pods may use of their nodes; the kubelet's default.
 	Guard kubelet.Guard
+	// ProxyMode is how Services reach pods, a name that package proxy/mode knows;
+	// iptables.
+	ProxyMode string
 	// Out is where progress is told; os.Stdout.
 	Out io.Writer
 	// Log gets what the components have to say; discarded.
@@ -107,7 +111,7 @@ func (c Config) withDefaults() (Config, error) {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
-	return c, c.Guard.Validate()
+	return c, errors.Join(c.Guard.Validate(), mode.Check(c.ProxyMode))
 }
 
 // instance tells clusters on one machine apart: links, namespaces and cgroups
@@ -166,7 +170,7 @@ func (c Config) members(host netip.Addr) []member {
 				Mirror:  c.Mirror,
 				MaxPods: c.MaxPods,
 				Ingress: c.Ingress,
-				Guard:   c.Guard,
+				Guard:   c.Guard, ProxyMode: c.ProxyMode,
 			},
 		}
 		m.Dir = filepath.Join(c.DataDir, "nodes", m.Name)

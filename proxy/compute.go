@@ -16,8 +16,8 @@ import (
 type Node struct {
 	Name string
 	Zone string
-	// Pods is the range of all pods of the cluster.
-	Pods netip.Prefix
+	// Pods are the ranges of all pods of the cluster, at most one of each family.
+	Pods []netip.Prefix
 	// Taken reports whether a program of the node listens at an address; nil: none
 	// does.
 	Taken func(corev1.Protocol, netip.AddrPort) bool
@@ -28,7 +28,7 @@ type Node struct {
 const labelProxyName = "service.kubernetes.io/service-proxy-name"
 
 // Compute is the table for a node. slices are grouped by namespace/name of
-// their Service. Only IPv4 is served.
+// their Service.
 func Compute(node Node, services []*corev1.Service, slicesOf map[string][]*discoveryv1.EndpointSlice) *Table {
 	t := &Table{Pods: node.Pods, Health: make(map[string]Health)}
 	var wanted claims
@@ -38,10 +38,12 @@ func Compute(node Node, services []*corev1.Service, slicesOf map[string][]*disco
 		}
 		key := s.Namespace + "/" + s.Name
 		local := 0
-		for i := range s.Spec.Ports {
-			rule := newRule(node, s, &s.Spec.Ports[i], slicesOf[key])
-			local = max(local, len(rule.Local))
-			wanted = append(wanted, claim{key, s.CreationTimestamp.Time, rule})
+		for _, ip := range clusterIPs(s) {
+			for i := range s.Spec.Ports {
+				rule := newRule(node, s, ip, &s.Spec.Ports[i], slicesOf[key])
+				local = max(local, len(rule.Local))
+				wanted = append(wanted, claim{key, s.CreationTimestamp.Time, rule})
+			}
 		}
 		if s.Spec.HealthCheckNodePort > 0 {
 			t.Health[key] = Health{Port: uint16(s.Spec.HealthCheckNodePort), Local: local}
@@ -54,11 +56,26 @@ func Compute(node Node, services []*corev1.Service, slicesOf map[string][]*disco
 // served reports whether a Service has an address of its own that this proxy
 // is to serve.
 func served(s *corev1.Service) bool {
-	return addrPort(s.Spec.ClusterIP, 0).Addr().IsValid() && s.Spec.Type != corev1.ServiceTypeExternalName && s.Labels[labelProxyName] == ""
+	return len(clusterIPs(s)) > 0 && s.Spec.Type != corev1.ServiceTypeExternalName && s.Labels[labelProxyName] == ""
 }
 
-func newRule(node Node, s *corev1.Service, port *corev1.ServicePort, list []*discoveryv1.EndpointSlice) Rule {
-	r := Rule{Name: s.Namespace + "/" + s.Name, Protocol: port.Protocol, Fronts: fronts(s, port)}
+// clusterIPs are the addresses of a Service, one of each of its families.
+func clusterIPs(s *corev1.Service) []netip.Addr {
+	texts := s.Spec.ClusterIPs
+	if len(texts) == 0 { // who writes only the older field
+		texts = []string{s.Spec.ClusterIP}
+	}
+	var list []netip.Addr
+	for _, text := range texts {
+		if addr := address(text); addr.IsValid() {
+			list = append(list, addr)
+		}
+	}
+	return list
+}
+
+func newRule(node Node, s *corev1.Service, ip netip.Addr, port *corev1.ServicePort, list []*discoveryv1.EndpointSlice) *Rule {
+	r := &Rule{Name: s.Namespace + "/" + s.Name, Protocol: port.Protocol, Family: FamilyOf(ip), Fronts: fronts(s, ip, port)}
 	if port.Name != "" {
 		r.Name += ":" + port.Name
 	}
@@ -68,56 +85,58 @@ func newRule(node Node, s *corev1.Service, port *corev1.ServicePort, list []*dis
 			r.Sticky = time.Duration(*c.ClientIP.TimeoutSeconds) * time.Second
 		}
 	}
-	candidates := endpoints(node, port, list)
+	candidates := endpoints(node, r.Family, port, list)
 	r.Cluster = addresses(usable(candidates, func(ready []endpoint) []endpoint { return nearest(node, ready) }))
 	r.Local = addresses(usable(onNode(candidates), all))
 	r.Serving = addresses(filter(candidates, func(e endpoint) bool { return e.ready || e.serving }))
 	return r
 }
 
-// fronts are the addresses of one port of a Service.
-func fronts(s *corev1.Service, port *corev1.ServicePort) []Front {
+// fronts are the addresses of one port of a Service, in the family of its address
+// ip.
+func fronts(s *corev1.Service, ip netip.Addr, port *corev1.ServicePort) []Front {
 	number := uint16(port.Port)
 	internalLocal := ptr.Deref(s.Spec.InternalTrafficPolicy, corev1.ServiceInternalTrafficPolicyCluster) == corev1.ServiceInternalTrafficPolicyLocal
 	externalLocal := s.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal
-	list := []Front{{Kind: ClusterIP, Addr: addrPort(s.Spec.ClusterIP, number), Local: internalLocal}}
-	for _, ip := range s.Spec.ExternalIPs {
-		list = append(list, Front{Kind: ExternalIP, Addr: addrPort(ip, number), Local: externalLocal})
+	list := []Front{{Kind: ClusterIP, Addr: netip.AddrPortFrom(ip, number), Local: internalLocal}}
+	for _, text := range s.Spec.ExternalIPs {
+		list = append(list, Front{Kind: ExternalIP, Addr: netip.AddrPortFrom(address(text), number), Local: externalLocal})
 	}
 	if s.Spec.Type == corev1.ServiceTypeLoadBalancer {
-		allow := sourceRanges(s)
+		allow := sourceRanges(s, FamilyOf(ip))
 		for _, ingress := range s.Status.LoadBalancer.Ingress {
 			if ptr.Deref(ingress.IPMode, corev1.LoadBalancerIPModeVIP) == corev1.LoadBalancerIPModeVIP {
-				list = append(list, Front{Kind: LoadBalancer, Addr: addrPort(ingress.IP, number), Local: externalLocal, Allow: allow})
+				list = append(list, Front{Kind: LoadBalancer, Addr: netip.AddrPortFrom(address(ingress.IP), number), Local: externalLocal, Allow: allow})
 			}
 		}
 	}
 	if port.NodePort > 0 {
 		list = append(list, Front{Kind: NodePort, Addr: netip.AddrPortFrom(netip.Addr{}, uint16(port.NodePort)), Local: externalLocal})
 	}
-	return slices.DeleteFunc(list, func(f Front) bool { return f.Kind != NodePort && !f.Addr.IsValid() })
+	return slices.DeleteFunc(list, func(f Front) bool { return f.Kind != NodePort && FamilyOf(f.Addr.Addr()) != FamilyOf(ip) })
 }
 
-// addrPort is invalid unless the address is one of IPv4 that other machines can
-// have. What listens on a node's loopback is no Service's business.
-func addrPort(ip string, port uint16) netip.AddrPort {
-	addr, err := netip.ParseAddr(ip)
-	if err != nil || !addr.Is4() || addr.IsLoopback() || addr.IsUnspecified() || addr.IsMulticast() {
-		return netip.AddrPort{}
+// address is not valid unless text is an address that other machines can have.
+// What listens on a node's loopback is no Service's business, and an address with
+// a zone means something on one machine alone.
+func address(text string) netip.Addr {
+	addr, err := netip.ParseAddr(text)
+	if err != nil || addr.Is4In6() || addr.Zone() != "" || addr.IsLoopback() || addr.IsUnspecified() || addr.IsMulticast() {
+		return netip.Addr{}
 	}
-	return netip.AddrPortFrom(addr, port)
+	return addr
 }
 
-// sourceRanges are the clients a load balancer lets in; nil: everyone. A list
-// without a range that parses lets nobody in, as a list would that names none
-// of the clients.
-func sourceRanges(s *corev1.Service) []netip.Prefix {
+// sourceRanges are the clients of a family that a load balancer lets in; nil:
+// everyone. A list without a range of the family, or without one that parses, lets
+// nobody in, as a list would that names none of the clients.
+func sourceRanges(s *corev1.Service, family corev1.IPFamily) []netip.Prefix {
 	if len(s.Spec.LoadBalancerSourceRanges) == 0 {
 		return nil
 	}
 	ranges := []netip.Prefix{}
 	for _, text := range s.Spec.LoadBalancerSourceRanges {
-		if prefix, err := netip.ParsePrefix(strings.TrimSpace(text)); err == nil && prefix.Addr().Is4() {
+		if prefix, err := netip.ParsePrefix(strings.TrimSpace(text)); err == nil && FamilyOf(prefix.Addr()) == family {
 			ranges = append(ranges, prefix)
 		}
 	}
@@ -131,14 +150,14 @@ type endpoint struct {
 	zones, nodes                []string // hints
 }
 
-// endpoints are those of one port in all slices of a Service, each address once
-// and in ascending order. Of several with one address the best is taken, in
+// endpoints are those of one port and family in all slices of a Service, each
+// address once and in ascending order. Of several with one address the best is taken, in
 // whatever order they are found: a pod that terminates may share its address with
 // the next, and an endpoint that moves is in two slices for a while.
-func endpoints(node Node, port *corev1.ServicePort, list []*discoveryv1.EndpointSlice) []endpoint {
+func endpoints(node Node, family corev1.IPFamily, port *corev1.ServicePort, list []*discoveryv1.EndpointSlice) []endpoint {
 	var found []endpoint
 	for _, slice := range list {
-		if slice.AddressType != discoveryv1.AddressTypeIPv4 {
+		if string(slice.AddressType) != string(family) {
 			continue
 		}
 		for _, p := range slice.Ports {
@@ -146,7 +165,7 @@ func endpoints(node Node, port *corev1.ServicePort, list []*discoveryv1.Endpoint
 				continue
 			}
 			for i := range slice.Endpoints {
-				if e := newEndpoint(node, &slice.Endpoints[i], uint16(*p.Port)); e.addr.IsValid() {
+				if e := newEndpoint(node, &slice.Endpoints[i], uint16(*p.Port)); FamilyOf(e.addr.Addr()) == family {
 					found = append(found, e)
 				}
 			}
@@ -184,7 +203,7 @@ func newEndpoint(node Node, e *discoveryv1.Endpoint, port uint16) endpoint {
 		return endpoint{}
 	}
 	found := endpoint{
-		addr:    addrPort(e.Addresses[0], port), // all stand for the same
+		addr:    netip.AddrPortFrom(address(e.Addresses[0]), port), // all stand for the same
 		here:    ptr.Deref(e.NodeName, "") == node.Name,
 		ready:   ptr.Deref(e.Conditions.Ready, true),
 		serving: ptr.Deref(e.Conditions.Serving, true),

@@ -46,8 +46,8 @@ func TestComputeNodePortService(t *testing.T) {
 		},
 	}
 	table := Compute(Node{Name: "here"}, []*corev1.Service{service}, map[string][]*discoveryv1.EndpointSlice{"default/web": {slice}})
-	want := []Rule{{
-		Name: "default/web:http", Protocol: corev1.ProtocolTCP,
+	want := []*Rule{{
+		Name: "default/web:http", Protocol: corev1.ProtocolTCP, Family: corev1.IPv4Protocol,
 		Fronts: []Front{
 			{Kind: ClusterIP, Addr: netip.MustParseAddrPort("10.96.0.7:80")},
 			{Kind: NodePort, Addr: netip.AddrPortFrom(netip.Addr{}, 30080), Local: true},
@@ -57,7 +57,7 @@ func TestComputeNodePortService(t *testing.T) {
 		Serving: []netip.AddrPort{netip.MustParseAddrPort("10.244.0.5:8080"), netip.MustParseAddrPort("10.244.1.5:8080")},
 	}}
 	if !reflect.DeepEqual(table.Rules, want) {
-		t.Errorf("got  %+v\nwant %+v", table.Rules, want)
+		t.Errorf("got  %+v\nwant %+v", table.Rules[0], want[0])
 	}
 }
 

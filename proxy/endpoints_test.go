@@ -153,7 +153,7 @@ func TestEndpoints(t *testing.T) {
 }
 
 // ruleOf is the rule of a Service with slices of endpoints.
-func ruleOf(t *testing.T, lists [][]discoveryv1.Endpoint) Rule {
+func ruleOf(t *testing.T, lists [][]discoveryv1.Endpoint) *Rule {
 	t.Helper()
 	service := &corev1.Service{
 		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "web"},

@@ -20,7 +20,8 @@ func inUse(protocol corev1.Protocol, addr netip.AddrPort) bool {
 	default:
 		return false
 	}
-	socket, err := unix.Socket(unix.AF_INET, kind|unix.SOCK_CLOEXEC, 0)
+	family, where := socketAddress(addr)
+	socket, err := unix.Socket(family, kind|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return false
 	}
@@ -30,6 +31,13 @@ func inUse(protocol corev1.Protocol, addr netip.AddrPort) bool {
 		_ = unix.SetsockoptInt(socket, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1)
 	}
 	// An address that is not the node's is not available, which is no use of it.
-	err = unix.Bind(socket, &unix.SockaddrInet4{Port: int(addr.Port()), Addr: addr.Addr().As4()})
+	err = unix.Bind(socket, where)
 	return errors.Is(err, unix.EADDRINUSE)
+}
+
+func socketAddress(addr netip.AddrPort) (family int, where unix.Sockaddr) {
+	if addr.Addr().Is4() {
+		return unix.AF_INET, &unix.SockaddrInet4{Port: int(addr.Port()), Addr: addr.Addr().As4()}
+	}
+	return unix.AF_INET6, &unix.SockaddrInet6{Port: int(addr.Port()), Addr: addr.Addr().As16()}
 }

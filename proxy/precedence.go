@@ -15,7 +15,7 @@ import (
 type claim struct {
 	service string // namespace/name
 	created time.Time
-	rule    Rule
+	rule    *Rule
 }
 
 type claims []claim
@@ -26,6 +26,7 @@ var program = claim{service: "a program of the node"}
 // place is what one front alone can have.
 type place struct {
 	protocol corev1.Protocol
+	family   corev1.IPFamily // a node port's address does not tell it
 	addr     netip.AddrPort
 }
 
@@ -39,7 +40,7 @@ type place struct {
 //
 // The address of a load balancer may be the node's own, which the programs of the
 // node had first: it is refused where taken says that one listens.
-func (c claims) settle(taken func(corev1.Protocol, netip.AddrPort) bool) (rules []Rule, refused []Refused) {
+func (c claims) settle(taken func(corev1.Protocol, netip.AddrPort) bool) (rules []*Rule, refused []Refused) {
 	slices.SortFunc(c, func(a, b claim) int {
 		return cmp.Or(a.created.Compare(b.created), strings.Compare(a.service, b.service), a.rule.compare(b.rule))
 	})
@@ -59,7 +60,7 @@ func (c claims) settle(taken func(corev1.Protocol, netip.AddrPort) bool) (rules 
 				if f.Kind != kind {
 					continue
 				}
-				at := place{claim.rule.Protocol, f.Addr}
+				at := place{claim.rule.Protocol, claim.rule.Family, f.Addr}
 				holder, held := given[at]
 				if o, owned := owner[f.Addr.Addr()]; owned && (kind != ClusterIP || o.service != claim.service) {
 					holder, held = o, true
@@ -80,12 +81,8 @@ func (c claims) settle(taken func(corev1.Protocol, netip.AddrPort) bool) (rules 
 		claim.rule.Fronts = kept[i]
 		rules = append(rules, claim.rule)
 	}
-	slices.SortFunc(rules, Rule.compare)
+	slices.SortFunc(rules, (*Rule).compare)
 	return rules, refused
-}
-
-func (r Rule) compare(other Rule) int {
-	return cmp.Or(strings.Compare(r.Name, other.Name), strings.Compare(string(r.Protocol), string(other.Protocol)))
 }
 
 // Refused is a front that a Service asked for and another has.

@@ -46,8 +46,8 @@ type Connections interface {
 type Config struct {
 	Client   kubernetes.Interface
 	NodeName string
-	// Pods is the range of all pods of the cluster.
-	Pods    netip.Prefix
+	// Pods are the ranges of all pods of the cluster, at most one of each family.
+	Pods    []netip.Prefix
 	Backend Backend
 	// Connections may be nil: then flows without a connection (UDP) may go on to
 	// an endpoint that is gone.
@@ -247,12 +247,12 @@ func listening(last *Table) func(corev1.Protocol, netip.AddrPort) bool {
 	if last != nil {
 		for _, r := range last.Rules {
 			for _, f := range r.Fronts {
-				ours[place{r.Protocol, f.Addr}] = true
+				ours[place{r.Protocol, r.Family, f.Addr}] = true
 			}
 		}
 	}
 	return func(protocol corev1.Protocol, addr netip.AddrPort) bool {
-		return !ours[place{protocol, addr}] && inUse(protocol, addr)
+		return !ours[place{protocol, FamilyOf(addr.Addr()), addr}] && inUse(protocol, addr)
 	}
 }
 

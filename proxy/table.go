@@ -4,22 +4,27 @@
 package proxy
 
 import (
+	"cmp"
 	"context"
 	"net/netip"
+	"slices"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 )
 
 // Table is all the service traffic of one node. It says what should happen to
-// a packet, never how a kernel does it.
+// a packet, never how a kernel does it. Nobody changes a Table or its Rules once
+// they are made.
 type Table struct {
-	// Rules in ascending order of Name and Protocol. Each Addr of their Fronts is
-	// there once for a protocol.
-	Rules []Rule
-	// Pods are the addresses of the cluster's pods, whose traffic to a cluster
-	// address keeps its source.
-	Pods netip.Prefix
+	// Rules in ascending order of Name, Protocol and Family. Each Addr of their
+	// Fronts is there once for a protocol and a family. A Rule that has not changed
+	// since the Table before may be the same pointer, so that Changes is quick.
+	Rules []*Rule
+	// Pods are the addresses of the cluster's pods, at most one range of each
+	// family. Their traffic to a cluster address keeps its source.
+	Pods []netip.Prefix
 	// Health are the node ports on which to say whether a Service has endpoints
 	// on this node (externalTrafficPolicy: Local), by Service.
 	Health map[string]Health
@@ -27,11 +32,12 @@ type Table struct {
 	Refused []Refused
 }
 
-// Rule is one port of one Service.
+// Rule is one port of one Service in one family: all its addresses are of that.
 type Rule struct {
 	// Name is namespace/service:port, without ":port" for a port without name.
 	Name     string
 	Protocol corev1.Protocol
+	Family   corev1.IPFamily
 	Fronts   []Front
 	// Cluster are the endpoints for traffic that may go anywhere, Local those
 	// on this node for traffic that must stay. Readiness and termination are
@@ -47,7 +53,7 @@ type Rule struct {
 type Front struct {
 	Kind FrontKind
 	// Addr has no address for a node port: it is that port on every address of
-	// the node.
+	// the node in the family of the Rule.
 	Addr netip.AddrPort
 	// Local keeps the traffic on this node (internalTrafficPolicy for cluster
 	// addresses, externalTrafficPolicy for others).
@@ -79,6 +85,78 @@ func (r *Rule) Endpoints(f Front) []netip.AddrPort {
 		return r.Local
 	}
 	return r.Cluster
+}
+
+// PodsOf is the range of the pods of a family; not valid if there is none.
+func (t *Table) PodsOf(family corev1.IPFamily) netip.Prefix {
+	for _, p := range t.Pods {
+		if FamilyOf(p.Addr()) == family {
+			return p
+		}
+	}
+	return netip.Prefix{}
+}
+
+// FamilyOf is the family of an address; empty if it is not valid.
+func FamilyOf(addr netip.Addr) corev1.IPFamily {
+	switch {
+	case addr.Is4():
+		return corev1.IPv4Protocol
+	case addr.Is6():
+		return corev1.IPv6Protocol
+	}
+	return ""
+}
+
+func (r *Rule) compare(other *Rule) int {
+	return cmp.Or(
+		strings.Compare(r.Name, other.Name),
+		strings.Compare(string(r.Protocol), string(other.Protocol)),
+		strings.Compare(string(r.Family), string(other.Family)),
+	)
+}
+
+func (r *Rule) equal(other *Rule) bool {
+	return r == other || r.compare(other) == 0 && r.Sticky == other.Sticky && slices.EqualFunc(r.Fronts, other.Fronts, Front.equal) &&
+		slices.Equal(r.Cluster, other.Cluster) && slices.Equal(r.Local, other.Local) && slices.Equal(r.Serving, other.Serving)
+}
+
+func (f Front) equal(other Front) bool {
+	return f.Kind == other.Kind && f.Addr == other.Addr && f.Local == other.Local &&
+		(f.Allow == nil) == (other.Allow == nil) && slices.Equal(f.Allow, other.Allow)
+}
+
+// Change is a Rule that differs between two Tables; Old is nil if it is new, New
+// if it is gone.
+type Change struct{ Old, New *Rule }
+
+// Changes are the Rules that differ, in the order of a Table. No Table (nil) has
+// no Rules. Rules that the Tables share cost next to nothing.
+func Changes(old, now *Table) []Change {
+	var before, after []*Rule
+	if old != nil {
+		before = old.Rules
+	}
+	if now != nil {
+		after = now.Rules
+	}
+	var list []Change
+	for len(before) > 0 || len(after) > 0 {
+		switch {
+		case len(after) == 0 || len(before) > 0 && before[0] != after[0] && before[0].compare(after[0]) < 0:
+			list = append(list, Change{Old: before[0]})
+			before = before[1:]
+		case len(before) == 0 || before[0] != after[0] && before[0].compare(after[0]) > 0:
+			list = append(list, Change{New: after[0]})
+			after = after[1:]
+		default:
+			if !before[0].equal(after[0]) {
+				list = append(list, Change{before[0], after[0]})
+			}
+			before, after = before[1:], after[1:]
+		}
+	}
+	return list
 }
 
 // Backend makes the node match a Table. It is called from one goroutine at a

@@ -22,7 +22,7 @@ import (
 	"github.com/skiff-k8s/skiff/kubelet/rotate"
 	"github.com/skiff-k8s/skiff/proxy"
 	"github.com/skiff-k8s/skiff/proxy/conntrack"
-	"github.com/skiff-k8s/skiff/proxy/iptables"
+	"github.com/skiff-k8s/skiff/proxy/mode"
 )
 
 // minDisk is what a node leaves free of a disk that it shares with all else on
@@ -106,15 +106,18 @@ func runProxy(ctx context.Context, c Config, config *rest.Config, log *slog.Logg
 	if err != nil {
 		return err
 	}
-	backend, err := iptables.New()
+	chosen, err := mode.Choose(c.ProxyMode)
 	if err != nil {
+		return err
+	}
+	if err := mode.Clean(ctx, chosen.Name); err != nil {
 		return err
 	}
 	p, err := proxy.New(proxy.Config{
 		Client:       client,
 		NodeName:     c.Name,
-		Pods:         c.PodCIDR,
-		Backend:      backend,
+		Pods:         []netip.Prefix{c.PodCIDR},
+		Backend:      chosen.New(),
 		Connections:  conntrack.Netlink{},
 		HealthListen: fmt.Sprintf("%s:10256", c.Address),
 		Log:          log.With("component", "proxy"),
@@ -125,11 +128,5 @@ func runProxy(ctx context.Context, c Config, config *rest.Config, log *slog.Logg
 	return p.Run(ctx)
 }
 
-// cleanProxy removes the service rules.
-func cleanProxy() error {
-	backend, err := iptables.New()
-	if err != nil {
-		return err
-	}
-	return backend.Remove(context.Background())
-}
+// cleanProxy removes the service rules, of whatever mode.
+func cleanProxy() error { return mode.Clean(context.Background(), "") }

@@ -64,6 +64,9 @@ type Config struct {
 	Guard kubelet.Guard
 	// Ingress is where Ingresses are served.
 	Ingress Ingress
+	// ProxyMode is how Services reach pods, a name that package proxy/mode knows;
+	// optional.
+	ProxyMode string
 	// MaxPods is how many pods the node offers to run; 0 means the kubelet's default.
 	MaxPods int
 }

@@ -163,12 +163,10 @@ func TestForwarding(t *testing.T) {
 		t.Fatalf("without the rules: got %q, want nothing to be forwarded", got)
 	}
 	s.apply(t)
-	backend, err := iptables.New()
-	if err != nil {
-		t.Fatal(err)
-	}
-	table := &proxy.Table{Pods: s.config.PodCIDR, Rules: []proxy.Rule{{
-		Name: "default/web", Protocol: corev1.ProtocolTCP,
+	var err error
+	backend := iptables.New()
+	table := &proxy.Table{Pods: []netip.Prefix{s.config.PodCIDR}, Rules: []*proxy.Rule{{
+		Name: "default/web", Protocol: corev1.ProtocolTCP, Family: corev1.IPv4Protocol,
 		Fronts: []proxy.Front{
 			{Kind: proxy.ClusterIP, Addr: netip.MustParseAddrPort("10.96.0.7:80")},
 			{Kind: proxy.NodePort, Addr: netip.AddrPortFrom(netip.Addr{}, 30080), Local: true},

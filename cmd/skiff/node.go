@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 	"golang.org/x/sync/errgroup"
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/skiff-k8s/skiff/cluster/keypair"
@@ -20,7 +21,7 @@ import (
 	"github.com/skiff-k8s/skiff/kubelet/rotate"
 	"github.com/skiff-k8s/skiff/proxy"
 	"github.com/skiff-k8s/skiff/proxy/conntrack"
-	"github.com/skiff-k8s/skiff/proxy/iptables"
+	"github.com/skiff-k8s/skiff/proxy/mode"
 )
 
 func kubeletCommand() *cobra.Command {
@@ -116,6 +117,8 @@ func guardFlags(flags *pflag.FlagSet, g *kubelet.Guard) {
 func proxyCommand() *cobra.Command {
 	var c client
 	var config proxy.Config
+	var proxyMode string
+	var pods []string
 	var cleanup bool
 	cmd := &cobra.Command{
 		Use:   "proxy",
@@ -126,12 +129,15 @@ func proxyCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			backend, err := iptables.New()
+			if cleanup {
+				return mode.Clean(cmd.Context(), "")
+			}
+			chosen, err := mode.Choose(proxyMode)
 			if err != nil {
 				return err
 			}
-			if cleanup {
-				return backend.Remove(cmd.Context())
+			if config.Pods, err = podRanges(pods); err != nil {
+				return err
 			}
 			restConfig, err := c.config("proxy")
 			if err != nil {
@@ -140,7 +146,10 @@ func proxyCommand() *cobra.Command {
 			if config.Client, err = kubernetes.NewForConfig(restConfig); err != nil {
 				return err
 			}
-			config.Backend, config.Connections, config.Log = backend, conntrack.Netlink{}, log
+			if err := mode.Clean(cmd.Context(), chosen.Name); err != nil {
+				return err
+			}
+			config.Backend, config.Connections, config.Log = chosen.New(), conntrack.Netlink{}, log
 			p, err := proxy.New(config)
 			if err != nil {
 				return err
@@ -152,8 +161,30 @@ func proxyCommand() *cobra.Command {
 	flags := cmd.Flags()
 	c.flags(flags)
 	flags.StringVar(&config.NodeName, "hostname-override", host, "name of the node")
-	flags.TextVar(&config.Pods, "cluster-cidr", netip.MustParsePrefix("10.244.0.0/16"), "range of all pods")
+	flags.StringVar(&proxyMode, "proxy-mode", "iptables", proxyModeUsage)
+	flags.StringSliceVar(&pods, "cluster-cidr", []string{"10.244.0.0/16"}, "ranges of all pods, at most one of each IP family")
 	flags.StringVar(&config.HealthListen, "healthz-bind-address", ":10256", "where to answer /healthz")
 	flags.BoolVar(&cleanup, "cleanup", false, "remove all rules and end")
 	return cmd
+}
+
+const proxyModeUsage = "how Services reach pods: iptables, or auto for the best that this host has"
+
+// podRanges reads ranges of pods, at most one of each family.
+func podRanges(texts []string) ([]netip.Prefix, error) {
+	var list []netip.Prefix
+	seen := make(map[corev1.IPFamily]bool)
+	for _, text := range texts {
+		prefix, err := netip.ParsePrefix(text)
+		if err != nil {
+			return nil, fmt.Errorf("range of pods: %w", err)
+		}
+		family := proxy.FamilyOf(prefix.Addr())
+		if seen[family] {
+			return nil, fmt.Errorf("range of pods %s: there is another one of %s", prefix, family)
+		}
+		seen[family] = true
+		list = append(list, prefix)
+	}
+	return list, nil
 }

@@ -52,6 +52,7 @@ func upCommand() *cobra.Command {
 	flags.Uint16Var(&c.Ingress.HTTPSPort, "ingress-https-port", 443, "the same with TLS")
 	flags.BoolVar(&c.Ingress.AccessLog, "ingress-access-log", false, "write a line for each request of an Ingress to ingress-access.log in the node's folder")
 	guardFlags(flags, &c.Guard)
+	flags.StringVar(&c.ProxyMode, "proxy-mode", "iptables", proxyModeUsage)
 	encryptionFlags(flags, &c.Encryption)
 	flags.BoolVarP(&verbose, "verbose", "v", false, "write more to skiff.log in the data directory")
 	return cmd

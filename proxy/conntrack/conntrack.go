@@ -6,8 +6,8 @@ package conntrack
 
 import (
 	"context"
+	"errors"
 	"fmt"
-	"maps"
 	"net/netip"
 	"slices"
 
@@ -25,34 +25,33 @@ type Netlink struct{}
 var _ proxy.Connections = Netlink{}
 
 // Forget deletes UDP flows to fronts whose endpoint no longer serves, and those
-// that found no endpoint while there now is one. Nothing is done if the fronts and
-// their endpoints are those of last, which is nil if it is not known what was.
+// that found no endpoint while there now is one. Only what differs from last is
+// looked at; last is nil if it is not known what was.
 func (Netlink) Forget(_ context.Context, last, now *proxy.Table) error {
-	stale := &filter{fronts: fronts(now)}
-	if last != nil {
-		before := fronts(last)
-		if maps.EqualFunc(before, stale.fronts, maps.Equal) {
-			return nil
+	changes := proxy.Changes(last, now)
+	var errs []error
+	for family, number := range map[corev1.IPFamily]int{corev1.IPv4Protocol: unix.AF_INET, corev1.IPv6Protocol: unix.AF_INET6} {
+		if stale := newFilter(changes, family); len(stale.fronts)+len(stale.gone) > 0 {
+			errs = append(errs, forget(stale, number))
 		}
-		stale.gone = before
-		maps.DeleteFunc(stale.gone, func(addr netip.AddrPort, _ endpoints) bool { return stale.fronts[addr] != nil })
 	}
-	if len(stale.fronts)+len(stale.gone) == 0 {
-		return nil
-	}
+	return errors.Join(errs...)
+}
+
+func forget(stale *filter, family int) error {
 	var err error
-	if stale.local, err = localAddresses(); err != nil {
+	if stale.local, err = localAddresses(family); err != nil {
 		return fmt.Errorf("read the node's addresses: %w", err)
 	}
-	if _, err := netlink.ConntrackDeleteFilters(netlink.ConntrackTable, unix.AF_INET, stale); err != nil {
+	if _, err := netlink.ConntrackDeleteFilters(netlink.ConntrackTable, netlink.InetFamily(family), stale); err != nil {
 		return fmt.Errorf("forget stale UDP flows: %w", err)
 	}
 	return nil
 }
 
 // localAddresses are those at which node ports answer, as the kernel sees it.
-func localAddresses() ([]netip.Prefix, error) {
-	routes, err := netlink.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Table: unix.RT_TABLE_LOCAL, Type: unix.RTN_LOCAL},
+func localAddresses(family int) ([]netip.Prefix, error) {
+	routes, err := netlink.RouteListFiltered(family, &netlink.Route{Table: unix.RT_TABLE_LOCAL, Type: unix.RTN_LOCAL},
 		netlink.RT_FILTER_TABLE|netlink.RT_FILTER_TYPE)
 	if err != nil {
 		return nil, err
@@ -72,29 +71,45 @@ func localAddresses() ([]netip.Prefix, error) {
 
 type endpoints = map[netip.AddrPort]bool
 
-// fronts are the UDP addresses with the endpoints that serve each.
-func fronts(t *proxy.Table) map[netip.AddrPort]endpoints {
-	found := make(map[netip.AddrPort]endpoints)
-	for i := range t.Rules {
-		r := &t.Rules[i]
-		if r.Protocol != corev1.ProtocolUDP {
-			continue
-		}
-		serving := make(endpoints)
-		for _, e := range r.Serving {
-			serving[e] = true
-		}
-		for _, f := range r.Fronts {
-			found[f.Addr] = serving
-		}
-	}
-	return found
+// filter matches stale flows of one family: to the addresses of Rules that changed,
+// and to those that no Rule has any more.
+type filter struct {
+	fronts map[netip.AddrPort]endpoints
+	gone   map[netip.AddrPort]bool
+	local  []netip.Prefix
 }
 
-// filter matches stale flows.
-type filter struct {
-	fronts, gone map[netip.AddrPort]endpoints
-	local        []netip.Prefix
+func newFilter(changes []proxy.Change, family corev1.IPFamily) *filter {
+	f := &filter{fronts: make(map[netip.AddrPort]endpoints), gone: make(map[netip.AddrPort]bool)}
+	concerned := func(r *proxy.Rule) bool {
+		return r != nil && r.Protocol == corev1.ProtocolUDP && r.Family == family
+	}
+	for _, c := range changes {
+		if concerned(c.New) {
+			f.add(c.New)
+		}
+	}
+	for _, c := range changes {
+		if !concerned(c.Old) {
+			continue
+		}
+		for _, front := range c.Old.Fronts {
+			if f.fronts[front.Addr] == nil {
+				f.gone[front.Addr] = true
+			}
+		}
+	}
+	return f
+}
+
+func (f *filter) add(r *proxy.Rule) {
+	serving := make(endpoints)
+	for _, e := range r.Serving {
+		serving[e] = true
+	}
+	for _, front := range r.Fronts {
+		f.fronts[front.Addr] = serving
+	}
 }
 
 // MatchConntrackFlow reports whether a flow to a front went elsewhere than to an
@@ -109,22 +124,23 @@ func (f *filter) MatchConntrackFlow(flow *netlink.ConntrackFlow) bool {
 	if !ok1 || !ok2 {
 		return false
 	}
-	if serving, known := f.find(f.fronts, to); known {
+	if serving, known := find(f, f.fronts, to); known {
 		return !serving[went]
 	}
 	// What listens on the node itself may have taken over the port.
-	_, known := f.find(f.gone, to)
+	_, known := find(f, f.gone, to)
 	return known && went != to
 }
 
 // find looks an address up among fronts. A node port has no address of its own:
 // it is a port of every address of the node, and of no other machine's.
-func (f *filter) find(fronts map[netip.AddrPort]endpoints, addr netip.AddrPort) (endpoints, bool) {
+func find[T any](f *filter, fronts map[netip.AddrPort]T, addr netip.AddrPort) (T, bool) {
 	if found, ok := fronts[addr]; ok {
 		return found, true
 	}
 	if !slices.ContainsFunc(f.local, func(p netip.Prefix) bool { return p.Contains(addr.Addr()) }) {
-		return nil, false
+		var none T
+		return none, false
 	}
 	found, ok := fronts[netip.AddrPortFrom(netip.Addr{}, addr.Port())]
 	return found, ok

@@ -47,10 +47,7 @@ func newSite(t *testing.T) *site {
 	s.node.Run(t, "ip", "route", "add", "default", "via", "192.0.2.77")
 	s.node.Run(t, "ip", "neighbour", "add", "192.0.2.77", "lladdr", "02:00:00:00:00:77", "dev", "eth0")
 	s.first, s.second = one.ListenUDP(t, first), two.ListenUDP(t, second)
-	var err error
-	if s.backend, err = iptables.New(); err != nil {
-		t.Fatal(err)
-	}
+	s.backend = iptables.New()
 	s.become(t, &proxy.Table{})
 	return s
 }
@@ -58,7 +55,7 @@ func newSite(t *testing.T) *site {
 // become applies a table as the proxy does.
 func (s *site) become(t *testing.T, table *proxy.Table) {
 	t.Helper()
-	table.Pods = netip.MustParsePrefix("10.244.0.0/16")
+	table.Pods = []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16")}
 	var err error
 	s.node.Do(t, func() {
 		if err = s.backend.Apply(t.Context(), table); err == nil {
@@ -73,14 +70,14 @@ func (s *site) become(t *testing.T, table *proxy.Table) {
 
 // dns is a table with one Service.
 func dns(front proxy.Front, to string, serving ...string) *proxy.Table {
-	r := proxy.Rule{Name: "kube-system/dns", Protocol: corev1.ProtocolUDP, Fronts: []proxy.Front{front}}
+	r := &proxy.Rule{Name: "kube-system/dns", Protocol: corev1.ProtocolUDP, Family: corev1.IPv4Protocol, Fronts: []proxy.Front{front}}
 	if to != "" {
 		r.Cluster = []netip.AddrPort{addr(to)}
 	}
 	for _, e := range serving {
 		r.Serving = append(r.Serving, addr(e))
 	}
-	return &proxy.Table{Rules: []proxy.Rule{r}}
+	return &proxy.Table{Rules: []*proxy.Rule{r}}
 }
 
 // flow is a client that always sends from one port.
@@ -186,10 +183,7 @@ func TestStale(t *testing.T) {
 		addr("10.96.0.10:53"):                   {addr(first): true},
 		netip.AddrPortFrom(netip.Addr{}, 30053): {addr(first): true},
 	}
-	gone := map[netip.AddrPort]endpoints{
-		addr("10.96.0.11:53"):                   {addr(first): true},
-		netip.AddrPortFrom(netip.Addr{}, 30054): {addr(first): true},
-	}
+	gone := map[netip.AddrPort]bool{addr("10.96.0.11:53"): true, netip.AddrPortFrom(netip.Addr{}, 30054): true}
 	f := &filter{fronts: fronts, gone: gone, local: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("192.0.2.1/32")}}
 	for name, test := range map[string]struct {
 		to, went string

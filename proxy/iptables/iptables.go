@@ -20,10 +20,8 @@ var prefixes = []string{
 	"KUBE-SVC-", "KUBE-SVL-", "KUBE-SEP-", "KUBE-EXT-", "KUBE-FW-",
 }
 
-// New returns a backend, or an error that says what the host lacks.
-func New() (Backend, error) {
-	return Backend{NewKeeper(prefixes, hooks)}, Available()
-}
+// New returns a backend; Available says whether it can work here.
+func New() Backend { return Backend{NewKeeper(prefixes, hooks)} }
 
 // Apply makes the rules match t.
 func (b Backend) Apply(ctx context.Context, t *proxy.Table) error {

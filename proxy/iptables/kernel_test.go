@@ -26,11 +26,10 @@ func saved(t *testing.T, n *nettest.Namespace) string {
 
 func newBackend(t *testing.T) Backend {
 	t.Helper()
-	b, err := New()
-	if err != nil {
+	if err := Available(); err != nil {
 		t.Fatal(err)
 	}
-	return b
+	return New()
 }
 
 // apply has a backend apply a table inside a namespace.

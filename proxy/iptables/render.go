@@ -8,6 +8,8 @@ import (
 	"strings"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
+
 	"github.com/skiff-k8s/skiff/proxy"
 )
 
@@ -49,7 +51,9 @@ func render(t *proxy.Table) []*Rules {
 	filter.Add("KUBE-FORWARD", "kubernetes forwarding conntrack rule", "-m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT")
 	for kind := proxy.ClusterIP; kind <= proxy.NodePort; kind++ {
 		for i := range t.Rules {
-			service{t: t, r: &t.Rules[i], nat: nat, filter: filter}.render(kind)
+			if t.Rules[i].Family == corev1.IPv4Protocol {
+				service{pods: t.PodsOf(corev1.IPv4Protocol), r: t.Rules[i], nat: nat, filter: filter}.render(kind)
+			}
 		}
 	}
 	nat.Add("KUBE-SERVICES", "kubernetes service nodeports; NOTE: this must be the last rule in this chain", "-m addrtype --dst-type LOCAL -j KUBE-NODEPORTS")
@@ -58,7 +62,7 @@ func render(t *proxy.Table) []*Rules {
 
 // service renders one port of one Service.
 type service struct {
-	t           *proxy.Table
+	pods        netip.Prefix
 	r           *proxy.Rule
 	nat, filter *Rules
 }
@@ -144,8 +148,8 @@ func (s service) pick(local bool) string {
 		return chain
 	}
 	for _, f := range s.r.Fronts {
-		if f.Kind == proxy.ClusterIP && f.Local == local {
-			s.nat.Add(chain, s.r.Name+" cluster IP", "! -s %s %s -d %s --dport %d -j KUBE-MARK-MASQ", s.t.Pods, s.proto(), f.Addr.Addr(), f.Addr.Port())
+		if f.Kind == proxy.ClusterIP && f.Local == local && s.pods.IsValid() {
+			s.nat.Add(chain, s.r.Name+" cluster IP", "! -s %s %s -d %s --dport %d -j KUBE-MARK-MASQ", s.pods, s.proto(), f.Addr.Addr(), f.Addr.Port())
 		}
 	}
 	if s.r.Sticky > 0 {
@@ -193,7 +197,9 @@ func (s service) external(f proxy.Front) string {
 		return chain
 	}
 	if len(s.r.Cluster) > 0 {
-		s.nat.Add(chain, "pod traffic for "+s.r.Name+" external destinations", "-s %s -j %s", s.t.Pods, s.pick(false))
+		if s.pods.IsValid() {
+			s.nat.Add(chain, "pod traffic for "+s.r.Name+" external destinations", "-s %s -j %s", s.pods, s.pick(false))
+		}
 		s.nat.Add(chain, "masquerade LOCAL traffic for "+s.r.Name+" external destinations", "-m addrtype --src-type LOCAL -j KUBE-MARK-MASQ")
 		s.nat.Add(chain, "route LOCAL traffic for "+s.r.Name+" external destinations", "-m addrtype --src-type LOCAL -j %s", s.pick(false))
 	}

@@ -13,9 +13,9 @@ import (
 
 func addr(text string) netip.AddrPort { return netip.MustParseAddrPort(text) }
 
-func webService() proxy.Rule {
-	return proxy.Rule{
-		Name: "default/web", Protocol: corev1.ProtocolTCP,
+func webService() *proxy.Rule {
+	return &proxy.Rule{
+		Name: "default/web", Protocol: corev1.ProtocolTCP, Family: corev1.IPv4Protocol,
 		Fronts: []proxy.Front{
 			{Kind: proxy.ClusterIP, Addr: addr("10.96.0.7:80")},
 			{Kind: proxy.NodePort, Addr: netip.AddrPortFrom(netip.Addr{}, 30080)},
@@ -24,8 +24,8 @@ func webService() proxy.Rule {
 	}
 }
 
-func table(rules ...proxy.Rule) *proxy.Table {
-	return &proxy.Table{Pods: netip.MustParsePrefix("10.244.0.0/16"), Rules: rules}
+func table(rules ...*proxy.Rule) *proxy.Table {
+	return &proxy.Table{Pods: []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16")}, Rules: rules}
 }
 
 func TestRender(t *testing.T) {
@@ -33,7 +33,7 @@ func TestRender(t *testing.T) {
 	sticky.Sticky = 3 * time.Hour
 	refused.Cluster = nil
 	for name, test := range map[string]struct {
-		rule        proxy.Rule
+		rule        *proxy.Rule
 		nat, filter []string // lines that must be there
 		natNot      string   // text that must not
 	}{

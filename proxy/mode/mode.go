@@ -1,0 +1,87 @@
+// Package mode lists the ways to make a node's kernel match a proxy.Table.
+package mode
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/skiff-k8s/skiff/proxy"
+	"github.com/skiff-k8s/skiff/proxy/iptables"
+)
+
+// Mode is one way.
+type Mode struct {
+	Name string
+	// Available says what this host lacks for it; nil: nothing.
+	Available func() error
+	// New returns the backend, also on a host that lacks something for Apply:
+	// Remove does what can be done.
+	New func() proxy.Backend
+}
+
+// Auto is the name that stands for the best mode of the host.
+const Auto = "auto"
+
+// modes are all, the best first.
+var modes = []Mode{
+	{Name: "iptables", Available: iptables.Available, New: func() proxy.Backend { return iptables.New() }},
+}
+
+// Check says why there can be no mode of a name; empty stands for the default.
+func Check(name string) error {
+	if name == "" || name == Auto {
+		return nil
+	}
+	var names []string
+	for _, m := range modes {
+		if m.Name == name {
+			return nil
+		}
+		names = append(names, m.Name)
+	}
+	return fmt.Errorf("there is no proxy mode %q; there are %s and %s", name, strings.Join(names, ", "), Auto)
+}
+
+// Choose is the mode of a name, if the host lacks nothing for it. Empty stands for
+// iptables.
+func Choose(name string) (Mode, error) {
+	if err := Check(name); err != nil {
+		return Mode{}, err
+	}
+	if name == "" {
+		name = "iptables"
+	}
+	var errs []error
+	for _, m := range modes {
+		if m.Name != name && name != Auto {
+			continue
+		}
+		err := m.Available()
+		if err == nil {
+			return m, nil
+		}
+		errs = append(errs, fmt.Errorf("proxy mode %s: %w", m.Name, err))
+	}
+	return Mode{}, errors.Join(errs...)
+}
+
+// Clean takes away what modes made, in this run or an earlier one, but for the one
+// to keep; empty: of all.
+func Clean(ctx context.Context, keep string) error {
+	var errs []error
+	for _, m := range modes {
+		if m.Name == keep {
+			continue
+		}
+		// Without what a mode needs there can be nothing of it.
+		if m.Available() != nil {
+			continue
+		}
+		if err := m.New().Remove(ctx); err != nil {
+			errs = append(errs, fmt.Errorf("take away the rules of proxy mode %s: %w", m.Name, err))
+		}
+	}
+	return errors.Join(errs...)
+}
