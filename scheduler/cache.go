@@ -23,13 +23,16 @@ type state struct {
 	places map[types.UID]place
 	// nominated are the pods for which room is being made on a node.
 	nominated map[types.UID]nomination
-	// sorted is the list of nodes for snapshots; nil after a change.
+	// sorted is the list of nodes for snapshots, by name; nil if nodes have come or
+	// gone. While it is shared, snapshots have it and it must not be changed.
 	sorted []*plugin.Node
+	shared bool
 
 	namespaceLabels func(name string) labels.Set
 	ownerSelector   func(pod *corev1.Pod) labels.Selector
 	storage         plugin.Storage
 	devices         plugin.Devices
+	tallies         *plugin.Tallies
 }
 
 type place struct {
@@ -48,6 +51,7 @@ func newState() *state {
 		nodes:     make(map[string]*plugin.Node),
 		places:    make(map[types.UID]place),
 		nominated: make(map[types.UID]nomination),
+		tallies:   plugin.NewTallies(),
 	}
 }
 
@@ -151,9 +155,19 @@ func (s *state) nominate(pod *plugin.Pod, node string) {
 	s.nominated[pod.UID] = nomination{pod, node}
 }
 
+// replace puts another state of a node in its place.
 func (s *state) replace(name string, n *plugin.Node) {
 	s.nodes[name] = n
-	s.sorted = nil
+	i, listed := slices.BinarySearchFunc(s.sorted, name, func(n *plugin.Node, name string) int { return strings.Compare(n.Name, name) })
+	switch {
+	case listed != (n.Node != nil):
+		s.sorted = nil
+	case listed:
+		if s.shared {
+			s.sorted, s.shared = slices.Clone(s.sorted), false
+		}
+		s.sorted[i] = n
+	}
 }
 
 // snapshot is the cluster as pod may find it: pods of at least its priority for
@@ -169,7 +183,11 @@ func (s *state) snapshot(pod *plugin.Pod) *plugin.Snapshot {
 		}
 		slices.SortFunc(s.sorted, func(a, b *plugin.Node) int { return strings.Compare(a.Name, b.Name) })
 	}
-	snapshot := &plugin.Snapshot{Nodes: s.sorted, NamespaceLabels: s.namespaceLabels, OwnerSelector: s.ownerSelector, Storage: s.storage, Devices: s.devices}
+	s.shared = true
+	snapshot := &plugin.Snapshot{
+		Nodes: s.sorted, NamespaceLabels: s.namespaceLabels, OwnerSelector: s.ownerSelector,
+		Storage: s.storage, Devices: s.devices, Tallies: s.tallies,
+	}
 	crowded := make(map[string]*plugin.Node)
 	for uid, n := range s.nominated {
 		target := cmp.Or(crowded[n.node], s.nodes[n.node])

@@ -1,6 +1,8 @@
 package plugin
 
 import (
+	"slices"
+
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/util/sets"
@@ -10,7 +12,7 @@ import (
 type term struct {
 	pods              labels.Selector
 	namespaces        sets.Set[string]
-	namespaceSelector labels.Selector
+	namespaceSelector labels.Selector // nil: the namespaces are those that are named
 	topologyKey       string
 	weight            int64
 }
@@ -39,7 +41,7 @@ func newTerm(owner *corev1.Pod, t *corev1.PodAffinityTerm, weight int64) term {
 	if len(t.Namespaces) == 0 && t.NamespaceSelector == nil {
 		namespaces.Insert(owner.Namespace)
 	}
-	parsed := term{pods: selector(t.LabelSelector), namespaces: namespaces, namespaceSelector: labels.Nothing(), topologyKey: t.TopologyKey, weight: weight}
+	parsed := term{pods: selector(t.LabelSelector), namespaces: namespaces, topologyKey: t.TopologyKey, weight: weight}
 	if t.NamespaceSelector != nil {
 		parsed.namespaceSelector = selector(t.NamespaceSelector)
 	}
@@ -53,44 +55,105 @@ func (t *term) selects(pod *corev1.Pod, s *Snapshot) bool {
 	if t.namespaces.Has(pod.Namespace) {
 		return true
 	}
-	return t.namespaceSelector.Matches(s.NamespaceLabels(pod.Namespace))
+	return t.namespaceSelector != nil && t.namespaceSelector.Matches(s.NamespaceLabels(pod.Namespace))
 }
 
-// domain is a group of nodes: those with one value of a label.
-type domain struct{ key, value string }
+// counts is how many pods the term selects in each of its domains, by the value of its label; it may have domains
+// with none.
+func (t *term) counts(s *Snapshot) map[string]int64 {
+	if t.namespaceSelector != nil {
+		return countPods(s, t.topologyKey, func(pod *Pod) bool { return t.selects(pod.Pod, s) })
+	}
+	var sum map[string]int64
+	for namespace := range t.namespaces {
+		counts := s.Tallies.of(tallied{namespace: namespace, leaving: true}, t.pods, s.Nodes).domains(t.topologyKey, nil)
+		if len(t.namespaces) == 1 {
+			return counts
+		}
+		if sum == nil {
+			sum = make(map[string]int64, len(counts))
+		}
+		for value, count := range counts {
+			sum[value] += count
+		}
+	}
+	return sum
+}
 
-// domainOf is the group that n belongs to by a label; ok is false for nodes
-// without the label.
-func domainOf(n *Node, key string) (d domain, ok bool) {
+// countPods counts pods by the values of a label of their nodes.
+func countPods(s *Snapshot, key string, counts func(*Pod) bool) map[string]int64 {
+	sum := make(map[string]int64)
+	for _, n := range s.Nodes {
+		value, ok := n.Labels[key]
+		if !ok {
+			continue
+		}
+		for _, pod := range n.Pods {
+			if counts(pod) {
+				sum[value]++
+			}
+		}
+	}
+	return sum
+}
+
+// domains are numbers of groups of nodes: of those with one value of a label, by label and value.
+type domains map[string]map[string]int64
+
+func (d domains) add(n *Node, key string, number int64) {
 	value, ok := n.Labels[key]
-	return domain{key, value}, ok
+	if !ok {
+		return
+	}
+	if d[key] == nil {
+		d[key] = make(map[string]int64)
+	}
+	d[key][value] += number
+}
+
+// at is the sum of the numbers of the groups that n is in.
+func (d domains) at(n *Node) (sum int64) {
+	for key, values := range d {
+		if value, ok := n.Labels[key]; ok {
+			sum += values[value]
+		}
+	}
+	return sum
 }
 
 // interPodAffinity brings pods together and keeps them apart, by the terms of
-// the pod and by the anti-affinity of the pods that are there already.
+// the pod and by those of the pods that are there already.
 func interPodAffinity(pod *Pod, s *Snapshot) Check {
-	repelled := make(map[domain]bool) // by required anti-affinity of pods there
-	attracted := make(map[domain]int) // how many pods each affinity term wants to be with
-	unwanted := make(map[domain]int)  // how many pods each anti-affinity term wants to avoid
-	preference := make(map[domain]int64)
+	own := wanted{pod: pod, attracted: attracted(pod, s)}
+	for i := range pod.antiAffinity {
+		own.unwanted = append(own.unwanted, pod.antiAffinity[i].counts(s))
+	}
+	own.startsGroup = own.attracted != nil && !slices.ContainsFunc(own.attracted, occupied) && selectedByAll(pod.affinity, pod.Pod, s)
+	repelled, preference := make(domains), make(domains)
 	for _, n := range s.Nodes {
-		for _, other := range n.Pods {
-			countPair(pod, other, n, s, repelled, attracted, unwanted)
-			prefer(pod, other, n, s, preference)
+		for _, other := range n.choosy {
+			repel(pod, other, n, s, repelled)
+			preferred(pod, other, n, s, preference)
 		}
 	}
 	var check Check
-	if len(repelled) > 0 || len(pod.affinity) > 0 || len(unwanted) > 0 {
-		check.Filter = func(n *Node) *Reason { return meets(pod, n, s, repelled, attracted, unwanted) }
+	if len(repelled)+len(own.attracted)+len(own.unwanted) > 0 {
+		check.Filter = func(n *Node) *Reason {
+			if reason := own.meets(n); reason != nil {
+				return reason
+			}
+			if repelled.at(n) > 0 {
+				return because("node(s) didn't satisfy existing pods anti-affinity rules")
+			}
+			return nil
+		}
 	}
-	if len(preference) > 0 {
-		check.Score = func(n *Node) (sum int64) {
-			for d, weight := range preference {
-				if n.Labels[d.key] == d.value {
-					if _, ok := n.Labels[d.key]; ok {
-						sum += weight
-					}
-				}
+	preferences := ownPreferences(pod, s)
+	if len(preference)+len(preferences) > 0 {
+		check.Score = func(n *Node) int64 {
+			sum := preference.at(n)
+			for _, p := range preferences {
+				sum += p.at(n)
 			}
 			return sum
 		}
@@ -99,28 +162,26 @@ func interPodAffinity(pod *Pod, s *Snapshot) Check {
 	return check
 }
 
-// countPair notes what the required terms of pod and of other, which runs on
-// n, mean for n's domains. A pod counts for affinity only if it meets all terms.
-func countPair(pod, other *Pod, n *Node, s *Snapshot, repelled map[domain]bool, attracted, unwanted map[domain]int) {
-	for i := range other.antiAffinity {
-		t := &other.antiAffinity[i]
-		if d, ok := domainOf(n, t.topologyKey); ok && t.selects(pod.Pod, s) {
-			repelled[d] = true
+// attracted is, for each term of the pod's required affinity, how many pods there are in each domain that meet all of
+// the terms.
+func attracted(pod *Pod, s *Snapshot) []map[string]int64 {
+	if len(pod.affinity) == 1 {
+		return []map[string]int64{pod.affinity[0].counts(s)}
+	}
+	var list []map[string]int64
+	for _, t := range pod.affinity {
+		list = append(list, countPods(s, t.topologyKey, func(other *Pod) bool { return selectedByAll(pod.affinity, other.Pod, s) }))
+	}
+	return list
+}
+
+func occupied(counts map[string]int64) bool {
+	for _, count := range counts {
+		if count > 0 {
+			return true
 		}
 	}
-	if selectedByAll(pod.affinity, other.Pod, s) {
-		for _, t := range pod.affinity {
-			if d, ok := domainOf(n, t.topologyKey); ok {
-				attracted[d]++
-			}
-		}
-	}
-	for i := range pod.antiAffinity {
-		t := &pod.antiAffinity[i]
-		if d, ok := domainOf(n, t.topologyKey); ok && t.selects(other.Pod, s) {
-			unwanted[d]++
-		}
-	}
+	return false
 }
 
 func selectedByAll(list []term, pod *corev1.Pod, s *Snapshot) bool {
@@ -132,54 +193,77 @@ func selectedByAll(list []term, pod *corev1.Pod, s *Snapshot) bool {
 	return len(list) > 0
 }
 
-func meets(pod *Pod, n *Node, s *Snapshot, repelled map[domain]bool, attracted, unwanted map[domain]int) *Reason {
-	for _, t := range pod.affinity {
-		d, ok := domainOf(n, t.topologyKey)
-		if !ok {
+// wanted is what the required terms of a pod come to in a snapshot.
+type wanted struct {
+	pod                 *Pod
+	attracted, unwanted []map[string]int64 // by term, how many pods it selects in each domain
+	// startsGroup: the first of a group of pods that want to be together may start it.
+	startsGroup bool
+}
+
+func (w *wanted) meets(n *Node) *Reason {
+	for i := range w.pod.affinity {
+		value, ok := n.Labels[w.pod.affinity[i].topologyKey]
+		if !ok || w.attracted[i][value] == 0 && !w.startsGroup {
 			return finallyBecause("node(s) didn't match pod affinity rules")
 		}
-		if attracted[d] > 0 {
-			continue
-		}
-		// The first of a group of pods that want to be together may start it.
-		if len(attracted) == 0 && selectedByAll(pod.affinity, pod.Pod, s) {
-			continue
-		}
-		return finallyBecause("node(s) didn't match pod affinity rules")
 	}
-	for _, t := range pod.antiAffinity {
-		if d, ok := domainOf(n, t.topologyKey); ok && unwanted[d] > 0 {
+	for i := range w.pod.antiAffinity {
+		if value, ok := n.Labels[w.pod.antiAffinity[i].topologyKey]; ok && w.unwanted[i][value] > 0 {
 			return because("node(s) didn't match pod anti-affinity rules")
-		}
-	}
-	for d := range repelled {
-		if value, ok := n.Labels[d.key]; ok && value == d.value {
-			return because("node(s) didn't satisfy existing pods anti-affinity rules")
 		}
 	}
 	return nil
 }
 
-// prefer adds up what the preferred terms of both pods say of n's domains. The
-// required affinity of a running pod counts a little too, so that its friends
-// come to it.
-func prefer(pod, other *Pod, n *Node, s *Snapshot, preference map[domain]int64) {
+// repel notes the domains of n from which other, which runs there, keeps pod.
+func repel(pod, other *Pod, n *Node, s *Snapshot, repelled domains) {
+	for i := range other.antiAffinity {
+		if t := &other.antiAffinity[i]; t.selects(pod.Pod, s) {
+			repelled.add(n, t.topologyKey, 1)
+		}
+	}
+}
+
+// preferred adds up what the preferred terms of other, which runs on n, say of n's domains. Its required affinity
+// counts a little too, so that its friends come to it.
+func preferred(pod, other *Pod, n *Node, s *Snapshot, preference domains) {
 	const hardWeight = 1
-	add := func(list []term, of *corev1.Pod, sign, fixed int64) {
+	add := func(list []term, weight func(*term) int64) {
 		for i := range list {
-			t := &list[i]
-			weight := t.weight
-			if fixed > 0 {
-				weight = fixed
-			}
-			if d, ok := domainOf(n, t.topologyKey); ok && t.selects(of, s) {
-				preference[d] += sign * weight
+			if t := &list[i]; t.selects(pod.Pod, s) {
+				preference.add(n, t.topologyKey, weight(t))
 			}
 		}
 	}
-	add(pod.preferredAffinity, other.Pod, 1, 0)
-	add(pod.preferredAntiAffinity, other.Pod, -1, 0)
-	add(other.preferredAffinity, pod.Pod, 1, 0)
-	add(other.preferredAntiAffinity, pod.Pod, -1, 0)
-	add(other.affinity, pod.Pod, 1, hardWeight)
+	add(other.preferredAffinity, func(t *term) int64 { return t.weight })
+	add(other.preferredAntiAffinity, func(t *term) int64 { return -t.weight })
+	add(other.affinity, func(*term) int64 { return hardWeight })
+}
+
+// ownPreference is how much a pod likes, or dislikes, each pod that a term selects.
+type ownPreference struct {
+	key    string
+	counts map[string]int64
+	weight int64
+}
+
+func (p ownPreference) at(n *Node) int64 {
+	value, ok := n.Labels[p.key]
+	if !ok {
+		return 0
+	}
+	return p.weight * p.counts[value]
+}
+
+// ownPreferences are those of the pod's terms that select any pod.
+func ownPreferences(pod *Pod, s *Snapshot) (list []ownPreference) {
+	for sign, terms := range map[int64][]term{1: pod.preferredAffinity, -1: pod.preferredAntiAffinity} {
+		for i := range terms {
+			if counts := terms[i].counts(s); occupied(counts) {
+				list = append(list, ownPreference{terms[i].topologyKey, counts, sign * terms[i].weight})
+			}
+		}
+	}
+	return list
 }

@@ -117,11 +117,12 @@ func imageLocality(pod *Pod, s *Snapshot) Check {
 	uses := imagesOf(pod.Spec)
 	having := make(map[string]int64)
 	for _, n := range s.Nodes {
-		for _, image := range n.Status.Images {
-			for _, name := range image.Names {
-				if uses[name] > 0 {
-					having[name]++
-				}
+		if len(n.images) == 0 {
+			continue
+		}
+		for name := range uses {
+			if _, ok := n.images[name]; ok {
+				having[name]++
 			}
 		}
 	}
@@ -130,10 +131,8 @@ func imageLocality(pod *Pod, s *Snapshot) Check {
 	}
 	return Check{Score: func(n *Node) int64 {
 		var sum int64
-		for _, image := range n.Status.Images {
-			for _, name := range image.Names {
-				sum += uses[name] * (image.SizeBytes * having[name] / int64(len(s.Nodes)))
-			}
+		for name, times := range uses {
+			sum += times * (n.images[name] * having[name] / int64(len(s.Nodes)))
 		}
 		containers := len(pod.Spec.InitContainers) + len(pod.Spec.Containers)
 		least, most := int64(smallImage), int64(largeImage*containers)

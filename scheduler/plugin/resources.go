@@ -14,9 +14,8 @@ func resourcesFit(pod *Pod, s *Snapshot) Check {
 		Filter: func(n *Node) *Reason { return lacking(pod, n, s.Devices) },
 		Score: func(n *Node) int64 {
 			var sum, counted int64
-			allocatable := amounts(n.Status.Allocatable)
 			for _, name := range scored {
-				if total := allocatable[name]; total > 0 {
+				if total := n.allocatable[name]; total > 0 {
 					used := n.Apparent[name] + pod.Apparent[name]
 					sum += max(0, total-used) * MaxScore / total
 					counted++
@@ -35,7 +34,7 @@ var scored = []corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceMemory}
 
 // lacking says which requests of pod n cannot meet. Those that devices may meet are another rule's.
 func lacking(pod *Pod, n *Node, d Devices) *Reason {
-	allocatable := amounts(n.Status.Allocatable)
+	allocatable := n.allocatable
 	var reason Reason
 	if int64(len(n.Pods)+1) > allocatable[corev1.ResourcePods] {
 		reason.Texts = append(reason.Texts, "Too many pods")
@@ -62,18 +61,17 @@ func balancedAllocation(pod *Pod, _ *Snapshot) Check {
 		return Check{}
 	}
 	return Check{Score: func(n *Node) int64 {
-		allocatable := amounts(n.Status.Allocatable)
-		with, without := balance(n.Requested.plus(pod.Requests, 1), allocatable), balance(n.Requested, allocatable)
+		with, without := balance(n, pod.Requests), balance(n, nil)
 		return MaxScore/2 + (MaxScore/2+with-without)/2
 	}}
 }
 
-// balance is MaxScore if equal shares of the scored resources are used.
-func balance(used, allocatable Resources) int64 {
-	var fractions []float64
+// balance is MaxScore if equal shares of the scored resources of n are used when more is requested.
+func balance(n *Node, more Resources) int64 {
+	fractions := make([]float64, 0, 2)
 	for _, name := range scored {
-		if total := allocatable[name]; total > 0 {
-			fractions = append(fractions, min(1, float64(used[name])/float64(total)))
+		if total := n.allocatable[name]; total > 0 {
+			fractions = append(fractions, min(1, float64(n.Requested[name]+more[name])/float64(total)))
 		}
 	}
 	return int64((1 - deviation(fractions)) * MaxScore)

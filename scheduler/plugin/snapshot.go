@@ -21,6 +21,8 @@ type Snapshot struct {
 	OwnerSelector func(pod *corev1.Pod) labels.Selector
 	Storage       Storage
 	Devices       Devices
+	// Tallies keeps what was counted of earlier snapshots; nil: all is counted anew.
+	Tallies *Tallies
 }
 
 // With is s with one node replaced by another of the same name.
@@ -42,17 +44,33 @@ type Node struct {
 	// Requested is the sum of the pods' requests; Apparent counts pods that
 	// request nothing as if they did a little, for scores.
 	Requested, Apparent Resources
+
+	// choosy are those of the pods that want others near or far.
+	choosy []*Pod
+	// What follows is read from the Node object once.
+	allocatable Resources
+	images      map[string]int64 // their sizes, by all their names
 }
 
 // NewNode is a node without pods.
 func NewNode(n *corev1.Node) *Node {
-	return &Node{Node: n, Requested: Resources{}, Apparent: Resources{}}
+	return (&Node{Requested: Resources{}, Apparent: Resources{}}).WithNode(n)
 }
 
-// WithNode is n with another state of the Node object.
+// WithNode is n with another state of the Node object; nil: it is not known.
 func (n *Node) WithNode(object *corev1.Node) *Node {
 	changed := *n
-	changed.Node = object
+	changed.Node, changed.allocatable, changed.images = object, nil, nil
+	if object == nil {
+		return &changed
+	}
+	changed.allocatable = amounts(object.Status.Allocatable)
+	changed.images = make(map[string]int64)
+	for _, image := range object.Status.Images {
+		for _, name := range image.Names {
+			changed.images[name] = image.SizeBytes
+		}
+	}
 	return &changed
 }
 
@@ -62,6 +80,9 @@ func (n *Node) Add(pod *Pod) *Node {
 	changed.Pods = append(slices.Clip(n.Pods), pod)
 	changed.Requested = n.Requested.plus(pod.Requests, 1)
 	changed.Apparent = n.Apparent.plus(pod.Apparent, 1)
+	if pod.choosy() {
+		changed.choosy = append(slices.Clip(n.choosy), pod)
+	}
 	return &changed
 }
 
@@ -74,6 +95,9 @@ func (n *Node) Remove(uid types.UID) *Node {
 	pod := n.Pods[i]
 	changed := *n
 	changed.Pods = slices.Delete(slices.Clone(n.Pods), i, i+1)
+	if pod.choosy() {
+		changed.choosy = slices.DeleteFunc(slices.Clone(n.choosy), func(p *Pod) bool { return p == pod })
+	}
 	changed.Requested = n.Requested.plus(pod.Requests, -1)
 	changed.Apparent = n.Apparent.plus(pod.Apparent, -1)
 	return &changed
@@ -146,6 +170,11 @@ func NewPod(pod *corev1.Pod) *Pod {
 		}
 	}
 	return p
+}
+
+// choosy reports whether the pod wants others near or far.
+func (p *Pod) choosy() bool {
+	return len(p.affinity)+len(p.antiAffinity)+len(p.preferredAffinity)+len(p.preferredAntiAffinity) > 0
 }
 
 // Priority of a pod; pods without one are of priority 0.

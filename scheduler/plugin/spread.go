@@ -31,29 +31,36 @@ func topologySpread(pod *Pod, s *Snapshot) Check {
 	hard, soft := constraints(pod, s)
 	var check Check
 	if len(hard) > 0 {
-		check.Filter = spreadFilter(pod, withLabels(s, hard), hard)
+		check.Filter = spreadFilter(pod, s, hard)
 	}
 	if len(soft) > 0 {
-		if len(pod.Spec.TopologySpreadConstraints) > 0 { // by default, nodes without zones are spread over, too
-			s = withLabels(s, soft)
-		}
 		check.Score = spreadScore(pod, s, soft)
 		check.Normalize = leastCrowded
 	}
 	return check
 }
 
-// withLabels is s with those nodes only that are in a domain of every
-// constraint: others neither count nor are wanted.
-func withLabels(s *Snapshot, list []spreadConstraint) *Snapshot {
-	changed := *s
-	changed.Nodes = slices.DeleteFunc(slices.Clone(s.Nodes), func(n *Node) bool {
-		return slices.ContainsFunc(list, func(c spreadConstraint) bool {
-			_, ok := n.Labels[c.key]
-			return !ok
-		})
-	})
-	return &changed
+// keysOf are the labels that nodes must have to count and be wanted: those of every constraint of the pod's own. By
+// default, nodes without zones are spread over, too.
+func keysOf(pod *Pod, list []spreadConstraint) []string {
+	if len(pod.Spec.TopologySpreadConstraints) == 0 {
+		return nil
+	}
+	keys := make([]string, 0, len(list))
+	for i := range list {
+		keys = append(keys, list[i].key)
+	}
+	return keys
+}
+
+// hasAll reports whether a node has all of some labels.
+func hasAll(n *Node, keys []string) bool {
+	for _, key := range keys {
+		if _, ok := n.Labels[key]; !ok {
+			return false
+		}
+	}
+	return true
 }
 
 func constraints(pod *Pod, s *Snapshot) (hard, soft []spreadConstraint) {
@@ -107,18 +114,21 @@ func withKeys(s labels.Selector, keys []string, values map[string]string) labels
 	return s.Add(requirements...)
 }
 
-// counts is how many matching pods each domain of the nodes that count has.
-func (c *spreadConstraint) counts(pod *Pod, s *Snapshot) map[string]int64 {
+// counts is how many matching pods each domain has of the nodes that count: those with all of keys which the
+// constraint includes.
+func (c *spreadConstraint) counts(pod *Pod, s *Snapshot, keys []string) map[string]int64 {
+	tally := s.Tallies.of(tallied{namespace: pod.Namespace}, c.pods, s.Nodes)
 	required := nodeaffinity.GetRequiredNodeAffinity(pod.Pod)
-	counts := make(map[string]int64)
-	for _, n := range s.Nodes {
-		value, ok := n.Labels[c.key]
-		if !ok || !c.includes(pod, n, required) {
-			continue
-		}
-		counts[value] += c.countOn(pod, n)
+	if c.includesAll(pod) {
+		return tally.domains(c.key, keys)
 	}
-	return counts
+	return tally.sum(c.key, func(n *Node) bool { return hasAll(n, keys) && c.includes(pod, n, required) })
+}
+
+// includesAll reports whether it does not depend on the node whether it counts.
+func (c *spreadConstraint) includesAll(pod *Pod) bool {
+	anyNode := len(pod.Spec.NodeSelector) == 0 && (pod.Spec.Affinity == nil || pod.Spec.Affinity.NodeAffinity == nil)
+	return (anyNode || c.affinity != corev1.NodeInclusionPolicyHonor) && c.taints != corev1.NodeInclusionPolicyHonor
 }
 
 func (c *spreadConstraint) includes(pod *Pod, n *Node, required nodeaffinity.RequiredNodeAffinity) bool {
@@ -130,35 +140,26 @@ func (c *spreadConstraint) includes(pod *Pod, n *Node, required nodeaffinity.Req
 	return c.taints != corev1.NodeInclusionPolicyHonor || taintToleration(pod, nil).Filter(n) == nil
 }
 
-func (c *spreadConstraint) countOn(pod *Pod, n *Node) (count int64) {
-	for _, other := range n.Pods {
-		if other.Namespace == pod.Namespace && other.DeletionTimestamp == nil && c.pods.Matches(labels.Set(other.Labels)) {
-			count++
-		}
-	}
-	return count
-}
-
 func spreadFilter(pod *Pod, s *Snapshot, hard []spreadConstraint) func(n *Node) *Reason {
 	counts := make([]map[string]int64, len(hard))
-	least := make([]int64, len(hard))
+	least, self := make([]int64, len(hard)), make([]int64, len(hard))
+	keys := keysOf(pod, hard)
 	for i := range hard {
-		counts[i] = hard[i].counts(pod, s)
+		counts[i] = hard[i].counts(pod, s, keys)
 		if len(counts[i]) >= hard[i].minDomains { // else the least is taken to be 0
 			least[i] = smallest(counts[i])
 		}
+		if hard[i].pods.Matches(labels.Set(pod.Labels)) {
+			self[i] = 1
+		}
 	}
 	return func(n *Node) *Reason {
-		for i, c := range hard {
-			value, ok := n.Labels[c.key]
+		for i := range hard {
+			value, ok := n.Labels[hard[i].key]
 			if !ok {
 				return finallyBecause("node(s) didn't match pod topology spread constraints (missing required label)")
 			}
-			self := int64(0)
-			if c.pods.Matches(labels.Set(pod.Labels)) {
-				self = 1
-			}
-			if counts[i][value]+self-least[i] > c.maxSkew {
+			if counts[i][value]+self[i]-least[i] > hard[i].maxSkew {
 				return because("node(s) didn't match pod topology spread constraints")
 			}
 		}
@@ -180,30 +181,25 @@ func smallest(counts map[string]int64) int64 {
 // outside is the score of a node that is in no domain.
 const outside = -1
 
-// spreadScore is how crowded a node's domains are, of the nodes of s; fewer is
-// better. Kinds of domains of which there are many weigh more, since they spread
-// finer.
+// spreadScore is how crowded a node's domains are; fewer is better. Kinds of domains of which there are many weigh
+// more, since they spread finer.
 func spreadScore(pod *Pod, s *Snapshot, soft []spreadConstraint) func(n *Node) int64 {
 	counts := make([]map[string]int64, len(soft))
+	weights := make([]float64, len(soft))
+	keys := keysOf(pod, soft)
 	for i := range soft {
-		counts[i] = soft[i].counts(pod, s)
-	}
-	inside := make(map[string]bool, len(s.Nodes))
-	for _, n := range s.Nodes {
-		inside[n.Name] = true
+		counts[i] = soft[i].counts(pod, s, keys)
+		weights[i] = math.Log(float64(len(counts[i]) + 2))
 	}
 	return func(n *Node) int64 {
-		if !inside[n.Name] {
+		if !hasAll(n, keys) {
 			return outside
 		}
 		var sum float64
-		for i, c := range soft {
-			value, ok := n.Labels[c.key]
-			if !ok {
-				continue
+		for i := range soft {
+			if value, ok := n.Labels[soft[i].key]; ok {
+				sum += float64(counts[i][value])*weights[i] + float64(soft[i].maxSkew-1)
 			}
-			weight := math.Log(float64(len(counts[i]) + 2))
-			sum += float64(counts[i][value])*weight + float64(c.maxSkew-1)
 		}
 		return int64(math.Round(sum))
 	}
