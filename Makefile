@@ -97,6 +97,15 @@ robustness: build etcd database-packages ## Clients, faults, and a judge of what
 	SKIFF_TOOLS=$(TOOLS) go run ./robustness $(if $(TIME),-time $(TIME)) $(if $(ENGINE),-engine '$(ENGINE)') $(if $(FAULTS),-faults '$(FAULTS)') \
 	  $(if $(SEED),-seed $(SEED)) $(if $(COUNT),-count $(COUNT))
 
+# The kernel of this machine may lack what the tests need. The guest has the distribution's, and no network; without KVM it is slow.
+.PHONY: test-guest
+test-guest: guest-packages image-packages ## Run tests in a virtual machine with the distribution's kernel, which has IPVS: PACKAGES='./proxy/ipvs' RUN=Table
+	go run ./conformance/guest -cache $(CACHE) -arguments "-test.v $(if $(RUN),-test.run '$(RUN)')" $(or $(PACKAGES),./proxy/...)
+
+.PHONY: guest-packages
+guest-packages:
+	@$(call need,qemu-system-x86_64:qemu-system-x86 mkfs.ext4:e2fsprogs)
+
 .PHONY: clean
 clean: ## Remove bin/ (the cached tools stay: rm -r $(CACHE))
 	rm -rf bin
