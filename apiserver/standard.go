@@ -41,6 +41,7 @@ import (
 	"github.com/skiff-k8s/skiff/apiserver/resource"
 	"github.com/skiff-k8s/skiff/apiserver/rest"
 	"github.com/skiff-k8s/skiff/apiserver/usage"
+	"github.com/skiff-k8s/skiff/family"
 	"github.com/skiff-k8s/skiff/guard"
 	"github.com/skiff-k8s/skiff/serviceaccount"
 )
@@ -71,11 +72,13 @@ type Options struct {
 	Dial reach.Dial
 	// StaticTokens are users by bearer token.
 	StaticTokens map[string]user.Info
-	// ServiceCIDR is the range of service addresses; zero means 10.96.0.0/16.
-	ServiceCIDR netip.Prefix
+	// ServiceCIDRs are the ranges of service addresses, the primary family's first;
+	// none means 10.96.0.0/16.
+	ServiceCIDRs family.Ranges
 	// NodePorts is the range of node ports; zero means 30000 to 32767.
 	NodePorts alloc.PortRange
-	// Advertise is where pods and other machines reach this server.
+	// Advertise is where pods and other machines reach this server. It is of the
+	// primary family, or of the loopback.
 	Advertise netip.AddrPort
 	// Encryption is how objects are encrypted in the backend. Its Metrics, Log and
 	// ServerID are the server's. Without a File they are not.
@@ -109,9 +112,12 @@ func Standard(ctx context.Context, o Options) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	services, err := alloc.New(alloc.Config{Backend: o.Backend, CIDR: o.ServiceCIDR, Ports: o.NodePorts})
+	services, err := alloc.New(alloc.Config{Backend: o.Backend, CIDRs: o.ServiceCIDRs, Ports: o.NodePorts})
 	if err != nil {
 		return nil, err
+	}
+	if a := o.Advertise.Addr(); a.IsValid() && !a.IsLoopback() && family.Of(a) != services.CIDRs().Families()[0] {
+		return nil, fmt.Errorf("service IP family %q must match public address family %q", services.CIDRs().Families()[0], family.Of(a))
 	}
 	rights := authz.New(bootstrap.NodeRules(), registry)
 	connections := o.connections(rights)
@@ -241,7 +247,7 @@ func (o Options) dial() reach.Dial {
 // objects are what must exist in a cluster of these options.
 func (o Options) objects(s *Server, services *alloc.Services) bootstrap.Config {
 	return bootstrap.Config{
-		Cluster: s.Cluster(), Backend: o.Backend, Advertise: o.Advertise, ServiceCIDR: services.CIDR(), ServiceIP: services.First(),
+		Cluster: s.Cluster(), Backend: o.Backend, Advertise: o.Advertise, ServiceCIDRs: services.CIDRs(), ServiceIP: services.First(),
 		ClientCA: o.ClientCA, FrontProxyCA: o.FrontProxyCA, FrontProxyNames: o.FrontProxyNames,
 	}
 }

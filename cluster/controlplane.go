@@ -25,6 +25,7 @@ import (
 	"github.com/skiff-k8s/skiff/controllers"
 	"github.com/skiff-k8s/skiff/controllers/services"
 	"github.com/skiff-k8s/skiff/fakenodes"
+	"github.com/skiff-k8s/skiff/family"
 	"github.com/skiff-k8s/skiff/guard"
 	"github.com/skiff-k8s/skiff/ingress"
 	"github.com/skiff-k8s/skiff/scheduler"
@@ -147,7 +148,7 @@ func (p *controlPlane) start(ctx context.Context) error {
 		FrontProxyNames:   []string{frontProxy},
 		FrontProxyClient:  toExtensions.Show,
 		KubeletClient:     toKubelets.Show,
-		ServiceCIDR:       r.ServiceCIDR,
+		ServiceCIDRs:      family.Ranges{r.ServiceCIDR},
 		Advertise:         netip.AddrPortFrom(r.host, r.Listen.Port()),
 		Components:        map[string]func(context.Context) error{"controller-manager": p.managing.probe, "scheduler": p.scheduling.probe},
 		Log:               r.Log.With("component", "apiserver"),
@@ -274,7 +275,7 @@ func (p *controlPlane) controllers(ctx context.Context) error {
 	factory := informers.NewSharedInformerFactory(client, 0)
 	manager, err := controllers.New(controllers.Config{
 		Client: client, Metadata: meta, API: config, Informers: factory,
-		RootCA: p.run.pki.CA(), ServiceAccountKey: tokenKey, PodCIDR: p.run.PodCIDR, LoadBalancers: p.run.LoadBalancers,
+		RootCA: p.run.pki.CA(), ServiceAccountKey: tokenKey, PodCIDRs: family.Ranges{p.run.PodCIDR}, LoadBalancers: p.run.LoadBalancers,
 		Ingress:   services.Ingress{Controller: ingress.ControllerName, Ports: []uint16{p.run.Ingress.HTTPPort, p.run.Ingress.HTTPSPort}},
 		SigningCA: p.run.pki.ca.CertPEM, SigningKey: p.run.pki.ca.KeyPEM,
 	})

@@ -10,7 +10,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net/netip"
 	"slices"
 	"time"
 
@@ -27,8 +26,10 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/skiff-k8s/skiff/controllers/garbage"
+	"github.com/skiff-k8s/skiff/controllers/nodes"
 	"github.com/skiff-k8s/skiff/controllers/services"
 	"github.com/skiff-k8s/skiff/controllers/storage"
+	"github.com/skiff-k8s/skiff/family"
 	"github.com/skiff-k8s/skiff/guard"
 )
 
@@ -58,10 +59,10 @@ type Config struct {
 	// how long as such it is deleted; a year.
 	LegacyTokenPeriod time.Duration
 
-	// PodCIDR is divided among the nodes. Without one, nodes get no range.
-	PodCIDR netip.Prefix
-	// NodeCIDRBits is the length of a node's prefix; 24.
-	NodeCIDRBits int
+	// PodCIDRs are divided among the nodes, the primary family's first. Without one, nodes get no range.
+	PodCIDRs family.Ranges
+	// NodeCIDRBits and NodeCIDRBitsIPv6 are the lengths of a node's prefixes; 24 and 64.
+	NodeCIDRBits, NodeCIDRBitsIPv6 int
 
 	// LoadBalancers says where Services of type LoadBalancer have their addresses from; the nodes.
 	LoadBalancers services.Pool
@@ -88,22 +89,41 @@ func (c *Config) setDefaults() error {
 		return errors.New("controllers: Config.Metadata is required")
 	case c.Informers == nil:
 		return errors.New("controllers: Config.Informers is required")
-	case c.PodCIDR.IsValid() && c.PodCIDR != c.PodCIDR.Masked():
-		return fmt.Errorf("controllers: Config.PodCIDR: %s has bits set beyond its length", c.PodCIDR)
+	case len(c.PodCIDRs) > 0 && c.PodCIDRs.Check() != nil:
+		return fmt.Errorf("controllers: Config.PodCIDRs: %w", c.PodCIDRs.Check())
 	}
 	if c.NodeVolumes == nil {
 		c.NodeVolumes = storage.ByKubelets(c.Client)
 	}
 	setDefault(&c.LegacyTokenPeriod, 365*24*time.Hour)
 	setDefault(&c.NodeCIDRBits, 24)
+	setDefault(&c.NodeCIDRBitsIPv6, 64)
 	setDefault(&c.Concurrency, 5)
 	setDefault(&c.NodeMonitorGrace, 50*time.Second)
 	setDefault(&c.AutoscalerPeriod, 15*time.Second)
 	setDefault(&c.TerminatedPodThreshold, 12500)
-	if c.PodCIDR.IsValid() && (c.NodeCIDRBits < c.PodCIDR.Bits() || c.NodeCIDRBits > c.PodCIDR.Addr().BitLen()) {
-		return fmt.Errorf("controllers: Config.NodeCIDRBits: a /%d does not fit into %s", c.NodeCIDRBits, c.PodCIDR)
+	for _, share := range c.shares() {
+		switch {
+		case share.Cluster != share.Cluster.Masked():
+			return fmt.Errorf("controllers: Config.PodCIDRs: %s has bits set beyond its length", share.Cluster)
+		case share.Bits < share.Cluster.Bits() || share.Bits > share.Cluster.Addr().BitLen():
+			return fmt.Errorf("controllers: Config.NodeCIDRBits: a /%d does not fit into %s", share.Bits, share.Cluster)
+		}
 	}
 	return nil
+}
+
+// shares are what each node gets of the pods' ranges.
+func (c *Config) shares() []nodes.Share {
+	var list []nodes.Share
+	for _, p := range c.PodCIDRs {
+		bits := c.NodeCIDRBits
+		if p.Addr().Is6() {
+			bits = c.NodeCIDRBitsIPv6
+		}
+		list = append(list, nodes.Share{Cluster: p, Bits: bits})
+	}
+	return list
 }
 
 func setDefault[T comparable](field *T, value T) {

@@ -3,7 +3,6 @@ package controllers_test
 import (
 	"context"
 	"fmt"
-	"net/netip"
 	"strings"
 	"sync"
 	"testing"
@@ -23,6 +22,7 @@ import (
 	"github.com/skiff-k8s/skiff/apiserver"
 	"github.com/skiff-k8s/skiff/apiserver/apiservertest"
 	"github.com/skiff-k8s/skiff/controllers"
+	"github.com/skiff-k8s/skiff/family"
 )
 
 // world is an API server with all controllers, and kubelets that only pretend.
@@ -58,7 +58,7 @@ func startWith(t *testing.T, c controllers.Config, change ...func(*apiserver.Opt
 	}
 	admin := typed(t, apiservertest.Config(server, "admin"))
 	c.Client, c.Metadata, c.API = typed(t, config), meta, config
-	c.RootCA, c.PodCIDR = []byte("the authority"), netip.MustParsePrefix("10.244.0.0/16")
+	c.RootCA, c.PodCIDRs = []byte("the authority"), family.MustParse("10.244.0.0/16,fd00:10:244::/56")
 	ctx, stop := context.WithCancel(context.Background())
 	var running sync.WaitGroup
 	t.Cleanup(func() {

@@ -36,7 +36,7 @@ func TestLostNodeIsTaintedAndItsPodsGo(t *testing.T) {
 		}
 	}
 	w.eventually("a node without taints, with a range", node(func(n *corev1.Node) error {
-		if len(n.Spec.Taints) > 0 || n.Spec.PodCIDR == "" || !slices.Equal(n.Spec.PodCIDRs, []string{n.Spec.PodCIDR}) {
+		if len(n.Spec.Taints) > 0 || n.Spec.PodCIDR == "" || !slices.Equal(n.Spec.PodCIDRs, []string{"10.244.0.0/24", "fd00:10:244::/64"}) {
 			return fmt.Errorf("spec %+v", n.Spec)
 		}
 		return nil

@@ -182,10 +182,10 @@ var table = []row{
 		return made(nodes.PodGC(m.nodes(), m.config.TerminatedPodThreshold))
 	}},
 	{"node-cidr", core("nodes"), func(m *Manager) (runner, error) {
-		if !m.config.PodCIDR.IsValid() {
+		if len(m.config.PodCIDRs) == 0 {
 			return nil, nil
 		}
-		return nodes.CIDR(m.nodes(), m.config.PodCIDR, m.config.NodeCIDRBits), nil
+		return nodes.CIDR(m.nodes(), m.config.shares()), nil
 	}},
 	{"garbage-collector", nil, func(m *Manager) (runner, error) {
 		return m.collector, nil

@@ -13,8 +13,9 @@
 // claim without a Service; Run finds such claims and removes them. A claim is
 // given back only after the Service that held it has been changed or deleted.
 //
-// Addresses come from all ranges whose ServiceCIDR objects are ready, those of
-// the range the server began with first.
+// Addresses come from all ranges of their family whose ServiceCIDR objects are
+// ready, those of the range the server began with first. Which families Services
+// can have is said by the ranges the server began with.
 //
 // Claims for values nobody asked for by number are taken from the upper part
 // of the range first, which leaves the lower part to those who choose numbers
@@ -26,7 +27,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"net/netip"
 )
 
 // Errors of taking a value. Their texts are part of the API.
@@ -43,25 +43,25 @@ var errTaken = errors.New("already claimed")
 // Owner is the Service a claim belongs to.
 type Owner struct{ Namespace, Name string }
 
-// Claims are the stored records of one range. The values are offsets into it.
-type Claims interface {
+// Claims are the stored records of addresses, or of ports.
+type Claims[V comparable] interface {
 	// Take makes the record of value; errTaken if there is one.
-	Take(ctx context.Context, value int, owner Owner) error
+	Take(ctx context.Context, value V, owner Owner) error
 	// Free removes the record of value if it belongs to owner. It is no error
 	// if there is none.
-	Free(ctx context.Context, value int, owner Owner) error
+	Free(ctx context.Context, value V, owner Owner) error
 	// All are the values claimed, with their owners.
-	All(ctx context.Context) (map[int]Owner, error)
+	All(ctx context.Context) (map[V]Owner, error)
 }
 
-// pool is a range of size values of which some must never be handed out.
-type pool struct {
-	prefix netip.Prefix // of addresses
-	size   int
-	// low is where the part begins that is used first for values nobody chose.
-	low    int
-	usable func(value int) bool
-	claims Claims
+// pool is a range of values of which some must never be handed out.
+type pool[V comparable] struct {
+	// size is how many values there are, low where the part begins that is used
+	// first for values nobody chose.
+	size, low uint64
+	at        func(offset uint64) V
+	usable    func(value V) bool
+	claims    Claims[V]
 }
 
 // tries is how many random values are tried before all claims are listed. With
@@ -70,10 +70,11 @@ const tries = 10
 
 // next takes any free value for owner. With dryRun it only finds one that is
 // not among found.
-func (p *pool) next(ctx context.Context, owner Owner, dryRun bool, found map[int]bool) (int, error) {
+func (p *pool[V]) next(ctx context.Context, owner Owner, dryRun bool, found map[V]bool) (V, error) {
+	var none V
 	if !dryRun {
 		for range tries {
-			value := p.low + rand.IntN(p.size-p.low)
+			value := p.at(p.low + rand.Uint64N(p.size-p.low))
 			if !p.usable(value) {
 				continue
 			}
@@ -85,7 +86,7 @@ func (p *pool) next(ctx context.Context, owner Owner, dryRun bool, found map[int
 	}
 	taken, err := p.claims.All(ctx)
 	if err != nil {
-		return 0, fmt.Errorf("list claims: %w", err)
+		return none, fmt.Errorf("list claims: %w", err)
 	}
 	for value := range p.search() {
 		if _, ok := taken[value]; ok || found[value] {
@@ -99,21 +100,21 @@ func (p *pool) next(ctx context.Context, owner Owner, dryRun bool, found map[int
 			return value, err
 		}
 	}
-	return 0, ErrFull
+	return none, ErrFull
 }
 
 // search yields every usable value once, those of the upper part first, each
 // part from a random place on.
-func (p *pool) search() func(yield func(int) bool) {
-	return func(yield func(int) bool) {
-		for _, part := range [][2]int{{p.low, p.size}, {0, p.low}} {
+func (p *pool[V]) search() func(yield func(V) bool) {
+	return func(yield func(V) bool) {
+		for _, part := range [][2]uint64{{p.low, p.size}, {0, p.low}} {
 			first, n := part[0], part[1]-part[0]
 			if n == 0 {
 				continue
 			}
-			start := rand.IntN(n)
+			start := rand.Uint64N(n)
 			for i := range n {
-				value := first + (start+i)%n
+				value := p.at(first + (start+i)%n)
 				if p.usable(value) && !yield(value) {
 					return
 				}
@@ -123,7 +124,7 @@ func (p *pool) search() func(yield func(int) bool) {
 }
 
 // take claims value for owner; errTaken. With dryRun it only looks.
-func (p *pool) take(ctx context.Context, value int, owner Owner, dryRun bool) error {
+func (p *pool[V]) take(ctx context.Context, value V, owner Owner, dryRun bool) error {
 	if !dryRun {
 		return p.claims.Take(ctx, value, owner)
 	}
@@ -140,8 +141,8 @@ func (p *pool) take(ctx context.Context, value int, owner Owner, dryRun bool) er
 // band is where the upper part of a range of size values begins: a fraction of
 // the range, but at least least and at most most, or 0 where the range is too
 // small to be divided.
-func band(size, fraction, least, most int) int {
-	if size < least {
+func band(size, fraction, least, most uint64) uint64 {
+	if size <= least {
 		return 0
 	}
 	return min(max(least, size/fraction), most)

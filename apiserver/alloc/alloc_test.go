@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -17,6 +19,7 @@ import (
 	"github.com/skiff-k8s/skiff/apiserver/backend"
 	"github.com/skiff-k8s/skiff/apiserver/backend/memory"
 	"github.com/skiff-k8s/skiff/apiserver/resource"
+	"github.com/skiff-k8s/skiff/family"
 )
 
 // objects keeps IPAddresses, ServiceCIDRs and Services.
@@ -79,7 +82,7 @@ func (o *objects) Delete(_ context.Context, r *resource.Resource, namespace, nam
 
 func start(t *testing.T, b backend.Backend, o *objects, cidr string, ports PortRange) *Services {
 	t.Helper()
-	s, err := New(Config{Backend: b, CIDR: netip.MustParsePrefix(cidr), Ports: ports})
+	s, err := New(Config{Backend: b, CIDRs: family.MustParse(cidr), Ports: ports})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -101,7 +104,7 @@ func TestConcurrent(t *testing.T) {
 	for i := range 300 {
 		work.Go(func() {
 			w := servers[i%2].Begin(Owner{"ns", fmt.Sprint("s", i)}, false)
-			a, err := w.NextAddress(t.Context())
+			a, err := w.NextAddress(t.Context(), corev1.IPv4Protocol)
 			p, portErr := w.NextPort(t.Context())
 			mu.Lock()
 			defer mu.Unlock()
@@ -182,6 +185,90 @@ func TestWrite(t *testing.T) {
 	}
 }
 
+// TestFamilies: each family has its range, and nothing of the other.
+func TestFamilies(t *testing.T) {
+	const v4, v6 = corev1.IPv4Protocol, corev1.IPv6Protocol
+	for _, c := range []struct {
+		cidrs, first string
+		// next is the range of what each family is given, "" if it is given nothing.
+		next map[corev1.IPFamily]string
+		// taken and refused are addresses that are asked for.
+		taken, refused []string
+	}{
+		{"10.9.0.0/24", "10.9.0.1", map[corev1.IPFamily]string{v4: "10.9.0.0/24", v6: ""},
+			[]string{"10.9.0.1", "10.9.0.254"}, []string{"10.9.0.0", "10.9.0.255", "10.9.1.0", "fd09::1", "::ffff:10.9.0.2"}},
+		{"10.9.0.0/24,fd09::/120", "10.9.0.1", map[corev1.IPFamily]string{v4: "10.9.0.0/24", v6: "fd09::/120"},
+			[]string{"10.9.0.1", "fd09::1", "fd09::ff"}, []string{"fd09::", "fd09::100", "10.9.0.255"}},
+		{"fd09::/64,10.9.0.0/24", "fd09::1", map[corev1.IPFamily]string{v4: "10.9.0.0/24", v6: "fd09::/64"},
+			[]string{"fd09::ffff:ffff:ffff:ffff", "fd09::8000:0:0:1"}, []string{"fd09::", "fd09:0:0:1::1"}},
+		{"fd09::/126", "fd09::1", map[corev1.IPFamily]string{v4: "", v6: "fd09::/126"},
+			[]string{"fd09::3"}, []string{"fd09::4", "10.9.0.1"}},
+	} {
+		b, o := memory.New(), &objects{all: make(map[string]resource.Object)}
+		s := start(t, b, o, c.cidrs, PortRange{})
+		if got := s.First().String(); got != c.first {
+			t.Errorf("%s: the first address is %s, want %s", c.cidrs, got, c.first)
+		}
+		w := s.Begin(Owner{"ns", "s"}, false)
+		for _, text := range c.taken {
+			if err := w.Address(t.Context(), netip.MustParseAddr(text)); err != nil {
+				t.Errorf("%s: %s: %v", c.cidrs, text, err)
+			}
+			if err := w.Address(t.Context(), netip.MustParseAddr(text)); !errors.Is(err, ErrAddressTaken) {
+				t.Errorf("%s: %s once more: got %v, want %v", c.cidrs, text, err, ErrAddressTaken)
+			}
+		}
+		for _, text := range c.refused {
+			if err := w.Address(t.Context(), netip.MustParseAddr(text)); !errors.Is(err, ErrForeign) {
+				t.Errorf("%s: %s: got %v, want %v", c.cidrs, text, err, ErrForeign)
+			}
+		}
+		for f, want := range c.next {
+			a, err := w.NextAddress(t.Context(), f)
+			if want == "" {
+				if !errors.Is(err, ErrFull) {
+					t.Errorf("%s: an address of %s: got %v %v, want %v", c.cidrs, f, a, err, ErrFull)
+				}
+				continue
+			}
+			if r := netip.MustParsePrefix(want); err != nil || !r.Contains(a) {
+				t.Errorf("%s: an address of %s: got %v %v, want one of %s", c.cidrs, f, a, err, r)
+				continue
+			}
+			if ip := o.all["ipaddresses//"+a.String()].(*networkingv1.IPAddress); ip.Labels[networkingv1.LabelIPAddressFamily] != string(f) {
+				t.Errorf("%s: labels of %s: %v", c.cidrs, a, ip.Labels)
+			}
+			if a, err := s.Begin(Owner{"ns", "dry"}, true).NextAddress(t.Context(), f); err != nil || a != netip.MustParsePrefix(want).Addr() {
+				t.Errorf("%s: a dry run in %s: got %v %v", c.cidrs, f, a, err)
+			}
+		}
+		w.End(false)
+		if claimed, err := s.addresses.All(t.Context()); err != nil || len(claimed) != 0 {
+			t.Errorf("%s: a write that failed left %v, %v", c.cidrs, claimed, err)
+		}
+		_ = b.Close()
+	}
+	for _, wrong := range []string{"10.0.0.0/8", "fd00::/48", "10.9.0.0/31", "fd00::/127"} {
+		if _, err := New(Config{Backend: memory.New(), CIDRs: family.MustParse(wrong)}); err == nil {
+			t.Errorf("%s is accepted", wrong)
+		}
+	}
+}
+
+// TestSmallIPv6 empties a range: its last address is one that can be had, unlike
+// that of IPv4.
+func TestSmallIPv6(t *testing.T) {
+	b, o := memory.New(), &objects{all: make(map[string]resource.Object)}
+	defer b.Close()
+	s := start(t, b, o, "fd09::/124", PortRange{})
+	for i := range 16 {
+		_, err := s.Begin(Owner{"ns", fmt.Sprint(i)}, false).NextAddress(t.Context(), corev1.IPv6Protocol)
+		if i < 15 && err != nil || i == 15 && !errors.Is(err, ErrFull) {
+			t.Errorf("address %d of 15: %v", i+1, err)
+		}
+	}
+}
+
 func TestDryRun(t *testing.T) {
 	b, o := memory.New(), &objects{all: make(map[string]resource.Object)}
 	defer b.Close()
@@ -208,12 +295,13 @@ func TestDryRun(t *testing.T) {
 func TestBand(t *testing.T) {
 	for _, c := range []struct {
 		name                        string
-		size, fraction, least, most int
-		want                        int
+		size, fraction, least, most uint64
+		want                        uint64
 	}{
 		{"/16 of addresses", 65536, 16, 16, 256, 256},
 		{"/24 of addresses", 256, 16, 16, 256, 16},
 		{"too small", 8, 16, 16, 256, 0},
+		{"all would be low", 16, 16, 16, 256, 0},
 		{"node ports", 2768, 32, 16, 128, 86},
 	} {
 		if got := band(c.size, c.fraction, c.least, c.most); got != c.want {
@@ -224,7 +312,7 @@ func TestBand(t *testing.T) {
 	defer b.Close()
 	s := start(t, b, o, "10.9.0.0/24", PortRange{31000, 31099})
 	for i := range 254 {
-		a, err := s.Begin(Owner{"ns", fmt.Sprint(i)}, false).NextAddress(t.Context())
+		a, err := s.Begin(Owner{"ns", fmt.Sprint(i)}, false).NextAddress(t.Context(), corev1.IPv4Protocol)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -237,51 +325,51 @@ func TestBand(t *testing.T) {
 func TestRepair(t *testing.T) {
 	b, o := memory.New(), &objects{all: make(map[string]resource.Object)}
 	defer b.Close()
-	s := start(t, b, o, "10.9.0.0/24", PortRange{31000, 31099})
+	s := start(t, b, o, "10.9.0.0/24,fd09::/112", PortRange{31000, 31099})
 	ctx := t.Context()
 	gone := s.Begin(Owner{"ns", "gone"}, false)
-	if err := errors.Join(gone.Address(ctx, netip.MustParseAddr("10.9.0.9")), gone.Port(ctx, 31009)); err != nil {
+	if err := errors.Join(gone.Address(ctx, netip.MustParseAddr("10.9.0.9")), gone.Address(ctx, netip.MustParseAddr("fd09::9")), gone.Port(ctx, 31009)); err != nil {
 		t.Fatal(err)
 	}
 	_, _ = o.Create(ctx, o.Resource("", "services"), &corev1.Service{
 		ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "old"},
-		Spec:       corev1.ServiceSpec{ClusterIPs: []string{"10.9.0.8"}, Ports: []corev1.ServicePort{{NodePort: 31008}}},
+		Spec:       corev1.ServiceSpec{ClusterIPs: []string{"10.9.0.8", "fd09::8"}, Ports: []corev1.ServicePort{{NodePort: 31008}}},
 	})
 	_, _ = o.Create(ctx, o.Resource("networking.k8s.io", "ipaddresses"), &networkingv1.IPAddress{
 		ObjectMeta: metav1.ObjectMeta{Name: "10.9.0.10"},
 		Spec:       networkingv1.IPAddressSpec{ParentRef: &networkingv1.ParentReference{Group: "example.com", Resource: "things", Name: "x"}},
 	})
-	check := func(when string, addresses, ports []int) {
+	check := func(when, addresses string, ports ...int) {
 		t.Helper()
-		for i, want := range [][]int{addresses, ports} {
-			all, err := []*pool{s.pool(s.cidr), &s.portPool}[i].claims.All(ctx)
-			if err != nil {
-				t.Fatal(err)
-			}
-			got := make(map[int]bool)
-			for value := range all {
-				got[value] = true
-			}
-			for _, value := range want {
-				if !got[value] {
-					t.Errorf("%s: %d is not claimed", when, value)
-				}
-				delete(got, value)
-			}
-			if len(got) > 0 {
-				t.Errorf("%s: %v are claimed", when, got)
-			}
+		claimed, err := s.addresses.All(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for a := range claimed {
+			got = append(got, a.String())
+		}
+		slices.Sort(got)
+		if strings.Join(got, " ") != addresses {
+			t.Errorf("%s: %v are claimed, want %s", when, got, addresses)
+		}
+		bits, err := s.keys.All(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if taken := slices.Sorted(maps.Keys(bits)); !slices.Equal(taken, ports) {
+			t.Errorf("%s: ports %v are claimed, want %v", when, taken, ports)
 		}
 	}
-	suspects, err := s.repair(ctx, [2]map[int]Owner{})
+	suspects, err := s.repair(ctx, values{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	check("first look", []int{8, 9, 10}, []int{8, 9})
+	check("first look", "10.9.0.10 10.9.0.8 10.9.0.9 fd09::8 fd09::9", 8, 9)
 	if _, err := s.repair(ctx, suspects); err != nil {
 		t.Fatal(err)
 	}
-	check("second look", []int{8, 10}, []int{8})
+	check("second look", "10.9.0.10 10.9.0.8 fd09::8", 8)
 }
 
 // serviceCIDR is a range that is ready unless a reason says why not.
@@ -319,9 +407,14 @@ func TestUsableRanges(t *testing.T) {
 		{"one of two objects ready", []*networkingv1.ServiceCIDR{serviceCIDR("a", "", false, other), serviceCIDR("b", "", true, other)}, own + " " + other},
 		{"two families", []*networkingv1.ServiceCIDR{serviceCIDR("a", "", false, "fd00::/112", other)}, own + " " + other},
 		{"another family", []*networkingv1.ServiceCIDR{serviceCIDR("a", "", false, "fd00::/112")}, own},
+		{"IPv6", []*networkingv1.ServiceCIDR{serviceCIDR("a", "", false, "fd01::/112", other), serviceCIDR("kubernetes", "", false, other, "fd00::/112")}, "fd00::/112 fd01::/112"},
 	} {
 		var got []string
-		for _, p := range usable(netip.MustParsePrefix(own), c.all) {
+		is := netip.MustParsePrefix(own)
+		if c.name == "IPv6" {
+			is = netip.MustParsePrefix("fd00::/112")
+		}
+		for _, p := range usable(is, c.all) {
 			got = append(got, p.String())
 		}
 		if strings.Join(got, " ") != c.want {
@@ -347,7 +440,7 @@ func TestRanges(t *testing.T) {
 	for i := range 1000 {
 		work.Go(func() {
 			w := servers[i%2].Begin(Owner{"ns", fmt.Sprint("s", i)}, false)
-			a, err := w.NextAddress(t.Context())
+			a, err := w.NextAddress(t.Context(), corev1.IPv4Protocol)
 			if err != nil {
 				t.Errorf("service %d: %v", i, err)
 			}

@@ -10,16 +10,14 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/skiff-k8s/skiff/apiserver/resource"
+	"github.com/skiff-k8s/skiff/family"
 )
 
 // manager marks the IPAddress objects made here, as on other clusters.
 const manager = "ipallocator.k8s.io"
 
-// addressClaims are the IPAddress objects of a range.
-type addressClaims struct {
-	services *Services
-	prefix   netip.Prefix
-}
+// addressClaims are the IPAddress objects, of both families.
+type addressClaims struct{ services *Services }
 
 func (c *addressClaims) resource() (*resource.Resource, error) {
 	r := c.services.cluster.Resource("networking.k8s.io", "ipaddresses")
@@ -29,16 +27,16 @@ func (c *addressClaims) resource() (*resource.Resource, error) {
 	return r, nil
 }
 
-func (c *addressClaims) Take(ctx context.Context, value int, owner Owner) error {
+func (c *addressClaims) Take(ctx context.Context, value netip.Addr, owner Owner) error {
 	r, err := c.resource()
 	if err != nil {
 		return err
 	}
 	_, err = c.services.cluster.Create(ctx, r, &networkingv1.IPAddress{
 		ObjectMeta: metav1.ObjectMeta{
-			Name: addressAt(c.prefix, value).String(),
+			Name: value.String(),
 			Labels: map[string]string{
-				networkingv1.LabelIPAddressFamily: "IPv4",
+				networkingv1.LabelIPAddressFamily: string(family.Of(value)),
 				networkingv1.LabelManagedBy:       manager,
 			},
 		},
@@ -52,12 +50,12 @@ func (c *addressClaims) Take(ctx context.Context, value int, owner Owner) error 
 	return err
 }
 
-func (c *addressClaims) Free(ctx context.Context, value int, owner Owner) error {
+func (c *addressClaims) Free(ctx context.Context, value netip.Addr, owner Owner) error {
 	r, err := c.resource()
 	if err != nil {
 		return err
 	}
-	name := addressAt(c.prefix, value).String()
+	name := value.String()
 	obj, err := c.services.cluster.Get(ctx, r, "", name)
 	if apierrors.IsNotFound(err) {
 		return nil
@@ -76,7 +74,7 @@ func (c *addressClaims) Free(ctx context.Context, value int, owner Owner) error 
 	return err
 }
 
-func (c *addressClaims) All(ctx context.Context) (map[int]Owner, error) {
+func (c *addressClaims) All(ctx context.Context) (map[netip.Addr]Owner, error) {
 	r, err := c.resource()
 	if err != nil {
 		return nil, err
@@ -85,14 +83,10 @@ func (c *addressClaims) All(ctx context.Context) (map[int]Owner, error) {
 	if err != nil {
 		return nil, err
 	}
-	all := make(map[int]Owner, len(objs))
+	all := make(map[netip.Addr]Owner, len(objs))
 	for _, obj := range objs {
-		a, err := netip.ParseAddr(obj.GetName())
-		if err != nil || !a.Is4() {
-			continue
-		}
-		if value, ok := offset(c.prefix, a); ok {
-			all[value] = ownerOf(obj.(*networkingv1.IPAddress))
+		if a, err := netip.ParseAddr(obj.GetName()); err == nil {
+			all[a] = ownerOf(obj.(*networkingv1.IPAddress))
 		}
 	}
 	return all, nil

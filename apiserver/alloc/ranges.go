@@ -7,18 +7,22 @@ import (
 	"net/netip"
 	"slices"
 
+	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/skiff-k8s/skiff/family"
 )
 
-// everywhere is the range that holds all addresses that can be claimed.
-var everywhere = netip.PrefixFrom(netip.IPv4Unspecified(), 0)
-
-// ranges are the pools that addresses may be taken from now, the server's own
-// first. They are read anew for every write: ranges come and go as ServiceCIDR
-// objects (KEP-1880).
-func (s *Services) ranges(ctx context.Context) ([]*pool, error) {
+// ranges are those that addresses of a family may be taken from now, the
+// server's own first. They are read anew for every write: ranges come and go as
+// ServiceCIDR objects (KEP-1880).
+func (s *Services) ranges(ctx context.Context, f corev1.IPFamily) ([]netip.Prefix, error) {
+	own, ok := s.cidrs.Of(f)
+	if !ok {
+		return nil, nil
+	}
 	r := s.cluster.Resource(networkingv1.GroupName, "servicecidrs")
 	if r == nil {
 		return nil, errors.New("servicecidrs.networking.k8s.io is not served")
@@ -31,14 +35,10 @@ func (s *Services) ranges(ctx context.Context) ([]*pool, error) {
 	for i, obj := range objs {
 		all[i] = obj.(*networkingv1.ServiceCIDR)
 	}
-	var pools []*pool
-	for _, p := range usable(s.cidr, all) {
-		pools = append(pools, s.pool(p))
-	}
-	return pools, nil
+	return usable(own, all), nil
 }
 
-// usable are the IPv4 ranges of which one object at least is ready and not
+// usable are the ranges of the family of own of which one object at least is ready and not
 // being deleted. The server's own comes first; it can be used from the start,
 // before its object is there or says anything.
 func usable(own netip.Prefix, all []*networkingv1.ServiceCIDR) []netip.Prefix {
@@ -47,7 +47,7 @@ func usable(own netip.Prefix, all []*networkingv1.ServiceCIDR) []netip.Prefix {
 		condition := meta.FindStatusCondition(c.Status.Conditions, networkingv1.ServiceCIDRConditionReady)
 		for _, text := range c.Spec.CIDRs {
 			p, err := netip.ParsePrefix(text)
-			if err != nil || !p.Addr().Is4() {
+			if err != nil || family.Of(p.Addr()) != family.Of(own.Addr()) {
 				continue
 			}
 			p = p.Masked()
@@ -71,27 +71,36 @@ func usable(own netip.Prefix, all []*networkingv1.ServiceCIDR) []netip.Prefix {
 	return list
 }
 
-// pool hands out the addresses of a range. The network's own address and the
-// broadcast address are no hosts.
-func (s *Services) pool(p netip.Prefix) *pool {
-	size := 1 << (32 - p.Bits())
-	host := func(value int) bool { return value > 0 && value < size-1 }
-	return &pool{prefix: p, size: size, low: band(size, 16, 16, 256), usable: host, claims: &addressClaims{services: s, prefix: p}}
-}
+// mostHostBits bounds what is chosen from in a range: half of a /64 is more than
+// any cluster takes.
+const mostHostBits = 63
 
-// addressAt is the address at an offset into an IPv4 range.
-func addressAt(p netip.Prefix, value int) netip.Addr {
-	base := p.Addr().As4()
-	var a [4]byte
-	binary.BigEndian.PutUint32(a[:], binary.BigEndian.Uint32(base[:])+uint32(value))
-	return netip.AddrFrom4(a)
-}
-
-// offset is where an address is in an IPv4 range.
-func offset(p netip.Prefix, a netip.Addr) (int, bool) {
-	if !p.Contains(a) {
-		return 0, false
+// pool hands out the addresses of a range.
+func (s *Services) pool(p netip.Prefix) *pool[netip.Addr] {
+	size := uint64(1) << min(p.Addr().BitLen()-p.Bits(), mostHostBits)
+	return &pool[netip.Addr]{
+		size: size, low: band(size, 16, 16, 256),
+		at:     func(offset uint64) netip.Addr { return addressAt(p, offset) },
+		usable: func(a netip.Addr) bool { return isHost(p, a) },
+		claims: s.addresses,
 	}
-	base, b := p.Addr().As4(), a.As4()
-	return int(binary.BigEndian.Uint32(b[:]) - binary.BigEndian.Uint32(base[:])), true
+}
+
+// isHost reports whether an address is one of a range that a Service may have:
+// neither the network's own, nor the one that is broadcast to in IPv4.
+func isHost(p netip.Prefix, a netip.Addr) bool {
+	return p.Contains(a) && a != p.Addr() && (a.Is6() || p.Contains(a.Next()))
+}
+
+// addressAt is the address at an offset into a range.
+func addressAt(p netip.Prefix, offset uint64) netip.Addr {
+	if p.Addr().Is4() {
+		a := p.Addr().As4()
+		binary.BigEndian.PutUint32(a[:], binary.BigEndian.Uint32(a[:])+uint32(offset))
+		return netip.AddrFrom4(a)
+	}
+	// The host bits of a range are zero, and no more than 64 of them are used.
+	a := p.Addr().As16()
+	binary.BigEndian.PutUint64(a[8:], binary.BigEndian.Uint64(a[8:])|offset)
+	return netip.AddrFrom16(a)
 }

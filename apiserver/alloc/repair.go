@@ -2,6 +2,7 @@ package alloc
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -21,7 +22,7 @@ func (s *Services) Run(ctx context.Context) error {
 	if err := s.keys.dropFirst(ctx); err != nil && ctx.Err() == nil {
 		slog.Warn("old claims of ports not removed", "error", err)
 	}
-	var suspects [2]map[int]Owner
+	var suspects values
 	for {
 		var err error
 		if suspects, err = s.repair(ctx, suspects); err != nil && ctx.Err() == nil {
@@ -35,15 +36,22 @@ func (s *Services) Run(ctx context.Context) error {
 	}
 }
 
+// values are addresses and ports, the latter as offsets into their range, with
+// those who have them.
+type values struct {
+	addresses map[netip.Addr]Owner
+	ports     map[int]Owner
+}
+
 // repair removes the claims that were suspect before and still are, and
 // returns those that are suspect now.
-func (s *Services) repair(ctx context.Context, before [2]map[int]Owner) (now [2]map[int]Owner, err error) {
-	pools := [2]*pool{s.addresses, &s.portPool}
-	var claimed [2]map[int]Owner
-	for i, p := range pools {
-		if claimed[i], err = p.claims.All(ctx); err != nil {
-			return now, fmt.Errorf("list claims: %w", err)
-		}
+func (s *Services) repair(ctx context.Context, before values) (now values, err error) {
+	var claimed values
+	if claimed.addresses, err = s.addresses.All(ctx); err != nil {
+		return now, fmt.Errorf("list claims: %w", err)
+	}
+	if claimed.ports, err = s.keys.All(ctx); err != nil {
+		return now, fmt.Errorf("list claims: %w", err)
 	}
 	// The Services are listed after the claims: a claim that was made for one of
 	// them is then never taken for an orphan because its Service came later.
@@ -51,29 +59,36 @@ func (s *Services) repair(ctx context.Context, before [2]map[int]Owner) (now [2]
 	if err != nil {
 		return now, fmt.Errorf("list services: %w", err)
 	}
-	for i, p := range pools {
-		orphans, missing := compare(claimed[i], held[i])
-		now[i] = orphans
-		for value, owner := range orphans {
-			if was, ok := before[i][value]; ok && was == owner {
-				if err := p.claims.Free(ctx, value, owner); err != nil {
-					return now, fmt.Errorf("free a claim: %w", err)
-				}
-			}
-		}
-		for value, owner := range missing {
-			if err := p.claims.Take(ctx, value, owner); err != nil && err != errTaken {
-				return now, fmt.Errorf("make a claim: %w", err)
+	if now.addresses, err = settle(ctx, s.addresses, claimed.addresses, held.addresses, before.addresses); err != nil {
+		return now, err
+	}
+	now.ports, err = settle(ctx, s.keys, claimed.ports, held.ports, before.ports)
+	return now, err
+}
+
+// settle makes claims of what is held, and frees those that nobody holds now
+// nor did before.
+func settle[V comparable](ctx context.Context, claims Claims[V], claimed, held, before map[V]Owner) (orphans map[V]Owner, err error) {
+	orphans, missing := compare(claimed, held)
+	for value, owner := range orphans {
+		if was, ok := before[value]; ok && was == owner {
+			if err := claims.Free(ctx, value, owner); err != nil {
+				return orphans, fmt.Errorf("free a claim: %w", err)
 			}
 		}
 	}
-	return now, nil
+	for value, owner := range missing {
+		if err := claims.Take(ctx, value, owner); err != nil && !errors.Is(err, errTaken) {
+			return orphans, fmt.Errorf("make a claim: %w", err)
+		}
+	}
+	return orphans, nil
 }
 
 // compare finds the claims nobody holds and the values nobody claimed. Claims
 // without an owner are a user's and left alone.
-func compare(claimed, held map[int]Owner) (orphans, missing map[int]Owner) {
-	orphans, missing = make(map[int]Owner), make(map[int]Owner)
+func compare[V comparable](claimed, held map[V]Owner) (orphans, missing map[V]Owner) {
+	orphans, missing = make(map[V]Owner), make(map[V]Owner)
 	for value, owner := range claimed {
 		is, ok := held[value]
 		if owner == anyone && !ok || owner != anyone && owner != (Owner{}) && is != owner {
@@ -89,22 +104,18 @@ func compare(claimed, held map[int]Owner) (orphans, missing map[int]Owner) {
 }
 
 // held are the addresses and the node ports that Services have.
-func (s *Services) held(ctx context.Context) (held [2]map[int]Owner, err error) {
+func (s *Services) held(ctx context.Context) (held values, err error) {
 	objs, err := s.cluster.List(ctx, s.cluster.Resource("", "services"), "")
 	if err != nil {
 		return held, err
 	}
-	held = [2]map[int]Owner{make(map[int]Owner), make(map[int]Owner)}
+	held = values{make(map[netip.Addr]Owner), make(map[int]Owner)}
 	for _, obj := range objs {
 		service := obj.(*corev1.Service)
 		owner := Owner{service.Namespace, service.Name}
 		for _, ip := range service.Spec.ClusterIPs {
-			a, err := netip.ParseAddr(ip)
-			if err != nil {
-				continue
-			}
-			if value, ok := offset(everywhere, a); ok {
-				held[0][value] = owner
+			if a, err := netip.ParseAddr(ip); err == nil {
+				held.addresses[a] = owner
 			}
 		}
 		ports := []int32{service.Spec.HealthCheckNodePort}
@@ -113,7 +124,7 @@ func (s *Services) held(ctx context.Context) (held [2]map[int]Owner, err error) 
 		}
 		for _, port := range ports {
 			if int(port) >= s.ports.First && int(port) <= s.ports.Last {
-				held[1][int(port)-s.ports.First] = owner
+				held.ports[int(port)-s.ports.First] = owner
 			}
 		}
 	}

@@ -8,8 +8,11 @@ import (
 	"net/netip"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
+
 	"github.com/skiff-k8s/skiff/apiserver/backend"
 	"github.com/skiff-k8s/skiff/apiserver/resource"
+	"github.com/skiff-k8s/skiff/family"
 )
 
 // PortRange are node ports from First to Last, both included.
@@ -18,9 +21,10 @@ type PortRange struct{ First, Last int }
 // Config of New.
 type Config struct {
 	Backend backend.Backend
-	// CIDR is the range of cluster addresses that the server begins with; zero
-	// means 10.96.0.0/16. ServiceCIDR objects add others.
-	CIDR netip.Prefix
+	// CIDRs are the ranges of cluster addresses that the server begins with; none
+	// means 10.96.0.0/16. Services have the families of these, the first by
+	// default; ServiceCIDR objects add other ranges.
+	CIDRs family.Ranges
 	// Ports is the range of node ports; zero means 30000 to 32767.
 	Ports PortRange
 }
@@ -28,52 +32,67 @@ type Config struct {
 // Services hands out addresses and ports. Its methods may be called
 // concurrently, once Use has been called.
 type Services struct {
-	cidr      netip.Prefix
+	cidrs     family.Ranges
 	ports     PortRange
 	keys      *portClaims
-	addresses *pool // of all ranges, to give back and to repair
-	portPool  pool
+	addresses *addressClaims
+	portPool  pool[int]
 	cluster   resource.Cluster
 }
 
 // New returns Services that must be given their cluster by Use.
 func New(c Config) (*Services, error) {
-	if !c.CIDR.IsValid() {
-		c.CIDR = netip.MustParsePrefix("10.96.0.0/16")
+	if len(c.CIDRs) == 0 {
+		c.CIDRs = family.MustParse("10.96.0.0/16")
 	}
 	if c.Ports == (PortRange{}) {
 		c.Ports = PortRange{30000, 32767}
 	}
-	c.CIDR = c.CIDR.Masked()
-	if !c.CIDR.Addr().Is4() || c.CIDR.Bits() < 12 || c.CIDR.Bits() > 30 {
-		return nil, fmt.Errorf("service range %s: must be an IPv4 range from /12 to /30", c.CIDR)
+	if err := c.CIDRs.Check(); err != nil {
+		return nil, fmt.Errorf("service %w", err)
+	}
+	for _, p := range c.CIDRs {
+		switch {
+		case p.Addr().Is4() && (p.Bits() < 12 || p.Bits() > 30):
+			return nil, fmt.Errorf("service range %s: must be from /12 to /30", p)
+		case p.Addr().Is6() && (p.Bits() < 64 || p.Bits() > 126):
+			return nil, fmt.Errorf("service range %s: must be from /64 to /126", p)
+		}
 	}
 	if c.Ports.First < 1 || c.Ports.Last > 65535 || c.Ports.Last < c.Ports.First {
 		return nil, fmt.Errorf("node port range %d-%d: must lie within 1-65535", c.Ports.First, c.Ports.Last)
 	}
-	s := &Services{cidr: c.CIDR, ports: c.Ports}
-	s.addresses = s.pool(everywhere)
+	s := &Services{ports: c.Ports}
+	for _, p := range c.CIDRs {
+		s.cidrs = append(s.cidrs, p.Masked())
+	}
+	s.addresses = &addressClaims{s}
 	s.keys = newPortClaims(c.Backend, c.Ports, func(ctx context.Context) (map[int]Owner, error) {
 		held, err := s.held(ctx)
-		return held[1], err
+		return held.ports, err
 	})
-	ports := c.Ports.Last - c.Ports.First + 1
-	s.portPool = pool{size: ports, low: band(ports, 32, 16, 128), usable: func(int) bool { return true }, claims: s.keys}
+	ports := uint64(c.Ports.Last - c.Ports.First + 1)
+	s.portPool = pool[int]{
+		size: ports, low: band(ports, 32, 16, 128), claims: s.keys,
+		at:     func(offset uint64) int { return int(offset) },
+		usable: func(int) bool { return true },
+	}
 	return s, nil
 }
 
 // Use says where IPAddress and ServiceCIDR objects and Services are kept.
 func (s *Services) Use(c resource.Cluster) { s.cluster = c }
 
-// CIDR is the range of cluster addresses that the server began with.
-func (s *Services) CIDR() netip.Prefix { return s.cidr }
+// CIDRs are the ranges of cluster addresses that the server began with, one of
+// each family that Services can have, the primary one first.
+func (s *Services) CIDRs() family.Ranges { return s.cidrs }
 
 // Ports is the range of node ports.
 func (s *Services) Ports() PortRange { return s.ports }
 
-// First is the first address of the range, which belongs to the Service
+// First is the first address of the primary range, which belongs to the Service
 // "kubernetes".
-func (s *Services) First() netip.Addr { return addressAt(s.cidr, 1) }
+func (s *Services) First() netip.Addr { return addressAt(s.cidrs[0], 1) }
 
 // Write collects what one write of a Service takes and gives back.
 type Write struct {
@@ -82,8 +101,8 @@ type Write struct {
 	dryRun   bool
 	// taken is given back if the write fails, freed if it succeeds.
 	taken, freed []func(context.Context) error
-	// found are the values a dry run would have taken.
-	found map[*pool]map[int]bool
+	// found are the ports a dry run would have taken.
+	found map[int]bool
 }
 
 // Begin starts a write on behalf of owner. With dryRun nothing is claimed.
@@ -91,51 +110,63 @@ func (s *Services) Begin(owner Owner, dryRun bool) *Write {
 	return &Write{services: s, owner: owner, dryRun: dryRun}
 }
 
-// NextAddress claims a free address. The error is ErrFull, or what the storage
-// said. A dry run gets the address of the range itself, as in kube-apiserver.
-func (w *Write) NextAddress(ctx context.Context) (netip.Addr, error) {
-	if w.dryRun {
-		return w.services.cidr.Addr(), nil
+// NextAddress claims a free address of a family. The error is ErrFull, or what
+// the storage said. A dry run gets the address of the range itself, as in
+// kube-apiserver.
+func (w *Write) NextAddress(ctx context.Context, f corev1.IPFamily) (netip.Addr, error) {
+	if own, ok := w.services.cidrs.Of(f); ok && w.dryRun {
+		return own.Addr(), nil
 	}
-	pools, err := w.services.ranges(ctx)
+	ranges, err := w.services.ranges(ctx, f)
 	if err != nil {
 		return netip.Addr{}, err
 	}
-	for _, p := range pools {
-		value, err := w.next(ctx, p)
+	for _, r := range ranges {
+		a, err := w.services.pool(r).next(ctx, w.owner, false, nil)
 		if errors.Is(err, ErrFull) {
 			continue
 		}
-		return addressAt(p.prefix, value), err
+		if err == nil {
+			took(w, w.services.addresses, a)
+		}
+		return a, err
 	}
 	return netip.Addr{}, ErrFull
 }
 
-// Address claims a given address of any range: ErrAddressTaken or ErrForeign.
+// Address claims a given address of any range of its family: ErrAddressTaken or
+// ErrForeign.
 func (w *Write) Address(ctx context.Context, a netip.Addr) error {
-	pools, err := w.services.ranges(ctx)
+	ranges, err := w.services.ranges(ctx, family.Of(a))
 	if err != nil {
 		return err
 	}
-	for _, p := range pools {
-		if value, ok := offset(p.prefix, a); ok && p.usable(value) {
-			return w.take(ctx, p, value, ErrAddressTaken)
+	for _, r := range ranges {
+		if !isHost(r, a) {
+			continue
 		}
+		err := w.services.pool(r).take(ctx, a, w.owner, w.dryRun)
+		if errors.Is(err, errTaken) {
+			return ErrAddressTaken
+		}
+		if err == nil {
+			took(w, w.services.addresses, a)
+		}
+		return err
 	}
 	return ErrForeign
 }
 
 // FreeAddress gives an address back when the write has succeeded, also if its
 // range is gone.
-func (w *Write) FreeAddress(a netip.Addr) {
-	if value, ok := offset(everywhere, a); ok {
-		w.free(w.services.addresses, value)
-	}
-}
+func (w *Write) FreeAddress(a netip.Addr) { freed(w, w.services.addresses, a) }
 
 // NextPort claims a free port.
 func (w *Write) NextPort(ctx context.Context) (int32, error) {
-	value, err := w.next(ctx, &w.services.portPool)
+	value, err := w.services.portPool.next(ctx, w.owner, w.dryRun, w.found)
+	if err == nil {
+		w.tookPort(value)
+	}
 	return int32(value + w.services.ports.First), err
 }
 
@@ -145,52 +176,42 @@ func (w *Write) Port(ctx context.Context, port int32) error {
 	if int(port) < r.First || int(port) > r.Last {
 		return fmt.Errorf("provided port is not in the valid range. The range of valid ports is %d-%d", r.First, r.Last)
 	}
-	return w.take(ctx, &w.services.portPool, int(port)-r.First, ErrPortTaken)
+	value := int(port) - r.First
+	err := w.services.portPool.take(ctx, value, w.owner, w.dryRun)
+	if errors.Is(err, errTaken) {
+		return ErrPortTaken
+	}
+	if err == nil {
+		w.tookPort(value)
+	}
+	return err
 }
 
 // FreePort gives a port back when the write has succeeded.
 func (w *Write) FreePort(port int32) {
 	r := w.services.ports
 	if int(port) >= r.First && int(port) <= r.Last {
-		w.free(&w.services.portPool, int(port)-r.First)
+		freed(w, w.services.keys, int(port)-r.First)
 	}
 }
 
-func (w *Write) next(ctx context.Context, p *pool) (int, error) {
-	value, err := p.next(ctx, w.owner, w.dryRun, w.found[p])
-	if err == nil {
-		w.remember(p, value)
-	}
-	return value, err
-}
-
-func (w *Write) take(ctx context.Context, p *pool, value int, taken error) error {
-	err := p.take(ctx, value, w.owner, w.dryRun)
-	if errors.Is(err, errTaken) {
-		return taken
-	}
-	if err == nil {
-		w.remember(p, value)
-	}
-	return err
-}
-
-func (w *Write) remember(p *pool, value int) {
+func (w *Write) tookPort(value int) {
 	if w.dryRun {
 		if w.found == nil {
-			w.found = map[*pool]map[int]bool{}
+			w.found = make(map[int]bool)
 		}
-		if w.found[p] == nil {
-			w.found[p] = make(map[int]bool)
-		}
-		w.found[p][value] = true
-		return
+		w.found[value] = true
 	}
-	w.taken = append(w.taken, func(ctx context.Context) error { return p.claims.Free(ctx, value, w.owner) })
+	took(w, w.services.keys, value)
 }
 
-func (w *Write) free(p *pool, value int) {
-	w.freed = append(w.freed, func(ctx context.Context) error { return p.claims.Free(ctx, value, w.owner) })
+// took notes a claim that was made, freed one that is no longer wanted.
+func took[V comparable](w *Write, claims Claims[V], value V) {
+	w.taken = append(w.taken, func(ctx context.Context) error { return claims.Free(ctx, value, w.owner) })
+}
+
+func freed[V comparable](w *Write, claims Claims[V], value V) {
+	w.freed = append(w.freed, func(ctx context.Context) error { return claims.Free(ctx, value, w.owner) })
 }
 
 // End gives back what the write no longer needs: what it freed if it was

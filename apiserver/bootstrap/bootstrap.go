@@ -20,6 +20,7 @@ import (
 
 	"github.com/skiff-k8s/skiff/apiserver/backend"
 	"github.com/skiff-k8s/skiff/apiserver/resource"
+	"github.com/skiff-k8s/skiff/family"
 	"github.com/skiff-k8s/skiff/guard"
 )
 
@@ -32,10 +33,10 @@ type Config struct {
 	// Advertise is where pods and other machines reach this server. A loopback
 	// address is not published as an endpoint.
 	Advertise netip.AddrPort
-	// ServiceCIDR is the range of service addresses, ServiceIP its first, which
-	// is that of Service default/kubernetes.
-	ServiceCIDR netip.Prefix
-	ServiceIP   netip.Addr
+	// ServiceCIDRs are the ranges of service addresses, ServiceIP the first of the
+	// primary one, which is that of Service default/kubernetes.
+	ServiceCIDRs family.Ranges
+	ServiceIP    netip.Addr
 	// ClientCA and FrontProxyCA are PEM certificates, FrontProxyNames the common
 	// names front proxies may have; empty ones are not published.
 	ClientCA, FrontProxyCA []byte

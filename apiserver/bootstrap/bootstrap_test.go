@@ -20,6 +20,7 @@ import (
 	"github.com/skiff-k8s/skiff/apiserver/backend"
 	"github.com/skiff-k8s/skiff/apiserver/bootstrap"
 	"github.com/skiff-k8s/skiff/apiserver/resource"
+	"github.com/skiff-k8s/skiff/family"
 )
 
 // TestRepair damages default objects and checks what a start makes of it.
@@ -60,7 +61,7 @@ func TestRepair(t *testing.T) {
 
 	config := bootstrap.Config{
 		Cluster: cluster, Advertise: netip.MustParseAddrPort("192.0.2.1:6443"),
-		ServiceCIDR: netip.MustParsePrefix("10.96.0.0/16"), ServiceIP: netip.MustParseAddr("10.96.0.1"),
+		ServiceCIDRs: family.MustParse("10.96.0.0/16"), ServiceIP: netip.MustParseAddr("10.96.0.1"),
 	}
 	if err := bootstrap.Ensure(t.Context(), config); err != nil {
 		t.Fatal(err)
@@ -86,7 +87,7 @@ func TestStartsAtOnce(t *testing.T) {
 	cluster := apiservertest.Start(t, nil).Cluster()
 	config := bootstrap.Config{
 		Cluster: cluster, Advertise: netip.MustParseAddrPort("192.0.2.1:6443"),
-		ServiceCIDR: netip.MustParsePrefix("10.96.0.0/16"), ServiceIP: netip.MustParseAddr("10.96.0.1"),
+		ServiceCIDRs: family.MustParse("10.96.0.0/16"), ServiceIP: netip.MustParseAddr("10.96.0.1"),
 	}
 	services, addresses := cluster.Resource("", "services"), cluster.Resource("networking.k8s.io", "ipaddresses")
 	remove := func() {
@@ -137,7 +138,7 @@ func TestServersListEachOther(t *testing.T) {
 	server := func(address string) bootstrap.Config {
 		return bootstrap.Config{
 			Cluster: cluster, Backend: shared, Advertise: netip.MustParseAddrPort(address), Every: 10 * time.Millisecond,
-			ServiceCIDR: netip.MustParsePrefix("10.96.0.0/16"), ServiceIP: netip.MustParseAddr("10.96.0.1"),
+			ServiceCIDRs: family.MustParse("10.96.0.0/16"), ServiceIP: netip.MustParseAddr("10.96.0.1"),
 		}
 	}
 	told := func() (endpoints, slice []string) {
@@ -190,7 +191,7 @@ func TestEndpoints(t *testing.T) {
 		t.Helper()
 		err := bootstrap.Ensure(t.Context(), bootstrap.Config{
 			Cluster: cluster, Advertise: netip.MustParseAddrPort(address),
-			ServiceCIDR: netip.MustParsePrefix("10.96.0.0/16"), ServiceIP: netip.MustParseAddr("10.96.0.1"),
+			ServiceCIDRs: family.MustParse("10.96.0.0/16"), ServiceIP: netip.MustParseAddr("10.96.0.1"),
 		})
 		if err != nil {
 			t.Fatal(err)
@@ -242,7 +243,7 @@ func TestRun(t *testing.T) {
 	go func() {
 		done <- bootstrap.Run(ctx, bootstrap.Config{
 			Cluster: cluster, Every: time.Millisecond,
-			ServiceCIDR: netip.MustParsePrefix("10.96.0.0/16"), ServiceIP: netip.MustParseAddr("10.96.0.1"),
+			ServiceCIDRs: family.MustParse("10.96.0.0/16"), ServiceIP: netip.MustParseAddr("10.96.0.1"),
 		})
 	}()
 	found := false

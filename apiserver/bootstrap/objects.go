@@ -84,15 +84,20 @@ func (c Config) endpointObjects(servers []string) []object {
 		}})
 }
 
-// serviceRange is the object that tells the range of service addresses. Its
-// status, which no create can set, is set by the repair that follows.
+// serviceRange is the object that tells the ranges of service addresses. Its
+// status, which no create can set, is set by the repair that follows. A cluster
+// that is given a second family keeps its object.
 func (c Config) serviceRange() object {
 	want := &networkingv1.ServiceCIDR{
 		ObjectMeta: metav1.ObjectMeta{Name: kubernetesService},
-		Spec:       networkingv1.ServiceCIDRSpec{CIDRs: []string{c.ServiceCIDR.Masked().String()}},
+		Spec:       networkingv1.ServiceCIDRSpec{CIDRs: c.ServiceCIDRs.Strings()},
 	}
 	return object{group: networkingv1.GroupName, plural: "servicecidrs", want: want, repair: func(have resource.Object) bool {
 		r := have.(*networkingv1.ServiceCIDR)
+		if is := r.Spec.CIDRs; len(is) == 1 && len(want.Spec.CIDRs) == 2 && is[0] == want.Spec.CIDRs[0] {
+			r.Spec.CIDRs = slices.Clone(want.Spec.CIDRs)
+			return true
+		}
 		// What has been decided about it stands, and one that is being deleted is
 		// the controller's; another range of that name is not this server's.
 		if meta.FindStatusCondition(r.Status.Conditions, networkingv1.ServiceCIDRConditionReady) != nil ||

@@ -13,6 +13,7 @@ import (
 	"github.com/skiff-k8s/skiff/apiserver/apiservertest"
 	"github.com/skiff-k8s/skiff/apiserver/bootstrap"
 	"github.com/skiff-k8s/skiff/apiserver/resource"
+	"github.com/skiff-k8s/skiff/family"
 )
 
 const (
@@ -60,7 +61,7 @@ func TestUpgrade(t *testing.T) {
 	}
 	if err := bootstrap.Ensure(t.Context(), bootstrap.Config{
 		Cluster: cluster, Advertise: netip.MustParseAddrPort("192.0.2.1:6443"),
-		ServiceCIDR: netip.MustParsePrefix("10.96.0.0/16"), ServiceIP: netip.MustParseAddr("10.96.0.1"),
+		ServiceCIDRs: family.MustParse("10.96.0.0/16"), ServiceIP: netip.MustParseAddr("10.96.0.1"),
 	}); err != nil {
 		t.Fatal(err)
 	}
@@ -100,7 +101,7 @@ func TestUpgradeKeepsOut(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := bootstrap.Ensure(t.Context(), bootstrap.Config{
-		Cluster: cluster, ServiceCIDR: netip.MustParsePrefix("10.96.0.0/16"), ServiceIP: netip.MustParseAddr("10.96.0.1"),
+		Cluster: cluster, ServiceCIDRs: family.MustParse("10.96.0.0/16"), ServiceIP: netip.MustParseAddr("10.96.0.1"),
 	}); err != nil {
 		t.Fatal(err)
 	}

@@ -16,6 +16,7 @@ import (
 	"github.com/skiff-k8s/skiff/apiserver/backend/engines"
 	"github.com/skiff-k8s/skiff/apiserver/encryption"
 	"github.com/skiff-k8s/skiff/cluster/keypair"
+	"github.com/skiff-k8s/skiff/family"
 )
 
 func apiserverCommand() *cobra.Command {
@@ -23,7 +24,7 @@ func apiserverCommand() *cobra.Command {
 	var storage, certFile, keyFile, clientCAFile, tokenKeyFile, kubeletCertFile, kubeletKeyFile, proxyCAFile, proxyCertFile, proxyKeyFile string
 	listen := netip.MustParseAddrPort("0.0.0.0:6443")
 	advertise := netip.MustParseAddr("127.0.0.1")
-	options.ServiceCIDR = netip.MustParsePrefix("10.96.0.0/16")
+	options.ServiceCIDRs = family.MustParse("10.96.0.0/16")
 	cmd := &cobra.Command{
 		Use:   "apiserver",
 		Short: "Run the API server alone",
@@ -91,7 +92,7 @@ func apiserverCommand() *cobra.Command {
 	flags.StringSliceVar(&options.FrontProxyNames, "requestheader-allowed-names", nil, "names such proxies may have; any if empty")
 	flags.StringVar(&proxyCertFile, "proxy-client-cert-file", "", "certificate to show to extension servers")
 	flags.StringVar(&proxyKeyFile, "proxy-client-key-file", "", "its key")
-	flags.TextVar(&options.ServiceCIDR, "service-cluster-ip-range", options.ServiceCIDR, "range of Service addresses")
+	flags.TextVar(&options.ServiceCIDRs, "service-cluster-ip-range", options.ServiceCIDRs, "range of Service addresses, or one of each IP family, the primary one first")
 	encryptionFlags(flags, &options.Encryption)
 	for _, name := range []string{"tls-cert-file", "tls-private-key-file", "client-ca-file", "service-account-signing-key-file"} {
 		if err := cmd.MarkFlagRequired(name); err != nil {

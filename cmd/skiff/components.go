@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net/netip"
 	"os"
 	"time"
 
@@ -21,6 +20,7 @@ import (
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
 
 	"github.com/skiff-k8s/skiff/controllers"
+	"github.com/skiff-k8s/skiff/family"
 	"github.com/skiff-k8s/skiff/guard"
 	"github.com/skiff-k8s/skiff/scheduler"
 )
@@ -163,7 +163,7 @@ func controllersCommand() *cobra.Command {
 	cmd.MarkFlagsRequiredTogether("cluster-signing-cert-file", "cluster-signing-key-file")
 	cmd.Flags().DurationVar(&config.LegacyTokenPeriod, "legacy-service-account-token-clean-up-period", 365*24*time.Hour, "time without use after which a token that was made unasked is cleaned up")
 	cmd.Flags().TextVar(&config.LoadBalancers, "load-balancer-addresses", config.LoadBalancers, loadBalancersUsage)
-	cmd.Flags().TextVar(&config.PodCIDR, "cluster-cidr", netip.Prefix{}, "range to divide among the nodes (default: give nodes none)")
+	cmd.Flags().TextVar(&config.PodCIDRs, "cluster-cidr", family.Ranges{}, "range to divide among the nodes, or one of each IP family, the primary one first (default: give nodes none)")
 	return cmd
 }
 

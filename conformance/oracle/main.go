@@ -25,21 +25,25 @@ import (
 type settings struct {
 	tools, skiff, dir string
 	group, kind       string
+	ranges            string
 	life, verbose     bool
 	record            string
 	out, to           string
 }
 
 // whole says that nothing is to be left out.
-func (s settings) whole() bool { return s.group == "" && s.kind == "" && !s.life }
+func (s settings) whole() bool {
+	return s.group == "" && s.kind == "" && !s.life && s.ranges == singleRange
+}
 
 func main() {
 	var s settings
 	flag.StringVar(&s.tools, "tools", "bin/tools", "folder with kube-apiserver and etcd")
 	flag.StringVar(&s.skiff, "skiff", "bin/skiff", "the program to compare")
 	flag.StringVar(&s.dir, "dir", "", "folder for the servers' data and logs; empty: a temporary one")
-	flag.StringVar(&s.group, "group", "", "only kinds of this API group (core: the one without a name); requests, documents, signals: the cases written by hand, those of discovery and OpenAPI; signals: metrics and health checks")
+	flag.StringVar(&s.group, "group", "", "only kinds of this API group (core: the one without a name); requests, documents, signals: the cases written by hand, those of discovery and OpenAPI; signals: metrics and health checks; families: those of Services and IP families")
 	flag.StringVar(&s.kind, "kind", "", "only this kind; with neither, all kinds and the cases written by hand")
+	flag.StringVar(&s.ranges, "service-cidr", singleRange, "range of Service addresses, or one of each IP family")
 	flag.BoolVar(&s.life, "life", false, "leave out the objects derived from schemas")
 	flag.BoolVar(&s.verbose, "v", false, "print every difference, not one of each group")
 	flag.StringVar(&s.record, "record", "", "write the answers of kube-apiserver to this file instead of comparing")
@@ -75,7 +79,7 @@ func run(ctx context.Context, s settings) error {
 		return err
 	}
 	if s.record != "" {
-		return record(ctx, servers.real, c, s.record)
+		return record(ctx, s, servers.real, c)
 	}
 	r := newReport(c.known)
 	if err := compare(ctx, s, servers, c, r); err != nil {
@@ -101,7 +105,7 @@ func compare(ctx context.Context, s settings, servers *servers, c *corpus, r *re
 		return err
 	}
 	// Documents first: those of kinds that were defined and deleted go some time later.
-	sets := slices.Concat([]caseSet{{"documents", documentCases(kinds)}}, c.written, []caseSet{{"signals", signalCases()}})
+	sets := slices.Concat([]caseSet{{"documents", documentCases(kinds)}}, c.written, []caseSet{{"families", familyCases()}, {"signals", signalCases()}})
 	sets = slices.DeleteFunc(sets, func(set caseSet) bool { return s.kind != "" || s.group != "" && s.group != set.name })
 	kinds = slices.DeleteFunc(kinds, func(k kind) bool { return !k.wanted(s.group, s.kind) })
 	if len(sets)+len(kinds) == 0 {

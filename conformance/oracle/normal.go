@@ -143,10 +143,11 @@ var replacements = []struct {
 	{regexp.MustCompile(`((?:pod updates may not change|is immutable after creation)[^\n]*)\n(?s:.*)`), "$1 (a diff of Go values)"},
 	{regexp.MustCompile(`https://127\.0\.0\.1:\d+`), "https://<server>"},
 	{regexp.MustCompile(`192\.0\.2\.1:\d+`), "192.0.2.1:<port>"},
+	{regexp.MustCompile(`\[2001:db8::1\]:\d+`), "[2001:db8::1]:<port>"},
 }
 
 var (
-	address = regexp.MustCompile(`10\.96\.\d+\.\d+`)
+	address = regexp.MustCompile(`10\.96\.\d+\.\d+|fd00:96::[0-9a-f:]*`)
 	ports   = regexp.MustCompile(`\b3[0-2]\d{3}\b`)
 	moment  = regexp.MustCompile(`\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)`)
 	age     = regexp.MustCompile(`^(\d+[smhdy])+$`)
@@ -208,7 +209,7 @@ func plainText(s, told string) string {
 	}
 	keep := func(by string) func(string) string {
 		return func(found string) string {
-			if strings.Contains(told, found) || found == "10.96.0.0" {
+			if strings.Contains(told, found) || found == "10.96.0.0" || found == "fd00:96::" {
 				return found
 			}
 			return by

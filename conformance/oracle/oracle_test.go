@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -20,7 +21,9 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/serializer/protobuf"
 	"k8s.io/client-go/kubernetes/scheme"
 
+	"github.com/skiff-k8s/skiff/apiserver"
 	"github.com/skiff-k8s/skiff/apiserver/apiservertest"
+	"github.com/skiff-k8s/skiff/family"
 )
 
 // TestRecorded sends what was recorded of kube-apiserver to our server in
@@ -29,18 +32,35 @@ import (
 //
 //	go run ./conformance/oracle -record conformance/oracle/testdata/recorded.json.gz
 func TestRecorded(t *testing.T) {
+	testRecorded(t, "recorded", singleRange)
+}
+
+// TestRecordedFamilies does so with Services and IP families, in clusters of one
+// family and of both. To record anew:
+//
+//	go run ./conformance/oracle -group families -service-cidr RANGES -record conformance/oracle/testdata/FILE.json.gz
+func TestRecordedFamilies(t *testing.T) {
+	for file, ranges := range map[string]string{"families-ipv4": singleRange, "families-ipv6": ipv6Range, "families-dual": dualRanges, "families-dual-ipv6": dualRangesIPv6} {
+		t.Run(file, func(t *testing.T) { testRecorded(t, file, ranges) })
+	}
+}
+
+func testRecorded(t *testing.T, file, ranges string) {
 	c, err := loadCorpus()
 	if err != nil {
 		t.Fatal(err)
 	}
-	config := apiservertest.Config(apiservertest.Start(t, nil), "admin")
+	config := apiservertest.Config(apiservertest.Start(t, func(o *apiserver.Options) {
+		o.ServiceCIDRs = family.MustParse(ranges)
+		o.Advertise = netip.AddrPortFrom(netip.MustParseAddr(advertised(ranges)), 6443)
+	}), "admin")
 	ours := &server{name: "skiff", base: config.Host, admin: config.Transport}
 	if err := prepare(t.Context(), ours, c); err != nil {
 		t.Fatal(err)
 	}
 	r := newReport(c.known)
 	asked := 0
-	for _, want := range readRecorded(t, "testdata/recorded.json.gz") {
+	for _, want := range readRecorded(t, "testdata/"+file+".json.gz") {
 		if slices.ContainsFunc(want.Case.Requests, func(q request) bool { return q.Anonymous }) {
 			want = withoutAnonymous(want)
 		}

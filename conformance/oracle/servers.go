@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -61,9 +62,9 @@ func startServers(ctx context.Context, s settings, dir string) (_ *servers, err 
 		return nil, err
 	}
 	if err := all.start(dir, "kube-apiserver", filepath.Join(s.tools, "kube-apiserver"), "--etcd-servers", etcd, "--secure-port", ports[2],
-		"--bind-address", "127.0.0.1", "--advertise-address", advertised, "--cert-dir", filepath.Join(dir, "certs"),
+		"--bind-address", "127.0.0.1", "--advertise-address", advertised(s.ranges), "--cert-dir", filepath.Join(dir, "certs"),
 		"--tls-cert-file", f.cert, "--tls-private-key-file", f.key, "--client-ca-file", f.ca,
-		"--authorization-mode", "Node,RBAC", "--service-cluster-ip-range", "10.96.0.0/16", "--service-account-issuer", issuer,
+		"--authorization-mode", "Node,RBAC", "--service-cluster-ip-range", s.ranges, "--service-account-issuer", issuer,
 		"--service-account-key-file", f.tokenKey, "--service-account-signing-key-file", f.tokenKey, "--allow-privileged"); err != nil {
 		return nil, err
 	}
@@ -72,9 +73,9 @@ func startServers(ctx context.Context, s settings, dir string) (_ *servers, err 
 	}
 	waiting := []*server{all.real}
 	if s.record == "" {
-		if err := all.start(dir, "skiff", s.skiff, "apiserver", "--storage", "memory://", "--listen", "127.0.0.1:"+ports[3], "--advertise-address", advertised,
+		if err := all.start(dir, "skiff", s.skiff, "apiserver", "--storage", "memory://", "--listen", "127.0.0.1:"+ports[3], "--advertise-address", advertised(s.ranges),
 			"--tls-cert-file", f.cert, "--tls-private-key-file", f.key, "--client-ca-file", f.ca,
-			"--service-cluster-ip-range", "10.96.0.0/16", "--service-account-issuer", issuer, "--service-account-signing-key-file", f.tokenKey); err != nil {
+			"--service-cluster-ip-range", s.ranges, "--service-account-issuer", issuer, "--service-account-signing-key-file", f.tokenKey); err != nil {
 			return nil, err
 		}
 		if all.skiff, err = f.client("skiff", ports[3]); err != nil {
@@ -91,11 +92,18 @@ func startServers(ctx context.Context, s settings, dir string) (_ *servers, err 
 }
 
 const (
-	issuer = "https://kubernetes.default.svc.cluster.local"
-	// advertised is an address of documentation (RFC 5737): kube-apiserver
-	// refuses loopback addresses.
-	advertised = "192.0.2.1"
+	issuer      = "https://kubernetes.default.svc.cluster.local"
+	singleRange = "10.96.0.0/16"
 )
+
+// advertised is an address of documentation (RFC 5737, RFC 3849) of the primary
+// family: kube-apiserver refuses loopback addresses.
+func advertised(ranges string) string {
+	if first, _, _ := strings.Cut(ranges, ","); strings.Contains(first, ":") {
+		return "2001:db8::1"
+	}
+	return "192.0.2.1"
+}
 
 // stop ends the programs, last started first.
 func (s *servers) stop() {

@@ -22,15 +22,21 @@ import (
 	"github.com/skiff-k8s/skiff/controllers/reconcile"
 )
 
-// CIDR gives every node that has none a range of pod addresses out of the cluster's. A node's range never
-// changes; it is free again when the node is deleted. It is woken by a node, and works on one at a time, so that
-// no range is given twice.
-func CIDR(d Deps, cluster netip.Prefix, bits int) reconcile.Controller {
+// Share is what every node gets of a range of the cluster: a prefix of a length.
+type Share struct {
+	Cluster netip.Prefix
+	Bits    int
+}
+
+// CIDR gives every node that has none a range of pod addresses out of each of the cluster's, which are of different
+// families. A node's ranges never change; they are free again when the node is deleted. It is woken by a node, and
+// works on one at a time, so that no range is given twice.
+func CIDR(d Deps, shares []Share) reconcile.Controller {
 	nodes := d.Informers.Core().V1().Nodes()
 	c := &cidrs{
-		client: d.Client, nodes: nodes.Lister(), cluster: cluster, bits: bits,
+		client: d.Client, nodes: nodes.Lister(), shares: shares,
 		events: d.Recorder("cidrAllocator"),
-		given:  map[string]netip.Prefix{},
+		given:  map[string][]string{},
 	}
 	return reconcile.Controller{
 		Name:    "NodeCIDR",
@@ -51,12 +57,11 @@ func CIDR(d Deps, cluster netip.Prefix, bits int) reconcile.Controller {
 }
 
 type cidrs struct {
-	client  kubernetes.Interface
-	nodes   corelisters.NodeLister
-	cluster netip.Prefix
-	bits    int
-	events  record.EventRecorder
-	given   map[string]netip.Prefix // by node, as long as the cache may not show it; used by the one worker only
+	client kubernetes.Interface
+	nodes  corelisters.NodeLister
+	shares []Share
+	events record.EventRecorder
+	given  map[string][]string // by node, as long as the cache may not show it; used by the one worker only
 }
 
 func (c *cidrs) sync(ctx context.Context, key reconcile.Key) (time.Duration, error) {
@@ -78,39 +83,50 @@ func (c *cidrs) sync(ctx context.Context, key reconcile.Key) (time.Duration, err
 	}
 	patch, err := json.Marshal(map[string]any{
 		"metadata": map[string]any{"uid": node.UID},
-		"spec":     map[string]any{"podCIDR": free.String(), "podCIDRs": []string{free.String()}},
+		"spec":     map[string]any{"podCIDR": free[0], "podCIDRs": free},
 	})
 	if err != nil {
 		return 0, err
 	}
 	if _, err := c.client.CoreV1().Nodes().Patch(ctx, node.Name, types.StrategicMergePatchType, patch, metav1.PatchOptions{}); err != nil {
 		delete(c.given, node.Name)
-		return 0, fmt.Errorf("give %s to node %s: %w", free, node.Name, err)
+		return 0, fmt.Errorf("give %v to node %s: %w", free, node.Name, err)
 	}
 	return 0, nil
 }
 
-// free returns the lowest range that no node has.
-func (c *cidrs) free() (netip.Prefix, error) {
+// free returns the lowest range of each family that no node has.
+func (c *cidrs) free() ([]string, error) {
 	nodes, err := c.nodes.List(labels.Everything())
 	if err != nil {
-		return netip.Prefix{}, err
+		return nil, err
 	}
 	var taken []netip.Prefix
-	for _, node := range nodes {
-		for _, text := range node.Spec.PodCIDRs {
+	take := func(texts []string) {
+		for _, text := range texts {
 			if prefix, err := netip.ParsePrefix(text); err == nil {
 				taken = append(taken, prefix)
 			}
 		}
+	}
+	for _, node := range nodes {
+		take(node.Spec.PodCIDRs)
 		if len(node.Spec.PodCIDRs) > 0 {
 			delete(c.given, node.Name)
 		}
 	}
-	for _, prefix := range c.given {
-		taken = append(taken, prefix)
+	for _, ranges := range c.given {
+		take(ranges)
 	}
-	return firstFree(c.cluster, c.bits, taken)
+	var free []string
+	for _, share := range c.shares {
+		prefix, err := firstFree(share.Cluster, share.Bits, taken)
+		if err != nil {
+			return nil, fmt.Errorf("of %s: %w", share.Cluster, err)
+		}
+		free = append(free, prefix.String())
+	}
+	return free, nil
 }
 
 var errNoRange = errors.New("no pod address range is free")

@@ -11,6 +11,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/skiff-k8s/skiff/controllers/reconcile"
+	"github.com/skiff-k8s/skiff/family"
 )
 
 // balancing is all that decides which addresses load balancers have.
@@ -41,7 +42,7 @@ func (p nodePort) String() string { return fmt.Sprintf("%d/%s", p.number, p.prot
 
 // outcome is what a load balancer gets.
 type outcome struct {
-	addresses []netip.Addr // in ascending order
+	addresses []netip.Addr // in the order of the Service's families, ascending in each
 	problem   string       // why it gets none
 }
 
@@ -115,21 +116,33 @@ func (b balancing) conflict(s *corev1.Service, held, nodePorts map[nodePort]stri
 	return ""
 }
 
-// addressesFor are the addresses of the nodes that take traffic for s: all, or with externalTrafficPolicy Local
-// those with a ready endpoint.
+// addressesFor are the addresses of the nodes that take traffic for s, of its families: all, or with
+// externalTrafficPolicy Local those with a ready endpoint.
 func (b balancing) addressesFor(s *corev1.Service) (addresses []netip.Addr) {
 	local := s.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal
 	var serving map[string]bool
 	if local {
 		serving = nodesServing(b.slices(reconcile.KeyOf(s)))
 	}
-	for _, n := range b.nodes {
-		if a := balancerAddress(n); a.IsValid() && (!local || serving[n.Name]) {
-			addresses = append(addresses, a)
+	for _, f := range familiesOf(s) {
+		var list []netip.Addr
+		for _, n := range b.nodes {
+			if a := balancerAddress(n, f); a.IsValid() && (!local || serving[n.Name]) {
+				list = append(list, a)
+			}
 		}
+		slices.SortFunc(list, netip.Addr.Compare)
+		addresses = append(addresses, slices.Compact(list)...)
 	}
-	slices.SortFunc(addresses, netip.Addr.Compare)
-	return slices.Compact(addresses)
+	return addresses
+}
+
+// familiesOf are the IP families of a Service; one that was stored before Services had them is of IPv4.
+func familiesOf(s *corev1.Service) []corev1.IPFamily {
+	if len(s.Spec.IPFamilies) == 0 {
+		return []corev1.IPFamily{corev1.IPv4Protocol}
+	}
+	return s.Spec.IPFamilies
 }
 
 // nodesServing are the nodes with a ready endpoint.
@@ -145,16 +158,21 @@ func nodesServing(list []*discoveryv1.EndpointSlice) map[string]bool {
 	return nodes
 }
 
-// balancerAddress is the address at which a node takes traffic of load balancers: its external one if it has one. It
-// is invalid for a node that is not ready, leaves, or is to be left out.
-func balancerAddress(n *corev1.Node) netip.Addr {
+// balancerAddresses are those of both families.
+func balancerAddresses(n *corev1.Node) [2]netip.Addr {
+	return [2]netip.Addr{balancerAddress(n, corev1.IPv4Protocol), balancerAddress(n, corev1.IPv6Protocol)}
+}
+
+// balancerAddress is the address of a family at which a node takes traffic of load balancers: its external one if it
+// has one. It is invalid for a node that is not ready, leaves, or is to be left out.
+func balancerAddress(n *corev1.Node, f corev1.IPFamily) netip.Addr {
 	_, excluded := n.Labels[corev1.LabelNodeExcludeBalancers]
 	if excluded || !ready(n) || n.DeletionTimestamp != nil {
 		return netip.Addr{}
 	}
 	for _, kind := range []corev1.NodeAddressType{corev1.NodeExternalIP, corev1.NodeInternalIP} {
 		for _, a := range n.Status.Addresses {
-			if addr, err := netip.ParseAddr(a.Address); err == nil && a.Type == kind && addr.Is4() {
+			if addr, err := netip.ParseAddr(a.Address); err == nil && a.Type == kind && family.Of(addr) == f {
 				return addr
 			}
 		}
@@ -162,54 +180,96 @@ func balancerAddress(n *corev1.Node) netip.Addr {
 	return netip.Addr{}
 }
 
-// fromRange gives every Service an address of its own: the one it has, the one it asks for, or the first that is free.
+// fromRange gives every Service an address of its own in each of its families that there is a range of: the one it
+// has, the one it asks for, or the first that is free.
 func (b balancing) fromRange(wanting []*corev1.Service) map[reconcile.Key]outcome {
-	outcomes := make(map[reconcile.Key]outcome, len(wanting))
-	holder := make(map[netip.Addr]string)
-	give := func(key reconcile.Key, a netip.Addr) {
-		holder[a] = key.String()
-		outcomes[key] = outcome{addresses: []netip.Addr{a}}
-	}
+	g := giving{pool: b.pool, holder: make(map[netip.Addr]string), next: make(map[corev1.IPFamily]netip.Addr)}
 	// What is in use stays, so that a Service that comes, however old, takes no other's address.
+	kept := make(map[reconcile.Key]map[corev1.IPFamily]netip.Addr, len(wanting))
 	for _, s := range wanting {
-		if a := heldAddress(s); b.pool.contains(a) && holder[a] == "" && (s.Spec.LoadBalancerIP == "" || s.Spec.LoadBalancerIP == a.String()) {
-			give(reconcile.KeyOf(s), a)
-		}
+		kept[reconcile.KeyOf(s)] = g.keep(s)
 	}
-	next := b.pool.first
+	outcomes := make(map[reconcile.Key]outcome, len(wanting))
 	for _, s := range wanting {
-		key := reconcile.KeyOf(s)
-		if _, has := outcomes[key]; has {
-			continue
-		}
-		if text := s.Spec.LoadBalancerIP; text != "" {
-			a, err := netip.ParseAddr(text)
-			switch {
-			case err != nil || !b.pool.contains(a):
-				outcomes[key] = outcome{problem: fmt.Sprintf("the address %s that it asks for is not in the range %s-%s", text, b.pool.first, b.pool.last)}
-			case holder[a] != "":
-				outcomes[key] = outcome{problem: fmt.Sprintf("the address %s that it asks for is that of Service %s", a, holder[a])}
-			default:
-				give(key, a)
+		var o outcome
+		for _, f := range familiesOf(s) {
+			a, problem := kept[reconcile.KeyOf(s)][f], ""
+			if !a.IsValid() {
+				a, problem = g.give(s, f)
 			}
-			continue
+			if problem != "" {
+				o.problem = problem
+				continue
+			}
+			o.addresses = append(o.addresses, a)
 		}
-		for b.pool.contains(next) && holder[next] != "" {
-			next = next.Next()
+		if len(o.addresses) > 0 {
+			o.problem = ""
 		}
-		if !b.pool.contains(next) {
-			outcomes[key] = outcome{problem: fmt.Sprintf("no address of the range %s-%s is free", b.pool.first, b.pool.last)}
-			continue
-		}
-		give(key, next)
+		outcomes[reconcile.KeyOf(s)] = o
 	}
 	return outcomes
 }
 
-func heldAddress(s *corev1.Service) netip.Addr {
-	if len(s.Status.LoadBalancer.Ingress) != 1 {
-		return netip.Addr{}
+// giving is what has been given out of a pool.
+type giving struct {
+	pool   Pool
+	holder map[netip.Addr]string
+	next   map[corev1.IPFamily]netip.Addr // the first that may be free
+}
+
+// keep leaves a Service the addresses it has, one of each of its families, unless it asks for another.
+func (g giving) keep(s *corev1.Service) map[corev1.IPFamily]netip.Addr {
+	kept := make(map[corev1.IPFamily]netip.Addr)
+	for _, in := range s.Status.LoadBalancer.Ingress {
+		a, err := netip.ParseAddr(in.IP)
+		if err != nil || kept[family.Of(a)].IsValid() || !slices.Contains(familiesOf(s), family.Of(a)) {
+			continue
+		}
+		if asked := askedOf(s, family.Of(a)); g.pool.contains(a) && g.holder[a] == "" && (asked == "" || asked == a.String()) {
+			g.holder[a] = reconcile.KeyOf(s).String()
+			kept[family.Of(a)] = a
+		}
 	}
-	a, _ := netip.ParseAddr(s.Status.LoadBalancer.Ingress[0].IP)
-	return a
+	return kept
+}
+
+// askedOf is the address that a Service asks for, "" if it is not about this of its two families.
+func askedOf(s *corev1.Service, f corev1.IPFamily) string {
+	if is, ok := family.OfText(s.Spec.LoadBalancerIP); len(familiesOf(s)) > 1 && (!ok || is != f) {
+		return ""
+	}
+	return s.Spec.LoadBalancerIP
+}
+
+// give is an address of a family for a Service, or says why there is none.
+func (g giving) give(s *corev1.Service, f corev1.IPFamily) (a netip.Addr, problem string) {
+	if asked := askedOf(s, f); asked != "" {
+		a, err := netip.ParseAddr(asked)
+		switch {
+		case err != nil || !g.pool.contains(a) || family.Of(a) != f:
+			return a, fmt.Sprintf("the address %s that it asks for is not in the range %s", asked, g.pool)
+		case g.holder[a] != "":
+			return a, fmt.Sprintf("the address %s that it asks for is that of Service %s", a, g.holder[a])
+		}
+		g.holder[a] = reconcile.KeyOf(s).String()
+		return a, ""
+	}
+	r, ok := g.pool.of(f)
+	if !ok {
+		return a, fmt.Sprintf("the range %s has no address of %s", g.pool, f)
+	}
+	a = g.next[f]
+	if !a.IsValid() {
+		a = r.first
+	}
+	for r.contains(a) && g.holder[a] != "" {
+		a = a.Next()
+	}
+	g.next[f] = a
+	if !r.contains(a) {
+		return a, fmt.Sprintf("no address of the range %s is free", r)
+	}
+	g.holder[a] = reconcile.KeyOf(s).String()
+	return a, ""
 }

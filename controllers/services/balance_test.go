@@ -130,14 +130,67 @@ func TestBalancersFromRange(t *testing.T) {
 	}
 }
 
+// TestBalancersOfFamilies: a Service has addresses of its families, in their order.
+func TestBalancersOfFamilies(t *testing.T) {
+	of := func(families ...corev1.IPFamily) func(*corev1.Service) {
+		return func(s *corev1.Service) { s.Spec.IPFamilies = families }
+	}
+	asks := func(ip string) func(*corev1.Service) {
+		return func(s *corev1.Service) { s.Spec.LoadBalancerIP = ip }
+	}
+	has := func(ips ...string) func(*corev1.Service) {
+		return func(s *corev1.Service) {
+			for _, ip := range ips {
+				s.Status.LoadBalancer.Ingress = append(s.Status.LoadBalancer.Ingress, corev1.LoadBalancerIngress{IP: ip})
+			}
+		}
+	}
+	const v4, v6 = corev1.IPv4Protocol, corev1.IPv6Protocol
+	for _, test := range []struct {
+		name, pool string
+		services   []*corev1.Service
+		want       map[string]string
+	}{
+		{"of each family", "192.0.2.8/30,2001:db8::/126", []*corev1.Service{balancer("a", 0, 80, of(v4, v6)), balancer("b", 1, 80, of(v6)), balancer("c", 2, 80)},
+			map[string]string{"a": "192.0.2.9 2001:db8::1", "b": "2001:db8::2", "c": "192.0.2.10"}},
+		{"in their order", "192.0.2.8/30,2001:db8::/126", []*corev1.Service{balancer("a", 0, 80, of(v6, v4))}, map[string]string{"a": "2001:db8::1 192.0.2.9"}},
+		{"no range", "192.0.2.8/30", []*corev1.Service{balancer("a", 0, 80, of(v6)), balancer("b", 0, 80, of(v6, v4))},
+			map[string]string{"a": "the range 192.0.2.9-192.0.2.10 has no address of IPv6", "b": "192.0.2.9"}},
+		{"what is held stays", "192.0.2.8/30,2001:db8::/126",
+			[]*corev1.Service{balancer("a", 0, 80, of(v4, v6)), balancer("b", 1, 80, of(v4, v6), has("192.0.2.9", "2001:db8::2"))},
+			map[string]string{"a": "192.0.2.10 2001:db8::1", "b": "192.0.2.9 2001:db8::2"}},
+		{"an upgrade", "192.0.2.8/30,2001:db8::/126", []*corev1.Service{balancer("a", 0, 80, of(v4, v6), has("192.0.2.10"))}, map[string]string{"a": "192.0.2.10 2001:db8::1"}},
+		{"a downgrade", "192.0.2.8/30,2001:db8::/126", []*corev1.Service{balancer("a", 0, 80, of(v4), has("192.0.2.10", "2001:db8::1"))}, map[string]string{"a": "192.0.2.10"}},
+		{"asked for one of two", "192.0.2.8/30,2001:db8::/126", []*corev1.Service{balancer("a", 0, 80, of(v4, v6), asks("2001:db8::2"))}, map[string]string{"a": "192.0.2.9 2001:db8::2"}},
+		{"asked for the other family", "192.0.2.8/30,2001:db8::/126", []*corev1.Service{balancer("a", 0, 80, of(v4), asks("2001:db8::2"))},
+			map[string]string{"a": "the address 2001:db8::2 that it asks for is not in the range 192.0.2.9-192.0.2.10,2001:db8::1-2001:db8::2"}},
+	} {
+		var pool Pool
+		if err := pool.UnmarshalText([]byte(test.pool)); err != nil {
+			t.Fatal(err)
+		}
+		compareOutcomes(t, test.name, balancing{pool: pool, services: test.services}.plan(), test.want)
+	}
+	node := &corev1.Node{Status: corev1.NodeStatus{
+		Conditions: []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue}},
+		Addresses:  []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: "192.0.2.1"}, {Type: corev1.NodeInternalIP, Address: "2001:db8::1"}},
+	}}
+	services := []*corev1.Service{balancer("a", 0, 80, of(v6, v4)), balancer("b", 0, 81, of(v6)), balancer("c", 0, 82)}
+	compareOutcomes(t, "of nodes", balancing{services: services, nodes: []*corev1.Node{node}}.plan(),
+		map[string]string{"a": "2001:db8::1 192.0.2.1", "b": "2001:db8::1", "c": "192.0.2.1"})
+}
+
 func TestPool(t *testing.T) {
 	for text, want := range map[string]string{
 		"nodes": "nodes []", "": "nodes []", "none": "none []",
-		"192.0.2.0/29":            "192.0.2.1-192.0.2.6 [192.0.2.1/32 192.0.2.2/31 192.0.2.4/31 192.0.2.6/32]",
-		"192.0.2.0/31":            "192.0.2.0-192.0.2.1 [192.0.2.0/31]",
-		"192.0.2.7-192.0.2.8":     "192.0.2.7-192.0.2.8 [192.0.2.7/32 192.0.2.8/32]",
-		"0.0.0.0-255.255.255.255": "0.0.0.0-255.255.255.255 [0.0.0.0/0]",
-		"192.0.2.8-192.0.2.7":     "error", "fd00::/64": "error", "fd00::1-fd00::2": "error", "192.0.2.1": "error", "node": "error",
+		"192.0.2.0/29":                "192.0.2.1-192.0.2.6 [192.0.2.1/32 192.0.2.2/31 192.0.2.4/31 192.0.2.6/32]",
+		"192.0.2.0/31":                "192.0.2.0-192.0.2.1 [192.0.2.0/31]",
+		"192.0.2.7-192.0.2.8":         "192.0.2.7-192.0.2.8 [192.0.2.7/32 192.0.2.8/32]",
+		"0.0.0.0-255.255.255.255":     "0.0.0.0-255.255.255.255 [0.0.0.0/0]",
+		"2001:db8::/125,192.0.2.0/31": "2001:db8::1-2001:db8::6,192.0.2.0-192.0.2.1 [2001:db8::1/128 2001:db8::2/127 2001:db8::4/127 2001:db8::6/128 192.0.2.0/31]",
+		"fd00::1-fd00::2":             "fd00::1-fd00::2 [fd00::1/128 fd00::2/128]",
+		"192.0.2.8-192.0.2.7":         "error", "fd00::1-192.0.2.1": "error", "fe80::1%eth0-fe80::2%eth0": "error", "192.0.2.1": "error", "node": "error",
+		"192.0.2.0/31,198.51.100.0/24": "error", "192.0.2.0/31,nodes": "error",
 	} {
 		var p Pool
 		got := "error"

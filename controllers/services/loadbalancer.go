@@ -60,7 +60,7 @@ func LoadBalancer(d Deps, pool Pool, served Ingress) reconcile.Controller {
 		Watch: []reconcile.Source{
 			reconcile.On(services.Informer(), c.serviceChanged),
 			reconcile.On(nodes.Informer(), func(old, node *corev1.Node) []reconcile.Key {
-				if old != nil && node != nil && balancerAddress(old) == balancerAddress(node) {
+				if old != nil && node != nil && balancerAddresses(old) == balancerAddresses(node) {
 					return nil
 				}
 				return []reconcile.Key{allBalancers}

@@ -27,9 +27,6 @@ const (
 	rangeGrace = 10 * time.Second
 )
 
-// reasonNoIPv6 says that nothing is allocated from a range, because this cluster has no Service of its family.
-const reasonNoIPv6 = "IPFamilyNotSupported"
-
 // ServiceCIDR says which ranges of Service addresses are ready, and lets a range that is being deleted go only when
 // every address given out is in another one. It is woken by ranges, and by addresses of ranges that are being deleted.
 func ServiceCIDR(d Deps) reconcile.Controller {
@@ -93,7 +90,7 @@ func ServiceCIDR(d Deps) reconcile.Controller {
 					return 0, reconcile.IgnoreNotFound(fmt.Errorf("protect range %s: %w", key.Name, err))
 				}
 			}
-			return 0, setReady(ctx, d, r, readiness(r))
+			return 0, setReady(ctx, d, r, readiness)
 		},
 	}
 }
@@ -117,20 +114,8 @@ func letGo(ctx context.Context, d Deps, r *networkingv1.ServiceCIDR, needed bool
 	return 0, reconcile.IgnoreNotFound(err)
 }
 
-// readiness is what the status of a range should say that stays.
-func readiness(r *networkingv1.ServiceCIDR) metav1.Condition {
-	isIPv6 := func(p netip.Prefix) bool { return p.Addr().Is6() }
-	prefixes := prefixesOf(r)
-	ready := metav1.Condition{Status: metav1.ConditionTrue, Message: "Kubernetes Service CIDR is ready"}
-	if !slices.ContainsFunc(prefixes, isIPv6) {
-		return ready
-	}
-	if slices.ContainsFunc(prefixes, func(p netip.Prefix) bool { return !isIPv6(p) }) {
-		ready.Message += " for IPv4; Services of this cluster have no IPv6 addresses"
-		return ready
-	}
-	return metav1.Condition{Status: metav1.ConditionFalse, Reason: reasonNoIPv6, Message: "Services of this cluster have no IPv6 addresses"}
-}
+// readiness is what the status of a range says that stays. Servers take addresses from it if they have its family.
+var readiness = metav1.Condition{Status: metav1.ConditionTrue, Message: "Kubernetes Service CIDR is ready"}
 
 // setReady writes the condition Ready if it is another.
 func setReady(ctx context.Context, d Deps, r *networkingv1.ServiceCIDR, want metav1.Condition) error {

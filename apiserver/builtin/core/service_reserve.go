@@ -15,7 +15,7 @@ import (
 	"github.com/skiff-k8s/skiff/apiserver/alloc"
 )
 
-// reserveService fills in the address and node ports of a Service and keeps
+// reserveService fills in the families, addresses and node ports of a Service and keeps
 // the claims in step with what is stored.
 func reserveService(a *alloc.Services) func(context.Context, *corev1.Service, *corev1.Service, bool) (func(bool), error) {
 	return func(ctx context.Context, s, old *corev1.Service, dryRun bool) (func(bool), error) {
@@ -25,7 +25,7 @@ func reserveService(a *alloc.Services) func(context.Context, *corev1.Service, *c
 		}
 		w := a.Begin(alloc.Owner{Namespace: named.Namespace, Name: named.Name}, dryRun)
 		if s == nil {
-			freeAddresses(w, old)
+			freeAddresses(w, old.Spec.ClusterIPs)
 			freePorts(w, old, nil)
 			return w.End, nil
 		}
@@ -33,7 +33,7 @@ func reserveService(a *alloc.Services) func(context.Context, *corev1.Service, *c
 			keepReserved(s, old)
 		}
 		pairClusterIPs(s, old)
-		err := fillFamilies(s, old)
+		err := fillFamilies(s, old, a.CIDRs().Families())
 		if err == nil {
 			err = reserveAddresses(ctx, w, s, old)
 		}
@@ -107,150 +107,68 @@ func pairClusterIPs(s, old *corev1.Service) {
 	}
 }
 
-// fillFamilies says which IP families a Service has. This cluster has IPv4
-// addresses only; headless Services without selector may have both, because
-// their endpoints are somebody else's.
-func fillFamilies(s, old *corev1.Service) error {
-	if !hasClusterIP(s) {
-		return nil
-	}
-	headlessForeign := s.Spec.ClusterIP == corev1.ClusterIPNone && len(s.Spec.Selector) == 0
-	if s.Spec.IPFamilyPolicy == nil {
-		s.Spec.IPFamilyPolicy = defaultFamilyPolicy(old, headlessForeign)
-	}
-	if errs := validateClusterIPs(s, old); len(errs) > 0 {
-		return invalidService(s, errs)
-	}
-	spec := field.NewPath("spec")
-	single := *s.Spec.IPFamilyPolicy == corev1.IPFamilyPolicySingleStack
-	var errs field.ErrorList
-	if old != nil {
-		errs = narrowFamilies(s, old, single)
-	}
-	if single && len(s.Spec.ClusterIPs) == 2 {
-		errs = append(errs, field.Invalid(spec.Child("ipFamilyPolicy"), s.Spec.IPFamilyPolicy, "must be 'RequireDualStack' or 'PreferDualStack' when multiple cluster IPs are specified"))
-	}
-	if single && len(s.Spec.IPFamilies) == 2 {
-		errs = append(errs, field.Invalid(spec.Child("ipFamilyPolicy"), s.Spec.IPFamilyPolicy, "must be 'RequireDualStack' or 'PreferDualStack' when multiple IP families are specified"))
-	}
-	for i, ip := range s.Spec.ClusterIPs {
-		if ip == corev1.ClusterIPNone || i < len(s.Spec.IPFamilies) {
-			continue
-		}
-		if a, err := netip.ParseAddr(ip); err == nil && !a.Is4() {
-			errs = append(errs, field.Invalid(spec.Child("clusterIPs").Index(i), s.Spec.ClusterIPs, "IPv6 is not configured on this cluster"))
-			continue
-		}
-		s.Spec.IPFamilies = append(s.Spec.IPFamilies, corev1.IPv4Protocol)
-	}
-	if len(errs) > 0 {
-		return invalidService(s, errs)
-	}
-	if headlessForeign {
-		fillForeignFamilies(s, single)
-		return nil
-	}
-	if *s.Spec.IPFamilyPolicy == corev1.IPFamilyPolicyRequireDualStack {
-		errs = append(errs, field.Invalid(spec.Child("ipFamilyPolicy"), s.Spec.IPFamilyPolicy, "this cluster is not configured for dual-stack services"))
-	}
-	for i, family := range s.Spec.IPFamilies {
-		if family != corev1.IPv4Protocol {
-			errs = append(errs, field.Invalid(spec.Child("ipFamilies").Index(i), family, "not configured on this cluster"))
-		}
-	}
-	if len(errs) > 0 {
-		return invalidService(s, errs)
-	}
-	if len(s.Spec.IPFamilies) == 0 {
-		s.Spec.IPFamilies = []corev1.IPFamily{corev1.IPv4Protocol}
-	}
-	return nil
-}
-
-func defaultFamilyPolicy(old *corev1.Service, headlessForeign bool) *corev1.IPFamilyPolicy {
-	switch {
-	case old != nil && old.Spec.IPFamilyPolicy != nil:
-		return ptr.To(*old.Spec.IPFamilyPolicy)
-	case headlessForeign:
-		return ptr.To(corev1.IPFamilyPolicyRequireDualStack)
-	default:
-		return ptr.To(corev1.IPFamilyPolicySingleStack)
-	}
-}
-
-// narrowFamilies drops the second family when the policy says so, and refuses
-// to drop it when it does not.
-func narrowFamilies(s, old *corev1.Service, single bool) field.ErrorList {
-	if single {
-		if equalLists(s.Spec.ClusterIPs, old.Spec.ClusterIPs) && len(s.Spec.ClusterIPs) > 1 {
-			s.Spec.ClusterIPs = s.Spec.ClusterIPs[:1]
-		}
-		if equalLists(s.Spec.IPFamilies, old.Spec.IPFamilies) && len(s.Spec.IPFamilies) > 1 {
-			s.Spec.IPFamilies = s.Spec.IPFamilies[:1]
-		}
-		return nil
-	}
-	var errs field.ErrorList
-	policy := field.NewPath("spec", "ipFamilyPolicy")
-	if n := len(s.Spec.ClusterIPs); n > 0 && n < len(old.Spec.ClusterIPs) {
-		errs = append(errs, field.Invalid(policy, s.Spec.IPFamilyPolicy, "must be 'SingleStack' to release the secondary cluster IP"))
-	}
-	if n := len(s.Spec.IPFamilies); n > 0 && n < len(old.Spec.IPFamilies) {
-		errs = append(errs, field.Invalid(policy, s.Spec.IPFamilyPolicy, "must be 'SingleStack' to release the secondary IP family"))
-	}
-	return errs
-}
-
-func fillForeignFamilies(s *corev1.Service, single bool) {
-	if len(s.Spec.IPFamilies) == 0 {
-		s.Spec.IPFamilies = []corev1.IPFamily{corev1.IPv4Protocol}
-	}
-	if single || len(s.Spec.IPFamilies) > 1 {
-		return
-	}
-	other := corev1.IPv6Protocol
-	if s.Spec.IPFamilies[0] == corev1.IPv6Protocol {
-		other = corev1.IPv4Protocol
-	}
-	s.Spec.IPFamilies = append(s.Spec.IPFamilies, other)
-}
-
-// reserveAddresses takes the address of a Service that begins to have one and
-// frees that of a Service that ends to.
+// reserveAddresses takes the addresses that a Service begins to have and frees
+// those that it ends to.
 func reserveAddresses(ctx context.Context, w *alloc.Write, s, old *corev1.Service) error {
-	had := old != nil && hasClusterIP(old)
 	switch {
-	case had && !hasClusterIP(s):
-		freeAddresses(w, old)
-		return nil
-	case had, !hasClusterIP(s), len(s.Spec.ClusterIPs) > 0 && s.Spec.ClusterIPs[0] == corev1.ClusterIPNone:
-		return nil
-	}
-	if len(s.Spec.ClusterIPs) == 0 {
-		a, err := w.NextAddress(ctx)
-		if errors.Is(err, alloc.ErrFull) {
-			return apierrors.NewInternalError(fmt.Errorf("failed to allocate a serviceIP for Service %q: %w", s.Name, err))
+	case old == nil || !hasClusterIP(old):
+		if !hasClusterIP(s) || isHeadless(s) {
+			return nil
 		}
-		if err != nil {
-			return invalidService(s, field.ErrorList{field.Invalid(field.NewPath("spec", "clusterIPs"), []string{""}, fmt.Sprintf("failed to allocate IP: %v", err))})
-		}
-		s.Spec.ClusterIP, s.Spec.ClusterIPs = a.String(), []string{a.String()}
+		return claimAddresses(ctx, w, s, 0)
+	case keepsPreferred(s, old), isHeadless(old):
+		return nil
+	case !hasClusterIP(s):
+		freeAddresses(w, old.Spec.ClusterIPs)
 		return nil
 	}
-	text := s.Spec.ClusterIPs[0]
-	a, err := netip.ParseAddr(text)
-	if err != nil {
-		return apierrors.NewInternalError(fmt.Errorf("failed to parse service IP %q", text))
+	was, is := len(old.Spec.IPFamilies), len(s.Spec.IPFamilies)
+	if was == 1 && is == 2 {
+		return claimAddresses(ctx, w, s, 1)
 	}
-	if err := w.Address(ctx, a); err != nil {
-		return invalidService(s, field.ErrorList{field.Invalid(field.NewPath("spec", "clusterIPs"), s.Spec.ClusterIPs, fmt.Sprintf("failed to allocate IP %s: %v", text, err))})
+	if was == 2 && is == 1 {
+		freeAddresses(w, old.Spec.ClusterIPs[1:])
 	}
-	s.Spec.ClusterIP = text
 	return nil
 }
 
-func freeAddresses(w *alloc.Write, s *corev1.Service) {
-	for _, ip := range s.Spec.ClusterIPs {
+// claimAddresses takes an address for each family of s, those before the first
+// left out: the one that is asked for, or any.
+func claimAddresses(ctx context.Context, w *alloc.Write, s *corev1.Service, first int) error {
+	for len(s.Spec.ClusterIPs) < len(s.Spec.IPFamilies) {
+		s.Spec.ClusterIPs = append(s.Spec.ClusterIPs, "")
+	}
+	asked := slices.Clone(s.Spec.ClusterIPs)
+	refuse := func(format string, args ...any) error {
+		return invalidService(s, field.ErrorList{field.Invalid(field.NewPath("spec", "clusterIPs"), asked, fmt.Sprintf(format, args...))})
+	}
+	for i := first; i < len(s.Spec.IPFamilies); i++ {
+		text := asked[i]
+		if text == "" {
+			a, err := w.NextAddress(ctx, s.Spec.IPFamilies[i])
+			if errors.Is(err, alloc.ErrFull) {
+				return apierrors.NewInternalError(fmt.Errorf("failed to allocate a serviceIP for Service %q: %w", s.Name, err))
+			}
+			if err != nil {
+				return refuse("failed to allocate IP: %v", err)
+			}
+			s.Spec.ClusterIPs[i] = a.String()
+			continue
+		}
+		a, err := netip.ParseAddr(text)
+		if err != nil {
+			return apierrors.NewInternalError(fmt.Errorf("failed to parse service IP %q", text))
+		}
+		if err := w.Address(ctx, a); err != nil {
+			return refuse("failed to allocate IP %s: %v", text, err)
+		}
+	}
+	s.Spec.ClusterIP = s.Spec.ClusterIPs[0]
+	return nil
+}
+
+func freeAddresses(w *alloc.Write, ips []string) {
+	for _, ip := range ips {
 		if a, err := netip.ParseAddr(ip); err == nil {
 			w.FreeAddress(a)
 		}

@@ -412,13 +412,14 @@ func validateFamilyChange(s, old *corev1.Service) field.ErrorList {
 	if len(families) < len(before) && len(families) == 0 {
 		return field.ErrorList{field.Invalid(path, families, "primary ipFamily can not be unset")}
 	}
-	compared := before
+	// With another number of families kube-apiserver shows the addresses instead.
+	compared, shown := before, any(families)
 	if len(families) != len(before) {
-		compared = before[:min(1, len(before))]
+		compared, shown = before[:min(1, len(before))], s.Spec.ClusterIPs
 	}
 	for i := range compared {
 		if families[i] != before[i] {
-			errs = append(errs, field.Invalid(path, families, "may not change once set"))
+			errs = append(errs, field.Invalid(path, shown, "may not change once set"))
 		}
 	}
 	if len(before) > 1 && len(families) == 1 && ptr.Deref(s.Spec.IPFamilyPolicy, "") != corev1.IPFamilyPolicySingleStack {
