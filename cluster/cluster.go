@@ -25,6 +25,7 @@ import (
 	"github.com/skiff-k8s/skiff/controllers/services"
 	"github.com/skiff-k8s/skiff/kubelet"
 	"github.com/skiff-k8s/skiff/proxy/mode"
+	"github.com/skiff-k8s/skiff/podnet"
 )
 
 // Config says what cluster to run. The zero value of a field is its default.
@@ -50,6 +51,8 @@ type Config struct {
 	// ServiceCIDR, PodCIDR and NodeCIDR are the ranges of Service addresses, of
 	// pods, and of nodes in namespaces: 10.96.0.0/16, 10.244.0.0/16, 172.30.0.0/24.
 	ServiceCIDR, PodCIDR, NodeCIDR netip.Prefix
+	// PodNetwork is how the pods of different nodes reach each other; podnet.Route.
+	PodNetwork podnet.Mode
 	// LoadBalancers is where Services of type LoadBalancer have their addresses
 	// from; the nodes.
 	LoadBalancers services.Pool
@@ -130,7 +133,7 @@ func (c Config) network() network {
 		nodes: c.NodeCIDR, namespaces: namespaces(filepath.Join(c.DataDir, "netns")),
 	}
 	if c.Isolated {
-		n.only = []netip.Prefix{c.PodCIDR, c.ServiceCIDR}
+		n.only = []netip.Prefix{c.ServiceCIDR} // podnet leads to pods
 	}
 	return n
 }
@@ -164,6 +167,7 @@ func (c Config) members(host netip.Addr) []member {
 				Tools:       c.Tools,
 				Address:     host,
 				Bridge:      "cni0",
+				PodNetwork:  c.PodNetwork,
 				PodCIDR:     c.PodCIDR,
 				NodeCIDR:    c.NodeCIDR,
 				ServiceCIDR: c.ServiceCIDR, ClusterDNS: c.dns(), ClusterDomain: c.Domain,
@@ -178,7 +182,7 @@ func (c Config) members(host netip.Addr) []member {
 		if i > 0 || c.Isolated {
 			m.namespace = "skiff" + c.instance() + "-" + m.Name
 			m.link = "sk" + c.instance() + "-" + strconv.Itoa(i+1)
-			m.Address = c.network().address(i)
+			m.Address, m.Router = c.network().address(i), c.network().gateway()
 		}
 		members = append(members, m)
 	}

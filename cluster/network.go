@@ -135,39 +135,6 @@ func (n network) byHost(link int, to netip.Prefix) netlink.Route {
 	return netlink.Route{LinkIndex: link, Dst: ipNet(to), Gw: n.gateway().AsSlice()}
 }
 
-// routeTo returns a function that keeps a route on the host to the pods of every
-// node that lives in a namespace. The nodes themselves need none: they send all
-// by the host.
-func routeTo(members []member) func(node string, pods netip.Prefix) error {
-	vias := make(map[string]netip.Addr)
-	for _, m := range members {
-		if m.namespace != "" {
-			vias[m.Name] = m.Address
-		}
-	}
-	return func(node string, pods netip.Prefix) error {
-		via, ok := vias[node]
-		if !ok {
-			return nil
-		}
-		return netlink.RouteReplace(&netlink.Route{Dst: ipNet(pods), Gw: via.AsSlice()})
-	}
-}
-
-// unreachable makes the kernel refuse packets of a range that no more special
-// route takes, instead of sending them out by the default route.
-func unreachable(prefix netip.Prefix) error {
-	return netlink.RouteReplace(&netlink.Route{Dst: ipNet(prefix), Type: unix.RTN_UNREACHABLE})
-}
-
-func removeUnreachable(prefix netip.Prefix) error {
-	err := netlink.RouteDel(&netlink.Route{Dst: ipNet(prefix), Type: unix.RTN_UNREACHABLE})
-	if errors.Is(err, unix.ESRCH) { // there was none
-		return nil
-	}
-	return err
-}
-
 // hostAddress is the address by which other machines reach this one: that of
 // the default route, else any global one.
 func hostAddress() (netip.Addr, error) {

@@ -21,7 +21,7 @@ func TestRoutes(t *testing.T) {
 	}{
 		{"the world is reached by this machine", false, []string{"0.0.0.0/0 via 172.30.0.1"}},
 		{"isolated nodes reach the cluster, all else is refused", true,
-			[]string{"unreachable 0.0.0.0/0", "10.244.0.0/16 via 172.30.0.1", "10.96.0.0/16 via 172.30.0.1"}},
+			[]string{"unreachable 0.0.0.0/0", "10.96.0.0/16 via 172.30.0.1"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			c.Isolated = test.isolated

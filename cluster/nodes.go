@@ -16,7 +16,7 @@ import (
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/vishvananda/netlink"
-	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 
@@ -24,6 +24,7 @@ import (
 	"github.com/skiff-k8s/skiff/cluster/image"
 	"github.com/skiff-k8s/skiff/cluster/node"
 	"github.com/skiff-k8s/skiff/guard"
+	"github.com/skiff-k8s/skiff/podnet"
 )
 
 // startNodes starts all members, side by side.
@@ -44,9 +45,9 @@ func (r *run) startNodes(ctx context.Context, members []member) error {
 		}
 	}
 	r.start("certificates of kubelets", ctx, func(ctx context.Context) error { return r.approveServing(ctx, members) })
-	r.start("routes", ctx, func(ctx context.Context) error {
-		return node.FollowPodCIDRs(ctx, r.plane.config(adminUser), fields.Everything(), r.Log, routeTo(members))
-	})
+	if members[0].namespace != "" {
+		r.start("routes", ctx, r.leadToPods)
+	}
 	for _, m := range members {
 		if m.namespace == "" {
 			r.start(m.Name, ctx, func(ctx context.Context) error { return r.runHere(ctx, m) })
@@ -95,10 +96,17 @@ func (r *run) connect(members []member) error {
 			return err
 		}
 	}
-	if err := r.leadToBalancers(members[0]); err != nil {
+	return r.leadToBalancers(members[0])
+}
+
+// leadToPods keeps routes to the pods of all nodes on a machine that is none of them: the API server calls webhooks
+// and other servers there.
+func (r *run) leadToPods(ctx context.Context) error {
+	client, err := kubernetes.NewForConfig(r.plane.config(adminUser))
+	if err != nil {
 		return err
 	}
-	return unreachable(r.PodCIDR)
+	return podnet.Run(ctx, podnet.Config{Client: client, Ranges: []netip.Prefix{r.PodCIDR}, Log: r.Log.With("component", "podnet")})
 }
 
 // leadToBalancers makes routes to the range of load balancers by the first node,
@@ -281,7 +289,7 @@ func (c Config) clean() error {
 			errs = append(errs, c.cleanMember(m))
 		}
 	}
-	errs = append(errs, node.RemoveCgroups("/skiff"+c.instance()), deleteLink(c.network().bridge), c.network().namespaces.removeFolder(), removeUnreachable(c.PodCIDR), node.RestoreKernel(c.DataDir))
+	errs = append(errs, node.RemoveCgroups("/skiff"+c.instance()), deleteLink(c.network().bridge), c.network().namespaces.removeFolder(), podnet.RemoveRoutes(c.PodCIDR), node.RestoreKernel(c.DataDir))
 	return errors.Join(errs...)
 }
 

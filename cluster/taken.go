@@ -10,6 +10,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/skiff-k8s/skiff/podnet"
 )
 
 // claim is a range of addresses that a link of this machine has or leads to.
@@ -28,6 +30,9 @@ const ownerMark = "skiff "
 func (c Config) checkHost() error {
 	if c.Nodes == 0 {
 		return nil
+	}
+	if err := podnet.Check(c.PodNetwork); err != nil {
+		return fmt.Errorf("--pod-network %s: %w", c.PodNetwork, err)
 	}
 	type use struct {
 		what, flag string
@@ -113,7 +118,7 @@ func (c Config) claimsOfOthers() ([]claim, error) {
 // cluster's.
 func (c Config) owns(link string) bool {
 	for _, m := range c.members(netip.Addr{}) {
-		if m.namespace == "" && link == m.Bridge {
+		if m.namespace == "" && (link == m.Bridge || link == podnet.Device) {
 			_, err := os.Stat(hostMark(m))
 			return err == nil
 		}

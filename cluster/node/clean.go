@@ -16,6 +16,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/skiff-k8s/skiff/podnet"
 )
 
 // politeness is how long containers have between SIGTERM and SIGKILL when
@@ -27,7 +29,7 @@ const politeness = 2 * time.Second
 // the runtime's records stay in Dir. It must run in the node's network
 // namespace; what is not there is no error.
 func Clean(c Config) error {
-	errs := []error{CleanMachine(c), removeLink(c.Bridge)}
+	errs := []error{CleanMachine(c), removeLink(c.Bridge), podnet.Remove(c.PodCIDR)}
 	removeHostPortRules()
 	// The settings go first: route_localnet without the rules is an open door.
 	errs = append(errs, cleanProxy(), RestoreKernel(c.Dir), removeRules())

@@ -3,18 +3,18 @@ package node
 import (
 	"encoding/json"
 	"fmt"
-	"net/netip"
 	"os"
 	"path/filepath"
 
 	"github.com/skiff-k8s/skiff/atomicfile"
+	"github.com/skiff-k8s/skiff/podnet"
 )
 
-// writeCNIConfig replaces the configuration if podCIDR, the node's share of the
-// pod range, is another than before; the runtime notices by itself. Without a
+// writeCNIConfig replaces the configuration if the node's share of the pod network
+// is another than before; the runtime notices by itself. Without a
 // configuration the runtime reports its network as not ready, and so does the node.
-func writeCNIConfig(c Config, podCIDR netip.Prefix) error {
-	data, err := cniConfig(c, podCIDR)
+func writeCNIConfig(c Config, share podnet.Share) error {
+	data, err := cniConfig(c, share)
 	if err != nil {
 		return err
 	}
@@ -29,8 +29,12 @@ func writeCNIConfig(c Config, podCIDR netip.Prefix) error {
 // cniConfig joins the pods of a node by a bridge and serves their host ports.
 // Traffic to the rest of the cluster is routed by the host, with the pod's own
 // address: what must be masqueraded is decided in rules.go.
-func cniConfig(c Config, podCIDR netip.Prefix) ([]byte, error) {
+func cniConfig(c Config, share podnet.Share) ([]byte, error) {
 	type object = map[string]any
+	var ranges [][]object
+	for _, pods := range share.Pods {
+		ranges = append(ranges, []object{{"subnet": pods}})
+	}
 	data, err := json.MarshalIndent(object{
 		"cniVersion": "1.0.0",
 		"name":       "skiff",
@@ -40,10 +44,11 @@ func cniConfig(c Config, podCIDR netip.Prefix) ([]byte, error) {
 				"bridge":      c.Bridge,
 				"isGateway":   true,
 				"hairpinMode": true,
+				"mtu":         share.MTU,
 				"ipam": object{
 					"type":    "host-local",
 					"dataDir": filepath.Join(c.Dir, "cni", "ipam"),
-					"ranges":  [][]object{{{"subnet": podCIDR}}},
+					"ranges":  ranges,
 					"routes":  []object{{"dst": "0.0.0.0/0"}},
 				},
 			},

@@ -20,6 +20,7 @@ import (
 	"github.com/skiff-k8s/skiff/ingress"
 	"github.com/skiff-k8s/skiff/kubelet"
 	"github.com/skiff-k8s/skiff/kubelet/rotate"
+	"github.com/skiff-k8s/skiff/podnet"
 	"github.com/skiff-k8s/skiff/proxy"
 	"github.com/skiff-k8s/skiff/proxy/conntrack"
 	"github.com/skiff-k8s/skiff/proxy/mode"
@@ -99,6 +100,25 @@ func newIngress(c Config, config *rest.Config, log *slog.Logger) (*ingress.Ingre
 		settings.AccessLog = file
 	}
 	return ingress.New(settings)
+}
+
+// runPodNetwork lists nodes as the proxy, for a kubelet may look at its own alone.
+func runPodNetwork(ctx context.Context, c Config, config *rest.Config, log *slog.Logger) error {
+	client, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		return err
+	}
+	return podnet.Run(ctx, podnet.Config{
+		Client:  client,
+		Mode:    c.PodNetwork,
+		Node:    c.Name,
+		Address: c.Address,
+		Ranges:  []netip.Prefix{c.PodCIDR},
+		Router:  c.Router,
+		Link:    c.NodeCIDR,
+		Joined:  func(s podnet.Share) error { return writeCNIConfig(c, s) },
+		Log:     log.With("component", "podnet"),
+	})
 }
 
 func runProxy(ctx context.Context, c Config, config *rest.Config, log *slog.Logger) error {

@@ -19,12 +19,11 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/client-go/rest"
 
 	"github.com/skiff-k8s/skiff/guard"
 	"github.com/skiff-k8s/skiff/kubelet"
+	"github.com/skiff-k8s/skiff/podnet"
 	"github.com/skiff-k8s/skiff/proxy/iptables"
 )
 
@@ -42,6 +41,10 @@ type Config struct {
 	// Bridge is the name of the link that joins the node's pods.
 	Bridge string
 
+	// PodNetwork is how the pods of different nodes reach each other.
+	PodNetwork podnet.Mode
+	// Router passes on packets for pods of nodes outside of NodeCIDR; optional.
+	Router netip.Addr
 	// PodCIDR, ServiceCIDR and NodeCIDR (of the nodes in namespaces) are the ranges
 	// of the whole cluster.
 	PodCIDR, ServiceCIDR, NodeCIDR netip.Prefix
@@ -110,12 +113,7 @@ func Run(ctx context.Context, c Config, clients Clients, log *slog.Logger, ready
 		keepRules(ctx, c, keeper, checkRules, log)
 		return nil
 	}))
-	group.Go(guard.Try("node", func() error {
-		self := fields.OneTermEqualSelector(metav1.ObjectNameField, c.Name)
-		return FollowPodCIDRs(ctx, clients.Kubelet, self, log, func(_ string, pods netip.Prefix) error {
-			return writeCNIConfig(c, pods)
-		})
-	}))
+	group.Go(guard.Try("pod network", func() error { return runPodNetwork(ctx, c, clients.Proxy, log) }))
 	served, err := newIngress(c, clients.Ingress, log)
 	if err != nil {
 		return errors.Join(err, stop(group))

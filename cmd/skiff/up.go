@@ -44,6 +44,7 @@ func upCommand() *cobra.Command {
 	flags.StringVar(&c.Kubeconfig, "kubeconfig", "", "write the administrator's kubeconfig to this file too")
 	flags.TextVar(&c.ServiceCIDR, "service-cidr", c.ServiceCIDR, "range of Service addresses")
 	flags.TextVar(&c.NodeCIDR, "node-cidr", c.NodeCIDR, "range of the addresses of nodes in namespaces of their own")
+	flags.TextVar(&c.PodNetwork, "pod-network", c.PodNetwork, podNetworkUsage)
 	flags.TextVar(&c.LoadBalancers, "load-balancer-addresses", c.LoadBalancers, loadBalancersUsage)
 	flags.StringVar(&c.Domain, "domain", "cluster.local", "DNS domain of the cluster")
 	flags.StringVar(&c.Mirror, "registry-mirror", "", "URL of a registry that nodes ask first for every image")
@@ -57,6 +58,8 @@ func upCommand() *cobra.Command {
 	flags.BoolVarP(&verbose, "verbose", "v", false, "write more to skiff.log in the data directory")
 	return cmd
 }
+
+const podNetworkUsage = "how pods of different nodes reach each other: route, for nodes on one link, or vxlan, for any"
 
 func downCommand() *cobra.Command {
 	var c cluster.Config

@@ -23,7 +23,7 @@ import (
 type Namespace struct{ handle netns.NsHandle }
 
 // New makes a namespace in which the loopback is up.
-func New(t *testing.T) *Namespace {
+func New(t testing.TB) *Namespace {
 	t.Helper()
 	if os.Getuid() != 0 {
 		t.Fatal("needs root, as make test has: it makes a network namespace")
@@ -42,9 +42,20 @@ func New(t *testing.T) *Namespace {
 	return n
 }
 
+// Open opens a namespace that is there, by a file of it.
+func Open(t testing.TB, file string) *Namespace {
+	t.Helper()
+	handle, err := netns.GetFromPath(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { handle.Close() })
+	return &Namespace{handle: handle}
+}
+
 // Do calls f on a thread inside the namespace. What f starts is inside too:
 // programs, and sockets, which stay there for life. f must not call t.FailNow.
-func (n *Namespace) Do(t *testing.T, f func()) {
+func (n *Namespace) Do(t testing.TB, f func()) {
 	t.Helper()
 	var err error
 	onThread(func() {
@@ -77,7 +88,7 @@ func up(name string) error {
 }
 
 // Run runs a program inside and returns what it prints.
-func (n *Namespace) Run(t *testing.T, command string, args ...string) string {
+func (n *Namespace) Run(t testing.TB, command string, args ...string) string {
 	t.Helper()
 	cmd := exec.Command(command, args...)
 	var out bytes.Buffer
@@ -91,7 +102,7 @@ func (n *Namespace) Run(t *testing.T, command string, args ...string) string {
 }
 
 // Set writes a value below /proc/sys/net of the namespace.
-func (n *Namespace) Set(t *testing.T, name, value string) {
+func (n *Namespace) Set(t testing.TB, name, value string) {
 	t.Helper()
 	var err error
 	n.Do(t, func() { err = os.WriteFile("/proc/sys/net/"+name, []byte(value), 0o644) })
@@ -102,7 +113,7 @@ func (n *Namespace) Set(t *testing.T, name, value string) {
 
 // Join lays a cable between two namespaces and gives its ends their addresses.
 // Each end has the name of what is at the other.
-func Join(t *testing.T, a *Namespace, nameOfB, addrOfA string, b *Namespace, nameOfA, addrOfB string) {
+func Join(t testing.TB, a *Namespace, nameOfB, addrOfA string, b *Namespace, nameOfA, addrOfB string) {
 	t.Helper()
 	var err error
 	a.Do(t, func() {
@@ -117,14 +128,14 @@ func Join(t *testing.T, a *Namespace, nameOfB, addrOfA string, b *Namespace, nam
 	b.address(t, nameOfA, addrOfB)
 }
 
-func (n *Namespace) address(t *testing.T, link, addr string) {
+func (n *Namespace) address(t testing.TB, link, addr string) {
 	t.Helper()
 	n.Run(t, "ip", "address", "add", addr, "dev", link)
 	n.Run(t, "ip", "link", "set", link, "up")
 }
 
 // ListenUDP opens a socket inside that ends with the test.
-func (n *Namespace) ListenUDP(t *testing.T, addr string) *net.UDPConn {
+func (n *Namespace) ListenUDP(t testing.TB, addr string) *net.UDPConn {
 	t.Helper()
 	var conn *net.UDPConn
 	var err error
@@ -138,7 +149,7 @@ func (n *Namespace) ListenUDP(t *testing.T, addr string) *net.UDPConn {
 
 // ListenTCP listens inside until the test ends. Every connection is told name and
 // closed.
-func (n *Namespace) ListenTCP(t *testing.T, addr, name string) {
+func (n *Namespace) ListenTCP(t testing.TB, addr, name string) {
 	t.Helper()
 	var listener net.Listener
 	var err error
@@ -160,7 +171,7 @@ func (n *Namespace) ListenTCP(t *testing.T, addr, name string) {
 }
 
 // Ask connects from inside and returns what the listener is called.
-func (n *Namespace) Ask(t *testing.T, addr string, timeout time.Duration) (string, error) {
+func (n *Namespace) Ask(t testing.TB, addr string, timeout time.Duration) (string, error) {
 	t.Helper()
 	var conn net.Conn
 	var err error
@@ -177,7 +188,7 @@ func (n *Namespace) Ask(t *testing.T, addr string, timeout time.Duration) (strin
 
 // Datagram sends one UDP packet with any addresses in it over a link to the
 // neighbour that has the address via, as CAP_NET_RAW allows.
-func (n *Namespace) Datagram(t *testing.T, link, via string, from, to netip.AddrPort, text string) {
+func (n *Namespace) Datagram(t testing.TB, link, via string, from, to netip.AddrPort, text string) {
 	t.Helper()
 	var err error
 	n.Do(t, func() { err = datagram(link, net.ParseIP(via), packet(from, to, text)) })
