@@ -151,7 +151,7 @@ func descendants(parents []int) []int {
 		// proc(5): "pid (name) state parent …", where the name may hold anything.
 		after := strings.Fields(string(data[bytes.LastIndexByte(data, ')')+1:]))
 		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(file)))
-		if err != nil || len(after) < 2 || after[0] == "Z" {
+		if err != nil || len(after) < 18 || hasEnded(after[0], after[17]) {
 			continue
 		}
 		if parent, err := strconv.Atoi(after[1]); err == nil {
@@ -168,6 +168,10 @@ func descendants(parents []int) []int {
 	}
 	return all
 }
+
+// hasEnded tells of a process, by its state and its number of threads, whether it waits for its parent alone. The
+// state is that of its first thread: while others run, the process does.
+func hasEnded(state, threads string) bool { return state == "Z" && threads == "1" }
 
 // killProcesses ends every process whose command line contains text and waits
 // until it is gone.

@@ -2,11 +2,17 @@ package node
 
 import (
 	"errors"
+	"io"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
+	"strconv"
+	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -50,4 +56,60 @@ func TestMountsOfAFolder(t *testing.T) {
 	if !slices.Equal(got, want) {
 		t.Errorf("got %q, want %q", got, want)
 	}
+}
+
+// ofThreads is set for a process of this test whose first thread ends before the others.
+const ofThreads = "SKIFF_TEST_OF_THREADS"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(ofThreads) == "" {
+		os.Exit(m.Run())
+	}
+	// The first thread is whichever has the number of the process. It ends alone; another waits for the end of
+	// the standard input.
+	go func() {
+		runtime.LockOSThread()
+		_, _ = io.Copy(io.Discard, os.Stdin)
+		os.Exit(0)
+	}()
+	for {
+		go func() {
+			runtime.LockOSThread()
+			if unix.Gettid() == os.Getpid() {
+				_, _, _ = unix.RawSyscall(unix.SYS_EXIT, 0, 0, 0)
+			}
+			select {} // keeps this thread from being the next one's
+		}()
+		time.Sleep(time.Millisecond)
+		runtime.Gosched()
+	}
+}
+
+// TestThreadsOutliveTheFirst sees that a process is there as long as one of its threads is, and then no more.
+func TestThreadsOutliveTheFirst(t *testing.T) {
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), ofThreads+"=1")
+	stdin, err := cmd.StdinPipe()
+	check(t, err)
+	check(t, cmd.Start())
+	stat := filepath.Join("/proc", strconv.Itoa(cmd.Process.Pid), "stat")
+	state := func() string {
+		data, err := os.ReadFile(stat)
+		check(t, err)
+		return strings.Fields(string(data))[2]
+	}
+	for state() != "Z" {
+		time.Sleep(time.Millisecond)
+	}
+	among := func() bool { return slices.Contains(descendants([]int{os.Getpid()}), cmd.Process.Pid) }
+	if !among() {
+		t.Error("a process whose first thread has ended is taken for ended")
+	}
+	check(t, stdin.Close())
+	for deadline := time.Now().Add(10 * time.Second); among(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("a process that has ended is taken for running")
+		}
+	}
+	check(t, cmd.Wait())
 }
