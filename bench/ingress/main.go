@@ -1,25 +1,23 @@
-// Program ingress puts the same load on Skiff's ingress and on nginx, one after the other: answers of 1 KB and 1 MB over
-// TLS, by clients that keep their connections, on the loopback. It also says what many rules cost, and how long a change
-// of one takes until it is in effect.
+// Program ingress puts the same load on Skiff's ingress and on nginx, one after the other: answers of 1 KB and 1 MB, with
+// TLS and without, by clients that keep their connections, on the loopback. It also says what many rules cost, and how
+// long a change of one takes until it is in effect.
 //
-//	go run ./bench/ingress [-seconds 10] [-connections 64] [-rules 10000] [-nginx PROGRAM]
+//	go run ./bench/ingress [-seconds 10] [-connections 64] [-rules 10000] [-nginx PROGRAM] [-profile FILE]
 //
-// Backend, contender and clients are processes of their own. Skiff's has an API server in it, as in a cluster.
+// Backend, contender and clients are processes of their own. Skiff's has an API server in it, as in a cluster. All share
+// the processors, so that requests per second say as much of clients and backend as of the contender: the time of
+// processors that a contender takes for a request is its own alone.
 package main
 
 import (
 	"crypto/tls"
 	"flag"
 	"fmt"
-	"io"
 	"log"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
-	"sync"
 	"syscall"
 	"time"
 )
@@ -32,6 +30,7 @@ type config struct {
 	nginx       string
 	dir         string // the contender's
 	backend     string // address
+	profile     string // file for the profile of Skiff under load; empty: none
 }
 
 func main() {
@@ -41,6 +40,7 @@ func main() {
 	flag.IntVar(&c.connections, "connections", 64, "how many clients ask at once")
 	flag.IntVar(&c.rules, "rules", 10000, "how many Ingresses there are besides the one that is asked")
 	flag.StringVar(&c.nginx, "nginx", "nginx", "the other contender")
+	flag.StringVar(&c.profile, "profile", "", "file for a CPU profile of Skiff under load")
 	flag.StringVar(&c.dir, "dir", "", "")
 	flag.StringVar(&c.backend, "backend", "", "")
 	flag.Parse()
@@ -68,11 +68,11 @@ func all(c config) (err error) {
 	if err := writePair(c.dir); err != nil {
 		return err
 	}
-	skiff, err := start(os.Args[0], "-role", "skiff", "-dir", c.dir, "-backend", c.backend, "-rules", fmt.Sprint(c.rules))
+	skiff, err := start(os.Args[0], "-role", "skiff", "-dir", c.dir, "-backend", c.backend, "-rules", fmt.Sprint(c.rules), "-profile", c.profile)
 	if err != nil {
 		return err
 	}
-	for _, what := range []string{"memory before", "memory with the rules", "time to serve the rules", "time of a change, median", "time of a change, longest"} {
+	for _, what := range figures {
 		fmt.Printf("%d rules: %s: %s\n", c.rules, what, skiff.said[what])
 	}
 	c.load("skiff", skiff)
@@ -129,6 +129,12 @@ func (p *process) stop() {
 	_ = p.Wait()
 }
 
+// Where nginx listens.
+const (
+	nginxPlain  = "127.0.0.1:18080"
+	nginxSecure = "127.0.0.1:18443"
+)
+
 const nginxConfig = `
 worker_processes auto;
 daemon off;
@@ -141,7 +147,8 @@ http {
 	client_body_temp_path %[1]s; proxy_temp_path %[1]s; fastcgi_temp_path %[1]s; uwsgi_temp_path %[1]s; scgi_temp_path %[1]s;
 	upstream backend { server %[2]s; keepalive 320; }
 	server {
-		listen 127.0.0.1:18443 ssl;
+		listen %[3]s;
+		listen %[4]s ssl;
 		ssl_certificate %[1]s/tls.crt;
 		ssl_certificate_key %[1]s/tls.key;
 		keepalive_requests 1000000;
@@ -159,7 +166,7 @@ http {
 
 func (c config) startNginx(program string) (*process, error) {
 	file := filepath.Join(c.dir, "nginx.conf")
-	if err := os.WriteFile(file, fmt.Appendf(nil, nginxConfig, c.dir, c.backend), 0o644); err != nil {
+	if err := os.WriteFile(file, fmt.Appendf(nil, nginxConfig, c.dir, c.backend, nginxPlain, nginxSecure), 0o644); err != nil {
 		return nil, err
 	}
 	cmd := exec.Command(program, "-c", file, "-p", c.dir)
@@ -167,7 +174,7 @@ func (c config) startNginx(program string) (*process, error) {
 	if err := cmd.Start(); err != nil {
 		return nil, err
 	}
-	p := &process{Cmd: cmd, said: map[string]string{"listening": "127.0.0.1:18443"}}
+	p := &process{Cmd: cmd, said: map[string]string{"plain": nginxPlain, "listening": nginxSecure}}
 	for range 100 {
 		if conn, err := tls.Dial("tcp", p.said["listening"], &tls.Config{InsecureSkipVerify: true}); err == nil {
 			return p, conn.Close()
@@ -175,72 +182,6 @@ func (c config) startNginx(program string) (*process, error) {
 		time.Sleep(50 * time.Millisecond)
 	}
 	return nil, fmt.Errorf("%s does not answer", program)
-}
-
-// load asks for as long as was said and prints what came of it.
-func (c config) load(name string, p *process) {
-	for _, path := range []string{"/1k", "/1m"} {
-		times, failed := c.ask("https://" + p.said["listening"] + path)
-		slices.Sort(times)
-		if len(times) == 0 {
-			fmt.Printf("%s %s: %d requests failed\n", name, path, failed)
-			continue
-		}
-		fmt.Printf("%s %s: %.0f requests/s, median %v, p99 %v, %d failed, memory %s\n", name, path, float64(len(times))/float64(c.seconds),
-			times[len(times)/2].Round(10*time.Microsecond), times[len(times)*99/100].Round(10*time.Microsecond), failed, residentOf(p.Process.Pid))
-	}
-}
-
-func (c config) ask(url string) (times []time.Duration, failed int) {
-	client := insecure()
-	client.Transport.(*http.Transport).MaxIdleConnsPerHost = c.connections
-	defer client.CloseIdleConnections()
-	end := time.Now().Add(time.Duration(c.seconds) * time.Second)
-	var mu sync.Mutex
-	var running sync.WaitGroup
-	for range c.connections {
-		running.Add(1)
-		go func() {
-			defer running.Done()
-			var own []time.Duration
-			bad := 0
-			for time.Now().Before(end) {
-				begun := time.Now()
-				if err := get(client, url); err != nil {
-					bad++
-					continue
-				}
-				own = append(own, time.Since(begun))
-			}
-			mu.Lock()
-			defer mu.Unlock()
-			times, failed = append(times, own...), failed+bad
-		}()
-	}
-	running.Wait()
-	return times, failed
-}
-
-// insecure is a client that believes any certificate.
-func insecure() *http.Client {
-	return &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, DisableCompression: true}}
-}
-
-func get(client *http.Client, url string) error {
-	r, err := http.NewRequest("GET", url, nil)
-	if err != nil {
-		return err
-	}
-	r.Host = "bench.example"
-	res, err := client.Do(r)
-	if err != nil {
-		return err
-	}
-	defer res.Body.Close()
-	if _, err = io.Copy(io.Discard, res.Body); err == nil && res.StatusCode != http.StatusOK {
-		err = fmt.Errorf("%s: %s", url, res.Status)
-	}
-	return err
 }
 
 // residentOf is the resident memory of a process and its children.

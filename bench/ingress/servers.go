@@ -6,18 +6,25 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"errors"
 	"fmt"
+	"log"
 	"log/slog"
 	"math/big"
 	"net"
 	"net/http"
 	"net/netip"
 	"os"
+	"os/signal"
 	"path/filepath"
+	"runtime/debug"
+	"runtime/pprof"
 	"slices"
+	"syscall"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -82,6 +89,12 @@ func serveBackend(config) error {
 	return http.Serve(l, mux)
 }
 
+// figures are what serveSkiff says before the load.
+var figures = []string{
+	"memory of the API server with them", "memory with the ingress", "time from its start until it serves them",
+	"time of a change, median", "time of a change, longest",
+}
+
 // serveSkiff serves Ingresses of an API server in memory.
 func serveSkiff(c config) error {
 	ctx := context.Background()
@@ -89,9 +102,14 @@ func serveSkiff(c config) error {
 	if err != nil {
 		return err
 	}
-	opened := make(chan net.Listener, 1)
+	if err := makeRules(ctx, client, c); err != nil {
+		return err
+	}
+	fmt.Println("memory of the API server with them:", settledMemory())
+
+	opened := make(chan net.Listener, 2)
 	served, err := ingress.New(ingress.Config{
-		Client: client, NodeName: "n", Address: netip.MustParseAddr("127.0.0.1"), HTTPSPort: 1,
+		Client: client, NodeName: "n", Address: netip.MustParseAddr("192.0.2.1"), HTTPPort: 80, HTTPSPort: 443,
 		Listen: func(network, _ string) (net.Listener, error) {
 			l, err := net.Listen(network, "127.0.0.1:0")
 			if err == nil {
@@ -106,20 +124,58 @@ func serveSkiff(c config) error {
 	if err != nil {
 		return err
 	}
+	begun := time.Now()
 	ended := make(chan error, 1)
 	go func() { ended <- served.Run(ctx) }()
-	if err := makeService(ctx, client); err != nil {
+	plain, secure := <-opened, <-opened
+	if err := waitFor(secure.Addr().String(), "changed.example", "/0/1k"); err != nil {
 		return err
 	}
-	if err := makeIngress(ctx, client, c, "bench", "/"); err != nil {
+	fmt.Println("time from its start until it serves them:", time.Since(begun).Round(time.Millisecond))
+	if err := waitForStatus(ctx, client); err != nil {
 		return err
 	}
-	l := <-opened
-	if err := measureRules(ctx, client, c, l.Addr().String()); err != nil {
+	fmt.Println("memory with the ingress:", settledMemory())
+	if err := measureChanges(ctx, client, secure.Addr().String()); err != nil {
 		return err
 	}
-	fmt.Println("listening:", l.Addr())
+	if err := profile(c.profile); err != nil {
+		return err
+	}
+	fmt.Println("plain:", plain.Addr())
+	fmt.Println("listening:", secure.Addr())
 	return <-ended
+}
+
+// settledMemory is the resident memory of this process without what is garbage.
+func settledMemory() string {
+	debug.FreeOSMemory()
+	return residentOf(os.Getpid())
+}
+
+// profile writes a CPU profile from now on until the process is asked to end. Without a file it does nothing.
+func profile(file string) error {
+	if file == "" {
+		return nil
+	}
+	f, err := os.Create(file)
+	if err != nil {
+		return err
+	}
+	if err := pprof.StartCPUProfile(f); err != nil {
+		return err
+	}
+	asked := make(chan os.Signal, 1)
+	signal.Notify(asked, syscall.SIGTERM)
+	go func() {
+		<-asked
+		pprof.StopCPUProfile()
+		if err := f.Close(); err != nil {
+			log.Fatal(err)
+		}
+		os.Exit(0)
+	}()
+	return nil
 }
 
 func startAPI(ctx context.Context, c config) (kubernetes.Interface, error) {
@@ -169,6 +225,7 @@ func newIngress(name, path string) *networkingv1.Ingress {
 func makeIngress(ctx context.Context, client kubernetes.Interface, c config, name, path string) error {
 	ing := newIngress(name, path)
 	if name == "bench" {
+		ing.Annotations = map[string]string{"nginx.ingress.kubernetes.io/ssl-redirect": "false"}
 		if err := makeSecret(ctx, client, c); err != nil {
 			return err
 		}
@@ -191,25 +248,40 @@ func makeSecret(ctx context.Context, client kubernetes.Interface, c config) erro
 	return err
 }
 
-// measureRules makes many Ingresses and then changes one of them, again and again.
-func measureRules(ctx context.Context, client kubernetes.Interface, c config, address string) error {
-	fmt.Println("memory before:", residentOf(os.Getpid()))
-	begun := time.Now()
+// makeRules makes the Ingress that is asked, many others, and one that is changed later.
+func makeRules(ctx context.Context, client kubernetes.Interface, c config) error {
+	if err := makeService(ctx, client); err != nil {
+		return err
+	}
+	if err := makeIngress(ctx, client, c, "bench", "/"); err != nil {
+		return err
+	}
 	for i := range c.rules {
 		if err := makeIngress(ctx, client, c, fmt.Sprintf("r%d", i), "/1k"); err != nil {
 			return err
 		}
 	}
-	if err := makeIngress(ctx, client, c, "changed", "/0/1k"); err != nil {
-		return err
+	return makeIngress(ctx, client, c, "changed", "/0/1k")
+}
+
+// waitForStatus waits until all Ingresses have their address.
+func waitForStatus(ctx context.Context, client kubernetes.Interface) error {
+	for deadline := time.Now().Add(5 * time.Minute); time.Now().Before(deadline); time.Sleep(500 * time.Millisecond) {
+		list, err := client.NetworkingV1().Ingresses("default").List(ctx, metav1.ListOptions{})
+		if err != nil {
+			return err
+		}
+		if !slices.ContainsFunc(list.Items, func(ing networkingv1.Ingress) bool { return len(ing.Status.LoadBalancer.Ingress) == 0 }) {
+			return nil
+		}
 	}
-	if err := waitFor(address, "changed.example", "/0/1k"); err != nil {
-		return err
-	}
-	fmt.Println("time to serve the rules:", time.Since(begun).Round(time.Millisecond))
-	fmt.Println("memory with the rules:", residentOf(os.Getpid()))
+	return errors.New("not all Ingresses have an address")
+}
+
+// measureChanges changes one Ingress again and again.
+func measureChanges(ctx context.Context, client kubernetes.Interface, address string) error {
 	var times []time.Duration
-	for i := range 20 {
+	for i := range 40 {
 		path := fmt.Sprintf("/%d/1k", i+1)
 		ing, err := client.NetworkingV1().Ingresses("default").Get(ctx, "changed", metav1.GetOptions{})
 		if err != nil {
@@ -233,7 +305,7 @@ func measureRules(ctx context.Context, client kubernetes.Interface, c config, ad
 
 // waitFor asks until a path is served: the backend has no such path, but it is the backend that says so.
 func waitFor(address, host, path string) error {
-	client := insecure()
+	client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}}
 	defer client.CloseIdleConnections()
 	for deadline := time.Now().Add(5 * time.Minute); time.Now().Before(deadline); time.Sleep(200 * time.Microsecond) {
 		r, err := http.NewRequest("GET", "https://"+address+path, nil)
