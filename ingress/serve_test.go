@@ -586,7 +586,7 @@ func TestNothingIsForwardedToTheNodeItself(t *testing.T) {
 			t.Errorf("%s is dialed", address)
 		}
 	}
-	dial := newTransports(nil)["HTTP"].DialContext
+	dial := connect(nil)
 	for _, address := range []string{l.Addr().String(), "localhost" + l.Addr().String()[len("127.0.0.1"):]} {
 		if conn, err := dial(t.Context(), "tcp", address); err == nil {
 			conn.Close()

@@ -25,37 +25,39 @@ var discarded = log.New(io.Discard, "", 0)
 type dialer func(ctx context.Context, network, address string) (net.Conn, error)
 
 // transports ask backends, by the protocol they speak.
-type transports map[route.Protocol]*http.Transport
+type transports map[route.Protocol]http.RoundTripper
 
 func newTransports(dial dialer) transports {
-	if dial == nil {
-		dial = (&net.Dialer{Control: onlyOthers, KeepAlive: 30 * time.Second}).DialContext
+	dial = connect(dial)
+	unchecked := &tls.Config{InsecureSkipVerify: true}
+	var plain, secure http.Protocols
+	plain.SetUnencryptedHTTP2(true)
+	secure.SetHTTP2(true)
+	return transports{
+		route.HTTP:  newConnections(dial, nil),
+		route.HTTPS: newConnections(dial, unchecked),
+		route.GRPC:  newHTTP2(dial, unchecked, &plain),
+		route.GRPCS: newHTTP2(dial, unchecked, &secure),
 	}
-	t := make(transports)
-	for _, p := range []struct {
-		route.Protocol
-		set func(*http.Protocols)
-	}{
-		{route.HTTP, func(p *http.Protocols) { p.SetHTTP1(true) }},
-		{route.HTTPS, func(p *http.Protocols) { p.SetHTTP1(true) }},
-		{route.GRPC, func(p *http.Protocols) { p.SetUnencryptedHTTP2(true) }},
-		{route.GRPCS, func(p *http.Protocols) { p.SetHTTP2(true) }},
-	} {
-		var protocols http.Protocols
-		p.set(&protocols)
-		t[p.Protocol] = &http.Transport{
-			DialContext:            connect(dial),
-			TLSClientConfig:        &tls.Config{InsecureSkipVerify: true},
-			TLSHandshakeTimeout:    10 * time.Second,
-			MaxIdleConns:           1024,
-			MaxIdleConnsPerHost:    320,
-			IdleConnTimeout:        60 * time.Second,
-			DisableCompression:     true,
-			MaxResponseHeaderBytes: 64 << 10,
-			Protocols:              &protocols,
-		}
+}
+
+func newHTTP2(dial dialer, secure *tls.Config, protocols *http.Protocols) *http.Transport {
+	return &http.Transport{
+		DialContext:            dial,
+		TLSClientConfig:        secure,
+		TLSHandshakeTimeout:    handshakeTime,
+		MaxIdleConns:           mostIdle,
+		MaxIdleConnsPerHost:    mostIdlePerEndpoint,
+		IdleConnTimeout:        idleUpstream,
+		DisableCompression:     true,
+		MaxResponseHeaderBytes: longestAnswerHeader,
+		Protocols:              protocols,
 	}
-	return t
+}
+
+// newDialer connects to all but what onlyOthers refuses.
+func newDialer() dialer {
+	return (&net.Dialer{Control: onlyOthers, KeepAlive: 30 * time.Second}).DialContext
 }
 
 // errRefused says that an endpoint is at an address to which nothing is forwarded.
@@ -82,6 +84,9 @@ func (e dialError) Unwrap() error { return e.error }
 
 // connect dials within the time that the Ingress leaves.
 func connect(dial dialer) dialer {
+	if dial == nil {
+		dial = newDialer()
+	}
 	return func(ctx context.Context, network, address string) (net.Conn, error) {
 		timeout := 5 * time.Second
 		if x, ok := ctx.Value(exchangeKey{}).(*exchange); ok {

@@ -18,21 +18,28 @@ import (
 
 // load asks for as long as was said and prints what came of it.
 func (c config) load(name string, p *process) {
-	for _, scheme := range []string{"http", "https"} {
+	for _, at := range []struct{ scheme, listener string }{{"http", "plain"}, {"https", "secure"}} {
+		address, listens := p.said[at.listener]
 		for _, path := range []string{"/1k", "/1m"} {
-			before := spentBy(p.Process.Pid)
-			times, failed := c.ask(scheme, p.said[map[string]string{"http": "plain", "https": "listening"}[scheme]], path)
-			spent := spentBy(p.Process.Pid) - before
-			if len(times) == 0 {
-				fmt.Printf("%s %s %s: %d requests failed\n", name, scheme, path, failed)
-				continue
+			if listens && (c.only == "" || c.only == at.scheme+" "+path) {
+				c.loadOne(name+" "+at.scheme+" "+path, p.Process.Pid, at.scheme, address, path)
 			}
-			slices.Sort(times)
-			fmt.Printf("%s %s %s: %.0f requests/s, median %v, p99 %v, %v of processors each, %d failed, memory %s\n", name, scheme, path,
-				float64(len(times))/float64(c.seconds), times[len(times)/2].Round(10*time.Microsecond), times[len(times)*99/100].Round(10*time.Microsecond),
-				(spent / time.Duration(len(times))).Round(time.Microsecond), failed, residentOf(p.Process.Pid))
 		}
 	}
+}
+
+func (c config) loadOne(name string, pid int, scheme, address, path string) {
+	before := spentBy(pid)
+	times, failed := c.ask(scheme, address, path)
+	spent := spentBy(pid) - before
+	if len(times) == 0 {
+		fmt.Printf("%s: no request was answered\n", name)
+		return
+	}
+	slices.Sort(times)
+	fmt.Printf("%s: %.0f requests/s, median %v, p99 %v, %v of processors each, %d clients failed, memory %s\n", name,
+		float64(len(times))/float64(c.seconds), times[len(times)/2].Round(10*time.Microsecond), times[len(times)*99/100].Round(10*time.Microsecond),
+		(spent / time.Duration(len(times))).Round(time.Microsecond), failed, residentOf(pid))
 }
 
 // ask has all clients ask at once. failed counts the clients that gave up: each does at its first error.

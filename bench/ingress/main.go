@@ -2,7 +2,7 @@
 // TLS and without, by clients that keep their connections, on the loopback. It also says what many rules cost, and how
 // long a change of one takes until it is in effect.
 //
-//	go run ./bench/ingress [-seconds 10] [-connections 64] [-rules 10000] [-nginx PROGRAM] [-profile FILE]
+//	go run ./bench/ingress [-seconds 10] [-connections 64] [-rules 10000] [-nginx PROGRAM] [-only LOAD] [-profile FILE]
 //
 // Backend, contender and clients are processes of their own. Skiff's has an API server in it, as in a cluster. All share
 // the processors, so that requests per second say as much of clients and backend as of the contender: the time of
@@ -30,6 +30,7 @@ type config struct {
 	nginx       string
 	dir         string // the contender's
 	backend     string // address
+	only        string // the one load that is put on; empty: all
 	profile     string // file for the profile of Skiff under load; empty: none
 }
 
@@ -40,6 +41,7 @@ func main() {
 	flag.IntVar(&c.connections, "connections", 64, "how many clients ask at once")
 	flag.IntVar(&c.rules, "rules", 10000, "how many Ingresses there are besides the one that is asked")
 	flag.StringVar(&c.nginx, "nginx", "nginx", "the other contender")
+	flag.StringVar(&c.only, "only", "", "put only this load on, as 'https /1k'")
 	flag.StringVar(&c.profile, "profile", "", "file for a CPU profile of Skiff under load")
 	flag.StringVar(&c.dir, "dir", "", "")
 	flag.StringVar(&c.backend, "backend", "", "")
@@ -64,7 +66,7 @@ func all(c config) (err error) {
 		return err
 	}
 	defer backend.stop()
-	c.backend = backend.said["listening"]
+	c.backend = backend.said["plain"]
 	if err := writePair(c.dir); err != nil {
 		return err
 	}
@@ -75,6 +77,7 @@ func all(c config) (err error) {
 	for _, what := range figures {
 		fmt.Printf("%d rules: %s: %s\n", c.rules, what, skiff.said[what])
 	}
+	c.load("directly", backend)
 	c.load("skiff", skiff)
 	skiff.stop()
 	program, err := exec.LookPath(c.nginx)
@@ -90,7 +93,7 @@ func all(c config) (err error) {
 	return nil
 }
 
-// process is one that was started, and what it said at the start: lines "name: value" until "listening".
+// process is one that was started, and what it said at the start: lines "name: value" until "ready".
 type process struct {
 	*exec.Cmd
 	said map[string]string
@@ -111,7 +114,7 @@ func start(program string, args ...string) (*process, error) {
 	for text := ""; ; {
 		n, err := out.Read(buffer)
 		text += string(buffer[:n])
-		if strings.Contains(text, "listening: ") && strings.HasSuffix(text, "\n") {
+		if strings.Contains(text, "ready: ") && strings.HasSuffix(text, "\n") {
 			for line := range strings.Lines(text) {
 				name, value, _ := strings.Cut(strings.TrimSpace(line), ": ")
 				p.said[name] = value
@@ -174,9 +177,9 @@ func (c config) startNginx(program string) (*process, error) {
 	if err := cmd.Start(); err != nil {
 		return nil, err
 	}
-	p := &process{Cmd: cmd, said: map[string]string{"plain": nginxPlain, "listening": nginxSecure}}
+	p := &process{Cmd: cmd, said: map[string]string{"plain": nginxPlain, "secure": nginxSecure}}
 	for range 100 {
-		if conn, err := tls.Dial("tcp", p.said["listening"], &tls.Config{InsecureSkipVerify: true}); err == nil {
+		if conn, err := tls.Dial("tcp", nginxSecure, &tls.Config{InsecureSkipVerify: true}); err == nil {
 			return p, conn.Close()
 		}
 		time.Sleep(50 * time.Millisecond)

@@ -77,7 +77,7 @@ func serveBackend(config) error {
 	if err != nil {
 		return err
 	}
-	fmt.Println("listening:", l.Addr())
+	fmt.Printf("plain: %s\nready: yes\n", l.Addr())
 	mux := http.NewServeMux()
 	for path, size := range map[string]int{"/1k": 1 << 10, "/1m": 1 << 20} {
 		body := bytes.Repeat([]byte("x"), size)
@@ -142,8 +142,7 @@ func serveSkiff(c config) error {
 	if err := profile(c.profile); err != nil {
 		return err
 	}
-	fmt.Println("plain:", plain.Addr())
-	fmt.Println("listening:", secure.Addr())
+	fmt.Printf("plain: %s\nsecure: %s\nready: yes\n", plain.Addr(), secure.Addr())
 	return <-ended
 }
 
