@@ -24,8 +24,8 @@ import (
 	"github.com/skiff-k8s/skiff/cluster/node"
 	"github.com/skiff-k8s/skiff/controllers/services"
 	"github.com/skiff-k8s/skiff/kubelet"
-	"github.com/skiff-k8s/skiff/proxy/mode"
 	"github.com/skiff-k8s/skiff/podnet"
+	"github.com/skiff-k8s/skiff/proxy/mode"
 )
 
 // Config says what cluster to run. The zero value of a field is its default.

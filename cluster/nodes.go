@@ -16,6 +16,7 @@ import (
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sync/errgroup"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
@@ -263,7 +264,7 @@ func RunNode(ctx context.Context, file string, leash io.Reader, log *slog.Logger
 	runCtx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	guard.Go("node", func() {
-		ended <- guard.Call("node", func() error { return node.Run(runCtx, c.Node, clients, log, func() {}) })
+		ended <- guard.Call("node", func() error { return c.run(runCtx, clients, log) })
 	})
 	select {
 	case <-orphaned:
@@ -271,6 +272,26 @@ func RunNode(ctx context.Context, file string, leash io.Reader, log *slog.Logger
 	case err := <-ended:
 		return errors.Join(err, node.Clean(c.Node))
 	}
+}
+
+// run runs the node with a client certificate that its kubelet has asked for: the one that the cluster made is the first.
+func (c childConfig) run(ctx context.Context, clients node.Clients, log *slog.Logger) error {
+	own, err := c.Node.ClientCertificate(clients.Kubelet)
+	if err != nil {
+		return fmt.Errorf("client certificate of the kubelet: %w", err)
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(guard.Try("client certificate", func() error { return own.Run(ctx) }))
+	group.Go(guard.Try("node", func() error {
+		if clients.Kubelet, err = own.Config(ctx); err != nil {
+			return err
+		}
+		return node.Run(ctx, c.Node, clients, log, func() {})
+	}))
+	if err := group.Wait(); err != nil && !errors.Is(err, context.Canceled) {
+		return err
+	}
+	return nil
 }
 
 // clean removes what the nodes of an earlier or of this run left on the machine.

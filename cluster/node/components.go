@@ -40,15 +40,15 @@ func runKubelet(ctx context.Context, c Config, config *rest.Config, endpoint str
 	if err != nil {
 		return fmt.Errorf("serving certificate of the kubelet: %w", err)
 	}
-	serving, err := rotate.New(rotate.Config{
-		Client: client, NodeName: c.Name, IPs: []netip.Addr{c.Address}, Dir: filepath.Join(c.Dir, "pki"), First: first.Serve,
+	authority, err := c.authority()
+	if err != nil {
+		return err
+	}
+	serving, err := rotate.NewServing(rotate.ServingConfig{
+		Client: client, NodeName: c.Name, IPs: []netip.Addr{c.Address}, Dir: c.certificates(), Roots: authority, First: first.Serve,
 	})
 	if err != nil {
 		return fmt.Errorf("serving certificate of the kubelet: %w", err)
-	}
-	clients := x509.NewCertPool()
-	if !clients.AppendCertsFromPEM(c.CA) {
-		return errors.New("the cluster's CA holds no certificate")
 	}
 	k, err := kubelet.New(ctx, kubelet.Config{
 		NodeName:        c.Name,
@@ -64,7 +64,7 @@ func runKubelet(ctx context.Context, c Config, config *rest.Config, endpoint str
 		Domain:          c.ClusterDomain,
 		Listen:          fmt.Sprintf("%s:10250", c.Address),
 		Certificate:     serving.Show,
-		ClientCA:        clients,
+		ClientCA:        authority,
 		Guard:           c.Guard,
 		MinDisk:         minDisk,
 		ImageHigh:       100,
@@ -78,6 +78,28 @@ func runKubelet(ctx context.Context, c Config, config *rest.Config, endpoint str
 	group.Go(guard.Try("kubelet", func() error { return k.Run(ctx) }))
 	return group.Wait()
 }
+
+// ClientCertificate is the certificate by which the API server knows the kubelet, asked for as first. A node in the process
+// of the API server needs none.
+func (c Config) ClientCertificate(first *rest.Config) (*rotate.Client, error) {
+	authority, err := c.authority()
+	if err != nil {
+		return nil, err
+	}
+	return rotate.NewClient(rotate.ClientConfig{First: first, NodeName: c.Name, Dir: c.certificates(), Roots: authority})
+}
+
+// authority signs all certificates of the cluster.
+func (c Config) authority() (*x509.CertPool, error) {
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(c.CA) {
+		return nil, errors.New("the cluster's CA holds no certificate")
+	}
+	return pool, nil
+}
+
+// certificates is the folder of those that the kubelet has asked for.
+func (c Config) certificates() string { return filepath.Join(c.Dir, "pki") }
 
 // newIngress returns nil if the node is to serve no Ingresses.
 func newIngress(c Config, config *rest.Config, log *slog.Logger) (*ingress.Ingress, error) {

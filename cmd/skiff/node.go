@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
 
 	"github.com/skiff-k8s/skiff/cluster/keypair"
 	"github.com/skiff-k8s/skiff/guard"
@@ -24,61 +25,29 @@ import (
 	"github.com/skiff-k8s/skiff/proxy/mode"
 )
 
+// kubeletFlags are what the kubelet that runs alone is told.
+type kubeletFlags struct {
+	client
+	kubelet.Config
+	bootstrap                       string
+	certFile, keyFile, clientCAFile string
+	rotated                         bool
+}
+
 func kubeletCommand() *cobra.Command {
-	var c client
-	var config kubelet.Config
-	var certFile, keyFile, clientCAFile string
-	var rotated bool
+	var f kubeletFlags
 	cmd := &cobra.Command{
 		Use:   "kubelet",
 		Short: "Run the kubelet alone, against any API server and CRI runtime",
 		Args:  cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			if _, err := logTo("-", slog.LevelInfo); err != nil {
-				return err
-			}
-			restConfig, err := c.config("kubelet")
-			if err != nil {
-				return err
-			}
-			if config.Client, err = kubernetes.NewForConfig(restConfig); err != nil {
-				return err
-			}
-			if certFile != "" || !rotated {
-				serving, err := keypair.Open(certFile, keyFile)
-				if err != nil {
-					return err
-				}
-				config.Certificate = serving.Serve
-			}
-			authority, err := os.ReadFile(clientCAFile)
-			if err != nil {
-				return err
-			}
-			config.ClientCA = x509.NewCertPool()
-			if !config.ClientCA.AppendCertsFromPEM(authority) {
-				return fmt.Errorf("%s holds no certificate", clientCAFile)
-			}
-			if !rotated {
-				return runKubelet(cmd.Context(), config)
-			}
-			serving, err := rotate.New(rotate.Config{
-				Client: config.Client, NodeName: config.NodeName, IPs: []netip.Addr{config.NodeIP},
-				Dir: filepath.Join(config.RootDir, "pki"), First: config.Certificate,
-			})
-			if err != nil {
-				return err
-			}
-			config.Certificate = serving.Show
-			group, ctx := errgroup.WithContext(cmd.Context())
-			group.Go(guard.Try("serving certificate", func() error { return serving.Run(ctx) }))
-			group.Go(guard.Try("kubelet", func() error { return runKubelet(ctx, config) }))
-			return group.Wait()
-		},
+		RunE:  func(cmd *cobra.Command, _ []string) error { return f.run(cmd.Context()) },
 	}
+	c, config := &f.client, &f.Config
 	host, _ := os.Hostname() // without one the flag has no default
 	flags := cmd.Flags()
 	c.flags(flags)
+	flags.StringVar(&f.bootstrap, "bootstrap-kubeconfig", "", "how to ask the cluster for a certificate by which the API server knows the kubelet, and for the next when that has ended; somebody has to approve that")
+	cmd.MarkFlagsMutuallyExclusive("kubeconfig", "bootstrap-kubeconfig")
 	flags.StringVar(&config.NodeName, "hostname-override", host, "name of the node")
 	flags.TextVar(&config.NodeIP, "node-ip", netip.Addr{}, "address of the node")
 	flags.StringVar(&config.RuntimeEndpoint, "container-runtime-endpoint", "unix:///run/containerd/containerd.sock", "socket of the CRI runtime")
@@ -91,20 +60,95 @@ func kubeletCommand() *cobra.Command {
 	flags.Int64Var(&config.MaxPods, "max-pods", 110, "how many pods the node offers to run")
 	guardFlags(flags, &config.Guard)
 	flags.StringVar(&config.Listen, "listen", ":10250", "address of the kubelet's API")
-	flags.StringVar(&certFile, "tls-cert-file", "", "certificate of the kubelet's API")
-	flags.StringVar(&keyFile, "tls-private-key-file", "", "its key")
-	flags.BoolVar(&rotated, "rotate-server-certificates", false, "ask the cluster for the certificate of the kubelet's API, and for the next before it ends; somebody has to approve that")
-	flags.StringVar(&clientCAFile, "client-ca-file", "", "authority of the certificates that clients of the kubelet's API show")
+	flags.StringVar(&f.certFile, "tls-cert-file", "", "certificate of the kubelet's API")
+	flags.StringVar(&f.keyFile, "tls-private-key-file", "", "its key")
+	flags.BoolVar(&f.rotated, "rotate-server-certificates", false, "ask the cluster for the certificate of the kubelet's API, and for the next before it ends; somebody has to approve that")
+	flags.StringVar(&f.clientCAFile, "client-ca-file", "", "authority of the certificates that clients of the kubelet's API show")
 	return cmd
 }
 
-func runKubelet(ctx context.Context, config kubelet.Config) error {
-	k, err := kubelet.New(ctx, config)
+func (f *kubeletFlags) run(ctx context.Context) error {
+	if _, err := logTo("-", slog.LevelInfo); err != nil {
+		return err
+	}
+	if err := f.readCertificates(); err != nil {
+		return err
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(guard.Try("kubelet", func() error {
+		reach, err := f.reach(ctx, group)
+		if err != nil {
+			return err
+		}
+		if f.Client, err = kubernetes.NewForConfig(reach); err != nil {
+			return err
+		}
+		if err := f.rotateServing(ctx, group); err != nil {
+			return err
+		}
+		k, err := kubelet.New(ctx, f.Config)
+		if err != nil {
+			return err
+		}
+		return k.Run(ctx)
+	}))
+	return group.Wait()
+}
+
+// readCertificates reads what the kubelet's API shows, if it is told that, and whom it believes.
+func (f *kubeletFlags) readCertificates() error {
+	if f.certFile != "" || !f.rotated {
+		serving, err := keypair.Open(f.certFile, f.keyFile)
+		if err != nil {
+			return err
+		}
+		f.Certificate = serving.Serve
+	}
+	authority, err := os.ReadFile(f.clientCAFile)
 	if err != nil {
 		return err
 	}
-	return k.Run(ctx)
+	f.ClientCA = x509.NewCertPool()
+	if !f.ClientCA.AppendCertsFromPEM(authority) {
+		return fmt.Errorf("%s holds no certificate", f.clientCAFile)
+	}
+	return nil
 }
+
+// reach is how to reach the API server, once it is known: by a certificate that group keeps, if the kubelet is to ask for it.
+func (f *kubeletFlags) reach(ctx context.Context, group *errgroup.Group) (*rest.Config, error) {
+	if f.bootstrap == "" {
+		return f.client.config("kubelet")
+	}
+	first, err := (&client{kubeconfig: f.bootstrap}).config("kubelet")
+	if err != nil {
+		return nil, err
+	}
+	own, err := rotate.NewClient(rotate.ClientConfig{First: first, NodeName: f.NodeName, Dir: f.certificates()})
+	if err != nil {
+		return nil, err
+	}
+	group.Go(guard.Try("client certificate", func() error { return own.Run(ctx) }))
+	return own.Config(ctx)
+}
+
+// rotateServing has group keep the certificate of the kubelet's API, if the kubelet is to ask for it.
+func (f *kubeletFlags) rotateServing(ctx context.Context, group *errgroup.Group) error {
+	if !f.rotated {
+		return nil
+	}
+	serving, err := rotate.NewServing(rotate.ServingConfig{
+		Client: f.Client, NodeName: f.NodeName, IPs: []netip.Addr{f.NodeIP}, Dir: f.certificates(), First: f.Certificate,
+	})
+	if err != nil {
+		return err
+	}
+	f.Certificate = serving.Show
+	group.Go(guard.Try("serving certificate", func() error { return serving.Run(ctx) }))
+	return nil
+}
+
+func (f *kubeletFlags) certificates() string { return filepath.Join(f.RootDir, "pki") }
 
 // guardFlags adds the flags that say what pods may use of their nodes.
 func guardFlags(flags *pflag.FlagSet, g *kubelet.Guard) {

@@ -1,89 +1,67 @@
-// Package rotate keeps the certificate that a kubelet's API shows: it asks the cluster for one for the node's name and
-// addresses (signer kubernetes.io/kubelet-serving), keeps it on disk, and asks for another when 70 to 90 % of its life
-// are over, or when the addresses change. Somebody has to approve the requests.
+// Package rotate keeps the certificates of a kubelet: the one that its API shows (Serving), and the one by which the API
+// server knows it (Client). Each is asked for with a CertificateSigningRequest, kept on disk, and asked for again when 70 to
+// 90 % of its life are over. Somebody has to approve the requests.
 package rotate
 
 import (
-	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
-	"errors"
-	"net"
-	"net/netip"
 
-	certificatesv1 "k8s.io/api/certificates/v1"
-	"k8s.io/client-go/kubernetes"
+	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/client-go/util/certificate"
 
 	"github.com/skiff-k8s/skiff/atomicfile"
 )
 
-// Config is what a Serving needs; all fields but First are required.
-type Config struct {
-	Client   kubernetes.Interface // identity of the node
-	NodeName string
-	IPs      []netip.Addr
-	Dir      string // where certificates and keys are kept, for root alone
-	// First is the certificate to show before there is one of the cluster's.
-	First func(*tls.ClientHelloInfo) (*tls.Certificate, error)
+// subject is whom the certificates of a node are for.
+func subject(nodeName string) pkix.Name {
+	return pkix.Name{CommonName: "system:node:" + nodeName, Organization: []string{user.NodesGroup}}
 }
 
-// Serving is the certificate of a kubelet's API.
-type Serving struct {
-	manager certificate.Manager
-	first   func(*tls.ClientHelloInfo) (*tls.Certificate, error)
+// store is certificates and keys on disk.
+type store struct {
+	certificate.FileStore
+	name    string                 // whom certificates must be for
+	roots   *x509.CertPool         // who must have signed them; anybody if nil
+	renewed func(*tls.Certificate) // called for every new pair, once it is on disk
 }
 
-// New reads what is on disk. Nothing is asked for before Run.
-func New(c Config) (*Serving, error) {
-	if err := atomicfile.Folder(c.Dir, 0o700); err != nil {
+func openStore(kind, dir, nodeName string, roots *x509.CertPool) (*store, error) {
+	if err := atomicfile.Folder(dir, 0o700); err != nil {
 		return nil, err
 	}
-	store, err := certificate.NewFileStore("kubelet-server", c.Dir, c.Dir, "", "")
+	files, err := certificate.NewFileStore(kind, dir, dir, "", "")
+	return &store{FileStore: files, name: subject(nodeName).CommonName, roots: roots, renewed: func(*tls.Certificate) {}}, err
+}
+
+// Current leaves out a pair of another node, or of an authority that is no more the cluster's: nobody would believe it, and
+// none could be asked for with it.
+func (s *store) Current() (*tls.Certificate, error) {
+	pair, err := s.FileStore.Current()
 	if err != nil {
 		return nil, err
 	}
-	manager, err := certificate.NewManager(&certificate.Config{
-		Name:             "kubelet serving",
-		ClientsetFn:      func(*tls.Certificate) (kubernetes.Interface, error) { return c.Client, nil },
-		GetTemplate:      c.request,
-		SignerName:       certificatesv1.KubeletServingSignerName,
-		GetUsages:        certificate.DefaultKubeletServingGetUsages,
-		CertificateStore: store,
-	})
-	if err != nil {
-		return nil, err
+	if pair.Leaf.Subject.CommonName != s.name || !s.signed(pair.Leaf) {
+		none := certificate.NoCertKeyError("the certificate on disk is not one of the cluster's for " + s.name)
+		return nil, &none
 	}
-	return &Serving{manager, c.First}, nil
+	return pair, nil
 }
 
-func (c Config) request() *x509.CertificateRequest {
-	request := &x509.CertificateRequest{
-		Subject:  pkix.Name{CommonName: "system:node:" + c.NodeName, Organization: []string{"system:nodes"}},
-		DNSNames: []string{c.NodeName},
+// signed reports whether the cluster's authority has signed a certificate, which may have ended since.
+func (s *store) signed(cert *x509.Certificate) bool {
+	if s.roots == nil {
+		return true
 	}
-	for _, ip := range c.IPs {
-		request.IPAddresses = append(request.IPAddresses, net.IP(ip.AsSlice()))
-	}
-	return request
+	_, err := cert.Verify(x509.VerifyOptions{Roots: s.roots, CurrentTime: cert.NotBefore, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}})
+	return err == nil
 }
 
-// Run keeps the certificate until ctx ends.
-func (s *Serving) Run(ctx context.Context) error {
-	s.manager.Start()
-	<-ctx.Done()
-	s.manager.Stop()
-	return nil
-}
-
-// Show is for tls.Config.GetCertificate.
-func (s *Serving) Show(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
-	switch current := s.manager.Current(); {
-	case current != nil:
-		return current, nil
-	case s.first != nil:
-		return s.first(hello)
+func (s *store) Update(cert, key []byte) (*tls.Certificate, error) {
+	pair, err := s.FileStore.Update(cert, key)
+	if err == nil {
+		s.renewed(pair)
 	}
-	return nil, errors.New("no serving certificate available for the kubelet")
+	return pair, err
 }
