@@ -58,6 +58,8 @@ type Config struct {
 	LoadBalancers services.Pool
 	// Ingress is where nodes serve Ingresses; nowhere.
 	Ingress node.Ingress
+	// WithoutNetworkPolicy has nodes leave NetworkPolicies without effect.
+	WithoutNetworkPolicy bool
 	// Domain is the DNS domain of the cluster; cluster.local.
 	Domain string
 	// Tools is the folder with containerd and the other programs; "tools" beside
@@ -174,7 +176,10 @@ func (c Config) members(host netip.Addr) []member {
 				Mirror:  c.Mirror,
 				MaxPods: c.MaxPods,
 				Ingress: c.Ingress,
-				Guard:   c.Guard, ProxyMode: c.ProxyMode,
+				Guard:   c.Guard,
+
+				ProxyMode:            c.ProxyMode,
+				WithoutNetworkPolicy: c.WithoutNetworkPolicy,
 			},
 		}
 		m.Dir = filepath.Join(c.DataDir, "nodes", m.Name)

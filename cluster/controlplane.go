@@ -47,6 +47,7 @@ var (
 	proxyUser      = identity{"proxy", user.KubeProxy, nil}
 	ingressUser    = identity{"ingress", "skiff:ingress", nil}
 	fakeNodesUser  = identity{"fake-nodes", "skiff:fake-nodes", nil}
+	policyUser     = identity{"network-policy", "skiff:network-policy", nil}
 	kubeletClient  = identity{"apiserver-kubelet-client", "kube-apiserver-kubelet-client", nil}
 )
 

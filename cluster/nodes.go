@@ -143,7 +143,7 @@ func (r *run) runHere(ctx context.Context, m member) error {
 	if err := os.WriteFile(hostMark(m), nil, 0o644); err != nil {
 		return err
 	}
-	clients := node.Clients{Kubelet: r.plane.config(nodeUser(m.Name)), Proxy: r.plane.config(proxyUser), Ingress: r.plane.config(ingressUser)}
+	clients := node.Clients{Kubelet: r.plane.config(nodeUser(m.Name)), Proxy: r.plane.config(proxyUser), Ingress: r.plane.config(ingressUser), NetworkPolicy: r.plane.config(policyUser)}
 	return node.Run(ctx, m.Config, clients, r.Log.With("node", m.Name), func() {})
 }
 
@@ -152,8 +152,8 @@ func hostMark(m member) string { return filepath.Join(m.Dir, "on-host") }
 
 // childConfig is what a node process is told, as JSON in a file.
 type childConfig struct {
-	Node                                                  node.Config
-	KubeletKubeconfig, ProxyKubeconfig, IngressKubeconfig string
+	Node                                                                           node.Config
+	KubeletKubeconfig, ProxyKubeconfig, IngressKubeconfig, NetworkPolicyKubeconfig string
 }
 
 // runChild runs a node as a process in its namespace. The process ends itself,
@@ -222,7 +222,7 @@ func (r *run) writeChildConfig(m member) (string, error) {
 	for _, k := range []struct {
 		file *string
 		user identity
-	}{{&c.KubeletKubeconfig, nodeUser(m.Name)}, {&c.ProxyKubeconfig, proxyUser}, {&c.IngressKubeconfig, ingressUser}} {
+	}{{&c.KubeletKubeconfig, nodeUser(m.Name)}, {&c.ProxyKubeconfig, proxyUser}, {&c.IngressKubeconfig, ingressUser}, {&c.NetworkPolicyKubeconfig, policyUser}} {
 		*k.file = filepath.Join(m.Dir, k.user.file+".kubeconfig")
 		if err := r.writeKubeconfig(*k.file, k.user); err != nil {
 			return "", err
@@ -252,7 +252,7 @@ func RunNode(ctx context.Context, file string, leash io.Reader, log *slog.Logger
 	for _, k := range []struct {
 		config **rest.Config
 		file   string
-	}{{&clients.Kubelet, c.KubeletKubeconfig}, {&clients.Proxy, c.ProxyKubeconfig}, {&clients.Ingress, c.IngressKubeconfig}} {
+	}{{&clients.Kubelet, c.KubeletKubeconfig}, {&clients.Proxy, c.ProxyKubeconfig}, {&clients.Ingress, c.IngressKubeconfig}, {&clients.NetworkPolicy, c.NetworkPolicyKubeconfig}} {
 		if *k.config, err = clientcmd.BuildConfigFromFlags("", k.file); err != nil {
 			return err
 		}

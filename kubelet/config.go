@@ -24,6 +24,8 @@ import (
 	"k8s.io/client-go/kubernetes"
 	kubeletconfig "k8s.io/kubelet/config/v1beta1"
 	"k8s.io/utils/ptr"
+
+	"github.com/skiff-k8s/skiff/kubelet/pods"
 )
 
 // Config is all settings of a kubelet. Fields without a default named here are required.
@@ -57,6 +59,9 @@ type Config struct {
 
 	// Guard is what pods may use of the node.
 	Guard Guard
+
+	// Policies enforce network policies; nil if nobody does.
+	Policies pods.Policies
 
 	// Metrics are figures of other parts of the node, served with the kubelet's own.
 	Metrics []prometheus.Gatherer

@@ -136,7 +136,7 @@ func (k *Kubelet) assemble(ctx context.Context) {
 	k.pods = pods.New(pods.Config{
 		Client: cfg.Client, Recorder: k.recorder, Runtime: k.runtime,
 		Volumes: k.volumes, Probes: k.probes, Cgroups: k.cgroups, Devices: k.devices, Images: k.puller, Hooks: hooks.New(k.runtime.Exec),
-		Node: k.node.Node, Services: k.sources.Services, NetworkReady: k.node.NetworkReady,
+		Node: k.node.Node, Services: k.sources.Services, NetworkReady: k.node.NetworkReady, Policies: cfg.Policies,
 		Pressure: func(pod *v1.Pod) *status.Failure { return k.evictor.Refuse(pod) },
 		Sysctls:  k.sysctls, RootDir: cfg.RootDir, LogDir: cfg.LogDir, HostIPs: cfg.ips(),
 		DNS:       pods.DNS{Servers: cfg.ClusterDNS, Domain: cfg.Domain, ResolvConf: cfg.ResolvConf},

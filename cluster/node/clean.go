@@ -17,6 +17,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/skiff-k8s/skiff/networkpolicy/nftables"
 	"github.com/skiff-k8s/skiff/podnet"
 )
 
@@ -32,7 +33,7 @@ func Clean(c Config) error {
 	errs := []error{CleanMachine(c), removeLink(c.Bridge), podnet.Remove(c.PodCIDR)}
 	removeHostPortRules()
 	// The settings go first: route_localnet without the rules is an open door.
-	errs = append(errs, cleanProxy(), RestoreKernel(c.Dir), removeRules())
+	errs = append(errs, cleanProxy(), nftables.Remove(), RestoreKernel(c.Dir), removeRules())
 	return errors.Join(errs...)
 }
 

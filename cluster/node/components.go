@@ -20,6 +20,8 @@ import (
 	"github.com/skiff-k8s/skiff/ingress"
 	"github.com/skiff-k8s/skiff/kubelet"
 	"github.com/skiff-k8s/skiff/kubelet/rotate"
+	"github.com/skiff-k8s/skiff/networkpolicy"
+	"github.com/skiff-k8s/skiff/networkpolicy/nftables"
 	"github.com/skiff-k8s/skiff/podnet"
 	"github.com/skiff-k8s/skiff/proxy"
 	"github.com/skiff-k8s/skiff/proxy/conntrack"
@@ -31,7 +33,7 @@ import (
 // on a large disk that has room enough.
 const minDisk = 1 << 30
 
-func runKubelet(ctx context.Context, c Config, config *rest.Config, endpoint string, metrics ...prometheus.Gatherer) error {
+func runKubelet(ctx context.Context, c Config, config *rest.Config, endpoint string, policies *networkpolicy.Engine, metrics ...prometheus.Gatherer) error {
 	client, err := kubernetes.NewForConfig(config)
 	if err != nil {
 		return err
@@ -50,7 +52,7 @@ func runKubelet(ctx context.Context, c Config, config *rest.Config, endpoint str
 	if err != nil {
 		return fmt.Errorf("serving certificate of the kubelet: %w", err)
 	}
-	k, err := kubelet.New(ctx, kubelet.Config{
+	settings := kubelet.Config{
 		NodeName:        c.Name,
 		Client:          client,
 		RuntimeEndpoint: endpoint,
@@ -69,7 +71,11 @@ func runKubelet(ctx context.Context, c Config, config *rest.Config, endpoint str
 		MinDisk:         minDisk,
 		ImageHigh:       100,
 		Metrics:         metrics,
-	})
+	}
+	if policies != nil {
+		settings.Policies = policies
+	}
+	k, err := kubelet.New(ctx, settings)
 	if err != nil {
 		return fmt.Errorf("kubelet: %w", err)
 	}
@@ -140,6 +146,24 @@ func runPodNetwork(ctx context.Context, c Config, config *rest.Config, log *slog
 		Link:    c.NodeCIDR,
 		Joined:  func(s podnet.Share) error { return writeCNIConfig(c, s) },
 		Log:     log.With("component", "podnet"),
+	})
+}
+
+// newPolicies returns nil if the node is to enforce no network policies. Then those that a run before this one enforced are taken away.
+func newPolicies(c Config, config *rest.Config, log *slog.Logger) (*networkpolicy.Engine, error) {
+	if c.WithoutNetworkPolicy {
+		return nil, nftables.Remove()
+	}
+	client, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		return nil, err
+	}
+	backend, err := nftables.New()
+	if err != nil {
+		return nil, fmt.Errorf("%w; --network-policy=false does without", err)
+	}
+	return networkpolicy.New(networkpolicy.Config{
+		Client: client, NodeName: c.Name, Backend: backend, Log: log.With("component", "network-policy"),
 	})
 }
 

@@ -28,8 +28,9 @@ var nodeSettings = []setting{
 	forwarding,
 	// Node ports and host ports answer on 127.0.0.1 too.
 	{file: "/proc/sys/net/ipv4/conf/all/route_localnet", value: "1"},
-	// Packets between pods of one bridge pass iptables, as Services need.
+	// Packets between pods of one bridge pass the rules of the node, as Services and network policies need.
 	{file: "/proc/sys/net/bridge/bridge-nf-call-iptables", value: "1", optional: true},
+	{file: "/proc/sys/net/bridge/bridge-nf-call-ip6tables", value: "1", optional: true},
 	// A containerd, its shims and the kubelet each watch files.
 	{file: "/proc/sys/fs/inotify/max_user_instances", value: "8192", optional: true},
 }

@@ -70,6 +70,8 @@ type Config struct {
 	// ProxyMode is how Services reach pods, a name that package proxy/mode knows;
 	// optional.
 	ProxyMode string
+	// WithoutNetworkPolicy leaves NetworkPolicies without effect on the node.
+	WithoutNetworkPolicy bool
 	// MaxPods is how many pods the node offers to run; 0 means the kubelet's default.
 	MaxPods int
 }
@@ -84,7 +86,7 @@ type Ingress struct {
 
 // Clients are the identities a node uses; each has only the rights of its part.
 type Clients struct {
-	Kubelet, Proxy, Ingress *rest.Config
+	Kubelet, Proxy, Ingress, NetworkPolicy *rest.Config
 }
 
 // Run starts the node and blocks until ctx ends, then returns nil, leaving
@@ -118,12 +120,19 @@ func Run(ctx context.Context, c Config, clients Clients, log *slog.Logger, ready
 	if err != nil {
 		return errors.Join(err, stop(group))
 	}
+	policies, err := newPolicies(c, clients.NetworkPolicy, log)
+	if err != nil {
+		return errors.Join(err, stop(group))
+	}
 	var metrics []prometheus.Gatherer
 	if served != nil {
 		metrics = append(metrics, served.Metrics())
 		group.Go(guard.Try("ingress", func() error { return served.Run(ctx) }))
 	}
-	group.Go(guard.Try("kubelet", func() error { return runKubelet(ctx, c, clients.Kubelet, endpoint, metrics...) }))
+	if policies != nil {
+		group.Go(guard.Try("network policies", func() error { return policies.Run(ctx) }))
+	}
+	group.Go(guard.Try("kubelet", func() error { return runKubelet(ctx, c, clients.Kubelet, endpoint, policies, metrics...) }))
 	group.Go(guard.Try("proxy", func() error { return runProxy(ctx, c, clients.Proxy, log) }))
 	if err := group.Wait(); err != nil && !errors.Is(err, context.Canceled) {
 		return err

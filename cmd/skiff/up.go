@@ -15,7 +15,7 @@ import (
 
 func upCommand() *cobra.Command {
 	var c cluster.Config
-	var verbose bool
+	var verbose, policies bool
 	cmd := &cobra.Command{
 		Use:   "up",
 		Short: "Run a cluster on this machine in the foreground; Ctrl-C takes it away again, but for its data",
@@ -29,6 +29,7 @@ func upCommand() *cobra.Command {
 				return err
 			}
 			c.Log, c.Out = log, cmd.OutOrStdout()
+			c.WithoutNetworkPolicy = !policies
 			return cluster.Up(cmd.Context(), c, nil)
 		},
 	}
@@ -52,6 +53,7 @@ func upCommand() *cobra.Command {
 	flags.Uint16Var(&c.Ingress.HTTPPort, "ingress-http-port", 80, "port of the nodes at which Ingresses are served while there are any; 0: none")
 	flags.Uint16Var(&c.Ingress.HTTPSPort, "ingress-https-port", 443, "the same with TLS")
 	flags.BoolVar(&c.Ingress.AccessLog, "ingress-access-log", false, "write a line for each request of an Ingress to ingress-access.log in the node's folder")
+	flags.BoolVar(&policies, "network-policy", true, "enforce NetworkPolicies")
 	guardFlags(flags, &c.Guard)
 	flags.StringVar(&c.ProxyMode, "proxy-mode", "iptables", proxyModeUsage)
 	encryptionFlags(flags, &c.Encryption)

@@ -10,6 +10,7 @@ package pods
 
 import (
 	"context"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -47,6 +48,8 @@ type Config struct {
 	Services func() []*v1.Service
 	// NetworkReady is nil when pods off the host's network can start.
 	NetworkReady func() error
+	// Policies are asked before containers start; nil if nobody enforces network policies.
+	Policies Policies
 	// Pressure is why pods of low quality of service are not taken, nil when they are.
 	Pressure func(pod *v1.Pod) *status.Failure
 
@@ -81,6 +84,14 @@ type Devices interface {
 	// IDs are what the runtime calls the devices of a container.
 	IDs(pod *v1.Pod, container *v1.Container) ([]string, error)
 	Pods() ([]types.UID, error)
+}
+
+// Policies enforces network policies.
+type Policies interface {
+	// Admit returns when what policies say about a pod is in force for its addresses.
+	Admit(ctx context.Context, pod *v1.Pod, addresses []netip.Addr) error
+	// Release says that the addresses of a pod are nobody's any more.
+	Release(uid types.UID)
 }
 
 // Probes probes containers; probe.Manager does it.

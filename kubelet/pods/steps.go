@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"os"
 	"time"
 
@@ -16,6 +17,9 @@ import (
 	"github.com/skiff-k8s/skiff/kubelet/status"
 	"github.com/skiff-k8s/skiff/kubelet/untrusted"
 )
+
+// policyTimeout is how long a pass waits for network policies before it is tried again, as others may have become possible.
+const policyTimeout = 10 * time.Second
 
 // outcome is how a step ended.
 type outcome int
@@ -50,6 +54,7 @@ var startSteps = []step{
 	{"prepare devices", prepareDevices},
 	{"mount volumes", mountVolumes},
 	{"make the sandbox", makeSandbox},
+	{"wait for network policies", awaitPolicies},
 	{"start containers", startContainers},
 	{"collect old containers", collect},
 }
@@ -62,6 +67,7 @@ var stopSteps = []step{
 	{"report", reportNow},
 	{"stop containers", stopContainers},
 	{"stop sandboxes", stopSandboxes},
+	{"release addresses", releasePolicies},
 	{"settle the status", settle},
 	{"unmount volumes", unmountVolumes},
 	{"give devices back", unprepareDevices},
@@ -238,6 +244,37 @@ func makeSandbox(ctx context.Context, p *pass) (outcome, error) {
 	}
 	p.w.poke() // to look at it
 	return wait, nil
+}
+
+// awaitPolicies keeps containers from running before network policies are in force for the addresses of their sandbox.
+func awaitPolicies(ctx context.Context, p *pass) (outcome, error) {
+	sandbox := p.rt.ReadySandbox()
+	if p.m.cfg.Policies == nil || p.pod.Spec.HostNetwork || sandbox == nil || len(p.plan.Start) == 0 || p.w.starting != nil {
+		return proceed, nil
+	}
+	addresses := make([]netip.Addr, 0, len(sandbox.IPs))
+	for _, ip := range sandbox.IPs {
+		addr, err := netip.ParseAddr(ip)
+		if err != nil {
+			return wait, fmt.Errorf("address of the sandbox: %w", err)
+		}
+		addresses = append(addresses, addr)
+	}
+	ctx, cancel := context.WithTimeout(ctx, policyTimeout)
+	defer cancel()
+	if err := p.m.cfg.Policies.Admit(ctx, p.pod, addresses); err != nil {
+		p.m.event(p.pod, "", v1.EventTypeWarning, "NetworkNotReady", err.Error())
+		return wait, err
+	}
+	return proceed, nil
+}
+
+// releasePolicies gives up the addresses of sandboxes that are stopped.
+func releasePolicies(_ context.Context, p *pass) (outcome, error) {
+	if p.m.cfg.Policies != nil {
+		p.m.cfg.Policies.Release(p.w.uid)
+	}
+	return proceed, nil
 }
 
 // probeContainers has the containers that run probed, and no others.
