@@ -38,7 +38,7 @@ type world struct {
 
 func start(t *testing.T, count int) *world {
 	t.Helper()
-	c := controllers.Config{RootCA: []byte("the authority"), PodCIDR: netip.MustParsePrefix("10.244.0.0/16")}
+	c := controllers.Config{RootCA: []byte("the authority"), PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16")}}
 	server := apiservertest.Start(t, func(o *apiserver.Options) { c.ServiceAccountKey = o.ServiceAccountKey })
 	w := &world{Interface: client(t, apiservertest.Config(server, "admin")), t: t, server: server}
 	c.API = apiservertest.Config(server, user.KubeControllerManager, user.AllAuthenticated)
