@@ -120,7 +120,7 @@ func (r *ruleset) profile(p *networkpolicy.Profile) {
 			s.add(nil, nil, p.Anyone)
 		case classesSuffix:
 			for c, ports := range p.Classes {
-				key := binary.NativeEndian.AppendUint32(nil, uint32(c))
+				key := binary.BigEndian.AppendUint32(nil, uint32(c))
 				s.add(key, key, ports)
 			}
 		case blocksSuffix:
@@ -178,7 +178,11 @@ func (f family) rulesOf(p *networkpolicy.Profile) [][]expr.Any {
 			next += uint32(f.bits / 32)
 		}
 		if suffix == classesSuffix {
-			match = append(match, &expr.Lookup{SourceRegister: firstRegister, SetName: classMap, DestRegister: firstRegister, IsDestRegSet: true})
+			match = append(match,
+				&expr.Lookup{SourceRegister: firstRegister, SetName: classMap, DestRegister: firstRegister, IsDestRegSet: true},
+				// Without this, nft, which asks for the length of all that is looked up, cannot list the rule.
+				&expr.Byteorder{SourceRegister: firstRegister, DestRegister: firstRegister, Op: expr.ByteorderHton, Len: 4, Size: 4},
+			)
 			next = firstRegister + 1
 		}
 		rules = append(rules, append(match,
