@@ -105,6 +105,8 @@ type node struct {
 	stop    func()
 	m       *Manager
 	told    sync.WaitGroup // what the API is still about to tell the Manager
+
+	policies Policies // nil unless a test sets them
 }
 
 func newNode(t *testing.T, script func(*cri.ContainerConfig) runtimetest.Script) *node {
@@ -147,7 +149,7 @@ func (n *node) start() {
 		Node: func() *v1.Node {
 			return &v1.Node{Status: v1.NodeStatus{Allocatable: v1.ResourceList{"cpu": resource.MustParse("2"), "pods": resource.MustParse("10")}}}
 		},
-		Services: func() []*v1.Service { return nil }, NetworkReady: func() error { return nil },
+		Services: func() []*v1.Service { return nil }, NetworkReady: func() error { return nil }, Policies: n.policies,
 		RootDir: n.root, LogDir: filepath.Join(n.root, "logs"), HostIPs: []string{"192.0.2.1"}, Resources: resources.Node{Memory: 1 << 30},
 	})
 	var group sync.WaitGroup

@@ -164,19 +164,32 @@ func isRefused(err error) bool { return err != nil && strings.Contains(err.Error
 // want checks whether packets of a protocol get from one to an address, and answers back.
 func (l *lab) want(passes bool, from, network, addr string) {
 	l.t.Helper()
-	timeout := silence
-	if passes {
-		timeout = soon
+	if !passes {
+		if err := l.try(from, network, addr, silence); err == nil {
+			l.t.Errorf("%s gets to %s over %s", from, addr, network)
+		}
+		return
 	}
+	// A new link may know its neighbours late.
+	err := l.try(from, network, addr, soon)
+	for deadline := time.Now().Add(soon); err != nil && time.Now().Before(deadline); err = l.try(from, network, addr, soon) {
+		time.Sleep(10 * time.Millisecond)
+	}
+	if err != nil {
+		l.t.Errorf("%s does not get to %s over %s: %v", from, addr, network, err)
+	}
+}
+
+func (l *lab) try(from, network, addr string, timeout time.Duration) error {
 	conn, err := l.dial(from, network, addr, timeout)
-	got := err == nil
-	if got {
-		defer conn.Close()
-		got = echo(conn, timeout)
+	if err != nil {
+		return err
 	}
-	if got != passes {
-		l.t.Errorf("%s to %s over %s passes: %v, want %v (%v)", from, addr, network, got, passes, err)
+	defer conn.Close()
+	if !echo(conn, timeout) {
+		return errors.New("no answer")
 	}
+	return nil
 }
 
 // wantAll checks both families and both protocols between two.
@@ -312,6 +325,7 @@ func TestEgress(t *testing.T) {
 // they come from, though it is masqueraded.
 func TestServices(t *testing.T) {
 	l := newLab(t)
+	l.node.Run(t, "ip", "route", "add", "default", "via", "10.8.0.2")
 	l.node.Run(t, "iptables", "-t", "nat", "-A", "PREROUTING", "-d", "10.96.0.1", "-p", "tcp", "-j", "DNAT", "--to-destination", "10.9.0.12:80")
 	l.node.Run(t, "iptables", "-t", "nat", "-A", "OUTPUT", "-d", "10.96.0.1", "-p", "tcp", "-j", "DNAT", "--to-destination", "10.9.0.12:80")
 	l.node.Run(t, "iptables", "-t", "nat", "-A", "POSTROUTING", "-j", "MASQUERADE")

@@ -64,7 +64,7 @@ const (
 // Sets of a profile have the profile's name and one of these.
 const (
 	anyoneSuffix  = "-anyone"  // protocol, port
-	classesSuffix = "-classes" // class, protocol, port
+	classesSuffix = "-classes" // any byte, class, protocol, port; see loadClass
 	blocksSuffix  = "-blocks"  // address, protocol, port
 )
 
@@ -120,8 +120,8 @@ func (r *ruleset) profile(p *networkpolicy.Profile) {
 			s.add(nil, nil, p.Anyone)
 		case classesSuffix:
 			for c, ports := range p.Classes {
-				key := binary.BigEndian.AppendUint32(nil, uint32(c))
-				s.add(key, key, ports)
+				key := binary.NativeEndian.AppendUint32(nil, uint32(c))
+				s.add(append([]byte{0, 0, 0, 0}, key...), append([]byte{255, 0, 0, 0}, key...), ports)
 			}
 		case blocksSuffix:
 			for _, b := range p.Blocks {
@@ -151,7 +151,7 @@ func (f family) setsOf(p *networkpolicy.Profile) map[string]kind {
 		sets[anyoneSuffix] = kind{key: ports, ranges: true}
 	}
 	if p.Classes != nil {
-		sets[classesSuffix] = kind{key: append([]nftables.SetDatatype{nftables.TypeMark}, ports...), ranges: true}
+		sets[classesSuffix] = kind{key: append([]nftables.SetDatatype{nftables.TypeInetProto, nftables.TypeMark}, ports...), ranges: true}
 	}
 	if p.HasBlocks {
 		sets[blocksSuffix] = kind{key: append([]nftables.SetDatatype{f.addr}, ports...), ranges: true}
@@ -173,17 +173,11 @@ func (f family) rulesOf(p *networkpolicy.Profile) [][]expr.Any {
 	for _, suffix := range slices.Sorted(maps.Keys(sets)) {
 		var match []expr.Any
 		next := uint32(firstRegister)
-		if suffix != anyoneSuffix {
-			match = append(match, f.load(peer, next))
-			next += uint32(f.bits / 32)
-		}
-		if suffix == classesSuffix {
-			match = append(match,
-				&expr.Lookup{SourceRegister: firstRegister, SetName: classMap, DestRegister: firstRegister, IsDestRegSet: true},
-				// Without this, nft, which asks for the length of all that is looked up, cannot list the rule.
-				&expr.Byteorder{SourceRegister: firstRegister, DestRegister: firstRegister, Op: expr.ByteorderHton, Len: 4, Size: 4},
-			)
-			next = firstRegister + 1
+		switch suffix {
+		case classesSuffix:
+			match, next = f.loadClass(peer), next+2
+		case blocksSuffix:
+			match, next = []expr.Any{f.load(peer, next)}, next+uint32(f.bits/32)
 		}
 		rules = append(rules, append(match,
 			&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: next},
@@ -193,6 +187,19 @@ func (f family) rulesOf(p *networkpolicy.Profile) [][]expr.Any {
 		))
 	}
 	return append(rules, []expr.Any{&expr.Verdict{Kind: expr.VerdictDrop}})
+}
+
+// loadClass loads something of no matter and the class of an address into the first two registers. nft takes
+// what is loaded first, 16 bytes of which the rest is overwritten, for all that is looked up. Versions up to
+// 1.0.6 at least abort at the lookup of something that comes from a map, and the rules of all programs on the
+// host could not be listed any more.
+func (f family) loadClass(offset uint32) []expr.Any {
+	const free = firstRegister + 4
+	return []expr.Any{
+		&expr.Payload{DestRegister: firstRegister, Base: expr.PayloadBaseNetworkHeader, Offset: 0, Len: 16},
+		f.load(offset, free),
+		&expr.Lookup{SourceRegister: free, SetName: classMap, DestRegister: firstRegister + 1, IsDestRegSet: true},
+	}
 }
 
 // load loads an address into registers.
