@@ -103,6 +103,13 @@ func Standard(ctx context.Context, o Options) (*Server, error) {
 	if o.Log == nil {
 		o.Log = slog.Default()
 	}
+	services, err := alloc.New(alloc.Config{Backend: o.Backend, CIDRs: o.ServiceCIDRs, Ports: o.NodePorts})
+	if err != nil {
+		return nil, err
+	}
+	if a := o.Advertise.Addr(); a.IsValid() && !a.IsLoopback() && family.Of(a) != services.CIDRs().Families()[0] {
+		return nil, fmt.Errorf("service IP family %q must match public address family %q", services.CIDRs().Families()[0], family.Of(a))
+	}
 	registry := prometheus.NewRegistry()
 	tokens, err := o.tokens(registry)
 	if err != nil {
@@ -111,13 +118,6 @@ func Standard(ctx context.Context, o Options) (*Server, error) {
 	users, err := o.users(tokens)
 	if err != nil {
 		return nil, err
-	}
-	services, err := alloc.New(alloc.Config{Backend: o.Backend, CIDRs: o.ServiceCIDRs, Ports: o.NodePorts})
-	if err != nil {
-		return nil, err
-	}
-	if a := o.Advertise.Addr(); a.IsValid() && !a.IsLoopback() && family.Of(a) != services.CIDRs().Families()[0] {
-		return nil, fmt.Errorf("service IP family %q must match public address family %q", services.CIDRs().Families()[0], family.Of(a))
 	}
 	rights := authz.New(bootstrap.NodeRules(), registry)
 	connections := o.connections(rights)

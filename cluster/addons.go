@@ -47,7 +47,7 @@ func (r *run) addons(ctx context.Context) error {
 	if r.Nodes > 0 {
 		var dns bytes.Buffer
 		if err := template.Must(template.New("dns").Parse(dnsManifest)).Execute(&dns, map[string]any{
-			"Domain": r.Domain, "Address": r.dns(), "Image": dnsImage,
+			"Domain": r.Domain, "Addresses": r.dns(), "Families": r.ServiceCIDRs.Families(), "Image": dnsImage,
 		}); err != nil {
 			return err
 		}

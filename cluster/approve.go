@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"encoding/pem"
 	"net"
+	"net/netip"
 	"slices"
 	"time"
 
@@ -50,7 +51,7 @@ func (r *run) approveServing(ctx context.Context, members []member) error {
 	}.Run(ctx)
 }
 
-// asks reports whether a request is the node's own, for nothing but its name and address.
+// asks reports whether a request is the node's own, for nothing but its name and addresses.
 func (m member) asks(csr *certificatesv1.CertificateSigningRequest) bool {
 	self := nodeUser(m.Name)
 	block, _ := pem.Decode(csr.Spec.Request)
@@ -61,5 +62,9 @@ func (m member) asks(csr *certificatesv1.CertificateSigningRequest) bool {
 	return err == nil && request.Subject.CommonName == self.user && slices.Equal(request.Subject.Organization, self.groups) &&
 		len(request.URIs) == 0 && len(request.EmailAddresses) == 0 &&
 		!slices.ContainsFunc(request.DNSNames, func(name string) bool { return name != m.Name }) &&
-		!slices.ContainsFunc(request.IPAddresses, func(ip net.IP) bool { return !ip.Equal(m.Address.AsSlice()) })
+		!slices.ContainsFunc(request.IPAddresses, func(ip net.IP) bool { return !m.has(ip) })
+}
+
+func (m member) has(ip net.IP) bool {
+	return slices.ContainsFunc(m.Addresses, func(a netip.Addr) bool { return ip.Equal(a.AsSlice()) })
 }

@@ -19,7 +19,7 @@ import (
 
 // TestKubeletsAskForThemselves: nobody gets a certificate for another name or address than those that its node has.
 func TestKubeletsAskForThemselves(t *testing.T) {
-	m := member{Config: node.Config{Name: "node-1", Address: netip.MustParseAddr("10.0.0.1")}}
+	m := member{Config: node.Config{Name: "node-1", Addresses: []netip.Addr{netip.MustParseAddr("10.0.0.1")}}}
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)

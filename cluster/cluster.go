@@ -15,6 +15,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"syscall"
 	"time"
@@ -23,6 +24,7 @@ import (
 	"github.com/skiff-k8s/skiff/atomicfile"
 	"github.com/skiff-k8s/skiff/cluster/node"
 	"github.com/skiff-k8s/skiff/controllers/services"
+	"github.com/skiff-k8s/skiff/family"
 	"github.com/skiff-k8s/skiff/kubelet"
 	"github.com/skiff-k8s/skiff/podnet"
 	"github.com/skiff-k8s/skiff/proxy/mode"
@@ -48,9 +50,11 @@ type Config struct {
 	// Isolated puts the first node into a network namespace too, so that the
 	// host's own rules and CNI settings stay as they are.
 	Isolated bool
-	// ServiceCIDR, PodCIDR and NodeCIDR are the ranges of Service addresses, of
-	// pods, and of nodes in namespaces: 10.96.0.0/16, 10.244.0.0/16, 172.30.0.0/24.
-	ServiceCIDR, PodCIDR, NodeCIDR netip.Prefix
+	// ServiceCIDRs, PodCIDRs and NodeCIDRs are the ranges of Service addresses, of
+	// pods, and of nodes in namespaces. Their families are those of the cluster, the
+	// primary one first; those that are not given are the standard ones (ranges.go)
+	// of the families of those that are, or of IPv4.
+	ServiceCIDRs, PodCIDRs, NodeCIDRs family.Ranges
 	// PodNetwork is how the pods of different nodes reach each other; podnet.Route.
 	PodNetwork podnet.Mode
 	// LoadBalancers is where Services of type LoadBalancer have their addresses
@@ -93,10 +97,8 @@ func (c Config) withDefaults() (Config, error) {
 		}
 	}
 	c.Storage = cmp.Or(c.Storage, "file://"+filepath.Join(c.DataDir, "store"))
-	c.Listen = cmp.Or(c.Listen, netip.MustParseAddrPort("0.0.0.0:6443"))
-	c.ServiceCIDR = cmp.Or(c.ServiceCIDR, netip.MustParsePrefix("10.96.0.0/16"))
-	c.PodCIDR = cmp.Or(c.PodCIDR, netip.MustParsePrefix("10.244.0.0/16"))
-	c.NodeCIDR = cmp.Or(c.NodeCIDR, netip.MustParsePrefix("172.30.0.0/24"))
+	c.fillRanges()
+	c.Listen = everywhere(cmp.Or(c.Listen, netip.MustParseAddrPort("0.0.0.0:6443")), c.PodCIDRs)
 	c.Domain = cmp.Or(c.Domain, "cluster.local")
 	if c.Tools == "" {
 		self, err := os.Executable()
@@ -132,22 +134,22 @@ func (c Config) instance() string {
 func (c Config) network() network {
 	n := network{
 		bridge: "skiff" + c.instance(), owner: c.DataDir,
-		nodes: c.NodeCIDR, namespaces: namespaces(filepath.Join(c.DataDir, "netns")),
+		nodes: c.NodeCIDRs, namespaces: namespaces(filepath.Join(c.DataDir, "netns")),
 	}
 	if c.Isolated {
-		n.only = []netip.Prefix{c.ServiceCIDR} // podnet leads to pods
+		n.only = c.ServiceCIDRs // podnet leads to pods
 	}
 	return n
 }
 
-// dns is the address of the cluster's name server: the tenth of the Service
+// dns are the addresses of the cluster's name server: the tenth of each Service
 // range, as everywhere.
-func (c Config) dns() netip.Addr {
-	addr := c.ServiceCIDR.Masked().Addr()
-	for range 10 {
-		addr = addr.Next()
+func (c Config) dns() []netip.Addr {
+	var list []netip.Addr
+	for _, p := range c.ServiceCIDRs {
+		list = append(list, nth(p, 10))
 	}
-	return addr
+	return list
 }
 
 // member is a node of the cluster and where it lives.
@@ -158,21 +160,21 @@ type member struct {
 	link      string // the host's end of the cable into the namespace
 }
 
-// members lists the nodes of c; host is the machine's address.
-func (c Config) members(host netip.Addr) []member {
+// members lists the nodes of c; host are the machine's addresses.
+func (c Config) members(host []netip.Addr) []member {
 	members := make([]member, 0, c.Nodes)
 	for i := range c.Nodes {
 		m := member{
 			index: i,
 			Config: node.Config{
-				Name:        "node-" + strconv.Itoa(i+1),
-				Tools:       c.Tools,
-				Address:     host,
-				Bridge:      "cni0",
-				PodNetwork:  c.PodNetwork,
-				PodCIDR:     c.PodCIDR,
-				NodeCIDR:    c.NodeCIDR,
-				ServiceCIDR: c.ServiceCIDR, ClusterDNS: c.dns(), ClusterDomain: c.Domain,
+				Name:         "node-" + strconv.Itoa(i+1),
+				Tools:        c.Tools,
+				Addresses:    host,
+				Bridge:       "cni0",
+				PodNetwork:   c.PodNetwork,
+				PodCIDRs:     c.PodCIDRs,
+				NodeCIDRs:    c.NodeCIDRs,
+				ServiceCIDRs: c.ServiceCIDRs, ClusterDNS: c.dns()[0], ClusterDomain: c.Domain,
 				Mirror:  c.Mirror,
 				MaxPods: c.MaxPods,
 				Ingress: c.Ingress,
@@ -187,7 +189,7 @@ func (c Config) members(host netip.Addr) []member {
 		if i > 0 || c.Isolated {
 			m.namespace = "skiff" + c.instance() + "-" + m.Name
 			m.link = "sk" + c.instance() + "-" + strconv.Itoa(i+1)
-			m.Address, m.Router = c.network().address(i), c.network().gateway()
+			m.Addresses, m.Routers = c.network().addresses(i), c.network().gateways()
 		}
 		members = append(members, m)
 	}

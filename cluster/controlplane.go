@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync/atomic"
 
@@ -25,7 +26,6 @@ import (
 	"github.com/skiff-k8s/skiff/controllers"
 	"github.com/skiff-k8s/skiff/controllers/services"
 	"github.com/skiff-k8s/skiff/fakenodes"
-	"github.com/skiff-k8s/skiff/family"
 	"github.com/skiff-k8s/skiff/guard"
 	"github.com/skiff-k8s/skiff/ingress"
 	"github.com/skiff-k8s/skiff/scheduler"
@@ -149,8 +149,8 @@ func (p *controlPlane) start(ctx context.Context) error {
 		FrontProxyNames:   []string{frontProxy},
 		FrontProxyClient:  toExtensions.Show,
 		KubeletClient:     toKubelets.Show,
-		ServiceCIDRs:      family.Ranges{r.ServiceCIDR},
-		Advertise:         netip.AddrPortFrom(r.host, r.Listen.Port()),
+		ServiceCIDRs:      r.ServiceCIDRs,
+		Advertise:         netip.AddrPortFrom(r.addresses[0], r.Listen.Port()),
 		Components:        map[string]func(context.Context) error{"controller-manager": p.managing.probe, "scheduler": p.scheduling.probe},
 		Log:               r.Log.With("component", "apiserver"),
 	})
@@ -175,14 +175,19 @@ func (p *controlPlane) wait() error {
 
 // hosts are the names and addresses under which the API is reached.
 func (r *run) hosts() []string {
-	first := r.ServiceCIDR.Masked().Addr().Next()
-	names := []string{"localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc." + r.Domain,
-		"127.0.0.1", r.host.String(), first.String()}
-	if gateway := r.network().gateway(); gateway != r.host {
-		names = append(names, gateway.String())
+	names := []string{"localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc." + r.Domain}
+	addresses := []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1}), netip.IPv6Loopback()}
+	addresses = append(append(addresses, r.addresses...), r.network().gateways()...)
+	for _, p := range r.ServiceCIDRs {
+		addresses = append(addresses, nth(p, 1))
 	}
-	if addr := r.Listen.Addr(); !addr.IsUnspecified() && addr != r.host && addr.String() != "127.0.0.1" {
-		names = append(names, addr.String())
+	if addr := r.Listen.Addr(); !addr.IsUnspecified() {
+		addresses = append(addresses, addr)
+	}
+	for _, a := range addresses {
+		if name := a.String(); !slices.Contains(names, name) {
+			names = append(names, name)
+		}
 	}
 	return names
 }
@@ -230,7 +235,7 @@ func (r *run) url(id identity) string {
 		addr = netip.AddrFrom4([4]byte{127, 0, 0, 1})
 	case id.file == adminUser.file:
 	default:
-		addr = r.host
+		addr = r.addresses[0]
 	}
 	return "https://" + netip.AddrPortFrom(addr, r.Listen.Port()).String()
 }
@@ -276,7 +281,7 @@ func (p *controlPlane) controllers(ctx context.Context) error {
 	factory := informers.NewSharedInformerFactory(client, 0)
 	manager, err := controllers.New(controllers.Config{
 		Client: client, Metadata: meta, API: config, Informers: factory,
-		RootCA: p.run.pki.CA(), ServiceAccountKey: tokenKey, PodCIDRs: family.Ranges{p.run.PodCIDR}, LoadBalancers: p.run.LoadBalancers,
+		RootCA: p.run.pki.CA(), ServiceAccountKey: tokenKey, PodCIDRs: p.run.PodCIDRs, LoadBalancers: p.run.LoadBalancers,
 		Ingress:   services.Ingress{Controller: ingress.ControllerName, Ports: []uint16{p.run.Ingress.HTTPPort, p.run.Ingress.HTTPSPort}},
 		SigningCA: p.run.pki.ca.CertPEM, SigningKey: p.run.pki.ca.KeyPEM,
 	})

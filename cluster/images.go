@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -25,7 +24,7 @@ func (c Config) running() ([]node.Config, error) {
 	}
 	c.Nodes = len(entries)
 	var nodes []node.Config
-	for _, m := range c.members(netip.Addr{}) {
+	for _, m := range c.members(nil) {
 		if _, err := os.Stat(strings.TrimPrefix(m.Socket(), "unix://")); err == nil {
 			nodes = append(nodes, m.Config)
 		}

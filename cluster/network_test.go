@@ -2,26 +2,27 @@ package cluster
 
 import (
 	"fmt"
-	"net/netip"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
+
+	"github.com/skiff-k8s/skiff/family"
 )
 
 func TestRoutes(t *testing.T) {
 	c := Config{
-		DataDir: t.TempDir(), NodeCIDR: netip.MustParsePrefix("172.30.0.0/24"),
-		PodCIDR: netip.MustParsePrefix("10.244.0.0/16"), ServiceCIDR: netip.MustParsePrefix("10.96.0.0/16"),
+		DataDir: t.TempDir(), NodeCIDRs: family.MustParse("172.30.0.0/24,fd00:172:30::/64"),
+		PodCIDRs: family.MustParse("10.244.0.0/16,fd00:10:244::/56"), ServiceCIDRs: family.MustParse("10.96.0.0/16,fd00:10:96::/112"),
 	}
 	for _, test := range []struct {
 		name     string
 		isolated bool
 		want     []string
 	}{
-		{"the world is reached by this machine", false, []string{"0.0.0.0/0 via 172.30.0.1"}},
+		{"the world is reached by this machine", false, []string{"0.0.0.0/0 via 172.30.0.1", "::/0 via fd00:172:30::1"}},
 		{"isolated nodes reach the cluster, all else is refused", true,
-			[]string{"unreachable 0.0.0.0/0", "10.96.0.0/16 via 172.30.0.1"}},
+			[]string{"unreachable 0.0.0.0/0", "10.96.0.0/16 via 172.30.0.1", "unreachable ::/0", "fd00:10:96::/112 via fd00:172:30::1"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			c.Isolated = test.isolated

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -24,6 +23,7 @@ import (
 	"github.com/skiff-k8s/skiff/atomicfile"
 	"github.com/skiff-k8s/skiff/cluster/image"
 	"github.com/skiff-k8s/skiff/cluster/node"
+	"github.com/skiff-k8s/skiff/family"
 	"github.com/skiff-k8s/skiff/guard"
 	"github.com/skiff-k8s/skiff/podnet"
 )
@@ -89,11 +89,11 @@ func (r *run) connect(members []member) error {
 		if err := n.ensureBridge(); err != nil {
 			return fmt.Errorf("bridge %s: %w", n.bridge, err)
 		}
-		if err := n.ensureNamespace(m.namespace, m.link, m.Address); err != nil {
+		if err := n.ensureNamespace(m.namespace, m.link, m.Addresses); err != nil {
 			return err
 		}
 		// This machine routes between the nodes.
-		if err := node.Forward(r.DataDir); err != nil {
+		if err := node.Forward(r.DataDir, r.PodCIDRs.Families()); err != nil {
 			return err
 		}
 	}
@@ -107,7 +107,7 @@ func (r *run) leadToPods(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return podnet.Run(ctx, podnet.Config{Client: client, Ranges: []netip.Prefix{r.PodCIDR}, Log: r.Log.With("component", "podnet")})
+	return podnet.Run(ctx, podnet.Config{Client: client, Ranges: r.PodCIDRs, Log: r.Log.With("component", "podnet")})
 }
 
 // leadToBalancers makes routes to the range of load balancers by the first node,
@@ -117,8 +117,13 @@ func (r *run) leadToBalancers(first member) error {
 		return nil
 	}
 	for _, prefix := range r.LoadBalancers.Prefixes() {
-		if err := netlink.RouteReplace(&netlink.Route{Dst: ipNet(prefix), Gw: first.Address.AsSlice()}); err != nil {
-			return fmt.Errorf("route to the load balancers of %s: %w", prefix, err)
+		for _, via := range first.Addresses {
+			if family.Of(via) != family.Of(prefix.Addr()) {
+				continue
+			}
+			if err := netlink.RouteReplace(&netlink.Route{Dst: ipNet(prefix), Gw: via.AsSlice()}); err != nil {
+				return fmt.Errorf("route to the load balancers of %s: %w", prefix, err)
+			}
 		}
 	}
 	return nil
@@ -127,7 +132,11 @@ func (r *run) leadToBalancers(first member) error {
 // credentials gives a member its serving certificate.
 func (r *run) credentials(m *member) error {
 	name := "kubelet-serving-" + m.Name
-	if _, err := r.pki.Server(name, "system:node:"+m.Name, m.Name, m.Address.String()); err != nil {
+	hosts := []string{m.Name}
+	for _, a := range m.Addresses {
+		hosts = append(hosts, a.String())
+	}
+	if _, err := r.pki.Server(name, "system:node:"+m.Name, hosts...); err != nil {
 		return err
 	}
 	m.CA = r.pki.CA()
@@ -306,11 +315,11 @@ func (c Config) clean() error {
 	c.Nodes = len(entries)
 	for _, isolated := range []bool{false, true} {
 		c.Isolated = isolated
-		for _, m := range c.members(netip.Addr{}) {
+		for _, m := range c.members(nil) {
 			errs = append(errs, c.cleanMember(m))
 		}
 	}
-	errs = append(errs, node.RemoveCgroups("/skiff"+c.instance()), deleteLink(c.network().bridge), c.network().namespaces.removeFolder(), podnet.RemoveRoutes(c.PodCIDR), node.RestoreKernel(c.DataDir))
+	errs = append(errs, node.RemoveCgroups("/skiff"+c.instance()), deleteLink(c.network().bridge), c.network().namespaces.removeFolder(), podnet.RemoveRoutes(c.PodCIDRs...), node.RestoreKernel(c.DataDir))
 	return errors.Join(errs...)
 }
 

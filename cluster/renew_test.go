@@ -18,7 +18,7 @@ import (
 
 // TestCertificatesAreRenewedWhileInUse lets most of a year pass.
 func TestCertificatesAreRenewedWhileInUse(t *testing.T) {
-	r := &run{host: netip.MustParseAddr("127.0.0.1"), Config: Config{DataDir: t.TempDir(), Listen: netip.MustParseAddrPort("127.0.0.1:6443"), Log: slog.New(slog.DiscardHandler)}}
+	r := &run{addresses: []netip.Addr{netip.MustParseAddr("127.0.0.1")}, Config: Config{DataDir: t.TempDir(), Listen: netip.MustParseAddrPort("127.0.0.1:6443"), Log: slog.New(slog.DiscardHandler)}}
 	var err error
 	if r.pki, err = OpenPKI(t.TempDir()); err != nil {
 		t.Fatal(err)

@@ -15,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/kubernetes"
 
+	"github.com/skiff-k8s/skiff/family"
 	"github.com/skiff-k8s/skiff/guard"
 )
 
@@ -30,8 +31,9 @@ type run struct {
 	pki     *PKI
 	proxies *PKI // of front proxies
 	plane   *controlPlane
-	host    netip.Addr
-	archive struct{ pause, dns string }
+	// addresses are those of this machine, one of each family of the cluster.
+	addresses []netip.Addr
+	archive   struct{ pause, dns string }
 
 	// complete is closed when all nodes are ready.
 	complete chan struct{}
@@ -48,10 +50,10 @@ func (r *run) up(ctx context.Context, ready func()) (err error) {
 	if err := os.Remove(r.recordFile()); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
-	if r.host, err = r.advertised(); err != nil {
+	if r.addresses, err = r.advertised(); err != nil {
 		return err
 	}
-	members := r.members(r.host)
+	members := r.members(r.addresses)
 
 	planeCtx, stopPlane := context.WithCancel(context.WithoutCancel(ctx))
 	nodesCtx, stopNodes := context.WithCancel(context.WithoutCancel(ctx))
@@ -129,15 +131,24 @@ func (r *run) start(what string, ctx context.Context, part func(context.Context)
 	})
 }
 
-// advertised is the address by which pods and nodes reach the API server.
-func (r *run) advertised() (netip.Addr, error) {
+// advertised are the addresses by which pods and nodes reach this machine, one of
+// each family of the cluster. The first is that of the API server.
+func (r *run) advertised() ([]netip.Addr, error) {
 	if r.Isolated {
-		return r.network().gateway(), nil
+		return r.network().gateways(), nil
 	}
-	if addr := r.Listen.Addr(); !addr.IsUnspecified() && !addr.IsLoopback() {
-		return addr, nil
+	var list []netip.Addr
+	for _, f := range r.PodCIDRs.Families() {
+		addr := r.Listen.Addr()
+		if addr.IsUnspecified() || addr.IsLoopback() || family.Of(addr) != f {
+			var err error
+			if addr, err = hostAddress(f); err != nil {
+				return nil, err
+			}
+		}
+		list = append(list, addr)
 	}
-	return hostAddress()
+	return list, nil
 }
 
 // waitReady waits until every node reports Ready, and says when each did.

@@ -274,9 +274,13 @@ func TestFailedStart(t *testing.T) {
 // hostRules are the rules in the host's own namespace, without their counters.
 func hostRules(t *testing.T) string {
 	t.Helper()
-	out, err := exec.Command("iptables-save").Output()
-	if err != nil {
-		t.Fatal(err)
+	var all strings.Builder
+	for _, save := range []string{"iptables-save", "ip6tables-save"} {
+		out, err := exec.Command(save).Output()
+		if err != nil {
+			t.Fatal(err)
+		}
+		all.Write(out)
 	}
-	return regexp.MustCompile(`(?m)^#.*\n|\[\d+:\d+\]`).ReplaceAllString(string(out), "")
+	return regexp.MustCompile(`(?m)^#.*\n|\[\d+:\d+\]`).ReplaceAllString(all.String(), "")
 }

@@ -5,12 +5,11 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"slices"
 	"strings"
 
 	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
 
+	"github.com/skiff-k8s/skiff/family"
 	"github.com/skiff-k8s/skiff/podnet"
 )
 
@@ -34,21 +33,24 @@ func (c Config) checkHost() error {
 	if err := podnet.Check(c.PodNetwork); err != nil {
 		return fmt.Errorf("--pod-network %s: %w", c.PodNetwork, err)
 	}
-	type use struct {
+	ranges := []struct {
 		what, flag string
-		prefix     netip.Prefix
-	}
-	ranges := []use{{"pod", "--pod-cidr", c.PodCIDR}, {"Service", "--service-cidr", c.ServiceCIDR}}
-	if c.Nodes > 1 || c.Isolated {
-		ranges = slices.Insert(ranges, 0, use{"node", "--node-cidr", c.NodeCIDR})
+		prefixes   family.Ranges
+		used       bool
+	}{
+		{"node", "--node-cidr", c.NodeCIDRs, c.Nodes > 1 || c.Isolated},
+		{"pod", "--pod-cidr", c.PodCIDRs, true},
+		{"Service", "--service-cidr", c.ServiceCIDRs, true},
 	}
 	claims, err := c.claimsOfOthers()
 	if err != nil {
 		return err
 	}
 	for _, r := range ranges {
-		if taken := conflict(r.prefix, claims); taken != nil {
-			return fmt.Errorf("the %s range %s is in use on this machine: %s; choose another with %s", r.what, r.prefix, taken, r.flag)
+		for _, prefix := range r.prefixes {
+			if taken := conflict(prefix, claims); r.used && taken != nil {
+				return fmt.Errorf("the %s range %s is in use on this machine: %s; choose another with %s", r.what, prefix, taken, r.flag)
+			}
 		}
 	}
 	return nil
@@ -81,11 +83,11 @@ func (c Config) claimsOfOthers() ([]claim, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list the links of this machine: %w", err)
 	}
-	addrs, err := netlink.AddrList(nil, unix.AF_INET)
+	addrs, err := netlink.AddrList(nil, netlink.FAMILY_ALL)
 	if err != nil {
 		return nil, fmt.Errorf("list the addresses of this machine: %w", err)
 	}
-	routes, err := netlink.RouteList(nil, unix.AF_INET)
+	routes, err := netlink.RouteList(nil, netlink.FAMILY_ALL)
 	if err != nil {
 		return nil, fmt.Errorf("list the routes of this machine: %w", err)
 	}
@@ -97,13 +99,15 @@ func (c Config) claimsOfOthers() ([]claim, error) {
 	}
 	var claims []claim
 	add := func(index int, ip net.IP, bits int) {
-		addr, ok := netip.AddrFromSlice(ip.To4())
+		addr, ok := netip.AddrFromSlice(ip)
+		addr = addr.Unmap()
 		if link := others[index]; ok && link != nil {
 			claims = append(claims, claim{prefix: netip.PrefixFrom(addr, bits), link: link.Attrs().Name, owner: owner(link)})
 		}
 	}
 	for _, a := range addrs {
-		add(a.LinkIndex, a.IP, 32)
+		_, whole := a.Mask.Size()
+		add(a.LinkIndex, a.IP, whole)
 	}
 	for _, r := range routes {
 		if r.Dst != nil {
@@ -117,7 +121,7 @@ func (c Config) claimsOfOthers() ([]claim, error) {
 // owns reports whether a link of the host is, or was in an earlier run, the
 // cluster's.
 func (c Config) owns(link string) bool {
-	for _, m := range c.members(netip.Addr{}) {
+	for _, m := range c.members(nil) {
 		if m.namespace == "" && (link == m.Bridge || link == podnet.Device) {
 			_, err := os.Stat(hostMark(m))
 			return err == nil

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -28,8 +29,8 @@ func (s settings) start(ctx context.Context, nodes bool) (stop func() error, err
 	if err != nil {
 		return nil, err
 	}
-	host := s.nodeCIDR.Masked().Addr().Next() // as nodes see it
-	stopCluster, err := s.up(ctx, "--nodes", "2", "--registry-mirror", fmt.Sprintf("http://%s:%d", host, port))
+	host := s.nodeCIDRs[0].Masked().Addr().Next() // as nodes see it
+	stopCluster, err := s.up(ctx, "--nodes", "2", "--registry-mirror", "http://"+netip.AddrPortFrom(host, uint16(port)).String())
 	if err != nil {
 		return nil, errors.Join(err, stopRegistry())
 	}
@@ -45,7 +46,7 @@ func (s settings) start(ctx context.Context, nodes bool) (stop func() error, err
 func (s settings) up(ctx context.Context, more ...string) (stop func() error, err error) {
 	args := append([]string{
 		"up", "--data-dir", s.data(), "--listen", s.listen, "--tools", s.tools, "--max-pods", "60",
-		"--pod-cidr", s.podCIDR.String(), "--node-cidr", s.nodeCIDR.String(),
+		"--pod-cidr", s.podCIDRs.String(), "--node-cidr", s.nodeCIDRs.String(),
 	}, more...)
 	if s.storage != "" {
 		args = append(args, "--storage", s.storage)

@@ -11,7 +11,6 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"net/netip"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -21,6 +20,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/skiff-k8s/skiff/family"
 )
 
 // testList has a line for each of the 446 tests: its name, whether it must run
@@ -38,7 +39,7 @@ type settings struct {
 	skiff, storage         string
 	isolated, hydrophone   bool
 	listen                 string
-	podCIDR, nodeCIDR      netip.Prefix
+	podCIDRs, nodeCIDRs    family.Ranges
 }
 
 func main() {
@@ -59,8 +60,8 @@ func main() {
 	flag.BoolVar(&s.hydrophone, "hydrophone", false, "run the suite in a pod of the cluster, by Hydrophone")
 	// Ranges other than those of skiff up, so that a cluster may be up meanwhile.
 	flag.StringVar(&s.listen, "listen", "0.0.0.0:16443", "address of the API")
-	flag.TextVar(&s.podCIDR, "pod-cidr", netip.MustParsePrefix("10.245.0.0/16"), "range of pod addresses")
-	flag.TextVar(&s.nodeCIDR, "node-cidr", netip.MustParsePrefix("172.30.1.0/24"), "range of node addresses")
+	flag.TextVar(&s.podCIDRs, "pod-cidr", family.MustParse("10.245.0.0/16"), "range of pod addresses, or one of each IP family")
+	flag.TextVar(&s.nodeCIDRs, "node-cidr", family.MustParse("172.30.1.0/24"), "the same of node addresses")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()

@@ -3,7 +3,6 @@ package main
 import (
 	"cmp"
 	"net"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -11,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/skiff-k8s/skiff/cluster/clustertest"
+	"github.com/skiff-k8s/skiff/family"
 )
 
 // quick are a dozen tests of the suite, of every tier whose parts exist.
@@ -50,7 +50,7 @@ func TestQuick(t *testing.T) {
 		skiff: clustertest.Build(t), tools: clustertest.Tools(t), images: images, procs: 3,
 		dir: shortDir(t), isolated: true,
 		// Ranges of its own: other clusters may be up on this machine.
-		listen: freeAddress(t), podCIDR: netip.MustParsePrefix("10.247.0.0/16"), nodeCIDR: netip.MustParsePrefix("172.30.3.0/24"),
+		listen: freeAddress(t), podCIDRs: family.MustParse("10.247.0.0/16"), nodeCIDRs: family.MustParse("172.30.3.0/24"),
 	}
 	stop, err := s.start(t.Context(), true)
 	if err != nil {

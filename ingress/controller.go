@@ -3,6 +3,8 @@ package ingress
 import (
 	"context"
 	"fmt"
+	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -349,7 +351,7 @@ func (k *controller) balancersHere(port uint16) string {
 			continue
 		}
 		for _, i := range s.Status.LoadBalancer.Ingress {
-			if i.IP == k.Address.String() {
+			if slices.ContainsFunc(k.addresses(), func(a netip.Addr) bool { return i.IP == a.String() }) {
 				return s.Namespace + "/" + s.Name
 			}
 		}

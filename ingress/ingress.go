@@ -33,8 +33,10 @@ const (
 type Config struct {
 	Client   kubernetes.Interface
 	NodeName string
-	// Address is the node's, where the ports are.
+	// Address is the node's, where the ports are; Others are those of other IP
+	// families.
 	Address netip.Addr
+	Others  []netip.Addr
 	// HTTPPort and HTTPSPort are where requests come; 0 serves none of the kind.
 	HTTPPort, HTTPSPort uint16
 	// AccessLog gets a line for each request; nil: none is written.
@@ -45,6 +47,9 @@ type Config struct {
 	// Listen opens the ports; nil is net.Listen.
 	Listen func(network, address string) (net.Listener, error)
 }
+
+// addresses are all at which the node serves.
+func (c Config) addresses() []netip.Addr { return append([]netip.Addr{c.Address}, c.Others...) }
 
 // Ingress serves Ingresses on one node.
 type Ingress struct {

@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"math/big"
+	"net"
 	"net/http"
 	"net/netip"
 	"sync"
@@ -112,29 +113,42 @@ func (p *ports) ensure(port uint16, secure bool) error {
 	if p.open[port] != nil {
 		return nil
 	}
-	l, err := p.Listen("tcp", netip.AddrPortFrom(p.Address, port).String())
-	if err != nil {
-		return err
+	var listeners []net.Listener
+	for _, a := range p.addresses() {
+		l, err := p.Listen("tcp", netip.AddrPortFrom(a, port).String())
+		if err != nil {
+			for _, l := range listeners {
+				l.Close()
+			}
+			return err
+		}
+		listeners = append(listeners, netutil.LimitListener(l, mostConnections))
 	}
 	server := newServer(p.handler)
+	if secure {
+		server.TLSConfig = p.tls
+	}
 	p.open[port] = server
-	l = netutil.LimitListener(l, mostConnections)
-	guard.Go("ingress", func() {
-		var err error
-		if secure {
-			server.TLSConfig = p.tls
-			err = server.ServeTLS(l, "", "")
-		} else {
-			err = server.Serve(l)
-		}
-		if errors.Is(err, http.ErrServerClosed) {
-			return
-		}
-		p.Log.Error("the ingress' port closed by itself", "port", port, "error", err)
-		p.shut(port)
-		p.changed()
-	})
+	for _, l := range listeners {
+		guard.Go("ingress", func() { p.serve(server, l, port, secure) })
+	}
 	return nil
+}
+
+// serve serves at an address until the port is shut.
+func (p *ports) serve(server *http.Server, l net.Listener, port uint16, secure bool) {
+	var err error
+	if secure {
+		err = server.ServeTLS(l, "", "")
+	} else {
+		err = server.Serve(l)
+	}
+	if errors.Is(err, http.ErrServerClosed) {
+		return
+	}
+	p.Log.Error("the ingress' port closed by itself", "address", l.Addr(), "error", err)
+	p.shut(port)
+	p.changed()
 }
 
 func newServer(h http.Handler) *http.Server {

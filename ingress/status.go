@@ -179,14 +179,17 @@ func (s *status) write(ctx context.Context, key route.Key) error {
 // addresses are where an Ingress is served: what the status says, without nodes that are gone, and this node as it is.
 func (s *status) addresses(has []networkingv1.IngressLoadBalancerIngress, here bool) (wanted []networkingv1.IngressLoadBalancerIngress) {
 	live := s.liveNodes()
-	self := s.Address.String()
-	for _, i := range has {
-		if i.IP != "" && i.IP != self && live[i.IP] {
-			wanted = append(wanted, i)
+	self := make(map[string]bool)
+	for _, a := range s.Config.addresses() {
+		self[a.String()] = true
+		if here {
+			wanted = append(wanted, networkingv1.IngressLoadBalancerIngress{IP: a.String()})
 		}
 	}
-	if here {
-		wanted = append(wanted, networkingv1.IngressLoadBalancerIngress{IP: self})
+	for _, i := range has {
+		if i.IP != "" && !self[i.IP] && live[i.IP] {
+			wanted = append(wanted, i)
+		}
 	}
 	slices.SortFunc(wanted, func(a, b networkingv1.IngressLoadBalancerIngress) int {
 		x, _ := netip.ParseAddr(a.IP)

@@ -16,6 +16,7 @@ import (
 	typedv1 "k8s.io/client-go/kubernetes/typed/core/v1"
 	"k8s.io/client-go/tools/record"
 
+	"github.com/skiff-k8s/skiff/family"
 	"github.com/skiff-k8s/skiff/guard"
 	"github.com/skiff-k8s/skiff/kubelet/dra"
 	"github.com/skiff-k8s/skiff/kubelet/evict"
@@ -87,6 +88,7 @@ func New(ctx context.Context, cfg Config) (*Kubelet, error) {
 		k.cfg.Listener.Close()
 		return nil, err
 	}
+	k.runtime.Primary = family.Of(cfg.NodeIP)
 	k.devices, err = dra.New(dra.Config{Client: cfg.Client, RootDir: cfg.RootDir, NodeName: cfg.NodeName, Changed: func() { k.pods.WakeAll() }})
 	if err == nil {
 		err = k.openImages(ctx)

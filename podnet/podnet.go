@@ -37,10 +37,10 @@ type Config struct {
 	// Ranges are those of all pods of the cluster, one for each IP family. What no node has of them is
 	// unreachable, so that no packet for a pod that is gone leaves by the default route.
 	Ranges []netip.Prefix
-	// Router passes packets on to the pods of nodes whose address is not within Link; without one all nodes are
-	// on a link of this machine. Mode Route alone looks at both.
-	Router netip.Addr
-	Link   netip.Prefix
+	// Routers pass packets on to the pods of nodes whose address is not within Links; without one all nodes are
+	// on a link of this machine. There are one of each for each IP family. Mode Route alone looks at both.
+	Routers []netip.Addr
+	Links   []netip.Prefix
 	// Joined, if set, is told which ranges the machine's own pods have, and the MTU for them, when it is known and
 	// whenever it is another one.
 	Joined func(Share) error
@@ -130,7 +130,7 @@ func open(c Config) (*machine, error) {
 	m := &machine{Config: c, kernel: k}
 	switch c.Mode {
 	case Route, "":
-		m.backend = &routes{kernel: k, isNode: c.Node != "", address: c.Address, router: c.Router, neighbours: c.Link}
+		m.backend = &routes{kernel: k, isNode: c.Node != "", address: c.Address, routers: c.Routers, neighbours: c.Links}
 	case VXLAN:
 		m.backend = &vxlan{kernel: k, address: c.Address}
 	default:

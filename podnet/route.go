@@ -1,6 +1,9 @@
 package podnet
 
-import "net/netip"
+import (
+	"net/netip"
+	"slices"
+)
 
 // routes leads to the pods of a node by its address. It costs packets nothing, and needs nodes whose addresses are
 // on one link, or a router that knows the way.
@@ -8,8 +11,8 @@ type routes struct {
 	kernel     *kernel
 	isNode     bool
 	address    netip.Addr
-	router     netip.Addr
-	neighbours netip.Prefix
+	routers    []netip.Addr
+	neighbours []netip.Prefix
 	underlay   underlay
 }
 
@@ -41,10 +44,15 @@ func (b *routes) lead(t table, peer Node) error {
 	return nil
 }
 
-// via is who passes on what is for a node's pods: the node, or the router if that is between.
+// via is who passes on what is for a node's pods: the node, or the router of its family if that is between.
 func (b *routes) via(node netip.Addr) netip.Addr {
-	if b.router.IsValid() && b.router.Is6() == node.Is6() && !b.neighbours.Contains(node) {
-		return b.router
+	if slices.ContainsFunc(b.neighbours, func(link netip.Prefix) bool { return link.Contains(node) }) {
+		return node
+	}
+	for _, router := range b.routers {
+		if router.Is6() == node.Is6() {
+			return router
+		}
 	}
 	return node
 }

@@ -47,9 +47,12 @@ func TestWant(t *testing.T) {
 		{"routes lead by nodes", &routes{}, both, []string{
 			"route to 10.1.2.0/24 by 192.0.2.2", "route to fd00:1:2::/64 by 2001:db8::2",
 		}, ""},
-		{"nodes off the link are behind a router", &routes{router: netip.MustParseAddr("192.0.2.254"), neighbours: netip.MustParsePrefix("192.0.2.0/24")}, []Node{
-			node("b", "192.0.2.2", "10.1.2.0/24"), node("c", "198.51.100.3", "10.1.3.0/24"),
-		}, []string{"route to 10.1.2.0/24 by 192.0.2.2", "route to 10.1.3.0/24 by 192.0.2.254"}, ""},
+		{"nodes off the link are behind a router", &routes{
+			routers:    []netip.Addr{netip.MustParseAddr("192.0.2.254"), netip.MustParseAddr("2001:db8::fe")},
+			neighbours: []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24"), netip.MustParsePrefix("2001:db8::/64")},
+		}, []Node{
+			node("b", "192.0.2.2", "10.1.2.0/24"), node("c", "198.51.100.3", "2001:db8:1::3", "10.1.3.0/24", "fd00:1:3::/64"),
+		}, []string{"route to 10.1.2.0/24 by 192.0.2.2", "route to 10.1.3.0/24 by 192.0.2.254", "route to fd00:1:3::/64 by 2001:db8::fe"}, ""},
 		{"a VXLAN has both families over one", &vxlan{address: netip.MustParseAddr("192.0.2.1")}, both, []string{
 			"forwarding of 0a:53:c0:00:02:02 by 192.0.2.2",
 			"neighbour 10.1.2.0 by 0a:53:c0:00:02:02", "neighbour fd00:1:2:: by 0a:53:c0:00:02:02",

@@ -75,6 +75,9 @@ func Define[L any, T any, P interface {
 			return d.Reserve(ctx, typed(obj), typed(old), dryRun)
 		}
 	}
+	if d.Read != nil {
+		r.Read = erase1(d.Read, typed)
+	}
 	if d.Upgrade != nil {
 		r.Upgrade = func(version string, stored []byte, obj Object) (bool, error) {
 			return d.Upgrade(version, stored, typed(obj))

@@ -128,6 +128,9 @@ type Definition[T any] struct {
 	// AnswersDeleted makes DELETE answer with the deleted object (pods, services,
 	// …) where other kinds answer with a Status.
 	AnswersDeleted bool
+	// Read fills what older servers did not store, of an object that is read from
+	// the storage; it is stored when the object is written again.
+	Read func(obj *T)
 	// OrphanByDefault makes deletion without a propagation policy orphan the
 	// dependents (batch/v1 Job, v1 ReplicationController).
 	OrphanByDefault bool
@@ -262,6 +265,7 @@ type Resource struct {
 	New      func() Object
 	NewList  func() runtime.Object // nil if Custom is set: unstructured lists
 	Default  func(obj Object)
+	Read     func(obj Object) // nil: nothing is filled
 	Reserve  func(ctx context.Context, obj, old Object, dryRun bool) (release func(committed bool), err error)
 	Prepare  func(obj, old Object)
 	Reset    []string

@@ -82,6 +82,9 @@ func decode(r *resource.Resource, value []byte) (resource.Object, error) {
 		}
 	}
 	r.Default(obj)
+	if r.Read != nil {
+		r.Read(obj)
+	}
 	return obj, nil
 }
 

@@ -17,13 +17,17 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	corev1 "k8s.io/api/core/v1"
 )
 
 // Cluster is a running skiff.
 type Cluster struct {
 	Program, DataDir string
 	// Port is that of the API on every address of this machine.
-	Port              int
+	Port int
+	// PodCIDR and NodeCIDR are the ranges of pods and nodes; with both IP families
+	// there are two, joined by a comma.
 	PodCIDR, NodeCIDR string
 
 	args []string
@@ -73,6 +77,12 @@ func Build(t testing.TB) string {
 // to stop it, is cleared away in the end.
 func New(t testing.TB, nodes int) *Cluster {
 	t.Helper()
+	return NewOf(t, nodes, corev1.IPv4Protocol)
+}
+
+// NewOf is New with a choice of IP families, the primary one first.
+func NewOf(t testing.TB, nodes int, families ...corev1.IPFamily) *Cluster {
+	t.Helper()
 	if os.Getuid() != 0 && nodes > 0 {
 		t.Fatal("nodes need root, as make test has")
 	}
@@ -84,12 +94,22 @@ func New(t testing.TB, nodes int) *Cluster {
 		t.Fatal(err)
 	}
 	c.DataDir = dir
-	c.PodCIDR, c.NodeCIDR = fmt.Sprintf("10.%d.0.0/16", subnet), nodeCIDR(subnet)
+	var pods, services, nodeRanges []string
+	for _, f := range families {
+		if f == corev1.IPv6Protocol {
+			pods, services = append(pods, fmt.Sprintf("fd00:10:%d::/56", subnet)), append(services, "fd00:10:97::/112")
+			nodeRanges = append(nodeRanges, fmt.Sprintf("fd00:172:%d::/64", subnet))
+			continue
+		}
+		pods, services = append(pods, fmt.Sprintf("10.%d.0.0/16", subnet)), append(services, "10.97.0.0/16")
+		nodeRanges = append(nodeRanges, nodeCIDR(subnet))
+	}
+	c.PodCIDR, c.NodeCIDR = strings.Join(pods, ","), strings.Join(nodeRanges, ",")
 	c.args = []string{
 		"up", "--isolated", "--data-dir", dir, "--tools", Tools(t), "--nodes", fmt.Sprint(nodes),
 		"--listen", fmt.Sprintf("0.0.0.0:%d", c.Port),
 		"--pod-cidr", c.PodCIDR,
-		"--service-cidr", "10.97.0.0/16",
+		"--service-cidr", strings.Join(services, ","),
 		"--node-cidr", c.NodeCIDR,
 	}
 	t.Cleanup(func() {
@@ -149,13 +169,13 @@ func Traces(t testing.TB, dataDir, podCIDR string) string {
 	sum := sha256.Sum256([]byte(dataDir)) // as package cluster names its things
 	script := `
 		ip -o link | awk -F': ' '{print "link", $2}' | grep -E "skiff$ID|sk$ID-"
-		ip route show table all | grep -E "unreachable $CIDR|skiff$ID"
+		for family in -4 -6; do ip $family route show table all; done | grep -E "unreachable ($CIDR)|skiff$ID"
 		grep -o " $DIR[^ ]*" /proc/mounts
 		find /sys/fs/cgroup -maxdepth 2 -name "skiff$ID"
 		pgrep -af "$DIR" | grep -v pgrep
 		true`
 	cmd := exec.Command("sh", "-c", script)
-	cmd.Env = append(os.Environ(), "ID="+hex.EncodeToString(sum[:2]), "DIR="+dataDir, "CIDR="+podCIDR)
+	cmd.Env = append(os.Environ(), "ID="+hex.EncodeToString(sum[:2]), "DIR="+dataDir, "CIDR="+strings.ReplaceAll(podCIDR, ",", "|"))
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		t.Fatalf("look for traces: %v\n%s", err, out)

@@ -30,7 +30,7 @@ const politeness = 2 * time.Second
 // the runtime's records stay in Dir. It must run in the node's network
 // namespace; what is not there is no error.
 func Clean(c Config) error {
-	errs := []error{CleanMachine(c), removeLink(c.Bridge), podnet.Remove(c.PodCIDR)}
+	errs := []error{CleanMachine(c), removeLink(c.Bridge), podnet.Remove(c.PodCIDRs...)}
 	removeHostPortRules()
 	// The settings go first: route_localnet without the rules is an open door.
 	errs = append(errs, cleanProxy(), nftables.Remove(), RestoreKernel(c.Dir), removeRules())

@@ -31,9 +31,13 @@ func writeCNIConfig(c Config, share podnet.Share) error {
 // address: what must be masqueraded is decided in rules.go.
 func cniConfig(c Config, share podnet.Share) ([]byte, error) {
 	type object = map[string]any
+	// A pod has an address of each range, in this order, and can reach all of its
+	// families.
 	var ranges [][]object
+	var routes []object
 	for _, pods := range share.Pods {
 		ranges = append(ranges, []object{{"subnet": pods}})
+		routes = append(routes, object{"dst": everything(pods.Addr())})
 	}
 	data, err := json.MarshalIndent(object{
 		"cniVersion": "1.0.0",
@@ -49,7 +53,7 @@ func cniConfig(c Config, share podnet.Share) ([]byte, error) {
 					"type":    "host-local",
 					"dataDir": filepath.Join(c.Dir, "cni", "ipam"),
 					"ranges":  ranges,
-					"routes":  []object{{"dst": "0.0.0.0/0"}},
+					"routes":  routes,
 				},
 			},
 			{
@@ -63,4 +67,12 @@ func cniConfig(c Config, share podnet.Share) ([]byte, error) {
 		return nil, fmt.Errorf("encode CNI configuration: %w", err)
 	}
 	return data, nil
+}
+
+// everything is the range of all addresses of the family of one.
+func everything(a netip.Addr) netip.Prefix {
+	if a.Is4() {
+		return netip.PrefixFrom(netip.IPv4Unspecified(), 0)
+	}
+	return netip.PrefixFrom(netip.IPv6Unspecified(), 0)
 }

@@ -47,7 +47,7 @@ func runKubelet(ctx context.Context, c Config, config *rest.Config, endpoint str
 		return err
 	}
 	serving, err := rotate.NewServing(rotate.ServingConfig{
-		Client: client, NodeName: c.Name, IPs: []netip.Addr{c.Address}, Dir: c.certificates(), Roots: authority, First: first.Serve,
+		Client: client, NodeName: c.Name, IPs: c.Addresses, Dir: c.certificates(), Roots: authority, First: first.Serve,
 	})
 	if err != nil {
 		return fmt.Errorf("serving certificate of the kubelet: %w", err)
@@ -60,11 +60,12 @@ func runKubelet(ctx context.Context, c Config, config *rest.Config, endpoint str
 		LogDir:          filepath.Join(c.Dir, "logs"),
 		VolumesDir:      filepath.Join(c.Dir, "volumes"),
 		CgroupRoot:      c.CgroupRoot,
-		NodeIP:          c.Address,
+		NodeIP:          c.Address(),
+		ExtraIPs:        c.Addresses[1:],
 		MaxPods:         int64(c.MaxPods),
 		ClusterDNS:      []string{c.ClusterDNS.String()},
 		Domain:          c.ClusterDomain,
-		Listen:          fmt.Sprintf("%s:10250", c.Address),
+		Listen:          netip.AddrPortFrom(c.Address(), 10250).String(),
 		Certificate:     serving.Show,
 		ClientCA:        authority,
 		Guard:           c.Guard,
@@ -117,7 +118,7 @@ func newIngress(c Config, config *rest.Config, log *slog.Logger) (*ingress.Ingre
 		return nil, err
 	}
 	settings := ingress.Config{
-		Client: client, NodeName: c.Name, Address: c.Address, HTTPPort: c.Ingress.HTTPPort, HTTPSPort: c.Ingress.HTTPSPort,
+		Client: client, NodeName: c.Name, Address: c.Address(), Others: c.Addresses[1:], HTTPPort: c.Ingress.HTTPPort, HTTPSPort: c.Ingress.HTTPSPort,
 		Log: log.With("component", "ingress"),
 	}
 	if c.Ingress.AccessLog {
@@ -140,10 +141,10 @@ func runPodNetwork(ctx context.Context, c Config, config *rest.Config, log *slog
 		Client:  client,
 		Mode:    c.PodNetwork,
 		Node:    c.Name,
-		Address: c.Address,
-		Ranges:  []netip.Prefix{c.PodCIDR},
-		Router:  c.Router,
-		Link:    c.NodeCIDR,
+		Address: c.Address(),
+		Ranges:  c.PodCIDRs,
+		Routers: c.Routers,
+		Links:   c.NodeCIDRs,
 		Joined:  func(s podnet.Share) error { return writeCNIConfig(c, s) },
 		Log:     log.With("component", "podnet"),
 	})
@@ -182,10 +183,10 @@ func runProxy(ctx context.Context, c Config, config *rest.Config, log *slog.Logg
 	p, err := proxy.New(proxy.Config{
 		Client:       client,
 		NodeName:     c.Name,
-		Pods:         []netip.Prefix{c.PodCIDR},
+		Pods:         c.PodCIDRs,
 		Backend:      chosen.New(),
 		Connections:  conntrack.Netlink{},
-		HealthListen: fmt.Sprintf("%s:10256", c.Address),
+		HealthListen: netip.AddrPortFrom(c.Address(), 10256).String(),
 		Log:          log.With("component", "proxy"),
 	})
 	if err != nil {

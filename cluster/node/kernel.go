@@ -11,6 +11,8 @@ import (
 	"strings"
 	"syscall"
 
+	corev1 "k8s.io/api/core/v1"
+
 	"github.com/skiff-k8s/skiff/atomicfile"
 )
 
@@ -23,25 +25,90 @@ type setting struct {
 // forwarding lets packets pass from one link to another.
 var forwarding = setting{file: "/proc/sys/net/ipv4/ip_forward", value: "1"}
 
-// nodeSettings are what pods and services need where a node lives.
-var nodeSettings = []setting{
-	forwarding,
-	// Node ports and host ports answer on 127.0.0.1 too.
-	{file: "/proc/sys/net/ipv4/conf/all/route_localnet", value: "1"},
-	// Packets between pods of one bridge pass the rules of the node, as Services and network policies need.
-	{file: "/proc/sys/net/bridge/bridge-nf-call-iptables", value: "1", optional: true},
-	{file: "/proc/sys/net/bridge/bridge-nf-call-ip6tables", value: "1", optional: true},
+// forwardingIPv6 is the same for IPv6, after which links take no routes that
+// routers advertise unless acceptAdvertised says so.
+var forwardingIPv6 = setting{file: "/proc/sys/net/ipv6/conf/all/forwarding", value: "1"}
+
+// base are what pods and services need where a node lives, in any family.
+var base = []setting{
 	// A containerd, its shims and the kubelet each watch files.
 	{file: "/proc/sys/fs/inotify/max_user_instances", value: "8192", optional: true},
+}
+
+// ofFamily are what they need besides for one.
+var ofFamily = map[corev1.IPFamily][]setting{
+	corev1.IPv4Protocol: {
+		forwarding,
+		// Node ports and host ports answer on 127.0.0.1 too.
+		{file: "/proc/sys/net/ipv4/conf/all/route_localnet", value: "1"},
+		// Packets between pods of one bridge pass iptables, as Services need.
+		{file: "/proc/sys/net/bridge/bridge-nf-call-iptables", value: "1", optional: true},
+	},
+	corev1.IPv6Protocol: {
+		forwardingIPv6,
+		{file: "/proc/sys/net/bridge/bridge-nf-call-ip6tables", value: "1", optional: true},
+	},
+}
+
+// nodeSettings are those of a node.
+func nodeSettings(c Config) ([]setting, error) {
+	list := slices.Clone(base)
+	for _, f := range c.PodCIDRs.Families() {
+		if f == corev1.IPv6Protocol {
+			advertised, err := acceptAdvertised("/proc/sys/net/ipv6/conf")
+			if err != nil {
+				return nil, err
+			}
+			list = append(list, advertised...)
+		}
+		list = append(list, ofFamily[f]...)
+	}
+	return list, nil
+}
+
+// acceptAdvertised keeps a machine's default route where routers advertise it:
+// links that accept that (1) do not while the machine forwards, unless they are
+// told to (2). They are told before it forwards.
+func acceptAdvertised(folder string) ([]setting, error) {
+	links, err := os.ReadDir(folder)
+	if err != nil {
+		return nil, fmt.Errorf("this kernel has no IPv6, of which the cluster is to be: %w", err)
+	}
+	var list []setting
+	for _, link := range links {
+		if slices.Contains([]string{"all", "default", "lo"}, link.Name()) {
+			continue
+		}
+		file := filepath.Join(folder, link.Name(), "accept_ra")
+		if now, err := readSetting(file); err == nil && now == "1" {
+			list = append(list, setting{file: file, value: "2", optional: true})
+		}
+	}
+	return list, nil
 }
 
 // settings is the register of this machine. A boot makes void what it says, and
 // empties /run.
 var settings = register{file: "/run/skiff-kernel.json"}
 
-// Forward makes the network namespace of the calling thread pass packets on
-// until RestoreKernel is called for the same user, a folder of the caller's own.
-func Forward(user string) error { return settings.set(user, []setting{forwarding}) }
+// Forward makes the network namespace of the calling thread pass packets of
+// families on until RestoreKernel is called for the same user, a folder of the
+// caller's own.
+func Forward(user string, families []corev1.IPFamily) error {
+	var wanted []setting
+	for _, f := range families {
+		if f == corev1.IPv4Protocol {
+			wanted = append(wanted, forwarding)
+			continue
+		}
+		advertised, err := acceptAdvertised("/proc/sys/net/ipv6/conf")
+		if err != nil {
+			return err
+		}
+		wanted = append(append(wanted, advertised...), forwardingIPv6)
+	}
+	return settings.set(user, wanted)
+}
 
 // RestoreKernel undoes what was set for user and nobody else needs.
 func RestoreKernel(user string) error { return settings.restore(user) }

@@ -21,6 +21,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"k8s.io/client-go/rest"
 
+	"github.com/skiff-k8s/skiff/family"
 	"github.com/skiff-k8s/skiff/guard"
 	"github.com/skiff-k8s/skiff/kubelet"
 	"github.com/skiff-k8s/skiff/podnet"
@@ -34,8 +35,9 @@ type Config struct {
 	Dir string
 	// Tools holds containerd, its shim, and the CNI plugins in cni/.
 	Tools string
-	// Address is how the cluster reaches the node.
-	Address netip.Addr
+	// Addresses are how the cluster reaches the node, one of each IP family of the
+	// cluster, the primary one first.
+	Addresses []netip.Addr
 	// CgroupRoot is the cgroup below which all pods of the node live.
 	CgroupRoot string
 	// Bridge is the name of the link that joins the node's pods.
@@ -43,13 +45,14 @@ type Config struct {
 
 	// PodNetwork is how the pods of different nodes reach each other.
 	PodNetwork podnet.Mode
-	// Router passes on packets for pods of nodes outside of NodeCIDR; optional.
-	Router netip.Addr
-	// PodCIDR, ServiceCIDR and NodeCIDR (of the nodes in namespaces) are the ranges
-	// of the whole cluster.
-	PodCIDR, ServiceCIDR, NodeCIDR netip.Prefix
-	ClusterDNS                     netip.Addr
-	ClusterDomain                  string
+	// Routers pass on packets for pods of nodes outside of NodeCIDRs, one of each
+	// family; optional.
+	Routers []netip.Addr
+	// PodCIDRs, ServiceCIDRs and NodeCIDRs (of the nodes in namespaces) are the
+	// ranges of the whole cluster, all of the same families.
+	PodCIDRs, ServiceCIDRs, NodeCIDRs family.Ranges
+	ClusterDNS                        netip.Addr
+	ClusterDomain                     string
 
 	// CA signs the clients the kubelet believes; CertFile and KeyFile are what it
 	// shows, also when they are written anew.
@@ -75,6 +78,9 @@ type Config struct {
 	// MaxPods is how many pods the node offers to run; 0 means the kubelet's default.
 	MaxPods int
 }
+
+// Address is the primary one of the node's addresses.
+func (c Config) Address() netip.Addr { return c.Addresses[0] }
 
 // Ingress says how a node serves Ingresses; the zero value serves none.
 type Ingress struct {
@@ -151,23 +157,29 @@ func stop(group *errgroup.Group) error {
 
 // prepare makes the folders, rules and kernel settings a node needs. Rules come
 // first: route_localnet without them is an open door.
-func prepare(ctx context.Context, c Config) (*iptables.Keeper, error) {
+func prepare(ctx context.Context, c Config) (keepers, error) {
 	for _, dir := range []string{"containerd", "run", "cni/conf", "cni/ipam", "kubelet", "logs"} {
 		if err := os.MkdirAll(filepath.Join(c.Dir, dir), 0o755); err != nil {
 			return nil, err
 		}
 	}
-	if err := iptables.Available(); err != nil {
+	for _, f := range c.PodCIDRs.Families() {
+		if err := iptables.Supports(f); err != nil {
+			return nil, err
+		}
+	}
+	keepers := newKeepers(c)
+	if err := keepers.apply(ctx, c); err != nil {
 		return nil, err
 	}
-	keeper := newRules()
-	if err := keeper.Apply(ctx, rules(c)...); err != nil {
+	wanted, err := nodeSettings(c)
+	if err != nil {
 		return nil, err
 	}
-	if err := settings.set(c.Dir, nodeSettings); err != nil {
+	if err := settings.set(c.Dir, wanted); err != nil {
 		return nil, fmt.Errorf("kernel settings: %w", err)
 	}
-	return keeper, nil
+	return keepers, nil
 }
 
 func (c Config) socket() string { return filepath.Join(c.Dir, "run", "containerd.sock") }

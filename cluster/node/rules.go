@@ -3,11 +3,15 @@ package node
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"os/exec"
 	"strings"
 	"time"
+
+	corev1 "k8s.io/api/core/v1"
 
 	"github.com/skiff-k8s/skiff/proxy/iptables"
 )
@@ -27,38 +31,69 @@ const (
 // checkRules is how often a node looks whether another program has taken its rules.
 const checkRules = 10 * time.Second
 
-func newRules() *iptables.Keeper {
-	return iptables.NewKeeper([]string{"SKIFF-", hintChain}, []iptables.Hook{
-		{Table: "mangle", From: "PREROUTING", Chain: martianChain},
+// keepers keep the rules of a node, one those of each IP family.
+type keepers map[corev1.IPFamily]*iptables.Keeper
+
+func newKeepers(c Config) keepers {
+	all := make(keepers)
+	for _, f := range c.PodCIDRs.Families() {
+		all[f] = newKeeper(f)
+	}
+	return all
+}
+
+func newKeeper(f corev1.IPFamily) *iptables.Keeper {
+	hooks := []iptables.Hook{
 		{Table: "nat", From: "POSTROUTING", Chain: masqueradeChain, Last: true},
 		{Table: "filter", From: "FORWARD", Chain: strayChain, Last: true},
 		{Table: "filter", From: "FORWARD", Chain: forwardChain, Last: true},
 		{Table: "filter", From: "OUTPUT", Chain: strayChain, Last: true},
-	})
+	}
+	if f == corev1.IPv4Protocol {
+		hooks = append(hooks, iptables.Hook{Table: "mangle", From: "PREROUTING", Chain: martianChain})
+	}
+	return iptables.NewKeeper(f, []string{"SKIFF-", hintChain}, hooks)
 }
 
-// rules are those of a node.
-func rules(c Config) []*iptables.Rules {
-	// On the wire an address of the loopback is forged. With route_localnet the
-	// kernel would take it: whoever can send to the node would reach what listens
-	// on 127.0.0.1 (CVE-2020-8558), and pass for a process of the node. Answers of
-	// node ports are not concerned, for they come to the node's address and are
-	// translated later.
-	mangle := iptables.NewRules("mangle", martianChain, hintChain)
-	mangle.Add(martianChain, "", "! -i lo -d 127.0.0.0/8 -j DROP")
-	mangle.Add(martianChain, "", "! -i lo -s 127.0.0.0/8 -j DROP")
+// apply makes the rules of each family.
+func (k keepers) apply(ctx context.Context, c Config) error {
+	for f, keeper := range k {
+		if err := keeper.Apply(ctx, rules(c, f)...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// rules are those of a node in a family.
+func rules(c Config, f corev1.IPFamily) []*iptables.Rules {
+	mangle := iptables.NewRules("mangle", hintChain)
+	refusal := "icmp6-addr-unreachable"
+	if f == corev1.IPv4Protocol {
+		mangle, refusal = iptables.NewRules("mangle", martianChain, hintChain), "icmp-host-unreachable"
+		// On the wire an address of the loopback is forged. With route_localnet the
+		// kernel would take it: whoever can send to the node would reach what listens
+		// on 127.0.0.1 (CVE-2020-8558), and pass for a process of the node. Answers of
+		// node ports are not concerned, for they come to the node's address and are
+		// translated later. Of IPv6 the kernel takes no such packet.
+		mangle.Add(martianChain, "", "! -i lo -d 127.0.0.0/8 -j DROP")
+		mangle.Add(martianChain, "", "! -i lo -s 127.0.0.0/8 -j DROP")
+	}
+	pods, _ := c.PodCIDRs.Of(f)
+	nodes, _ := c.NodeCIDRs.Of(f)
+	services, _ := c.ServiceCIDRs.Of(f)
 	// Packets of pods, and of nodes that have this machine as their way out, leave
 	// the cluster with the node's address.
 	nat := iptables.NewRules("nat", masqueradeChain)
-	nat.Add(masqueradeChain, "", "-d %s -j RETURN", c.PodCIDR)
-	nat.Add(masqueradeChain, "", "-s %s -j MASQUERADE", c.PodCIDR)
-	nat.Add(masqueradeChain, "", "-s %s ! -d %s -j MASQUERADE", c.NodeCIDR, c.NodeCIDR)
+	nat.Add(masqueradeChain, "", "-d %s -j RETURN", pods)
+	nat.Add(masqueradeChain, "", "-s %s -j MASQUERADE", pods)
+	nat.Add(masqueradeChain, "", "-s %s ! -d %s -j MASQUERADE", nodes, nodes)
 	// Packets for Service addresses that no Service has are refused, instead of
 	// following the default route to wherever it leads.
 	filter := iptables.NewRules("filter", strayChain, forwardChain)
-	filter.Add(strayChain, "", "-d %s -j REJECT --reject-with icmp-host-unreachable", c.ServiceCIDR)
+	filter.Add(strayChain, "", "-d %s -j REJECT --reject-with %s", services, refusal)
 	// Docker and firewalls forward nothing that nobody lets pass.
-	for _, prefix := range []fmt.Stringer{c.PodCIDR, c.NodeCIDR} {
+	for _, prefix := range []netip.Prefix{pods, nodes} {
 		filter.Add(forwardChain, "", "-s %s -j ACCEPT", prefix)
 		filter.Add(forwardChain, "", "-d %s -j ACCEPT", prefix)
 	}
@@ -67,7 +102,7 @@ func rules(c Config) []*iptables.Rules {
 
 // keepRules looks every so often whether another program has taken rules away, and
 // puts them back, until ctx ends.
-func keepRules(ctx context.Context, c Config, keeper *iptables.Keeper, every time.Duration, log *slog.Logger) {
+func keepRules(ctx context.Context, c Config, keepers keepers, every time.Duration, log *slog.Logger) {
 	for ticker := time.NewTicker(every); ; {
 		select {
 		case <-ctx.Done():
@@ -75,20 +110,29 @@ func keepRules(ctx context.Context, c Config, keeper *iptables.Keeper, every tim
 			return
 		case <-ticker.C:
 		}
-		intact, err := keeper.Intact(ctx)
-		if err == nil && !intact {
-			log.Warn("another program took rules of the node away, they are made again")
-			err = keeper.Apply(ctx, rules(c)...)
-		}
-		if err != nil && ctx.Err() == nil {
-			log.Error("keep the rules of the node", "error", err)
+		for f, keeper := range keepers {
+			intact, err := keeper.Intact(ctx)
+			if err == nil && !intact {
+				log.Warn("another program took rules of the node away, they are made again", "family", f)
+				err = keeper.Apply(ctx, rules(c, f)...)
+			}
+			if err != nil && ctx.Err() == nil {
+				log.Error("keep the rules of the node", "error", err)
+			}
 		}
 	}
 }
 
-// removeRules takes away the rules of a node, of this run or an earlier one.
+// removeRules takes away the rules of a node, of this run or an earlier one, which
+// may have been of other families.
 func removeRules() error {
-	return newRules().Remove(context.Background(), "mangle", "nat", "filter")
+	var errs []error
+	for _, f := range []corev1.IPFamily{corev1.IPv4Protocol, corev1.IPv6Protocol} {
+		if iptables.Supports(f) == nil {
+			errs = append(errs, newKeeper(f).Remove(context.Background(), "mangle", "nat", "filter"))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 func runIptables(input string, command string, args ...string) error {

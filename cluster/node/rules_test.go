@@ -14,6 +14,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/skiff-k8s/skiff/family"
 	"github.com/skiff-k8s/skiff/proxy"
 	"github.com/skiff-k8s/skiff/proxy/iptables"
 	"github.com/skiff-k8s/skiff/proxy/nettest"
@@ -28,19 +29,19 @@ const refusal = 300 * time.Millisecond
 type site struct {
 	config                      Config
 	node, pod, other, neighbour *nettest.Namespace
-	keeper                      *iptables.Keeper
+	keepers                     keepers
 }
 
 func newSite(t *testing.T) *site {
 	t.Helper()
 	s := &site{
 		config: Config{
-			PodCIDR: netip.MustParsePrefix("10.244.0.0/16"), ServiceCIDR: netip.MustParsePrefix("10.96.0.0/16"),
-			NodeCIDR: netip.MustParsePrefix("172.30.0.0/24"),
+			PodCIDRs: family.MustParse("10.244.0.0/16"), ServiceCIDRs: family.MustParse("10.96.0.0/16"),
+			NodeCIDRs: family.MustParse("172.30.0.0/24"),
 		},
 		node: nettest.New(t), pod: nettest.New(t), other: nettest.New(t), neighbour: nettest.New(t),
-		keeper: newRules(),
 	}
+	s.keepers = newKeepers(s.config)
 	nettest.Join(t, s.node, "pod", "10.244.0.1/24", s.pod, "eth0", "10.244.0.5/24")
 	nettest.Join(t, s.node, "other", "10.244.1.1/24", s.other, "eth0", "10.244.1.5/24")
 	nettest.Join(t, s.node, "eth0", "192.0.2.1/24", s.neighbour, "eth0", "192.0.2.9/24")
@@ -56,7 +57,7 @@ func newSite(t *testing.T) *site {
 func (s *site) apply(t *testing.T) {
 	t.Helper()
 	var err error
-	s.node.Do(t, func() { err = s.keeper.Apply(t.Context(), rules(s.config)...) })
+	s.node.Do(t, func() { err = s.keepers.apply(t.Context(), s.config) })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -165,7 +166,7 @@ func TestForwarding(t *testing.T) {
 	s.apply(t)
 	var err error
 	backend := iptables.New()
-	table := &proxy.Table{Pods: []netip.Prefix{s.config.PodCIDR}, Rules: []*proxy.Rule{{
+	table := &proxy.Table{Pods: s.config.PodCIDRs, Rules: []*proxy.Rule{{
 		Name: "default/web", Protocol: corev1.ProtocolTCP, Family: corev1.IPv4Protocol,
 		Fronts: []proxy.Front{
 			{Kind: proxy.ClusterIP, Addr: netip.MustParseAddrPort("10.96.0.7:80")},
@@ -197,13 +198,16 @@ func TestForwarding(t *testing.T) {
 	}
 }
 
+// plainRules leaves out what iptables-save says of times and counts.
+func plainRules(saved string) string {
+	return regexp.MustCompile(`(?m)^#.*\n|\[\d+:\d+\]`).ReplaceAllString(saved, "")
+}
+
 // TestKeepRules flushes the tables while a node runs.
 func TestKeepRules(t *testing.T) {
 	s := newSite(t)
 	s.apply(t)
-	saved := func() string {
-		return regexp.MustCompile(`(?m)^#.*\n|\[\d+:\d+\]`).ReplaceAllString(s.node.Run(t, "iptables-save"), "")
-	}
+	saved := func() string { return plainRules(s.node.Run(t, "iptables-save")) }
 	before := saved()
 	for _, table := range []string{"mangle", "nat", "filter"} {
 		s.node.Run(t, "iptables", "-t", table, "-F")
@@ -216,7 +220,7 @@ func TestKeepRules(t *testing.T) {
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		s.node.Do(t, func() { keepRules(ctx, s.config, s.keeper, 10*time.Millisecond, slog.New(slog.DiscardHandler)) })
+		s.node.Do(t, func() { keepRules(ctx, s.config, s.keepers, 10*time.Millisecond, slog.New(slog.DiscardHandler)) })
 	}()
 	for saved() != before {
 		if ctx.Err() != nil {
@@ -248,7 +252,7 @@ func TestRulesBeforeSettings(t *testing.T) {
 	var err error
 	var localnet string
 	n.Do(t, func() {
-		_, err = prepare(t.Context(), Config{Dir: t.TempDir()})
+		_, err = prepare(t.Context(), Config{Dir: t.TempDir(), PodCIDRs: family.MustParse("10.244.0.0/16")})
 		localnet, _ = readSetting("/proc/sys/net/ipv4/conf/all/route_localnet")
 	})
 	if failure := new(exec.ExitError); !errors.As(err, &failure) {

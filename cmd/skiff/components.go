@@ -106,7 +106,7 @@ func (c *client) lead(ctx context.Context, name string, clients kubernetes.Inter
 
 var errLeaseLost = errors.New("the lease of the leader was lost")
 
-const loadBalancersUsage = "where Services of type LoadBalancer have their addresses from: nodes, none, or a range as 192.0.2.0/28 or 192.0.2.10-192.0.2.20"
+const loadBalancersUsage = "where Services of type LoadBalancer have their addresses from: nodes, none, or a range as 192.0.2.0/28 or 192.0.2.10-192.0.2.20, or one of each IP family joined by a comma"
 
 func controllersCommand() *cobra.Command {
 	var c client

@@ -3,11 +3,13 @@ package main
 import (
 	"context"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -17,6 +19,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	"github.com/skiff-k8s/skiff/cluster/keypair"
+	"github.com/skiff-k8s/skiff/family"
 	"github.com/skiff-k8s/skiff/guard"
 	"github.com/skiff-k8s/skiff/kubelet"
 	"github.com/skiff-k8s/skiff/kubelet/rotate"
@@ -49,7 +52,7 @@ func kubeletCommand() *cobra.Command {
 	flags.StringVar(&f.bootstrap, "bootstrap-kubeconfig", "", "how to ask the cluster for a certificate by which the API server knows the kubelet, and for the next when that has ended; somebody has to approve that")
 	cmd.MarkFlagsMutuallyExclusive("kubeconfig", "bootstrap-kubeconfig")
 	flags.StringVar(&config.NodeName, "hostname-override", host, "name of the node")
-	flags.TextVar(&config.NodeIP, "node-ip", netip.Addr{}, "address of the node")
+	flags.Var((*nodeIPs)(config), "node-ip", "address of the node, or one of each IP family, the primary one first")
 	flags.StringVar(&config.RuntimeEndpoint, "container-runtime-endpoint", "unix:///run/containerd/containerd.sock", "socket of the CRI runtime")
 	flags.StringVar(&config.RootDir, "root-dir", "/var/lib/skiff/kubelet", "volumes and other state of pods")
 	flags.StringVar(&config.LogDir, "pod-logs-dir", "/var/log/pods", "logs of containers")
@@ -138,7 +141,7 @@ func (f *kubeletFlags) rotateServing(ctx context.Context, group *errgroup.Group)
 		return nil
 	}
 	serving, err := rotate.NewServing(rotate.ServingConfig{
-		Client: f.Client, NodeName: f.NodeName, IPs: []netip.Addr{f.NodeIP}, Dir: f.certificates(), First: f.Certificate,
+		Client: f.Client, NodeName: f.NodeName, IPs: append([]netip.Addr{f.NodeIP}, f.ExtraIPs...), Dir: f.certificates(), First: f.Certificate,
 	})
 	if err != nil {
 		return err
@@ -232,3 +235,35 @@ func podRanges(texts []string) ([]netip.Prefix, error) {
 	}
 	return list, nil
 }
+
+// nodeIPs are the addresses of a kubelet's node, as a flag.
+type nodeIPs kubelet.Config
+
+func (n *nodeIPs) Set(text string) error {
+	var all []netip.Addr
+	for part := range strings.SplitSeq(text, ",") {
+		a, err := netip.ParseAddr(strings.TrimSpace(part))
+		if err != nil {
+			return err
+		}
+		all = append(all, a)
+	}
+	if len(all) > 2 || len(all) == 2 && family.Of(all[0]) == family.Of(all[1]) {
+		return errors.New("there may be one address of each IP family")
+	}
+	n.NodeIP, n.ExtraIPs = all[0], all[1:]
+	return nil
+}
+
+func (n *nodeIPs) String() string {
+	if !n.NodeIP.IsValid() {
+		return ""
+	}
+	texts := []string{n.NodeIP.String()}
+	for _, a := range n.ExtraIPs {
+		texts = append(texts, a.String())
+	}
+	return strings.Join(texts, ",")
+}
+
+func (n *nodeIPs) Type() string { return "addresses" }

@@ -36,15 +36,13 @@ func upCommand() *cobra.Command {
 	flags := cmd.Flags()
 	where(flags, &c)
 	c.Listen = netip.MustParseAddrPort("0.0.0.0:6443")
-	c.ServiceCIDR = netip.MustParsePrefix("10.96.0.0/16")
-	c.NodeCIDR = netip.MustParsePrefix("172.30.0.0/24")
 	flags.IntVar(&c.Nodes, "nodes", 1, "how many nodes to run; 0 is a control plane alone")
 	flags.IntVar(&c.FakeNodes, "fake-nodes", 0, "how many nodes to play besides, on which pods run without containers; with --nodes above 0 pods must tolerate their taint")
 	flags.StringVar(&c.Storage, "storage", "", storageUsage+` (default: "store" in the data directory)`)
 	flags.TextVar(&c.Listen, "listen", c.Listen, "address of the API")
 	flags.StringVar(&c.Kubeconfig, "kubeconfig", "", "write the administrator's kubeconfig to this file too")
-	flags.TextVar(&c.ServiceCIDR, "service-cidr", c.ServiceCIDR, "range of Service addresses")
-	flags.TextVar(&c.NodeCIDR, "node-cidr", c.NodeCIDR, "range of the addresses of nodes in namespaces of their own")
+	flags.TextVar(&c.ServiceCIDRs, "service-cidr", c.ServiceCIDRs, "range of Service addresses, or one of each IP family (default: 10.96.0.0/16 or fd00:10:96::/112, by the families of --pod-cidr)")
+	flags.TextVar(&c.NodeCIDRs, "node-cidr", c.NodeCIDRs, "range of the addresses of nodes in namespaces of their own, or one of each IP family (default: 172.30.0.0/24 or fd00:172:30::/64)")
 	flags.TextVar(&c.PodNetwork, "pod-network", c.PodNetwork, podNetworkUsage)
 	flags.TextVar(&c.LoadBalancers, "load-balancer-addresses", c.LoadBalancers, loadBalancersUsage)
 	flags.StringVar(&c.Domain, "domain", "cluster.local", "DNS domain of the cluster")
@@ -86,9 +84,8 @@ const toolsUsage = `folder with containerd and the other programs (default: "too
 // where adds the flags that say which cluster is meant and what it did to the
 // machine.
 func where(flags *pflag.FlagSet, c *cluster.Config) {
-	c.PodCIDR = netip.MustParsePrefix("10.244.0.0/16")
 	dataDirFlag(flags, c)
-	flags.TextVar(&c.PodCIDR, "pod-cidr", c.PodCIDR, "range of pod addresses")
+	flags.TextVar(&c.PodCIDRs, "pod-cidr", c.PodCIDRs, "range of pod addresses, or one of each IP family, the primary one first (default: 10.244.0.0/16; fd00:10:244::/56 if another range is of IPv6)")
 	flags.StringVar(&c.Tools, "tools", "", toolsUsage)
 	flags.BoolVar(&c.Isolated, "isolated", false, "put the first node into a network namespace too, leaving the host's rules as they are")
 }

@@ -17,6 +17,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
+	v1 "k8s.io/api/core/v1"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -35,6 +36,10 @@ const maxMessage = 16 << 20
 // Client is a connection to a CRI v1 runtime and its image service on the same socket. It is safe for
 // concurrent use. Every method may return a grpc status error.
 type Client struct {
+	// Primary is the IP family of which a pod's first address is; empty: that which
+	// the runtime tells first.
+	Primary v1.IPFamily
+
 	conn   *grpc.ClientConn
 	cri    cri.RuntimeServiceClient
 	images cri.ImageServiceClient

@@ -11,6 +11,8 @@ import (
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/skiff-k8s/skiff/family"
 )
 
 // Pod is what the runtime has of one pod, newest first. It is a copy: whoever holds it may keep it.
@@ -179,8 +181,24 @@ func (c *Client) readSandbox(ctx context.Context, pod *Pod) error {
 		for _, ip := range r.Status.Network.AdditionalIps {
 			newest.IPs = append(newest.IPs, ip.Ip)
 		}
+		sortPrimary(newest.IPs, c.Primary)
 	}
 	return nil
+}
+
+// sortPrimary puts addresses of a family before the others.
+func sortPrimary(ips []string, f v1.IPFamily) {
+	slices.SortStableFunc(ips, func(a, b string) int {
+		isA, _ := family.OfText(a)
+		isB, _ := family.OfText(b)
+		switch {
+		case isA == f && isB != f:
+			return -1
+		case isA != f && isB == f:
+			return 1
+		}
+		return 0
+	})
 }
 
 func (c *Client) readContainer(ctx context.Context, listed *cri.Container) (Container, error) {

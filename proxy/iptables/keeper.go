@@ -9,6 +9,8 @@ import (
 	"os/exec"
 	"slices"
 	"strings"
+
+	corev1 "k8s.io/api/core/v1"
 )
 
 // lockWait is how many seconds a program waits for another that holds the lock
@@ -27,6 +29,7 @@ type Hook struct {
 // network namespace of the process. Other programs change the same tables; they
 // may also empty them, which Intact notices.
 type Keeper struct {
+	program  string // iptables or ip6tables
 	prefixes []string
 	hooks    []Hook
 	// applied are the tables as they were last written; nil if what is there is
@@ -34,18 +37,30 @@ type Keeper struct {
 	applied map[string]*Rules
 }
 
-// NewKeeper returns the keeper of all chains whose names begin with one of
-// prefixes. Hooks in front of a chain of the kernel come in the order of the list.
-func NewKeeper(prefixes []string, hooks []Hook) *Keeper {
-	return &Keeper{prefixes: prefixes, hooks: hooks}
+// NewKeeper returns the keeper of all chains of an IP family whose names begin with
+// one of prefixes. Hooks in front of a chain of the kernel come in the order of the list.
+func NewKeeper(f corev1.IPFamily, prefixes []string, hooks []Hook) *Keeper {
+	return &Keeper{program: program(f), prefixes: prefixes, hooks: hooks}
 }
 
-// Available says what the host lacks for a Keeper.
-func Available() error {
-	for _, program := range []string{"iptables", "iptables-save", "iptables-restore"} {
-		if _, err := exec.LookPath(program); err != nil {
-			return fmt.Errorf("a node needs %s (Debian package iptables): %w", program, err)
+// program changes the tables of a family; those that save and restore them are
+// named after it.
+func program(f corev1.IPFamily) string {
+	if f == corev1.IPv6Protocol {
+		return "ip6tables"
+	}
+	return "iptables"
+}
+
+// Supports says what the host lacks for rules of a family.
+func Supports(f corev1.IPFamily) error {
+	for _, name := range []string{program(f), program(f) + "-save", program(f) + "-restore"} {
+		if _, err := exec.LookPath(name); err != nil {
+			return fmt.Errorf("a node needs %s (Debian package iptables): %w", name, err)
 		}
+	}
+	if out, err := exec.Command(program(f), "-w", lockWait, "-t", "nat", "-S", "POSTROUTING").CombinedOutput(); err != nil {
+		return fmt.Errorf("the kernel has no rules of %s: %w: %s", f, err, bytes.TrimSpace(out))
 	}
 	return nil
 }
@@ -69,7 +84,7 @@ func (k *Keeper) Apply(ctx context.Context, tables ...*Rules) error {
 	}
 	k.applied = nil // until all that follows is done
 	if input.Len() > 0 {
-		if err := restore(ctx, input.String()); err != nil {
+		if err := k.restore(ctx, input.String()); err != nil {
 			return err
 		}
 	}
@@ -105,14 +120,14 @@ func (k *Keeper) hang(ctx context.Context) error {
 	slices.Reverse(first) // each goes to the front
 	for _, h := range append(first, last...) {
 		rule := append([]string{"-w", lockWait, "-t", h.Table, "-C", h.From}, append(h.Match, "-j", h.Chain)...)
-		if run(ctx, "", "iptables", rule...) == nil {
+		if run(ctx, "", k.program, rule...) == nil {
 			continue
 		}
 		rule[4] = "-I"
 		if h.Last {
 			rule[4] = "-A"
 		}
-		if err := run(ctx, "", "iptables", rule...); err != nil {
+		if err := run(ctx, "", k.program, rule...); err != nil {
 			return err
 		}
 	}
@@ -165,7 +180,7 @@ func (k *Keeper) Remove(ctx context.Context, tables ...string) error {
 		for _, jump := range found.jumps {
 			empty.lines = append(empty.lines, "-D"+strings.TrimPrefix(jump, "-A"))
 		}
-		errs = append(errs, restore(ctx, empty.text(slices.Sorted(maps.Keys(found.rules)))))
+		errs = append(errs, k.restore(ctx, empty.text(slices.Sorted(maps.Keys(found.rules)))))
 	}
 	return errors.Join(errs...)
 }
@@ -177,9 +192,9 @@ type state struct {
 }
 
 func (k *Keeper) read(ctx context.Context, table string) (state, error) {
-	out, err := exec.CommandContext(ctx, "iptables-save", "-t", table).Output()
+	out, err := exec.CommandContext(ctx, k.program+"-save", "-t", table).Output()
 	if err != nil {
-		return state{}, fmt.Errorf("iptables-save -t %s: %w", table, err)
+		return state{}, fmt.Errorf("%s-save -t %s: %w", k.program, table, err)
 	}
 	return k.parse(string(out)), nil
 }
@@ -207,8 +222,8 @@ func (k *Keeper) owns(chain string) bool {
 	return slices.ContainsFunc(k.prefixes, func(prefix string) bool { return strings.HasPrefix(chain, prefix) })
 }
 
-func restore(ctx context.Context, input string) error {
-	return run(ctx, input, "iptables-restore", "-w", lockWait, "--noflush", "--counters")
+func (k *Keeper) restore(ctx context.Context, input string) error {
+	return run(ctx, input, k.program+"-restore", "-w", lockWait, "--noflush", "--counters")
 }
 
 func run(ctx context.Context, input, program string, args ...string) error {

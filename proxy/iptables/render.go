@@ -38,8 +38,8 @@ func newFlow(text string) []string {
 	return append([]string{"-m", "conntrack", "--ctstate", "NEW"}, comment(text)...)
 }
 
-// render is t as rules of the tables nat and filter.
-func render(t *proxy.Table) []*Rules {
+// render is what t has of a family as rules of the tables nat and filter.
+func render(t *proxy.Table, f corev1.IPFamily) []*Rules {
 	nat := NewRules("nat", "KUBE-SERVICES", "KUBE-NODEPORTS", "KUBE-POSTROUTING", "KUBE-MARK-MASQ")
 	filter := NewRules("filter", "KUBE-SERVICES", "KUBE-EXTERNAL-SERVICES", "KUBE-FORWARD", "KUBE-PROXY-FIREWALL")
 	nat.Add("KUBE-MARK-MASQ", "", "-j MARK --or-mark %s", masqueradeMark)
@@ -51,8 +51,8 @@ func render(t *proxy.Table) []*Rules {
 	filter.Add("KUBE-FORWARD", "kubernetes forwarding conntrack rule", "-m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT")
 	for kind := proxy.ClusterIP; kind <= proxy.NodePort; kind++ {
 		for i := range t.Rules {
-			if t.Rules[i].Family == corev1.IPv4Protocol {
-				service{pods: t.PodsOf(corev1.IPv4Protocol), r: t.Rules[i], nat: nat, filter: filter}.render(kind)
+			if t.Rules[i].Family == f {
+				service{pods: t.PodsOf(f), r: t.Rules[i], nat: nat, filter: filter}.render(kind)
 			}
 		}
 	}

@@ -62,7 +62,7 @@ func TestRender(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			rendered := render(table(test.rule))
+			rendered := render(table(test.rule), corev1.IPv4Protocol)
 			nat, filter := rendered[0], rendered[1]
 			for text, want := range map[string][]string{nat.text(nil): test.nat, filter.text(nil): test.filter} {
 				for _, line := range want {

@@ -130,7 +130,11 @@ func Join(t testing.TB, a *Namespace, nameOfB, addrOfA string, b *Namespace, nam
 
 func (n *Namespace) address(t testing.TB, link, addr string) {
 	t.Helper()
-	n.Run(t, "ip", "address", "add", addr, "dev", link)
+	add := []string{"address", "add", addr, "dev", link}
+	if strings.Contains(addr, ":") {
+		add = append(add, "nodad") // it can be used at once
+	}
+	n.Run(t, "ip", add...)
 	n.Run(t, "ip", "link", "set", link, "up")
 }
 
@@ -153,7 +157,7 @@ func (n *Namespace) ListenTCP(t testing.TB, addr, name string) {
 	t.Helper()
 	var listener net.Listener
 	var err error
-	n.Do(t, func() { listener, err = net.Listen("tcp4", addr) })
+	n.Do(t, func() { listener, err = net.Listen("tcp", addr) })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -175,7 +179,7 @@ func (n *Namespace) Ask(t testing.TB, addr string, timeout time.Duration) (strin
 	t.Helper()
 	var conn net.Conn
 	var err error
-	n.Do(t, func() { conn, err = net.DialTimeout("tcp4", addr, timeout) })
+	n.Do(t, func() { conn, err = net.DialTimeout("tcp", addr, timeout) })
 	if err != nil {
 		return "", err
 	}

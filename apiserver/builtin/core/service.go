@@ -22,6 +22,7 @@ func services(a *alloc.Services) *resource.Resource {
 		Version: "v1", Kind: "Service", Plural: "services", Prefix: "services/specs", ShortNames: []string{"svc"}, Categories: []string{"all"},
 		AnswersDeleted: true,
 		Default:        defaultService,
+		Read:           func(s *corev1.Service) { readService(s, a) },
 		Reserve:        reserveService(a),
 		Prepare:        prepareService,
 		Validate:       validateService,

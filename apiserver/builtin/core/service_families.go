@@ -8,6 +8,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/utils/ptr"
 
+	"github.com/skiff-k8s/skiff/apiserver/alloc"
 	"github.com/skiff-k8s/skiff/family"
 )
 
@@ -130,4 +131,38 @@ func narrowFamilies(s, old *corev1.Service, single bool) field.ErrorList {
 		errs = append(errs, field.Invalid(policy, s.Spec.IPFamilyPolicy, "must be 'SingleStack' to release the secondary IP family"))
 	}
 	return errs
+}
+
+// readService gives a Service that was stored before there were families, or
+// several addresses, those that it has had since. Whoever has endpoints for a
+// headless Service without selector may have them in both families.
+func readService(s *corev1.Service, a *alloc.Services) {
+	if s.Spec.ClusterIP != "" && len(s.Spec.ClusterIPs) == 0 {
+		s.Spec.ClusterIPs = []string{s.Spec.ClusterIP}
+	}
+	if !hasClusterIP(s) {
+		s.Spec.InternalTrafficPolicy = nil
+		return
+	}
+	if len(s.Spec.IPFamilies) > 0 {
+		return
+	}
+	policy := corev1.IPFamilyPolicySingleStack
+	switch {
+	case s.Spec.ClusterIP != corev1.ClusterIPNone:
+		for _, ip := range s.Spec.ClusterIPs {
+			if f, ok := family.OfText(ip); ok {
+				s.Spec.IPFamilies = append(s.Spec.IPFamilies, f)
+			}
+		}
+	default:
+		s.Spec.IPFamilies = a.CIDRs().Families()[:1]
+		if len(s.Spec.Selector) == 0 {
+			s.Spec.IPFamilies = append(s.Spec.IPFamilies[:1:1], family.Other(s.Spec.IPFamilies[0]))
+		}
+	}
+	if len(s.Spec.IPFamilies) == 2 {
+		policy = corev1.IPFamilyPolicyRequireDualStack
+	}
+	s.Spec.IPFamilyPolicy = &policy
 }
