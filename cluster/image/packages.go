@@ -126,7 +126,7 @@ func (p Packages) closure() ([]string, error) {
 // dependency matches a dependency in what "apt-cache depends" prints. A leading
 // bar marks one for which the next is an alternative; angle brackets a virtual
 // package, whose providers follow, indented deeper.
-var dependency = regexp.MustCompile(`^ ( |\|)(?:Pre)?Depends: ([^<\s]+)$`)
+var dependency = regexp.MustCompile(`^ ( |\|)(?:Pre)?Depends: (\S+)$`)
 
 // parseDepends reads what each package needs; of alternatives, the first.
 func parseDepends(out string) map[string][]string {
@@ -142,7 +142,7 @@ func parseDepends(out string) map[string][]string {
 		if match == nil {
 			continue
 		}
-		if !alternative {
+		if !alternative && !strings.HasPrefix(match[2], "<") {
 			graph[name] = append(graph[name], strings.TrimSuffix(match[2], ":any"))
 		}
 		alternative = match[1] == "|"
