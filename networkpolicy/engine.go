@@ -196,8 +196,10 @@ func (e *Engine) Release(uid types.UID) {
 // Run keeps the policies in force until ctx ends. It leaves the rules in place: pods outlive the engine. An
 // error means that the host cannot enforce any.
 func (e *Engine) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
 	e.factory.Start(ctx.Done())
 	defer e.factory.Shutdown()
+	defer cancel() // first, for which Shutdown waits
 	if !cache.WaitForCacheSync(ctx.Done(), e.told...) {
 		return nil
 	}
