@@ -78,10 +78,14 @@ conformance-images: image-packages agnhost nonewprivs busybox sample-apiserver e
 	go run ./conformance/images -out $(CACHE)/images -tools $(TOOLS) \
 	  -kubernetes "$$(cd third_party/kubernetes && go list -m -f '{{.Dir}}' k8s.io/kubernetes)"
 
+# Besides the ranges of IPv4, Services are asked about with those of IPv6 and of both families.
+SERVICE_RANGES = fd00:96::/108 10.96.0.0/16,fd00:96::/108 fd00:96::/108,10.96.0.0/16
+
 .PHONY: oracle
 oracle: build etcd kube-apiserver ## Ask kube-apiserver and Skiff the same, list the differences: GROUP=apps KIND=Deployment OUT=differences.txt
 	SKIFF_TOOLS=$(TOOLS) go test -tags oracle -count=1 -run TestInterchange ./apiserver/encryption
 	go run ./conformance/oracle -tools $(TOOLS) $(if $(GROUP),-group $(GROUP)) $(if $(KIND),-kind $(KIND)) $(if $(OUT),-out $(OUT))
+	$(if $(GROUP)$(KIND),,for r in $(SERVICE_RANGES); do go run ./conformance/oracle -tools $(TOOLS) -group families -service-cidr $$r || exit 1; done)
 
 .PHONY: bench
 bench: ## Run the benchmarks

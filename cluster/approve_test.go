@@ -19,7 +19,7 @@ import (
 
 // TestKubeletsAskForThemselves: nobody gets a certificate for another name or address than those that its node has.
 func TestKubeletsAskForThemselves(t *testing.T) {
-	m := member{Config: node.Config{Name: "node-1", Addresses: []netip.Addr{netip.MustParseAddr("10.0.0.1")}}}
+	m := member{Config: node.Config{Name: "node-1", Addresses: []netip.Addr{netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("fd00::1")}}}
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
@@ -29,6 +29,12 @@ func TestKubeletsAskForThemselves(t *testing.T) {
 		want   bool
 	}{
 		"its own": {func(*x509.CertificateRequest, *certificatesv1.CertificateSigningRequest) {}, true},
+		"its own of both families": {func(r *x509.CertificateRequest, _ *certificatesv1.CertificateSigningRequest) {
+			r.IPAddresses = append(r.IPAddresses, net.ParseIP("fd00::1"))
+		}, true},
+		"another address of IPv6": {func(r *x509.CertificateRequest, _ *certificatesv1.CertificateSigningRequest) {
+			r.IPAddresses = append(r.IPAddresses, net.ParseIP("fd00::2"))
+		}, false},
 		"another's name": {func(r *x509.CertificateRequest, _ *certificatesv1.CertificateSigningRequest) {
 			r.DNSNames = []string{"node-1", "node-2"}
 		}, false},

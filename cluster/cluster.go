@@ -20,6 +20,8 @@ import (
 	"syscall"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
+
 	"github.com/skiff-k8s/skiff/apiserver/encryption"
 	"github.com/skiff-k8s/skiff/atomicfile"
 	"github.com/skiff-k8s/skiff/cluster/node"
@@ -245,6 +247,9 @@ func Up(ctx context.Context, c Config, ready func()) error {
 
 // Down clears away what a run that was killed left on the machine.
 func Down(c Config) error {
+	if len(c.PodCIDRs) == 0 { // the run may have been of either family
+		c.PodCIDRs = family.Ranges{standard[corev1.IPv4Protocol].pods, standard[corev1.IPv6Protocol].pods}
+	}
 	c, err := c.withDefaults()
 	if err != nil {
 		return err

@@ -29,14 +29,14 @@ var forwarding = setting{file: "/proc/sys/net/ipv4/ip_forward", value: "1"}
 // routers advertise unless acceptAdvertised says so.
 var forwardingIPv6 = setting{file: "/proc/sys/net/ipv6/conf/all/forwarding", value: "1"}
 
-// base are what pods and services need where a node lives, in any family.
-var base = []setting{
+// commonSettings are what pods and services need where a node lives, in any family.
+var commonSettings = []setting{
 	// A containerd, its shims and the kubelet each watch files.
 	{file: "/proc/sys/fs/inotify/max_user_instances", value: "8192", optional: true},
 }
 
-// ofFamily are what they need besides for one.
-var ofFamily = map[corev1.IPFamily][]setting{
+// familySettings are what they need besides for one.
+var familySettings = map[corev1.IPFamily][]setting{
 	corev1.IPv4Protocol: {
 		forwarding,
 		// Node ports and host ports answer on 127.0.0.1 too.
@@ -52,7 +52,7 @@ var ofFamily = map[corev1.IPFamily][]setting{
 
 // nodeSettings are those of a node.
 func nodeSettings(c Config) ([]setting, error) {
-	list := slices.Clone(base)
+	list := slices.Clone(commonSettings)
 	for _, f := range c.PodCIDRs.Families() {
 		if f == corev1.IPv6Protocol {
 			advertised, err := acceptAdvertised("/proc/sys/net/ipv6/conf")
@@ -61,7 +61,7 @@ func nodeSettings(c Config) ([]setting, error) {
 			}
 			list = append(list, advertised...)
 		}
-		list = append(list, ofFamily[f]...)
+		list = append(list, familySettings[f]...)
 	}
 	return list, nil
 }
