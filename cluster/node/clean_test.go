@@ -2,7 +2,6 @@ package node
 
 import (
 	"errors"
-	"io"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -11,8 +10,10 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -61,28 +62,28 @@ func TestMountsOfAFolder(t *testing.T) {
 // ofThreads is set for a process of this test whose first thread ends before the others.
 const ofThreads = "SKIFF_TEST_OF_THREADS"
 
-func TestMain(m *testing.M) {
+// Variables are initialized on the first thread, which no goroutine can be sure of later.
+var _ = endFirstThread()
+
+// endFirstThread ends the first thread of such a process alone; another one then waits for the end of the standard
+// input and ends the process. Neither tells the runtime, which would wait for the first for ever.
+func endFirstThread() bool {
 	if os.Getenv(ofThreads) == "" {
-		os.Exit(m.Run())
+		return false
 	}
-	// The first thread is whichever has the number of the process. It ends alone; another waits for the end of
-	// the standard input.
+	runtime.GOMAXPROCS(4)
+	var waiting atomic.Bool
 	go func() {
 		runtime.LockOSThread()
-		_, _ = io.Copy(io.Discard, os.Stdin)
-		os.Exit(0)
+		var buffer [1]byte
+		waiting.Store(true)
+		_, _, _ = unix.RawSyscall(unix.SYS_READ, 0, uintptr(unsafe.Pointer(&buffer)), 1)
+		_, _, _ = unix.RawSyscall(unix.SYS_EXIT_GROUP, 0, 0, 0)
 	}()
-	for {
-		go func() {
-			runtime.LockOSThread()
-			if unix.Gettid() == os.Getpid() {
-				_, _, _ = unix.RawSyscall(unix.SYS_EXIT, 0, 0, 0)
-			}
-			select {} // keeps this thread from being the next one's
-		}()
-		time.Sleep(time.Millisecond)
-		runtime.Gosched()
+	for !waiting.Load() { // the scheduler is not to be needed
 	}
+	_, _, err := unix.RawSyscall(unix.SYS_EXIT, 0, 0, 0)
+	panic(err)
 }
 
 // TestThreadsOutliveTheFirst sees that a process is there as long as one of its threads is, and then no more.
