@@ -132,7 +132,7 @@ func TestTakenAway(t *testing.T) {
 		{VXLAN, "bridge fdb del 0a:53:c0:00:02:02 dev skiff.vxlan dst 192.0.2.2 self"},
 		{VXLAN, "bridge fdb append 0a:53:c0:00:02:09 dev skiff.vxlan dst 192.0.2.9 self permanent"},
 		{VXLAN, "ip link del skiff.vxlan; ip link add skiff.vxlan type vxlan id 77 dstport 4789"},
-		{VXLAN, "ip link del skiff.vxlan; ip link add skiff.vxlan address 0a:53:c0:00:02:01 type vxlan id 1 dstport 8472 local 192.0.2.1 nolearning noudpcsum"},
+		{VXLAN, "ip link del skiff.vxlan; ip link add skiff.vxlan address 0a:53:c0:00:02:01 type vxlan id 83 dstport 8472 local 192.0.2.1 nolearning noudpcsum"},
 		{VXLAN, "ip link del skiff.vxlan; ip link add skiff.vxlan type bridge"},
 	} {
 		t.Run(test.script, func(t *testing.T) {
@@ -242,5 +242,40 @@ func TestCheck(t *testing.T) {
 		if err != nil || len(links) != 1 {
 			t.Errorf("%s: %v, links %v, want the loopback alone", mode, err, links)
 		}
+	}
+}
+
+// TestAnotherVXLAN sees that other pod networks' devices do not matter, but for one of the same number.
+func TestAnotherVXLAN(t *testing.T) {
+	h := alone(t, Route)
+	h.Run(t, "ip", "link", "add", "flannel.1", "type", "vxlan", "id", "1", "dstport", "8472", "local", "192.0.2.1", "nolearning")
+	h.open(t, VXLAN)
+	h.sync(t, h.self)
+	h.Run(t, "ip", "link", "del", Device)
+	h.Run(t, "ip", "link", "add", "other", "type", "vxlan", "id", "83", "dstport", "8472", "local", "192.0.2.1", "nolearning")
+	if err := h.trySync(t, h.self); err == nil || !strings.Contains(err.Error(), "another link of this machine is VXLAN 83 at port 8472") {
+		t.Errorf("beside a VXLAN of the same number: got %v", err)
+	}
+	var err error
+	h.Do(t, func() { err = Check(VXLAN) })
+	if err != nil {
+		t.Errorf("check: %v", err)
+	}
+}
+
+// TestTranslatedAddress sees that routes do without a link that has the machine's address, and a VXLAN does not.
+func TestTranslatedAddress(t *testing.T) {
+	h := alone(t, Route)
+	two := node("node-2", "192.0.2.2", "10.9.2.0/24")
+	h.self.Addresses[0] = netip.MustParseAddr("203.0.113.1")
+	h.open(t, Route)
+	h.sync(t, h.self, two)
+	h.keeps(t, "with routes", two)
+	if h.share.MTU != 0 {
+		t.Errorf("told of an MTU of %d, want none", h.share.MTU)
+	}
+	h.open(t, VXLAN)
+	if err := h.trySync(t, h.self, two); err == nil || !strings.Contains(err.Error(), "no link of this machine has the address 203.0.113.1") {
+		t.Errorf("with a VXLAN: got %v", err)
 	}
 }

@@ -198,8 +198,11 @@ func (k *kernel) linkOf(addr netip.Addr) (netlink.Link, error) {
 			return k.LinkByIndex(a.LinkIndex)
 		}
 	}
-	return nil, fmt.Errorf("no link of this machine has the address %s", addr)
+	return nil, fmt.Errorf("%w %s", errNoLink, addr)
 }
+
+// errNoLink means that the machine is reached by an address that is not its own, but translated on the way.
+var errNoLink = errors.New("no link of this machine has the address")
 
 // underlay is the link by which the machine is reached, as it was found last.
 type underlay struct{ index int }

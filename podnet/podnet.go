@@ -52,7 +52,7 @@ type Config struct {
 type Share struct {
 	// Pods are the ranges of its pods, one for each IP family.
 	Pods []netip.Prefix
-	// MTU is the largest packet that its pods may send.
+	// MTU is the largest packet that its pods may send; 0: as the kernel has it.
 	MTU int
 }
 

@@ -1,6 +1,7 @@
 package podnet
 
 import (
+	"errors"
 	"net/netip"
 	"slices"
 )
@@ -30,6 +31,9 @@ func (b *routes) device(_ []netip.Prefix, whole bool) (device, error) {
 		return device{}, nil
 	}
 	mtu, err := b.underlay.mtu(b.kernel, b.address, whole)
+	if errors.Is(err, errNoLink) {
+		return device{}, nil
+	}
 	return device{mtu: mtu}, err
 }
 

@@ -14,8 +14,8 @@ import (
 
 const (
 	// network is the number of the VXLAN (VNI), and port that of its packets, which other pod networks for Linux use
-	// too: RFC 7348 has 4789, which hypervisors keep for theirs.
-	network = 1
+	// too, with other numbers: RFC 7348 has 4789, which hypervisors keep for theirs.
+	network = 83
 	port    = 8472
 	// What is around a pod's packet: an IP header, one of UDP, one of VXLAN, and an Ethernet header.
 	overhead4 = 20 + 8 + 8 + 14
@@ -180,10 +180,13 @@ func hardwareOf(addr netip.Addr) hardware {
 	return hardware{0x0e, sum[0], sum[1], sum[2], sum[3], sum[4]}
 }
 
-// lacking says what a kernel lacks that cannot make the device.
+// lacking says why a kernel cannot make the device.
 func lacking(err error) error {
-	if errors.Is(err, unix.EOPNOTSUPP) {
+	switch {
+	case errors.Is(err, unix.EOPNOTSUPP):
 		return fmt.Errorf("this kernel has no VXLAN (CONFIG_VXLAN): %w", err)
+	case errors.Is(err, unix.EEXIST):
+		return fmt.Errorf("another link of this machine is VXLAN %d at port %d: %w", network, port, err)
 	}
 	return fmt.Errorf("make %s: %w", Device, err)
 }
@@ -193,9 +196,9 @@ func Check(m Mode) error {
 	if m != VXLAN {
 		return nil
 	}
-	const name = "skiff.try"
-	probe := &netlink.Vxlan{LinkAttrs: netlink.LinkAttrs{Name: name}, VxlanId: network, Port: port}
-	if err := netlink.LinkAdd(probe); err != nil && !errors.Is(err, unix.EEXIST) {
+	const name, unused = "skiff.try", 1<<24 - 1
+	probe := &netlink.Vxlan{LinkAttrs: netlink.LinkAttrs{Name: name}, VxlanId: unused, Port: port}
+	if err := netlink.LinkAdd(probe); err != nil && !errors.Is(err, unix.EEXIST) { // one that tried may have been killed
 		return lacking(err)
 	}
 	link, err := netlink.LinkByName(name)
