@@ -79,7 +79,8 @@ func (x *exchange) watch(cancel context.CancelCauseFunc) {
 	})
 }
 
-// lastWords is how long the answer to a request that expired may take to be written.
+// lastWords is how long the answer to a request that expired may take to be written, and what is left of one that was
+// answered early to be read.
 const lastWords = 5 * time.Second
 
 func (x *exchange) unwatch() { x.timer.Stop() }
@@ -222,6 +223,7 @@ func (s *sending) Read(p []byte) (int, error) {
 	n, err := s.ReadCloser.Read(p)
 	s.x.reading.Store(s.x.expired.Load()) // what expires while this reads is the client's fault
 	var tooLarge *http.MaxBytesError
+	s.x.visit.read.Store(err != nil)
 	switch {
 	case err == nil:
 		s.x.progress()

@@ -44,7 +44,8 @@ type visit struct {
 	path     string // clean
 	client   netip.Addr
 	scheme   string
-	leave    func() // after the answer; may be nil
+	leave    func()      // after the answer; may be nil
+	read     atomic.Bool // the body has been, to its end or as far as it could be
 }
 
 func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -54,6 +55,7 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if r.TLS != nil {
 		v.scheme = "https"
 	}
+	defer v.leaveBody(w)
 	if !h.find(v) {
 		return
 	}
@@ -193,7 +195,7 @@ func (h *handler) forward(v *visit) {
 	x.watch(cancel)
 	defer x.unwatch()
 	r := v.request.WithContext(ctx)
-	if r.Body != nil && r.Body != http.NoBody {
+	if hasBody(r) {
 		if r.ProtoMajor == 1 {
 			_ = http.NewResponseController(v.ResponseWriter).EnableFullDuplex()
 		}
