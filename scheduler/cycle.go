@@ -122,8 +122,11 @@ func (s *Scheduler) bindClaim(ctx context.Context, b plugin.Binding, node string
 	if err != nil || !changed {
 		return err
 	}
-	_, err = s.client.CoreV1().PersistentVolumes().Update(ctx, pv, metav1.UpdateOptions{})
-	return err
+	if pv, err = s.client.CoreV1().PersistentVolumes().Update(ctx, pv, metav1.UpdateOptions{}); err != nil {
+		return err
+	}
+	s.given.add(b.Volume, pv)
+	return nil
 }
 
 // bind binds a pod, or puts it back and tells why.

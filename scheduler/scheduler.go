@@ -46,6 +46,7 @@ type Scheduler struct {
 	recorder events.EventRecorder
 	state    *state
 	devices  *ledger
+	given    givenVolumes
 	queue    *queue
 	synced   []cache.InformerSynced
 	budgets  func() ([]*policyv1.PodDisruptionBudget, error)
@@ -127,9 +128,12 @@ func (s *Scheduler) followStorage(factory informers.SharedInformerFactory) error
 		Claim: func(namespace, name string) (*corev1.PersistentVolumeClaim, error) {
 			return claims.Lister().PersistentVolumeClaims(namespace).Get(name)
 		},
-		Volume:  volumes.Lister().Get,
-		Volumes: func() ([]*corev1.PersistentVolume, error) { return volumes.Lister().List(labels.Everything()) },
-		Class:   classes.Lister().Get,
+		Volume: volumes.Lister().Get,
+		Volumes: func() ([]*corev1.PersistentVolume, error) {
+			listed, err := volumes.Lister().List(labels.Everything())
+			return s.given.known(listed), err
+		},
+		Class: classes.Lister().Get,
 	}
 	for _, informer := range []cache.SharedIndexInformer{claims.Informer(), volumes.Informer(), classes.Informer()} {
 		if err := s.stirOn(informer); err != nil {
