@@ -113,7 +113,8 @@ func (v *volume) checkNode(ctx context.Context, pv *v1.PersistentVolume) error {
 	return nil
 }
 
-// directoryOf is the directory on the node that a PersistentVolume is.
+// directoryOf is the directory on the node that a PersistentVolume is, by a path without links: what is walked below it, to give
+// it to a group, does not follow any.
 func directoryOf(pv *v1.PersistentVolume) (string, error) {
 	if mode := pv.Spec.VolumeMode; mode != nil && *mode == v1.PersistentVolumeBlock {
 		return "", fmt.Errorf("PersistentVolume %s is a block device, which this node has no volume plugin for", pv.Name)
@@ -142,7 +143,7 @@ func directoryOf(pv *v1.PersistentVolume) (string, error) {
 	if !info.IsDir() {
 		return "", fmt.Errorf("path %q of PersistentVolume %s is not a directory", path, pv.Name)
 	}
-	return path, nil
+	return filepath.EvalSymlinks(path)
 }
 
 // giveClaim gives a volume with whatever an earlier pod wrote there to the pod's group.

@@ -91,8 +91,12 @@ func TestClaimMadeForThePod(t *testing.T) {
 		Spec:       v1.PersistentVolumeClaimSpec{VolumeName: "pv"},
 		Status:     v1.PersistentVolumeClaimStatus{Phase: v1.ClaimBound},
 	}
+	link := filepath.Join(t.TempDir(), "link") // what it leads to is given to the group
+	if err := os.Symlink(dir, link); err != nil {
+		t.Fatal(err)
+	}
 	pv := &v1.PersistentVolume{ObjectMeta: metav1.ObjectMeta{Name: "pv"}, Spec: v1.PersistentVolumeSpec{
-		PersistentVolumeSource: v1.PersistentVolumeSource{Local: &v1.LocalVolumeSource{Path: dir}},
+		PersistentVolumeSource: v1.PersistentVolumeSource{Local: &v1.LocalVolumeSource{Path: link}},
 		ClaimRef:               &v1.ObjectReference{UID: "claim"},
 	}}
 	pod := podWith(v1.Volume{Name: "v", VolumeSource: v1.VolumeSource{Ephemeral: &v1.EphemeralVolumeSource{}}})
