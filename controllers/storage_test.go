@@ -129,6 +129,65 @@ func TestClaimWaitsForItsPod(t *testing.T) {
 	w.volumeIs("disk", corev1.VolumeBound)
 }
 
+// TestClaimWithTwoVolumes: a claim takes one of two volumes that name it, and the other is free again. The scheduler writes that
+// into volumes before the claim is bound; it may have done so twice.
+func TestClaimWithTwoVolumes(t *testing.T) {
+	w := start(t)
+	ctx := t.Context()
+	class := &storagev1.StorageClass{
+		ObjectMeta: metav1.ObjectMeta{Name: "local"}, Provisioner: "kubernetes.io/no-provisioner",
+		VolumeBindingMode: ptr(storagev1.VolumeBindingWaitForFirstConsumer),
+	}
+	if _, err := w.StorageV1().StorageClasses().Create(ctx, class, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	for round := range 5 { // for it depends on what the loop looks at first
+		name := fmt.Sprint("data-", round)
+		w.claim(name, "1Gi", "local")
+		claim, err := w.CoreV1().PersistentVolumeClaims(w.namespace).Get(ctx, name, metav1.GetOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, disk := range []string{"a", "b"} {
+			pv := &corev1.PersistentVolume{
+				ObjectMeta: metav1.ObjectMeta{Name: name + disk, Annotations: map[string]string{"pv.kubernetes.io/bound-by-controller": "yes"}},
+				Spec: corev1.PersistentVolumeSpec{
+					Capacity:    corev1.ResourceList{corev1.ResourceStorage: resource.MustParse("1Gi")},
+					AccessModes: []corev1.PersistentVolumeAccessMode{corev1.ReadWriteOnce}, StorageClassName: "local",
+					PersistentVolumeSource: corev1.PersistentVolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: "/x"}},
+					ClaimRef:               &corev1.ObjectReference{Kind: "PersistentVolumeClaim", APIVersion: "v1", Namespace: w.namespace, Name: name, UID: claim.UID},
+				},
+			}
+			if _, err := w.CoreV1().PersistentVolumes().Create(ctx, pv, metav1.CreateOptions{}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		w.eventually("one volume of two", func() error {
+			claim, err := w.CoreV1().PersistentVolumeClaims(w.namespace).Get(ctx, name, metav1.GetOptions{})
+			if err != nil {
+				return err
+			}
+			if claim.Status.Phase != corev1.ClaimBound {
+				return fmt.Errorf("the claim is %s", claim.Status.Phase)
+			}
+			other := name + "a"
+			if claim.Spec.VolumeName == other {
+				other = name + "b"
+			}
+			pv, err := w.CoreV1().PersistentVolumes().Get(ctx, other, metav1.GetOptions{})
+			if err == nil && (pv.Spec.ClaimRef != nil || pv.Status.Phase != corev1.VolumeAvailable) {
+				err = fmt.Errorf("the claim has %s, and %s is %s for %v", claim.Spec.VolumeName, other, pv.Status.Phase, pv.Spec.ClaimRef)
+			}
+			return err
+		})
+		for _, disk := range []string{"a", "b"} { // so that the next round has its own two alone
+			if err := w.CoreV1().PersistentVolumes().Delete(ctx, name+disk, metav1.DeleteOptions{}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}
+
 func TestPodBringsItsClaim(t *testing.T) {
 	w := start(t)
 	ctx := t.Context()

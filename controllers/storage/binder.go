@@ -39,7 +39,7 @@ func Binder(d Deps) reconcile.Controller {
 	return reconcile.Controller{
 		Name: "VolumeBinder",
 		Watch: []reconcile.Source{
-			reconcile.On(claims.Informer(), claimChanged),
+			reconcile.On(claims.Informer(), b.claimChanged),
 			reconcile.On(volumes.Informer(), b.volumeChanged),
 			reconcile.On(classes.Informer(), b.classChanged),
 		},
@@ -60,15 +60,28 @@ type binder struct {
 	events  record.EventRecorder
 }
 
-// claimChanged names a claim, and the volume it is bound to, or was.
-func claimChanged(old, claim *corev1.PersistentVolumeClaim) []reconcile.Key {
+// claimChanged names a claim, and the volume it is bound to, or was. Of one that has just got a volume it names the others
+// that name it: they are given back.
+func (b *binder) claimChanged(old, claim *corev1.PersistentVolumeClaim) []reconcile.Key {
 	var keys []reconcile.Key
-	if claim != nil {
+	last := claim
+	if claim == nil {
+		last = old
+	} else {
 		keys = append(keys, reconcile.KeyOf(claim))
-		old = claim
 	}
-	if old.Spec.VolumeName != "" {
-		keys = append(keys, reconcile.Key{Name: old.Spec.VolumeName})
+	if last.Spec.VolumeName == "" {
+		return keys
+	}
+	keys = append(keys, reconcile.Key{Name: last.Spec.VolumeName})
+	if claim == nil || old != nil && old.Spec.VolumeName == claim.Spec.VolumeName {
+		return keys
+	}
+	volumes, _ := b.volumes.List(labels.Everything()) // a lister over a cache has no errors
+	for _, pv := range volumes {
+		if pv.Name != claim.Spec.VolumeName && pv.Spec.ClaimRef != nil && pv.Spec.ClaimRef.UID == claim.UID {
+			keys = append(keys, reconcile.KeyOf(pv))
+		}
 	}
 	return keys
 }
