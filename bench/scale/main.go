@@ -16,6 +16,7 @@ import (
 	"syscall"
 
 	"github.com/skiff-k8s/skiff/cluster"
+	"github.com/skiff-k8s/skiff/family"
 )
 
 // podRange has room for a /24 of each of 16,384 nodes (RFC 6598).
@@ -88,6 +89,6 @@ func serveCluster(ctx context.Context, dir string, l load) error {
 		return err
 	}
 	return cluster.Up(ctx, cluster.Config{
-		DataDir: filepath.Join(dir, "data"), Listen: address, PodCIDR: podRange, FakeNodes: l.nodes,
+		DataDir: filepath.Join(dir, "data"), Listen: address, PodCIDRs: family.Ranges{podRange}, FakeNodes: l.nodes,
 	}, func() { fmt.Println(readyLine) })
 }
