@@ -192,6 +192,7 @@ $(eval $(call tool,agnhost,$(call MODULE,kubernetes),third_party/kubernetes,-o $
 $(eval $(call tool,go-runner,$(call MODULE,kubernetes),third_party/kubernetes,-o $(TOOLS)/go-runner -ldflags "-s -w" k8s.io/kubernetes/test/conformance/image/go-runner))
 $(eval $(call tool,sample-apiserver,$(call MODULE,sample-apiserver),third_party/sample-apiserver,-o $(TOOLS)/ -ldflags "-s -w" k8s.io/sample-apiserver))
 $(eval $(call tool,hydrophone-tool,$(call MODULE,hydrophone),third_party/hydrophone,-o $(TOOLS)/ -ldflags "-s -w" sigs.k8s.io/hydrophone))
+$(eval $(call tool,cyclonus,$(call MODULE,cyclonus),third_party/cyclonus,-o $(TOOLS)/ -ldflags "-s -w" github.com/mattfenwick/cyclonus/cmd/cyclonus))
 $(eval $(call tool,helm,$(call MODULE,helm),third_party/helm,-o $(TOOLS)/ -ldflags "-s -w" helm.sh/helm/v3/cmd/helm))
 $(eval $(call tool,helm4,$(call MODULE,helm4),third_party/helm4,-o $(TOOLS)/helm4 -ldflags "-s -w" helm.sh/helm/v4/cmd/helm))
 $(eval $(call tool,cert-manager,$(call MODULE,cert-manager),third_party/cert-manager,-o $(TOOLS)/cert-manager/ -ldflags "-s -w" tool))
