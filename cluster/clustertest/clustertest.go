@@ -162,6 +162,9 @@ func (c *Cluster) Start(t testing.TB) {
 // Storage has the next start use the storage with a URL.
 func (c *Cluster) Storage(url string) { c.args = append(c.args, "--storage", url) }
 
+// With has the next start use further flags.
+func (c *Cluster) With(flags ...string) { c.args = append(c.args, flags...) }
+
 // Traces lists what a cluster with a data directory has on the machine:
 // processes, mounts (those of namespaces among them), links, routes and cgroups.
 func Traces(t testing.TB, dataDir, podCIDR string) string {
