@@ -6,6 +6,8 @@ import (
 	"math/bits"
 	"os"
 
+	corev1 "k8s.io/api/core/v1"
+
 	"github.com/skiff-k8s/skiff/cluster/node"
 )
 
@@ -31,6 +33,9 @@ func (c Config) check() error {
 	}
 	if c.Listen.Addr().IsLoopback() {
 		return fmt.Errorf("pods could not reach an API that listens on %s; listen on another address, or run no nodes", c.Listen)
+	}
+	if _, ok := c.PodCIDRs.Of(corev1.IPv4Protocol); c.DNSCache && !ok {
+		return errors.New("the nodes' caches of DNS answers have an address of IPv4, and pods have none; run without --dns-cache")
 	}
 	return node.CheckPrograms(c.Tools)
 }

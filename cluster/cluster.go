@@ -67,6 +67,8 @@ type Config struct {
 	WithoutNetworkPolicy bool
 	// Domain is the DNS domain of the cluster; cluster.local.
 	Domain string
+	// DNSCache has each node keep a cache of DNS answers for its pods.
+	DNSCache bool
 	// Tools is the folder with containerd and the other programs; "tools" beside
 	// the running program.
 	Tools string
@@ -176,10 +178,11 @@ func (c Config) members(host []netip.Addr) []member {
 				PodCIDRs:     c.PodCIDRs,
 				NodeCIDRs:    c.NodeCIDRs,
 				ServiceCIDRs: c.ServiceCIDRs, ClusterDNS: c.dns()[0], ClusterDomain: c.Domain,
-				Mirror:  c.Mirror,
-				MaxPods: c.MaxPods,
-				Ingress: c.Ingress,
-				Guard:   c.Guard,
+				DNSCache: c.DNSCache,
+				Mirror:   c.Mirror,
+				MaxPods:  c.MaxPods,
+				Ingress:  c.Ingress,
+				Guard:    c.Guard,
 
 				ProxyMode:            c.ProxyMode,
 				WithoutNetworkPolicy: c.WithoutNetworkPolicy,

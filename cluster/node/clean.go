@@ -30,7 +30,7 @@ const politeness = 2 * time.Second
 // the runtime's records stay in Dir. It must run in the node's network
 // namespace; what is not there is no error.
 func Clean(c Config) error {
-	errs := []error{CleanMachine(c), removeLink(c.Bridge), podnet.Remove(c.PodCIDRs...)}
+	errs := []error{CleanMachine(c), removeLink(c.Bridge), podnet.Remove(c.PodCIDRs...), removeCacheAddress(c)}
 	removeHostPortRules()
 	// The settings go first: route_localnet without the rules is an open door.
 	errs = append(errs, cleanProxy(), nftables.Remove(), RestoreKernel(c.Dir), removeRules())
@@ -40,7 +40,7 @@ func Clean(c Config) error {
 // CleanMachine is the part of Clean that needs no network namespace, for a node
 // that has lost its own.
 func CleanMachine(c Config) error {
-	errs := []error{endContainers(c), killContainerd(c), killShims(c)}
+	errs := []error{endContainers(c), killContainerd(c), killShims(c), killDNSCache(c)}
 	unmount := func() error { return unmountBelow(c.Dir) }
 	errs = append(errs, unmount(), RemoveCgroups(c.CgroupRoot))
 	return errors.Join(append(errs, os.RemoveAll(filepath.Join(c.Dir, "cni")), removeMounted(filepath.Join(c.Dir, "run"), unmount))...)

@@ -63,7 +63,7 @@ func runKubelet(ctx context.Context, c Config, config *rest.Config, endpoint str
 		NodeIP:          c.Address(),
 		ExtraIPs:        c.Addresses[1:],
 		MaxPods:         int64(c.MaxPods),
-		ClusterDNS:      []string{c.ClusterDNS.String()},
+		ClusterDNS:      c.nameServers(),
 		Domain:          c.ClusterDomain,
 		Listen:          netip.AddrPortFrom(c.Address(), 10250).String(),
 		Certificate:     serving.Show,

@@ -11,7 +11,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
 	"text/template"
 	"time"
 
@@ -20,7 +19,6 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/skiff-k8s/skiff/atomicfile"
-	"github.com/skiff-k8s/skiff/guard"
 )
 
 const (
@@ -64,10 +62,8 @@ disabled_plugins = ['io.containerd.nri.v1.nri', 'io.containerd.tracing.processor
 
 // containerd is a running container runtime.
 type containerd struct {
+	child
 	config Config
-	log    *slog.Logger
-	cmd    *exec.Cmd
-	exited chan error
 }
 
 // startContainerd starts the node's runtime, taking the place of one that an
@@ -79,7 +75,11 @@ func startContainerd(ctx context.Context, c Config, log *slog.Logger) (*containe
 	if err := killContainerd(c); err != nil {
 		return nil, err
 	}
-	r := &containerd{config: c, log: log}
+	r := &containerd{config: c, child: child{
+		path: filepath.Join(c.Tools, "containerd"), args: []string{"--config", c.configFile()},
+		env:     []string{"PATH=" + c.Tools + ":" + os.Getenv("PATH")},
+		logFile: filepath.Join(c.Dir, "containerd.log"), log: log,
+	}}
 	if err := r.start(); err != nil {
 		return nil, err
 	}
@@ -125,26 +125,6 @@ func writeMirror(c Config) error {
 
 func (c Config) configFile() string { return filepath.Join(c.Dir, "containerd.toml") }
 
-func (r *containerd) start() error {
-	out, err := os.OpenFile(filepath.Join(r.config.Dir, "containerd.log"), os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o644)
-	if err != nil {
-		return err
-	}
-	defer out.Close()
-	r.cmd = exec.Command(filepath.Join(r.config.Tools, "containerd"), "--config", r.config.configFile())
-	r.cmd.Env = append(os.Environ(), "PATH="+r.config.Tools+":"+os.Getenv("PATH"))
-	r.cmd.Stdout, r.cmd.Stderr = out, out
-	// A group of its own: Ctrl-C at the terminal is for skiff, which ends
-	// containerd when its containers are gone.
-	r.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	if err := r.cmd.Start(); err != nil {
-		return fmt.Errorf("start containerd: %w", err)
-	}
-	r.exited = make(chan error, 1)
-	guard.Go("node", func() { r.exited <- r.cmd.Wait() })
-	return nil
-}
-
 // waitReady returns when the runtime answers the CRI.
 func (r *containerd) waitReady(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, runtimeStartTimeout)
@@ -169,38 +149,6 @@ func (r *containerd) waitReady(ctx context.Context) error {
 		case <-time.After(10 * time.Millisecond):
 		}
 	}
-}
-
-// supervise restarts the runtime when it ends by itself; containers run on
-// meanwhile. When ctx ends, it ends the runtime.
-func (r *containerd) supervise(ctx context.Context) error {
-	for {
-		select {
-		case <-ctx.Done():
-			_ = r.cmd.Process.Signal(syscall.SIGTERM)
-			<-r.exited
-			return nil
-		case err := <-r.exited:
-			r.log.Error("containerd ended by itself; starting it again", "error", err, "last", r.lastWords())
-		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-time.After(time.Second):
-		}
-		if err := r.start(); err != nil {
-			return err
-		}
-	}
-}
-
-func (r *containerd) lastWords() string {
-	data, err := os.ReadFile(filepath.Join(r.config.Dir, "containerd.log"))
-	if err != nil {
-		return err.Error()
-	}
-	lines := strings.Split(strings.TrimSpace(string(data)), "\n")
-	return lines[len(lines)-1]
 }
 
 // ctr runs containerd's own client on the images and containers that the CRI

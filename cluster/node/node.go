@@ -53,6 +53,8 @@ type Config struct {
 	PodCIDRs, ServiceCIDRs, NodeCIDRs family.Ranges
 	ClusterDNS                        netip.Addr
 	ClusterDomain                     string
+	// DNSCache has the node keep a cache of DNS answers for its pods.
+	DNSCache bool
 
 	// CA signs the clients the kubelet believes; CertFile and KeyFile are what it
 	// shows, also when they are written anew.
@@ -122,6 +124,9 @@ func Run(ctx context.Context, c Config, clients Clients, log *slog.Logger, ready
 		return nil
 	}))
 	group.Go(guard.Try("pod network", func() error { return runPodNetwork(ctx, c, clients.Proxy, log) }))
+	if c.DNSCache {
+		group.Go(guard.Try("DNS cache", func() error { return runDNSCache(ctx, c, log) }))
+	}
 	served, err := newIngress(c, clients.Ingress, log)
 	if err != nil {
 		return errors.Join(err, stop(group))

@@ -28,6 +28,9 @@ const (
 	hintChain = "KUBE-IPTABLES-HINT" // mangle
 )
 
+// ruledTables are those in which a node has rules.
+var ruledTables = []string{"raw", "mangle", "nat", "filter"}
+
 // checkRules is how often a node looks whether another program has taken its rules.
 const checkRules = 10 * time.Second
 
@@ -50,7 +53,10 @@ func newKeeper(f corev1.IPFamily) *iptables.Keeper {
 		{Table: "filter", From: "OUTPUT", Chain: strayChain, Last: true},
 	}
 	if f == corev1.IPv4Protocol {
-		hooks = append(hooks, iptables.Hook{Table: "mangle", From: "PREROUTING", Chain: martianChain})
+		hooks = append(hooks,
+			iptables.Hook{Table: "raw", From: "PREROUTING", Chain: cacheChain},
+			iptables.Hook{Table: "raw", From: "OUTPUT", Chain: cacheChain},
+			iptables.Hook{Table: "mangle", From: "PREROUTING", Chain: martianChain})
 	}
 	return iptables.NewKeeper(f, []string{"SKIFF-", hintChain}, hooks)
 }
@@ -97,6 +103,9 @@ func rules(c Config, f corev1.IPFamily) []*iptables.Rules {
 		filter.Add(forwardChain, "", "-s %s -j ACCEPT", prefix)
 		filter.Add(forwardChain, "", "-d %s -j ACCEPT", prefix)
 	}
+	if f == corev1.IPv4Protocol {
+		return []*iptables.Rules{cacheRules(c), mangle, nat, filter}
+	}
 	return []*iptables.Rules{mangle, nat, filter}
 }
 
@@ -129,7 +138,7 @@ func removeRules() error {
 	var errs []error
 	for _, f := range []corev1.IPFamily{corev1.IPv4Protocol, corev1.IPv6Protocol} {
 		if iptables.Supports(f) == nil {
-			errs = append(errs, newKeeper(f).Remove(context.Background(), "mangle", "nat", "filter"))
+			errs = append(errs, newKeeper(f).Remove(context.Background(), ruledTables...))
 		}
 	}
 	return errors.Join(errs...)

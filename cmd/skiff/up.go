@@ -46,6 +46,7 @@ func upCommand() *cobra.Command {
 	flags.TextVar(&c.PodNetwork, "pod-network", c.PodNetwork, podNetworkUsage)
 	flags.TextVar(&c.LoadBalancers, "load-balancer-addresses", c.LoadBalancers, loadBalancersUsage)
 	flags.StringVar(&c.Domain, "domain", "cluster.local", "DNS domain of the cluster")
+	flags.BoolVar(&c.DNSCache, "dns-cache", false, "have each node keep a cache of DNS answers for its pods")
 	flags.StringVar(&c.Mirror, "registry-mirror", "", "URL of a registry that nodes ask first for every image")
 	flags.IntVar(&c.MaxPods, "max-pods", 110, "how many pods a node offers to run")
 	flags.Uint16Var(&c.Ingress.HTTPPort, "ingress-http-port", 80, "port of the nodes at which Ingresses are served while there are any; 0: none")
