@@ -37,20 +37,29 @@ func Compute(node Node, services []*corev1.Service, slicesOf map[string][]*disco
 			continue
 		}
 		key := s.Namespace + "/" + s.Name
-		local := 0
 		for _, ip := range clusterIPs(s) {
 			for i := range s.Spec.Ports {
-				rule := newRule(node, s, ip, &s.Spec.Ports[i], slicesOf[key])
-				local = max(local, len(rule.Local))
-				wanted = append(wanted, claim{key, s.CreationTimestamp.Time, rule})
+				wanted = append(wanted, claim{key, s.CreationTimestamp.Time, newRule(node, s, ip, &s.Spec.Ports[i], slicesOf[key])})
 			}
 		}
 		if s.Spec.HealthCheckNodePort > 0 {
-			t.Health[key] = Health{Port: uint16(s.Spec.HealthCheckNodePort), Local: local}
+			t.Health[key] = Health{Port: uint16(s.Spec.HealthCheckNodePort), Local: readyHere(node, s, slicesOf[key])}
 		}
 	}
 	t.Rules, t.Refused = wanted.settle(node.Taken)
 	return t
+}
+
+// readyHere is how many endpoints of a Service on the node are ready. Those that only still serve while they end do not
+// count: they get what comes, but load balancers that ask are to send nothing more.
+func readyHere(node Node, s *corev1.Service, list []*discoveryv1.EndpointSlice) (most int) {
+	for _, ip := range clusterIPs(s) {
+		for i := range s.Spec.Ports {
+			ready := filter(onNode(endpoints(node, FamilyOf(ip), &s.Spec.Ports[i], list)), func(e endpoint) bool { return e.ready })
+			most = max(most, len(ready))
+		}
+	}
+	return most
 }
 
 // served reports whether a Service has an address of its own that this proxy

@@ -61,6 +61,39 @@ func TestComputeNodePortService(t *testing.T) {
 	}
 }
 
+// TestHealthOfBalancedServices: a node has traffic sent to it while an endpoint there is ready. One that only still serves
+// while it ends gets what comes to the node, but no more is to come.
+func TestHealthOfBalancedServices(t *testing.T) {
+	service := &corev1.Service{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "web"},
+		Spec: corev1.ServiceSpec{
+			Type: corev1.ServiceTypeLoadBalancer, ClusterIP: "10.96.0.7", HealthCheckNodePort: 30999,
+			ExternalTrafficPolicy: corev1.ServiceExternalTrafficPolicyLocal,
+			Ports:                 []corev1.ServicePort{{Protocol: corev1.ProtocolTCP, Port: 80}},
+		},
+	}
+	ending := discoveryv1.EndpointConditions{Ready: ptr.To(false), Serving: ptr.To(true), Terminating: ptr.To(true)}
+	for name, test := range map[string]struct {
+		endpoints []discoveryv1.Endpoint
+		want      int
+		local     int
+	}{
+		"ready":            {[]discoveryv1.Endpoint{{Addresses: []string{"10.244.0.5"}, NodeName: ptr.To("here")}}, 1, 1},
+		"on another node":  {[]discoveryv1.Endpoint{{Addresses: []string{"10.244.1.5"}, NodeName: ptr.To("there")}}, 0, 0},
+		"ending":           {[]discoveryv1.Endpoint{{Addresses: []string{"10.244.0.5"}, NodeName: ptr.To("here"), Conditions: ending}}, 0, 1},
+		"ready and ending": {[]discoveryv1.Endpoint{{Addresses: []string{"10.244.0.5"}, NodeName: ptr.To("here"), Conditions: ending}, {Addresses: []string{"10.244.0.6"}, NodeName: ptr.To("here")}}, 1, 1},
+	} {
+		slice := &discoveryv1.EndpointSlice{
+			AddressType: discoveryv1.AddressTypeIPv4, Endpoints: test.endpoints,
+			Ports: []discoveryv1.EndpointPort{{Name: ptr.To(""), Port: ptr.To[int32](8080), Protocol: ptr.To(corev1.ProtocolTCP)}},
+		}
+		table := Compute(Node{Name: "here"}, []*corev1.Service{service}, map[string][]*discoveryv1.EndpointSlice{"default/web": {slice}})
+		if got := table.Health["default/web"]; got.Port != 30999 || got.Local != test.want || len(table.Rules[0].Local) != test.local {
+			t.Errorf("%s: got %+v and %v, want %d", name, got, table.Rules[0].Local, test.want)
+		}
+	}
+}
+
 func TestServicesThatAreNotServed(t *testing.T) {
 	for name, change := range map[string]func(*corev1.Service){
 		"headless":      func(s *corev1.Service) { s.Spec.ClusterIP = corev1.ClusterIPNone },
