@@ -16,18 +16,25 @@ type Builder struct {
 	byHost    map[string]map[Key]*compiled
 	dirty     map[string]bool
 	table     *Table
-	pools     map[Backend]*Pool
-	users     map[Key]map[Key]bool // by Service, which Ingresses name it
-	readers   map[Key]map[Key]bool // by Secret
+	fallbacks map[Key]*compiled             // those whose default backend is for hosts of nobody
+	pools     map[Key]map[Backend]*usedPool // by Service
+	unused    map[Backend]bool              // pools that may have no users any more
+	readers   map[Key]map[Key]bool          // by Secret, which Ingresses depend on it
 	conflicts map[string]map[Key][]string
+}
+
+// usedPool is a pool and how many locations have it.
+type usedPool struct {
+	*Pool
+	users int
 }
 
 // NewBuilder returns a Builder without Ingresses. secret returns nil for a Secret that is not there.
 func NewBuilder(secret func(Key) *corev1.Secret) *Builder {
 	return &Builder{
 		secret: secret, ingresses: make(map[Key]*compiled), byHost: make(map[string]map[Key]*compiled),
-		dirty: make(map[string]bool), table: &Table{hosts: make(map[string]*host)}, pools: make(map[Backend]*Pool),
-		users: make(map[Key]map[Key]bool), readers: make(map[Key]map[Key]bool), conflicts: make(map[string]map[Key][]string),
+		dirty: make(map[string]bool), table: &Table{}, fallbacks: make(map[Key]*compiled), pools: make(map[Key]map[Backend]*usedPool),
+		unused: make(map[Backend]bool), readers: make(map[Key]map[Key]bool), conflicts: make(map[string]map[Key][]string),
 	}
 }
 
@@ -43,7 +50,10 @@ func (b *Builder) Set(ing *networkingv1.Ingress) {
 		b.byHost[name][c.key] = c
 		b.touch(name, c)
 	}
-	note(b.users, c.services, c.key)
+	if c.everyHost {
+		b.fallbacks[c.key] = c
+	}
+	c.eachPool(func(p *Pool) { b.pools[p.Service][p.Backend].users++ })
 	note(b.readers, c.secrets, c.key)
 }
 
@@ -60,7 +70,11 @@ func (b *Builder) Delete(key Key) {
 		}
 		b.touch(name, c)
 	}
-	forget(b.users, c.services, key)
+	delete(b.fallbacks, key)
+	c.eachPool(func(p *Pool) {
+		b.pools[p.Service][p.Backend].users--
+		b.unused[p.Backend] = true
+	})
 	forget(b.readers, c.secrets, key)
 }
 
@@ -93,18 +107,25 @@ func (b *Builder) ReadersOf(secret Key) []Key { return slices.Collect(maps.Keys(
 
 // PoolsOf are the pools of a Service that Ingresses name.
 func (b *Builder) PoolsOf(service Key) (pools []*Pool) {
-	seen := make(map[*Pool]bool)
-	for key := range b.users[service] {
-		b.ingresses[key].eachPool(func(p *Pool) {
-			if p.Service == service && !seen[p] {
-				seen[p] = true
-				pools = append(pools, p)
-			}
-		})
+	for _, p := range b.pools[service] {
+		pools = append(pools, p.Pool)
 	}
 	return pools
 }
 
+// UsersOf are the Ingresses that have a backend.
+func (b *Builder) UsersOf(backend Backend) (users []Key) {
+	for key, c := range b.ingresses {
+		uses := false
+		c.eachPool(func(p *Pool) { uses = uses || p.Backend == backend })
+		if uses {
+			users = append(users, key)
+		}
+	}
+	return users
+}
+
+// eachPool calls visit for the pool of every location.
 func (c *compiled) eachPool(visit func(*Pool)) {
 	if c.fallback != nil {
 		visit(c.fallback.Pool)
@@ -116,14 +137,19 @@ func (c *compiled) eachPool(visit func(*Pool)) {
 	}
 }
 
-// pool is the one of a backend, so that all its locations see the same endpoints.
+// pool is the one of a backend, so that all its locations see the same endpoints. Who gets it and does not use it has it
+// dropped with the next Table.
 func (b *Builder) pool(backend Backend) *Pool {
-	p := b.pools[backend]
-	if p == nil {
-		p = &Pool{Backend: backend}
-		b.pools[backend] = p
+	if b.pools[backend.Service] == nil {
+		b.pools[backend.Service] = make(map[Backend]*usedPool)
 	}
-	return p
+	p := b.pools[backend.Service][backend]
+	if p == nil {
+		p = &usedPool{Pool: &Pool{Backend: backend}}
+		b.pools[backend.Service][backend] = p
+		b.unused[backend] = true
+	}
+	return p.Pool
 }
 
 // Problems are what of an Ingress is not obeyed, as of the last Table.
@@ -150,34 +176,38 @@ func (b *Builder) Services(key Key) []Key {
 // Table is what has been set up to now. touched are the Ingresses whose problems may be others than before.
 func (b *Builder) Table() (t *Table, touched map[Key]bool) {
 	touched = make(map[Key]bool)
-	t = &Table{hosts: maps.Clone(b.table.hosts), fallback: b.fallback()}
+	changed := make(map[string]*host, len(b.dirty))
 	for name := range b.dirty {
-		claims := b.claims(name)
-		for key := range b.conflicts[name] {
-			touched[key] = true
-		}
-		delete(b.conflicts, name)
-		switch {
-		case len(claims) > 0:
-			t.hosts[name] = merge(name, claims, func(key Key, problem string) {
-				if b.conflicts[name] == nil {
-					b.conflicts[name] = make(map[Key][]string)
-				}
-				b.conflicts[name][key] = append(b.conflicts[name][key], problem)
-			})
-			for _, c := range claims {
-				touched[c.key] = true
-			}
-		case b.sendsAway(www(name)):
-			t.hosts[name] = &host{redirect: www(name)}
-		default:
-			delete(t.hosts, name)
-		}
+		changed[name] = b.host(name, touched)
 	}
 	clear(b.dirty)
 	b.dropPools()
-	b.table = t
-	return t, touched
+	b.table = &Table{hosts: b.table.hosts.with(changed), fallback: b.fallback()}
+	return b.table, touched
+}
+
+// host makes what is served for a name; nil: nothing is. It notes the Ingresses that have, or had, a share in it.
+func (b *Builder) host(name string, touched map[Key]bool) *host {
+	for key := range b.conflicts[name] {
+		touched[key] = true
+	}
+	delete(b.conflicts, name)
+	claims := b.claims(name)
+	if len(claims) == 0 {
+		if b.sendsAway(www(name)) {
+			return &host{redirect: www(name)}
+		}
+		return nil
+	}
+	for _, c := range claims {
+		touched[c.key] = true
+	}
+	return merge(name, claims, func(key Key, problem string) {
+		if b.conflicts[name] == nil {
+			b.conflicts[name] = make(map[Key][]string)
+		}
+		b.conflicts[name][key] = append(b.conflicts[name][key], problem)
+	})
 }
 
 // claims are what Ingresses say about a host, the oldest first.
@@ -207,8 +237,8 @@ func (b *Builder) sendsAway(name string) bool {
 // fallback is the default backend of the oldest Ingress that has nothing else.
 func (b *Builder) fallback() *Location {
 	var oldest *compiled
-	for _, c := range b.ingresses {
-		if c.everyHost && (oldest == nil || older(c, oldest) < 0) {
+	for _, c := range b.fallbacks {
+		if oldest == nil || older(c, oldest) < 0 {
 			oldest = c
 		}
 	}
@@ -218,14 +248,16 @@ func (b *Builder) fallback() *Location {
 	return oldest.fallback
 }
 
-// dropPools forgets pools that no Ingress has any more, when they have become many.
+// dropPools forgets pools that no location has any more.
 func (b *Builder) dropPools() {
-	if len(b.pools) < 2*len(b.users)+64 {
-		return
+	for backend := range b.unused {
+		of := b.pools[backend.Service]
+		if p := of[backend]; p == nil || p.users > 0 {
+			continue
+		}
+		if delete(of, backend); len(of) == 0 {
+			delete(b.pools, backend.Service)
+		}
 	}
-	used := make(map[*Pool]bool)
-	for _, c := range b.ingresses {
-		c.eachPool(func(p *Pool) { used[p] = true })
-	}
-	maps.DeleteFunc(b.pools, func(_ Backend, p *Pool) bool { return !used[p] })
+	clear(b.unused)
 }

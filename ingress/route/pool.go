@@ -2,6 +2,7 @@ package route
 
 import (
 	"cmp"
+	"fmt"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -90,6 +91,17 @@ func Endpoints(b Backend, s *corev1.Service, list []*discoveryv1.EndpointSlice) 
 		texts = append(texts, a.String())
 	}
 	return texts
+}
+
+// Missing says what of a backend is not there; empty if its Service has the port. The Service may be nil.
+func Missing(b Backend, s *corev1.Service) string {
+	switch {
+	case s == nil:
+		return fmt.Sprintf("there is no Service %s", b.Service)
+	case s.Spec.Type != corev1.ServiceTypeExternalName && servicePort(b, s) == nil:
+		return fmt.Sprintf("Service %s has no port %s", b.Service, cmp.Or(b.PortName, strconv.Itoa(int(b.Port))))
+	}
+	return ""
 }
 
 // externalName needs no port in the Service: a number is one of the name's host.

@@ -18,7 +18,7 @@ type Key = cache.ObjectName
 
 // Table says for every host and path which Location serves it. It is safe for concurrent use.
 type Table struct {
-	hosts    map[string]*host // by name, by "*.parent", and by "" for Ingresses without host
+	hosts    hosts // by name, by "*.parent", and by "" for Ingresses without host
 	fallback *Location
 }
 
@@ -79,11 +79,11 @@ func (t *Table) Find(hostname, path string) (found *Location, redirect string) {
 // Certificate is what a client that asks for a name is shown; nil if no Ingress has one.
 func (t *Table) Certificate(name string) *tls.Certificate {
 	name = Hostname(name)
-	if h := t.hosts[name]; h != nil && h.certificate != nil {
+	if h := t.hosts.get(name); h != nil && h.certificate != nil {
 		return h.certificate
 	}
 	if _, parent, ok := strings.Cut(name, "."); ok {
-		if h := t.hosts["*."+parent]; h != nil {
+		if h := t.hosts.get("*." + parent); h != nil {
 			return h.certificate
 		}
 	}
@@ -92,15 +92,15 @@ func (t *Table) Certificate(name string) *tls.Certificate {
 
 // host finds the rules of a name: its own, those of the wildcard above it, or those without a host.
 func (t *Table) host(name string) *host {
-	if h, ok := t.hosts[name]; ok && name != "" {
+	if h := t.hosts.get(name); h != nil && name != "" {
 		return h
 	}
 	if _, parent, ok := strings.Cut(name, "."); ok {
-		if h, ok := t.hosts["*."+parent]; ok {
+		if h := t.hosts.get("*." + parent); h != nil {
 			return h
 		}
 	}
-	return t.hosts[""]
+	return t.hosts.get("")
 }
 
 // Hostname is a Host header as rules have hosts: in lower case, without port and without the dot of a full name.

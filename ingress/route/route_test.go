@@ -259,7 +259,7 @@ func TestTableIsMadeAnewWhereItChanged(t *testing.T) {
 	first, _ := b.Table()
 	b.Set(newIngress("a/c", 1, nil, "b.example / younger", "c.example / c"))
 	second, touched := b.Table()
-	if first.hosts["a.example"] != second.hosts["a.example"] || served(first, "c.example", "/") != "404" || served(second, "c.example", "/") != "c" {
+	if first.hosts.get("a.example") != second.hosts.get("a.example") || served(first, "c.example", "/") != "404" || served(second, "c.example", "/") != "c" {
 		t.Error("a table that was made has changed, or one anew where nothing did")
 	}
 	if !touched[Key{Namespace: "a", Name: "c"}] || len(b.Problems(Key{Namespace: "a", Name: "c"})) != 1 {
@@ -270,23 +270,71 @@ func TestTableIsMadeAnewWhereItChanged(t *testing.T) {
 	if served(third, "b.example", "/") != "younger" || served(third, "a.example", "/") != "404" || len(b.Problems(Key{Namespace: "a", Name: "c"})) != 0 {
 		t.Error("what the older Ingress had is not the younger's")
 	}
-	if pools := b.PoolsOf(Key{Namespace: "a", Name: "younger"}); len(pools) != 1 {
-		t.Errorf("%d pools", len(pools))
+	pools := b.PoolsOf(Key{Namespace: "a", Name: "younger"})
+	if len(pools) != 1 {
+		t.Fatalf("%d pools", len(pools))
+	}
+	// A pool is the same as long as somebody uses it, and gone afterwards.
+	b.Set(newIngress("a/c", 1, nil, "b.example /new younger", "c.example / c"))
+	b.Table()
+	if now := b.PoolsOf(pools[0].Service); len(now) != 1 || now[0] != pools[0] {
+		t.Errorf("the pool was made anew: %v", now)
+	}
+	b.Delete(Key{Namespace: "a", Name: "c"})
+	b.Table()
+	if now := b.PoolsOf(pools[0].Service); len(now) != 0 || len(b.pools) != 0 {
+		t.Errorf("pools that nobody uses: %v", b.pools)
 	}
 }
 
-// BenchmarkChange changes one of 10,000 Ingresses.
-func BenchmarkChange(b *testing.B) {
-	builder := NewBuilder(func(Key) *corev1.Secret { return nil })
-	for i := range 10000 {
-		builder.Set(newIngress(fmt.Sprintf("a/i%d", i), i, nil, fmt.Sprintf("h%d.example / s%d", i, i)))
+func TestMissing(t *testing.T) {
+	key := Key{Namespace: "a", Name: "s"}
+	service := &corev1.Service{Spec: corev1.ServiceSpec{Ports: []corev1.ServicePort{{Name: "web", Port: 80}}}}
+	for _, test := range []struct {
+		backend Backend
+		service *corev1.Service
+		want    string
+	}{
+		{Backend{Service: key, Port: 80}, nil, "there is no Service a/s"},
+		{Backend{Service: key, Port: 80}, service, ""},
+		{Backend{Service: key, PortName: "web"}, service, ""},
+		{Backend{Service: key, Port: 81}, service, "Service a/s has no port 81"},
+		{Backend{Service: key, PortName: "other"}, service, "Service a/s has no port other"},
+		{Backend{Service: key, Port: 81}, &corev1.Service{Spec: corev1.ServiceSpec{Type: corev1.ServiceTypeExternalName}}, ""},
+	} {
+		if got := Missing(test.backend, test.service); got != test.want {
+			t.Errorf("%+v: got %q, want %q", test.backend, got, test.want)
+		}
 	}
-	begun := time.Now()
-	builder.Table()
-	b.ReportMetric(time.Since(begun).Seconds()*1000, "ms/all")
-	for i := 0; b.Loop(); i++ {
-		builder.Set(newIngress("a/i77", 77, nil, fmt.Sprintf("h77.example /%d s77", i)))
-		builder.Table()
+	_, b := tableOf(newIngress("a/x", 0, nil, "x.example / s"), newIngress("a/y", 0, nil, "y.example / other"))
+	if got := b.UsersOf(Backend{Service: key, Port: 80}); !slices.Equal(got, []Key{{Namespace: "a", Name: "x"}}) {
+		t.Errorf("it is used by %v", got)
+	}
+}
+
+// BenchmarkChange changes one of 10,000 Ingresses, each with a host of its own, or all with the same one.
+func BenchmarkChange(b *testing.B) {
+	for _, many := range []bool{true, false} {
+		b.Run(map[bool]string{true: "hosts", false: "one host"}[many], func(b *testing.B) {
+			ingress := func(i, change int) *networkingv1.Ingress {
+				host := "one"
+				if many {
+					host = fmt.Sprint("h", i)
+				}
+				return newIngress(fmt.Sprintf("a/i%d", i), i, nil, fmt.Sprintf("%s.example /%d/%d s%d", host, i, change, i))
+			}
+			builder := NewBuilder(func(Key) *corev1.Secret { return nil })
+			for i := range 10000 {
+				builder.Set(ingress(i, 0))
+			}
+			begun := time.Now()
+			builder.Table()
+			b.ReportMetric(time.Since(begun).Seconds()*1000, "ms/all")
+			for i := 0; b.Loop(); i++ {
+				builder.Set(ingress(77, i))
+				builder.Table()
+			}
+		})
 	}
 }
 
