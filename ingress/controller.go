@@ -15,7 +15,6 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/client-go/informers"
 	corelisters "k8s.io/client-go/listers/core/v1"
-	discoverylisters "k8s.io/client-go/listers/discovery/v1"
 	networkinglisters "k8s.io/client-go/listers/networking/v1"
 	"k8s.io/client-go/tools/cache"
 
@@ -40,13 +39,16 @@ type controller struct {
 	status  *status
 	ports   *ports
 	builder *route.Builder
-	served  map[route.Key]bool // of our class, as of the last change
+	// As of the last change: the Ingresses of our class, and the Services of type LoadBalancer.
+	served, balancers map[route.Key]bool
+	// Backends that are not there, since when, until it is told.
+	missing map[route.Backend]time.Time
 
 	factories []informers.SharedInformerFactory
 	ingresses networkinglisters.IngressLister
 	classes   networkinglisters.IngressClassLister
 	services  corelisters.ServiceLister
-	slices    discoverylisters.EndpointSliceLister
+	slices    cache.Indexer // EndpointSlices, by Service
 	secrets   corelisters.SecretLister
 
 	wake    chan struct{}
@@ -68,6 +70,7 @@ func newChanges() changes {
 func newController(c Config) (*controller, error) {
 	k := &controller{
 		Config: c, handler: newHandler(c), wake: make(chan struct{}, 1), pending: newChanges(), served: make(map[route.Key]bool),
+		balancers: make(map[route.Key]bool), missing: make(map[route.Backend]time.Time),
 	}
 	all := informers.NewSharedInformerFactoryWithOptions(c.Client, 0, informers.WithTransform(trim))
 	secrets := informers.NewSharedInformerFactoryWithOptions(c.Client, 0, informers.WithTransform(trim), informers.WithTweakListOptions(func(o *metav1.ListOptions) {
@@ -77,7 +80,10 @@ func newController(c Config) (*controller, error) {
 	k.ingresses = all.Networking().V1().Ingresses().Lister()
 	k.classes = all.Networking().V1().IngressClasses().Lister()
 	k.services = all.Core().V1().Services().Lister()
-	k.slices = all.Discovery().V1().EndpointSlices().Lister()
+	k.slices = all.Discovery().V1().EndpointSlices().Informer().GetIndexer()
+	if err := k.slices.AddIndexers(cache.Indexers{byService: serviceOf}); err != nil {
+		return nil, err
+	}
 	k.secrets = secrets.Core().V1().Secrets().Lister()
 	k.builder = route.NewBuilder(k.secret)
 	k.status = newStatus(c, k.ingresses, all.Core().V1().Nodes().Lister())
@@ -89,9 +95,7 @@ func newController(c Config) (*controller, error) {
 		{all.Networking().V1().Ingresses().Informer(), func(o metav1.Object) { k.pending.ingresses[keyOf(o)] = true }},
 		{all.Networking().V1().IngressClasses().Informer(), func(metav1.Object) { k.pending.all = true }},
 		{all.Core().V1().Services().Informer(), func(o metav1.Object) { k.pending.services[keyOf(o)] = true }},
-		{all.Discovery().V1().EndpointSlices().Informer(), func(o metav1.Object) {
-			k.pending.services[route.Key{Namespace: o.GetNamespace(), Name: o.GetLabels()[discoveryv1.LabelServiceName]}] = true
-		}},
+		{all.Discovery().V1().EndpointSlices().Informer(), func(o metav1.Object) { k.pending.services[sliceKey(o)] = true }},
 		{secrets.Core().V1().Secrets().Informer(), func(o metav1.Object) { k.pending.secrets[keyOf(o)] = true }},
 		{all.Core().V1().Nodes().Informer(), nil},
 	} {
@@ -100,6 +104,22 @@ func newController(c Config) (*controller, error) {
 		}
 	}
 	return k, nil
+}
+
+// byService is the index of EndpointSlices by what serviceOf says.
+const byService = "service"
+
+func serviceOf(obj any) ([]string, error) {
+	slice, ok := obj.(*discoveryv1.EndpointSlice)
+	if !ok {
+		return nil, fmt.Errorf("%T is no EndpointSlice", obj)
+	}
+	return []string{sliceKey(slice).String()}, nil
+}
+
+// sliceKey is the Service whose endpoints a slice has.
+func sliceKey(slice metav1.Object) route.Key {
+	return route.Key{Namespace: slice.GetNamespace(), Name: slice.GetLabels()[discoveryv1.LabelServiceName]}
 }
 
 // trim drops what nobody here reads.
@@ -131,7 +151,7 @@ func (k *controller) follow(informer cache.SharedIndexInformer, note func(metav1
 			return
 		}
 		if note == nil {
-			k.status.nodesChanged()
+			k.status.nodeChanged(object.GetName())
 			return
 		}
 		k.mu.Lock()
@@ -154,7 +174,7 @@ func (k *controller) follow(informer cache.SharedIndexInformer, note func(metav1
 func sameToUs(old, now metav1.Object) bool {
 	switch now := now.(type) {
 	case *corev1.Node:
-		return nodeAddresses(old.(*corev1.Node)) == nodeAddresses(now)
+		return sameNode(old.(*corev1.Node), now)
 	case *networkingv1.Ingress:
 		before := old.(*networkingv1.Ingress)
 		return before.UID == now.UID && before.Generation == now.Generation && sameAnnotations(before.Annotations, now.Annotations)
@@ -202,6 +222,7 @@ func (k *controller) run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-ticker.C: // a port may have become free
+			k.tellMissing()
 		case <-k.wake:
 			time.Sleep(settle)
 		}
@@ -228,7 +249,7 @@ func (k *controller) apply() {
 	if !todo.since.IsZero() {
 		k.handler.journal.changes.Observe(time.Since(todo.since).Seconds())
 	}
-	problems := k.ports.keep(len(k.served) > 0, k.balancersHere)
+	problems := k.ports.keep(len(k.served) > 0, k.balancerHere)
 	k.status.set(k.ports.listening(), problems)
 	for key := range touched {
 		k.status.tell(key, k.served[key], k.builder.Problems(key))
@@ -273,6 +294,7 @@ func (k *controller) build(todo *changes) map[route.Key]bool {
 		}
 	}
 	for service := range todo.services {
+		k.noteBalancer(service)
 		k.resolve(service)
 	}
 	if len(todo.ingresses) == 0 {
@@ -296,12 +318,41 @@ func (k *controller) resolve(key route.Key) {
 	if err != nil {
 		service = nil
 	}
-	slices, err := k.slices.EndpointSlices(key.Namespace).List(labels.SelectorFromSet(labels.Set{discoveryv1.LabelServiceName: key.Name}))
+	found, err := k.slices.ByIndex(byService, key.String())
 	if err != nil {
-		slices = nil // a cache gives no error
+		found = nil // the index is there
+	}
+	slices := make([]*discoveryv1.EndpointSlice, 0, len(found))
+	for _, obj := range found {
+		slices = append(slices, obj.(*discoveryv1.EndpointSlice))
 	}
 	for _, p := range pools {
 		p.Set(route.Endpoints(p.Backend, service, slices))
+		if route.Missing(p.Backend, service) == "" {
+			delete(k.missing, p.Backend)
+		} else if k.missing[p.Backend].IsZero() {
+			k.missing[p.Backend] = time.Now()
+		}
+	}
+}
+
+// tellMissing says of Ingresses which of their backends have not been there for a while: what is made together does not
+// come in order.
+func (k *controller) tellMissing() {
+	for backend, since := range k.missing {
+		if time.Since(since) < portRetry/2 {
+			continue
+		}
+		delete(k.missing, backend)
+		service, err := k.services.Services(backend.Service.Namespace).Get(backend.Service.Name)
+		if err != nil {
+			service = nil
+		}
+		if problem := route.Missing(backend, service); problem != "" {
+			for _, key := range k.builder.UsersOf(backend) {
+				k.status.event(key, []string{problem + "; its paths are answered with 503"})
+			}
+		}
 	}
 }
 
@@ -339,20 +390,26 @@ func (k *controller) ours(ing *networkingv1.Ingress) bool {
 	return true
 }
 
-// balancersHere are the Services of type LoadBalancer that have a port of this node, which packets then never reach a
-// program at.
-func (k *controller) balancersHere(port uint16) string {
-	services, err := k.services.List(labels.Everything())
-	if err != nil {
-		return ""
+func (k *controller) noteBalancer(key route.Key) {
+	s, err := k.services.Services(key.Namespace).Get(key.Name)
+	if err != nil || s.Spec.Type != corev1.ServiceTypeLoadBalancer {
+		delete(k.balancers, key)
+		return
 	}
-	for _, s := range services {
-		if s.Spec.Type != corev1.ServiceTypeLoadBalancer || !holdsPort(s, port) {
+	k.balancers[key] = true
+}
+
+// balancerHere is a Service of type LoadBalancer that has a port of this node, which packets then never reach a program
+// at; empty if there is none.
+func (k *controller) balancerHere(port uint16) string {
+	for key := range k.balancers {
+		s, err := k.services.Services(key.Namespace).Get(key.Name)
+		if err != nil || !holdsPort(s, port) {
 			continue
 		}
 		for _, i := range s.Status.LoadBalancer.Ingress {
 			if slices.ContainsFunc(k.addresses(), func(a netip.Addr) bool { return i.IP == a.String() }) {
-				return s.Namespace + "/" + s.Name
+				return key.String()
 			}
 		}
 	}

@@ -1,6 +1,6 @@
 // Package ingress serves Ingresses on one node: it follows them in the API, keeps a table of routes (package route), and
-// passes requests on to endpoints. It opens its ports while there is an Ingress of its class, and writes the node's
-// address into their status.
+// passes requests on to endpoints. It opens its ports while there is an Ingress of its class, and says so in an annotation
+// of the Node; one node writes the addresses of all into the status of Ingresses.
 //
 // controller.go follows objects, handler.go serves a request, status.go tells what is served and what is not.
 package ingress
@@ -29,10 +29,12 @@ const (
 	ClassName = "skiff"
 )
 
-// Config says what an ingress needs. Client, NodeName and Address are required.
+// Config says what an ingress needs. Client, NodeClient, NodeName and Address are required.
 type Config struct {
-	Client   kubernetes.Interface
-	NodeName string
+	Client kubernetes.Interface
+	// NodeClient has the rights of the node: it annotates the Node.
+	NodeClient kubernetes.Interface
+	NodeName   string
 	// Address is the node's, where the ports are; Others are those of other IP
 	// families.
 	Address netip.Addr
@@ -59,8 +61,8 @@ type Ingress struct {
 // New returns an Ingress that Run starts.
 func New(c Config) (*Ingress, error) {
 	switch {
-	case c.Client == nil:
-		return nil, errors.New("ingress: Config.Client is required")
+	case c.Client == nil || c.NodeClient == nil:
+		return nil, errors.New("ingress: Config.Client and Config.NodeClient are required")
 	case !c.Address.IsValid():
 		return nil, errors.New("ingress: Config.Address is required")
 	}

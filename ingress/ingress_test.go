@@ -28,11 +28,13 @@ import (
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/utils/ptr"
 
+	"github.com/skiff-k8s/skiff/apiserver"
 	"github.com/skiff-k8s/skiff/apiserver/apiservertest"
 	"github.com/skiff-k8s/skiff/ingress/route"
 )
@@ -47,6 +49,7 @@ const (
 type world struct {
 	kubernetes.Interface
 	t       *testing.T
+	server  *apiserver.Server
 	ingress *Ingress
 
 	mu      sync.Mutex
@@ -63,41 +66,69 @@ func start(t *testing.T, change ...func(*Config)) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &world{Interface: admin, t: t, backs: map[string]string{}, dialed: map[string]int{}, ports: map[string]string{}, blocked: map[string]bool{}}
+	w := &world{Interface: admin, t: t, server: server, backs: map[string]string{}, dialed: map[string]int{}, ports: map[string]string{}, blocked: map[string]bool{}}
 	w.grant()
-	config := apiservertest.Config(server, "skiff:ingress", user.AllAuthenticated)
-	config.ContentType = runtime.ContentTypeProtobuf
-	client, err := kubernetes.NewForConfig(config)
-	if err != nil {
-		t.Fatal(err)
+	w.back(markerEndpoint+":8080", echo("marker"))
+	w.ingress, _ = w.join("n", nodeAddress, change...)
+	return w
+}
+
+// join makes a node, with an ingress, until stop is called or the test ends.
+func (w *world) join(name, address string, change ...func(*Config)) (i *Ingress, stop func()) {
+	w.t.Helper()
+	client := w.as("skiff:ingress", user.AllAuthenticated)
+	if _, err := w.CoreV1().Nodes().Create(w.t.Context(), &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}}, metav1.CreateOptions{}); err != nil {
+		w.t.Fatal(err)
 	}
-	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n"}}
-	if node, err = admin.CoreV1().Nodes().Create(t.Context(), node, metav1.CreateOptions{}); err != nil {
-		t.Fatal(err)
-	}
-	node.Status.Addresses = []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: nodeAddress}}
-	if _, err = admin.CoreV1().Nodes().UpdateStatus(t.Context(), node, metav1.UpdateOptions{}); err != nil {
-		t.Fatal(err)
-	}
-	c := Config{Client: client, NodeName: "n", Address: netip.MustParseAddr(nodeAddress), HTTPPort: 80, HTTPSPort: 443, Dial: w.dial, Listen: w.listen,
-		Log: slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug}))}
+	w.patchStatus(name, fmt.Sprintf(`{"addresses":[{"type":"InternalIP","address":%q}]}`, address))
+	w.condition(name, corev1.ConditionTrue)
+	c := Config{Client: client, NodeClient: w.as("system:node:"+name, user.NodesGroup, user.AllAuthenticated), NodeName: name,
+		Address: netip.MustParseAddr(address), HTTPPort: 80, HTTPSPort: 443, Dial: w.dial, Listen: w.listen,
+		Log: slog.New(slog.NewTextHandler(w.t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug}))}
 	for _, f := range change {
 		f(&c)
 	}
-	if w.ingress, err = New(c); err != nil {
-		t.Fatal(err)
+	i, err := New(c)
+	if err != nil {
+		w.t.Fatal(err)
 	}
-	w.back(markerEndpoint+":8080", echo("marker"))
-	ctx, stop := context.WithCancel(context.Background())
+	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
-	go func() { ended <- w.ingress.Run(ctx) }()
-	t.Cleanup(func() {
-		stop()
+	go func() { ended <- i.Run(ctx) }()
+	stop = sync.OnceFunc(func() {
+		cancel()
 		if err := <-ended; err != nil {
-			t.Errorf("the ingress ended with %v", err)
+			w.t.Errorf("the ingress of %s ended with %v", name, err)
 		}
 	})
-	return w
+	w.t.Cleanup(stop)
+	return i, stop
+}
+
+// as is a client of a user.
+func (w *world) as(name string, groups ...string) kubernetes.Interface {
+	w.t.Helper()
+	config := apiservertest.Config(w.server, name, groups...)
+	config.ContentType = runtime.ContentTypeProtobuf
+	client, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return client
+}
+
+// condition says whether a node is ready, as its kubelet or the controller of nodes does.
+func (w *world) condition(node string, ready corev1.ConditionStatus) {
+	w.t.Helper()
+	w.patchStatus(node, fmt.Sprintf(`{"conditions":[{"type":"Ready","status":%q}]}`, ready))
+}
+
+func (w *world) patchStatus(node, status string) {
+	w.t.Helper()
+	patch := fmt.Sprintf(`{"status":%s}`, status)
+	if _, err := w.CoreV1().Nodes().Patch(w.t.Context(), node, types.StrategicMergePatchType, []byte(patch), metav1.PatchOptions{}, "status"); err != nil {
+		w.t.Fatal(err)
+	}
 }
 
 // grant gives the ingress the rights that a cluster gives it, and no others.

@@ -178,6 +178,7 @@ func TestEndpointsAreFollowed(t *testing.T) {
 	if res, _ := w.ask("GET", "http://missing.example/", nil); res.StatusCode != http.StatusServiceUnavailable {
 		t.Errorf("a Service that is not there: got %s", res.Status)
 	}
+	w.informed("missing", "there is no Service default/nothing; its paths are answered with 503")
 }
 
 // TestAnotherEndpointIsTried has endpoints that take no connection, and one that hangs up when it has read.

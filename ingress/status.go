@@ -2,6 +2,7 @@ package ingress
 
 import (
 	"context"
+	"encoding/json"
 	"maps"
 	"net/netip"
 	"slices"
@@ -14,6 +15,8 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/kubernetes/scheme"
 	corev1client "k8s.io/client-go/kubernetes/typed/core/v1"
 	corelisters "k8s.io/client-go/listers/core/v1"
@@ -25,8 +28,18 @@ import (
 	"github.com/skiff-k8s/skiff/ingress/route"
 )
 
-// status writes into Ingresses where they are served, and events about what of them is not. Every node does it for
-// itself: it adds or takes away its own address, and takes away those of nodes that are gone.
+// AddressAnnotation is that of a Node by which it says at which addresses it serves Ingresses, between commas. It is empty as long as it
+// serves none.
+const AddressAnnotation = "skiff-k8s.github.io/ingress-address"
+
+// together is how long changes of nodes are gathered: each means a write for every Ingress.
+const together = 100 * time.Millisecond
+
+// status writes into Ingresses where they are served, and events about what of them is not.
+//
+// Each node says for itself in an annotation whether it serves; addresses of nodes that are not ready do not count. One
+// of the nodes, the first that is ready, writes that into all Ingresses. Should two for a moment hold themselves for the
+// first, they write the same.
 type status struct {
 	Config
 	ingresses networkinglisters.IngressLister
@@ -36,10 +49,16 @@ type status struct {
 	told      map[route.Key][]string // of the goroutine that calls tell
 
 	mu       sync.Mutex
+	known    bool // set was called
 	open     bool
 	problems []string
 	served   map[route.Key]bool
+	view     *view // nil: nodes have changed since
+	timer    *time.Timer
 }
+
+// announcement is the key under which the node's own annotation is in the queue.
+var announcement route.Key
 
 func newStatus(c Config, ingresses networkinglisters.IngressLister, nodes corelisters.NodeLister) *status {
 	return &status{
@@ -51,8 +70,11 @@ func newStatus(c Config, ingresses networkinglisters.IngressLister, nodes coreli
 // set says whether this node serves, and why not.
 func (s *status) set(open bool, problems []string) {
 	s.mu.Lock()
-	changed := s.open != open || !slices.Equal(s.problems, problems)
-	s.open, s.problems = open, problems
+	changed := !slices.Equal(s.problems, problems)
+	if !s.known || s.open != open {
+		s.queue.Add(announcement)
+	}
+	s.known, s.open, s.problems = true, open, problems
 	var all []route.Key
 	if changed {
 		all = slices.Collect(maps.Keys(s.served))
@@ -65,7 +87,6 @@ func (s *status) set(open bool, problems []string) {
 	}
 	for _, key := range all {
 		s.event(key, problems)
-		s.queue.Add(key)
 	}
 }
 
@@ -78,10 +99,23 @@ func (s *status) look(key route.Key) {
 	}
 }
 
-// nodesChanged has all addresses looked at again.
-func (s *status) nodesChanged() {
+// nodeChanged has the annotation, if the node is this one, and soon all addresses looked at again.
+func (s *status) nodeChanged(name string) {
+	if name == s.NodeName {
+		s.queue.Add(announcement)
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.view = nil
+	if s.timer == nil {
+		s.timer = guard.After(together, "ingress status", s.lookAtAll)
+	}
+}
+
+func (s *status) lookAtAll() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.timer = nil
 	for key := range s.served {
 		s.queue.Add(key)
 	}
@@ -153,16 +187,25 @@ func (s *status) run(ctx context.Context) {
 	}
 }
 
+// write does what a key in the queue is about.
 func (s *status) write(ctx context.Context, key route.Key) error {
-	ing, err := s.ingresses.Ingresses(key.Namespace).Get(key.Name)
-	if err != nil {
-		return nil // it is gone
+	if key == announcement {
+		return s.announce(ctx)
 	}
-	s.mu.Lock()
-	here := s.open && s.served[key]
-	s.mu.Unlock()
-	wanted := s.addresses(ing.Status.LoadBalancer.Ingress, here)
-	if slices.EqualFunc(wanted, ing.Status.LoadBalancer.Ingress, func(a, b networkingv1.IngressLoadBalancerIngress) bool {
+	view, served, err := s.now(key)
+	if err != nil {
+		return err
+	}
+	ing, err := s.ingresses.Ingresses(key.Namespace).Get(key.Name)
+	if err != nil || view.writer != s.NodeName {
+		return nil // it is gone, or another node's work
+	}
+	has := ing.Status.LoadBalancer.Ingress
+	wanted := view.serving
+	if !served {
+		wanted = slices.DeleteFunc(slices.Clone(has), func(i networkingv1.IngressLoadBalancerIngress) bool { return view.ours[i.IP] })
+	}
+	if slices.EqualFunc(wanted, has, func(a, b networkingv1.IngressLoadBalancerIngress) bool {
 		return a.IP == b.IP && a.Hostname == b.Hostname
 	}) {
 		return nil
@@ -176,58 +219,122 @@ func (s *status) write(ctx context.Context, key route.Key) error {
 	return err // a conflict is tried again with what the other wrote
 }
 
-// addresses are where an Ingress is served: what the status says, without nodes that are gone, and this node as it is.
-func (s *status) addresses(has []networkingv1.IngressLoadBalancerIngress, here bool) (wanted []networkingv1.IngressLoadBalancerIngress) {
-	live := s.liveNodes()
-	self := make(map[string]bool)
-	for _, a := range s.Config.addresses() {
-		self[a.String()] = true
-		if here {
-			wanted = append(wanted, networkingv1.IngressLoadBalancerIngress{IP: a.String()})
+// now is what nodes say, and whether an Ingress is served.
+func (s *status) now(key route.Key) (*view, bool, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.view == nil {
+		nodes, err := s.nodes.List(labels.Everything())
+		if err != nil {
+			return nil, false, err
 		}
+		s.view = newView(nodes)
 	}
-	for _, i := range has {
-		if i.IP != "" && !self[i.IP] && live[i.IP] {
-			wanted = append(wanted, i)
-		}
-	}
-	slices.SortFunc(wanted, func(a, b networkingv1.IngressLoadBalancerIngress) int {
-		x, _ := netip.ParseAddr(a.IP)
-		y, _ := netip.ParseAddr(b.IP)
-		return x.Compare(y)
-	})
-	return wanted
+	return s.view, s.served[key], nil
 }
 
-// liveNodes are the addresses of nodes that are ready.
-func (s *status) liveNodes() map[string]bool {
-	live := make(map[string]bool)
-	nodes, err := s.nodes.List(labels.Everything())
+// announce says in the Node's annotation what set has been told. A Node that is not there yet is looked at again when it
+// has come.
+func (s *status) announce(ctx context.Context) error {
+	s.mu.Lock()
+	known, list := s.known, ""
+	if s.open {
+		list = joined(s.Config.addresses())
+	}
+	s.mu.Unlock()
+	node, err := s.nodes.Get(s.NodeName)
+	if err != nil || !known {
+		return nil
+	}
+	if said, ok := node.Annotations[AddressAnnotation]; ok && said == list {
+		return nil
+	}
+	return annotate(ctx, s.NodeClient, s.NodeName, &list)
+}
+
+// Withdraw says that a node serves no Ingresses any more, nor is to write their status.
+func Withdraw(ctx context.Context, client kubernetes.Interface, node string) error {
+	return annotate(ctx, client, node, nil)
+}
+
+// annotate sets the annotation, or removes it. That the Node is not there is no error.
+func annotate(ctx context.Context, client kubernetes.Interface, node string, value *string) error {
+	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"annotations": map[string]*string{AddressAnnotation: value}}})
 	if err != nil {
-		return live // a cache gives no error
+		return err
 	}
-	for _, n := range nodes {
-		for _, a := range strings.Fields(nodeAddresses(n)) {
-			live[a] = true
-		}
+	_, err = client.CoreV1().Nodes().Patch(ctx, node, types.MergePatchType, patch, metav1.PatchOptions{FieldManager: "skiff-ingress"})
+	if apierrors.IsNotFound(err) {
+		return nil
 	}
-	return live
+	return err
 }
 
-// nodeAddresses are the addresses of a node that is ready, separated by spaces; none of another one.
-func nodeAddresses(n *corev1.Node) string {
+// view is what nodes say.
+type view struct {
+	writer  string                                    // the node that writes; empty: none is ready
+	serving []networkingv1.IngressLoadBalancerIngress // in ascending order
+	ours    map[string]bool                           // addresses of all nodes, whatever they say
+}
+
+func newView(nodes []*corev1.Node) *view {
+	v := &view{ours: make(map[string]bool)}
+	var serving []netip.Addr
+	for _, n := range nodes {
+		for _, a := range n.Status.Addresses {
+			v.ours[a.Address] = true
+		}
+		said, takesPart := n.Annotations[AddressAnnotation]
+		if !takesPart {
+			continue
+		}
+		if ready(n) && (v.writer == "" || n.Name < v.writer) {
+			v.writer = n.Name
+		}
+		if ready(n) {
+			serving = append(serving, split(said)...)
+		}
+	}
+	slices.SortFunc(serving, netip.Addr.Compare)
+	for _, a := range slices.Compact(serving) {
+		v.serving = append(v.serving, networkingv1.IngressLoadBalancerIngress{IP: a.String()})
+	}
+	return v
+}
+
+// joined and split are the addresses of an annotation, one of each IP family. What is no address says nothing.
+func joined(addresses []netip.Addr) string {
+	list := make([]string, 0, len(addresses))
+	for _, a := range addresses {
+		list = append(list, a.String())
+	}
+	return strings.Join(list, ",")
+}
+
+func split(said string) (addresses []netip.Addr) {
+	for text := range strings.SplitSeq(said, ",") {
+		if address, err := netip.ParseAddr(text); err == nil {
+			addresses = append(addresses, address)
+		}
+	}
+	return addresses
+}
+
+// ready reports whether a node is not known to be out of order.
+func ready(n *corev1.Node) bool {
 	for _, c := range n.Status.Conditions {
-		if c.Type == corev1.NodeReady && c.Status != corev1.ConditionTrue {
-			return ""
+		if c.Type == corev1.NodeReady {
+			return c.Status == corev1.ConditionTrue
 		}
 	}
-	var list []string
-	for _, a := range n.Status.Addresses {
-		if a.Type == corev1.NodeInternalIP || a.Type == corev1.NodeExternalIP {
-			list = append(list, a.Address)
-		}
-	}
-	return strings.Join(list, " ")
+	return true
+}
+
+// sameNode reports whether two states of a Node are the same to the status.
+func sameNode(a, b *corev1.Node) bool {
+	x, inA := a.Annotations[AddressAnnotation]
+	y, inB := b.Annotations[AddressAnnotation]
+	return ready(a) == ready(b) && inA == inB && x == y && slices.Equal(a.Status.Addresses, b.Status.Addresses)
 }
 
 // sameAnnotations ignores what kubectl notes for itself.

@@ -109,7 +109,7 @@ func serveSkiff(c config) error {
 
 	opened := make(chan net.Listener, 2)
 	served, err := ingress.New(ingress.Config{
-		Client: client, NodeName: "n", Address: netip.MustParseAddr("192.0.2.1"), HTTPPort: 80, HTTPSPort: 443,
+		Client: client, NodeClient: client, NodeName: "n", Address: netip.MustParseAddr("192.0.2.1"), HTTPPort: 80, HTTPSPort: 443,
 		Listen: func(network, _ string) (net.Listener, error) {
 			l, err := net.Listen(network, "127.0.0.1:0")
 			if err == nil {
@@ -199,13 +199,13 @@ func startAPI(ctx context.Context, c config) (kubernetes.Interface, error) {
 	})
 }
 
-func makeService(ctx context.Context, client kubernetes.Interface) error {
-	s := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Name: "bench"}, Spec: corev1.ServiceSpec{Ports: []corev1.ServicePort{{Port: 80}}}}
+func makeService(ctx context.Context, client kubernetes.Interface, name string) error {
+	s := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: corev1.ServiceSpec{Ports: []corev1.ServicePort{{Port: 80}}}}
 	if _, err := client.CoreV1().Services("default").Create(ctx, s, metav1.CreateOptions{}); err != nil {
 		return err
 	}
 	_, err := client.DiscoveryV1().EndpointSlices("default").Create(ctx, &discoveryv1.EndpointSlice{
-		ObjectMeta: metav1.ObjectMeta{Name: "bench", Labels: map[string]string{discoveryv1.LabelServiceName: "bench"}}, AddressType: discoveryv1.AddressTypeIPv4,
+		ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{discoveryv1.LabelServiceName: name}}, AddressType: discoveryv1.AddressTypeIPv4,
 		Ports: []discoveryv1.EndpointPort{{Name: ptr.To(""), Port: ptr.To[int32](80)}}, Endpoints: []discoveryv1.Endpoint{{Addresses: []string{"192.0.2.1"}}},
 	}, metav1.CreateOptions{})
 	return err
@@ -215,13 +215,16 @@ func newIngress(name, path string) *networkingv1.Ingress {
 	return &networkingv1.Ingress{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: networkingv1.IngressSpec{
 		Rules: []networkingv1.IngressRule{{Host: name + ".example", IngressRuleValue: networkingv1.IngressRuleValue{HTTP: &networkingv1.HTTPIngressRuleValue{
 			Paths: []networkingv1.HTTPIngressPath{{Path: path, PathType: ptr.To(networkingv1.PathTypePrefix), Backend: networkingv1.IngressBackend{
-				Service: &networkingv1.IngressServiceBackend{Name: "bench", Port: networkingv1.ServiceBackendPort{Number: 80}},
+				Service: &networkingv1.IngressServiceBackend{Name: name, Port: networkingv1.ServiceBackendPort{Number: 80}},
 			}}},
 		}}}},
 	}}
 }
 
 func makeIngress(ctx context.Context, client kubernetes.Interface, c config, name, path string) error {
+	if err := makeService(ctx, client, name); err != nil {
+		return err
+	}
 	ing := newIngress(name, path)
 	if name == "bench" {
 		ing.Annotations = map[string]string{"nginx.ingress.kubernetes.io/ssl-redirect": "false"}
@@ -247,9 +250,9 @@ func makeSecret(ctx context.Context, client kubernetes.Interface, c config) erro
 	return err
 }
 
-// makeRules makes the Ingress that is asked, many others, and one that is changed later.
+// makeRules makes the Ingress that is asked, many others, and one that is changed later, each with a Service of its own.
 func makeRules(ctx context.Context, client kubernetes.Interface, c config) error {
-	if err := makeService(ctx, client); err != nil {
+	if _, err := client.CoreV1().Nodes().Create(ctx, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n"}}, metav1.CreateOptions{}); err != nil {
 		return err
 	}
 	if err := makeIngress(ctx, client, c, "bench", "/"); err != nil {

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
@@ -109,16 +110,20 @@ func (c Config) authority() (*x509.CertPool, error) {
 func (c Config) certificates() string { return filepath.Join(c.Dir, "pki") }
 
 // newIngress returns nil if the node is to serve no Ingresses.
-func newIngress(c Config, config *rest.Config, log *slog.Logger) (*ingress.Ingress, error) {
-	if c.Ingress.HTTPPort == 0 && c.Ingress.HTTPSPort == 0 {
+func newIngress(c Config, clients Clients, log *slog.Logger) (*ingress.Ingress, error) {
+	if !c.Ingress.serves() {
 		return nil, nil
 	}
-	client, err := kubernetes.NewForConfig(config)
+	client, err := kubernetes.NewForConfig(clients.Ingress)
+	if err != nil {
+		return nil, err
+	}
+	self, err := kubernetes.NewForConfig(clients.Kubelet)
 	if err != nil {
 		return nil, err
 	}
 	settings := ingress.Config{
-		Client: client, NodeName: c.Name, Address: c.Address(), Others: c.Addresses[1:], HTTPPort: c.Ingress.HTTPPort, HTTPSPort: c.Ingress.HTTPSPort,
+		Client: client, NodeClient: self, NodeName: c.Name, Address: c.Address(), Others: c.Addresses[1:], HTTPPort: c.Ingress.HTTPPort, HTTPSPort: c.Ingress.HTTPSPort,
 		Log: log.With("component", "ingress"),
 	}
 	if c.Ingress.AccessLog {
@@ -167,6 +172,29 @@ func newPolicies(c Config, config *rest.Config, log *slog.Logger) (*networkpolic
 		Client: client, NodeName: c.Name, Backend: backend, Log: log.With("component", "network-policy"),
 	})
 }
+
+// withdrawIngress has the Node no longer say what it may have said when it served Ingresses.
+func withdrawIngress(ctx context.Context, name string, config *rest.Config, log *slog.Logger) error {
+	client, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		return err
+	}
+	for {
+		err := ingress.Withdraw(ctx, client, name)
+		if err == nil {
+			return nil
+		}
+		log.Debug("the address of the ingress is not withdrawn yet", "error", err)
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(withdrawRetry):
+		}
+	}
+}
+
+// withdrawRetry is the pause after an attempt that failed.
+const withdrawRetry = 5 * time.Second
 
 func runProxy(ctx context.Context, c Config, config *rest.Config, log *slog.Logger) error {
 	client, err := kubernetes.NewForConfig(config)

@@ -92,6 +92,8 @@ type Ingress struct {
 	AccessLog bool
 }
 
+func (i Ingress) serves() bool { return i.HTTPPort != 0 || i.HTTPSPort != 0 }
+
 // Clients are the identities a node uses; each has only the rights of its part.
 type Clients struct {
 	Kubelet, Proxy, Ingress, NetworkPolicy *rest.Config
@@ -127,7 +129,7 @@ func Run(ctx context.Context, c Config, clients Clients, log *slog.Logger, ready
 	if c.DNSCache {
 		group.Go(guard.Try("DNS cache", func() error { return runDNSCache(ctx, c, log) }))
 	}
-	served, err := newIngress(c, clients.Ingress, log)
+	served, err := newIngress(c, clients, log)
 	if err != nil {
 		return errors.Join(err, stop(group))
 	}
@@ -139,6 +141,8 @@ func Run(ctx context.Context, c Config, clients Clients, log *slog.Logger, ready
 	if served != nil {
 		metrics = append(metrics, served.Metrics())
 		group.Go(guard.Try("ingress", func() error { return served.Run(ctx) }))
+	} else {
+		group.Go(guard.Try("ingress", func() error { return withdrawIngress(ctx, c.Name, clients.Kubelet, log) }))
 	}
 	if policies != nil {
 		group.Go(guard.Try("network policies", func() error { return policies.Run(ctx) }))
