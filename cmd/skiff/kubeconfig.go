@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"path/filepath"
 
 	"github.com/spf13/cobra"
 	"k8s.io/client-go/tools/clientcmd"
@@ -20,7 +19,7 @@ func kubeconfigCommand() *cobra.Command {
 		Short: "Print the administrator's kubeconfig, or merge it into your own",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			admin, err := clientcmd.LoadFromFile(filepath.Join(c.DataDir, "admin.kubeconfig"))
+			admin, err := clientcmd.LoadFromFile(adminFile(c.DataDir))
 			if err != nil {
 				return err
 			}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -10,10 +11,15 @@ import (
 	"github.com/skiff-k8s/skiff/cluster"
 )
 
+const defaultDataDir = "/var/lib/skiff"
+
 // dataDirFlag says which cluster of this machine is meant.
 func dataDirFlag(flags *pflag.FlagSet, c *cluster.Config) {
-	flags.StringVar(&c.DataDir, "data-dir", "/var/lib/skiff", "all that the cluster keeps")
+	flags.StringVar(&c.DataDir, "data-dir", defaultDataDir, "all that the cluster keeps")
 }
+
+// adminFile is the kubeconfig of the administrator of the cluster that keeps its data in a folder.
+func adminFile(dataDir string) string { return filepath.Join(dataDir, "admin.kubeconfig") }
 
 func statusCommand() *cobra.Command {
 	var c cluster.Config

@@ -21,11 +21,12 @@ import (
 
 // operator is who asks a running server for maintenance.
 type operator struct {
-	kubeconfig string
+	kubeconfig, dataDir string
 }
 
 func (o *operator) flags(flags *pflag.FlagSet) {
 	flags.StringVar(&o.kubeconfig, "kubeconfig", "", "how to reach the server, and as whom (default: as kubectl does)")
+	flags.StringVar(&o.dataDir, "data-dir", "", "as the administrator of the cluster that keeps its data here (default: "+defaultDataDir+", if kubectl knows no cluster)")
 }
 
 // stream writes what a server answers at a path to w.
@@ -41,8 +42,17 @@ func (o *operator) stream(ctx context.Context, path string, w io.Writer) error {
 func (o *operator) config() (config *rest.Config, namespace string, err error) {
 	rules := clientcmd.NewDefaultClientConfigLoadingRules()
 	rules.ExplicitPath = o.kubeconfig
+	if o.kubeconfig == "" && o.dataDir != "" {
+		rules.ExplicitPath = adminFile(o.dataDir)
+	}
 	loader := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, nil)
-	if config, err = loader.ClientConfig(); err != nil {
+	config, err = loader.ClientConfig()
+	if clientcmd.IsEmptyConfig(err) && rules.ExplicitPath == "" {
+		rules.ExplicitPath = adminFile(defaultDataDir)
+		loader = clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, nil)
+		config, err = loader.ClientConfig()
+	}
+	if err != nil {
 		return nil, "", err
 	}
 	config.UserAgent = "skiff/" + version
