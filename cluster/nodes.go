@@ -16,6 +16,7 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
@@ -186,7 +187,7 @@ func (r *run) runChild(ctx context.Context, m member) error {
 	defer log.Close()
 	cmd := exec.Command(self, "node", "--config", file)
 	cmd.Stdout, cmd.Stderr = log, log
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Cloneflags: syscall.CLONE_NEWUTS} // see nameHost
 	leash, err := cmd.StdinPipe()
 	if err != nil {
 		return err
@@ -267,6 +268,9 @@ func RunNode(ctx context.Context, file string, leash io.Reader, log *slog.Logger
 		}
 		tune(*k.config)
 	}
+	if err := nameHost(c.Node.Name); err != nil {
+		return err
+	}
 	orphaned := make(chan struct{})
 	guard.Go("node", func() { _, _ = io.Copy(io.Discard, leash); close(orphaned) })
 	ended := make(chan error, 1)
@@ -301,6 +305,23 @@ func (c childConfig) run(ctx context.Context, clients node.Clients, log *slog.Lo
 		return err
 	}
 	return nil
+}
+
+// nameHost gives the node a host name of its own, as a machine has one: pods in the node's network see it. Nodes of one
+// machine would share its name.
+func nameHost(name string) error {
+	own, err := os.Readlink("/proc/self/ns/uts")
+	if err != nil {
+		return err
+	}
+	parent, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/uts", os.Getppid()))
+	if err != nil {
+		return err
+	}
+	if own == parent {
+		return errors.New("this process would rename the machine: skiff up starts it in a namespace of its own")
+	}
+	return unix.Sethostname([]byte(name))
 }
 
 // clean removes what the nodes of an earlier or of this run left on the machine.

@@ -161,7 +161,9 @@ func killProcess(t *testing.T, uid, name string) {
 }
 
 // TestNodeDies takes the process of a node away, first for a while: the node turns
-// NotReady and its pods are replaced on the other. The cluster outlives it.
+// NotReady, its pods are replaced on the other, and its address leaves load
+// balancers and Ingresses, though it may be the node that writes their status. The
+// cluster outlives it.
 func TestNodeDies(t *testing.T) {
 	images := exampleImages(t)
 	c := clustertest.New(t, 2)
@@ -178,27 +180,37 @@ func TestNodeDies(t *testing.T) {
 	c.Until(t, func(out string) bool {
 		return strings.Contains(out, "node-1") && strings.Contains(out, "node-2")
 	}, "get", "pods", ready)
-	// Without a shell in between, whose command line would match too.
-	signal := func(name string) error {
-		return exec.Command("pkill", "-"+name, "-f", "node --config "+filepath.Join(c.DataDir, "nodes", "node-2", "node.json")).Run()
+	addresses := func(n int) {
+		t.Helper()
+		for _, kind := range []string{"service", "ingress"} {
+			c.Until(t, func(out string) bool { return len(strings.Fields(out)) == n }, "get", kind, "hello-node", "-o=jsonpath={.status.loadBalancer.ingress[*].ip}")
+		}
 	}
-	if err := signal("STOP"); err != nil {
+	addresses(2)
+	// Without a shell in between, whose command line would match too.
+	signal := func(node, name string) error {
+		return exec.Command("pkill", "-"+name, "-f", "node --config "+filepath.Join(c.DataDir, "nodes", node, "node.json")).Run()
+	}
+	if err := signal("node-2", "STOP"); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = signal("CONT") }) // or nothing could end it
+	t.Cleanup(func() { _ = signal("node-2", "CONT") }) // or nothing could end it
 	c.Until(t, func(out string) bool { return strings.Contains(out, "Unknown") }, "get", "node", "node-2",
 		"-o=jsonpath={.status.conditions[?(@.type=='Ready')].status}")
 	c.Until(t, func(out string) bool { return strings.Count(out, "node-1") == 4 }, "get", "pods",
 		"-o=jsonpath={range .items[?(@.status.phase=='Running')]}{.spec.nodeName} {.metadata.deletionTimestamp}{'\\n'}{end}")
-	if err := signal("CONT"); err != nil {
+	addresses(1)
+	if err := signal("node-2", "CONT"); err != nil {
 		t.Fatal(err)
 	}
 	c.Until(t, func(out string) bool { return strings.Contains(out, "True") }, "get", "node", "node-2",
 		"-o=jsonpath={.status.conditions[?(@.type=='Ready')].status}")
-	if err := signal("KILL"); err != nil {
+	addresses(2)
+	if err := signal("node-1", "KILL"); err != nil { // it wrote the status
 		t.Fatal(err)
 	}
-	for begin := time.Now(); !c.Said("node-2: the process of the node ended"); time.Sleep(50 * time.Millisecond) {
+	addresses(1)
+	for begin := time.Now(); !c.Said("node-1: the process of the node ended"); time.Sleep(50 * time.Millisecond) {
 		if time.Since(begin) > time.Minute {
 			t.Fatal("nothing was said of the death of a node")
 		}
@@ -224,7 +236,50 @@ spec:
       - {key: node.kubernetes.io/unreachable, operator: Exists, effect: NoExecute, tolerationSeconds: 1}
       containers:
       - {name: hello-node, image: "localhost/skiff/examples/hello-node:v1"}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: hello-node}
+spec: {type: LoadBalancer, selector: {app: hello-node}, ports: [{port: 8080}]}
+---
+apiVersion: networking.k8s.io/v1
+kind: Ingress
+metadata: {name: hello-node}
+spec: {defaultBackend: {service: {name: hello-node, port: {number: 8080}}}}
 `
+
+// TestRangeOfLoadBalancers gives load balancers addresses of a range of their own: this machine reaches them, though
+// all nodes are in namespaces.
+func TestRangeOfLoadBalancers(t *testing.T) {
+	images := exampleImages(t)
+	c := clustertest.New(t, 2)
+	first := strings.TrimSuffix(c.NodeCIDR, "0/24") + "20"
+	c.With("--load-balancer-addresses", first+"0-"+first+"9")
+	c.Start(t)
+	c.Import(t, images[0])
+	manifest := filepath.Join(t.TempDir(), "hello.yaml")
+	if err := os.WriteFile(manifest, []byte(impatient), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := c.Kubectl(t, "apply", "-f", manifest); err != nil {
+		t.Fatal(out)
+	}
+	c.Until(t, func(out string) bool { return out == first+"0" }, "get", "service", "hello-node", "-o=jsonpath={.status.loadBalancer.ingress[*].ip}")
+	c.Until(t, func(out string) bool { return strings.TrimSpace(out) == "4" }, "get", "deployment", "hello-node", "-o=jsonpath={.status.readyReplicas}")
+	for begin := time.Now(); ; time.Sleep(100 * time.Millisecond) {
+		out, err := exec.Command("curl", "-sS", "-m", "5", "http://"+first+"0:8080/").CombinedOutput()
+		if err == nil && strings.Contains(string(out), "Hello World!") {
+			break
+		}
+		if time.Since(begin) > time.Minute {
+			t.Fatalf("this machine does not reach the load balancer: %v\n%s", err, out)
+		}
+	}
+	c.Stop(t)
+	if left := c.Traces(t); left != "" {
+		t.Errorf("left on the machine:\n%s", left)
+	}
+}
 
 // TestListenOnLoopback asks for nodes that could not reach the API.
 func TestListenOnLoopback(t *testing.T) {

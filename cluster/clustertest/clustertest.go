@@ -159,6 +159,9 @@ func (c *Cluster) Start(t testing.TB) {
 	}
 }
 
+// With has the next start take further arguments.
+func (c *Cluster) With(args ...string) { c.args = append(c.args, args...) }
+
 // Storage has the next start use the storage with a URL.
 func (c *Cluster) Storage(url string) { c.args = append(c.args, "--storage", url) }
 
