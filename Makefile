@@ -74,7 +74,7 @@ controller-runtime: packages tools controller-runtime-suites ## Run the suites o
 PROGRAMS = SKIFF_TOOLS=$(TOOLS) SKIFF_PROGRAMS=$(TOOLS) go test -tags programs -count=1 -timeout 45m -v ./conformance/programs
 
 .PHONY: conformance-images
-conformance-images: image-packages agnhost nonewprivs busybox sample-apiserver etcd conformance-tools go-runner
+conformance-images: image-packages agnhost coredns nonewprivs busybox sample-apiserver etcd conformance-tools go-runner
 	go run ./conformance/images -out $(CACHE)/images -tools $(TOOLS) \
 	  -kubernetes "$$(cd third_party/kubernetes && go list -m -f '{{.Dir}}' k8s.io/kubernetes)"
 
@@ -95,6 +95,10 @@ bench: ## Run the benchmarks
 compare: build etcd kube-apiserver ## Measure Skiff's API server beside kube-apiserver with etcd: ENGINES=all for each storage, beside kine too; OUT=report.md
 	$(if $(ENGINES),$(MAKE) kine database-packages)
 	go run ./bench -tools $(TOOLS) $(if $(ENGINES),-engines $(ENGINES)) $(if $(OUT),-out $(OUT))
+
+.PHONY: ingress
+ingress: nginx ## Measure the ingress beside Debian's nginx, and what 10,000 rules cost: TIME=10
+	go run ./bench/ingress -nginx $(TOOLS)/nginx $(if $(TIME),-seconds $(TIME))
 
 .PHONY: robustness
 robustness: build etcd database-packages ## Clients, faults, and a judge of what they saw: TIME=1h ENGINE='etcd twice' FAULTS='partition,kill' SEED=7 COUNT=1
@@ -139,6 +143,12 @@ database-packages:
 	mkdir -p $(CREATE_CLUSTER); trap 'rm -f $(CREATE_CLUSTER)/skiff.conf' EXIT; \
 	echo "create_main_cluster = false" > $(CREATE_CLUSTER)/skiff.conf; \
 	echo "installing postgresql"; apt-get update -qq && apt-get install -y -qq --no-install-recommends --no-remove postgresql; }
+
+# Of nginx only the program is wanted. The package would start a service.
+.PHONY: nginx
+nginx: image-packages
+	@mkdir -p $(TOOLS); [ -x $(TOOLS)/nginx ] || { echo "unpacking nginx"; dir=$$(mktemp -d); trap 'rm -rf $$dir' EXIT; chmod 755 $$dir; \
+	(cd $$dir && apt-get download -qq nginx && dpkg-deb -x nginx_*.deb .) && cp $$dir/usr/sbin/nginx $(TOOLS)/nginx; }
 
 # What making images needs besides: apt itself, and its lists of packages.
 .PHONY: image-packages
