@@ -41,6 +41,14 @@ func (s settings) start(ctx context.Context, nodes bool) (stop func() error, err
 	return stop, nil
 }
 
+// upperHalf is the part of the range of nodes where load balancers have their addresses; nodes begin at its other end. Tests
+// of load balancers want several at one port, and one for a Service that has no endpoints yet, as clouds have them.
+func upperHalf(p netip.Prefix) netip.Prefix {
+	a := p.Masked().Addr().As4()
+	a[p.Bits()/8] |= 0x80 >> (p.Bits() % 8)
+	return netip.PrefixFrom(netip.AddrFrom4(a), p.Bits()+1)
+}
+
 // up starts skiff as a user would, with further arguments, and returns when the
 // cluster is complete, or has stopped because ctx ended.
 func (s settings) up(ctx context.Context, more ...string) (stop func() error, err error) {
@@ -48,6 +56,9 @@ func (s settings) up(ctx context.Context, more ...string) (stop func() error, er
 		"up", "--data-dir", s.data(), "--listen", s.listen, "--tools", s.tools, "--max-pods", "60",
 		"--pod-cidr", s.podCIDRs.String(), "--node-cidr", s.nodeCIDRs.String(),
 	}, more...)
+	if s.beyond {
+		args = append(args, "--load-balancer-addresses", upperHalf(s.nodeCIDR).String())
+	}
 	if s.storage != "" {
 		args = append(args, "--storage", s.storage)
 	}

@@ -65,6 +65,7 @@ func images(cache, tools, module string) []standIn {
 	base := network(cache)
 	agnhost := image.Layer{
 		image.File{From: filepath.Join(tools, "agnhost"), To: "agnhost"},
+		image.File{From: filepath.Join(tools, "coredns"), To: "coredns"},
 		image.Link{To: "agnhost-2", Target: "agnhost"},
 		image.File{From: filepath.Join(module, "test/images/agnhost/porter/localhost.crt"), To: "localhost.crt", Mode: 0o644},
 		image.File{From: filepath.Join(module, "test/images/agnhost/porter/localhost.key"), To: "localhost.key", Mode: 0o644},
@@ -174,7 +175,7 @@ func network(cache string) image.Layer {
 		image.Packages{
 			Names: []string{
 				"bash", "bind9-dnsutils", "bind9-host", "coreutils", "curl", "dash", "debianutils", "findutils", "grep", "hostname", "iperf",
-				"iproute2", "iputils-ping", "libc-bin", "mount", "netcat-openbsd", "procps", "sed", "util-linux",
+				"iproute2", "iputils-ping", "libc-bin", "mount", "netcat-openbsd", "procps", "sed", "util-linux", "wget",
 			},
 			Cache: cache,
 		},
