@@ -63,8 +63,11 @@ e2e: packages build tools conformance-tools conformance-images ## Run tests of e
 SUITE = go run ./conformance -tools $(TOOLS) -images $(CACHE)/images $(if $(TIER),-tier $(TIER)) $(if $(FOCUS),-focus '$(FOCUS)') \
 	$(if $(SKIP),-skip '$(SKIP)') $(if $(STORAGE),-storage '$(STORAGE)') $(if $(PROCS),-procs $(PROCS)) $(if $(KEEP),-keep)
 
+# What TestApplications makes images of.
+APPLICATIONS = image-packages busybox podinfo t4 gatekeeper local-path-provisioner seaweedfs
+
 .PHONY: programs
-programs: packages build tools helm helm4 cert-manager metrics-server operator kyverno ## Install programs of others, as users do, and see that they work
+programs: packages build tools helm helm4 cert-manager metrics-server operator kyverno $(APPLICATIONS) ## Install programs of others, as users do, and see that they work
 	$(PROGRAMS) -skip '^TestControllerRuntime$$'
 
 .PHONY: controller-runtime
@@ -208,6 +211,11 @@ $(eval $(call tool,helm4,$(call MODULE,helm4),third_party/helm4,-o $(TOOLS)/helm
 $(eval $(call tool,cert-manager,$(call MODULE,cert-manager),third_party/cert-manager,-o $(TOOLS)/cert-manager/ -ldflags "-s -w" tool))
 $(eval $(call tool,kyverno,$(call MODULE,kyverno),third_party/kyverno,-o $(TOOLS)/kyverno/ -ldflags "-s -w" tool))
 $(eval $(call tool,metrics-server,$(call MODULE,metrics-server),third_party/metrics-server,-o $(TOOLS)/ -ldflags "-s -w" tool))
+$(eval $(call tool,podinfo,$(call MODULE,podinfo),third_party/podinfo,-o $(TOOLS)/podinfo/ -ldflags "-s -w" tool))
+$(eval $(call tool,t4,$(call MODULE,t4),third_party/t4,-o $(TOOLS)/t4 -ldflags "-s -w" tool))
+$(eval $(call tool,gatekeeper,$(call MODULE,gatekeeper),third_party/gatekeeper,-o $(TOOLS)/gatekeeper -ldflags "-s -w" tool))
+$(eval $(call tool,local-path-provisioner,$(call MODULE,local-path-provisioner),third_party/local-path-provisioner,-o $(TOOLS)/local-path-provisioner -ldflags "-s -w" tool))
+$(eval $(call tool,seaweedfs,$(call MODULE,seaweedfs),third_party/seaweedfs,-o $(TOOLS)/seaweedfs -ldflags "-s -w" tool))
 $(eval $(call tool,operator,$(call MODULE,operator) third_party/operator/main.go,third_party/operator,-o $(TOOLS)/operator -ldflags "-s -w" .))
 $(eval $(call tool,controller-runtime-suites,$(call MODULE,controller-runtime),third_party/controller-runtime,-o $(TOOLS)/controller-runtime/ -ldflags "-s -w" \
   $(addprefix sigs.k8s.io/controller-runtime/pkg/,builder cache client client/apiutil cluster controller controller/controllerutil envtest handler manager \
