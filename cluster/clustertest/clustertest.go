@@ -165,9 +165,6 @@ func (c *Cluster) With(args ...string) { c.args = append(c.args, args...) }
 // Storage has the next start use the storage with a URL.
 func (c *Cluster) Storage(url string) { c.args = append(c.args, "--storage", url) }
 
-// With has the next start use further flags.
-func (c *Cluster) With(flags ...string) { c.args = append(c.args, flags...) }
-
 // Traces lists what a cluster with a data directory has on the machine:
 // processes, mounts (those of namespaces among them), links, routes and cgroups.
 func Traces(t testing.TB, dataDir, podCIDR string) string {
