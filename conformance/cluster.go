@@ -13,6 +13,8 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+
+	"github.com/skiff-k8s/skiff/family"
 )
 
 // start starts a cluster of two nodes that pull images from a registry of ours,
@@ -44,9 +46,10 @@ func (s settings) start(ctx context.Context, nodes bool) (stop func() error, err
 // upperHalf is the part of the range of nodes where load balancers have their addresses; nodes begin at its other end. Tests
 // of load balancers want several at one port, and one for a Service that has no endpoints yet, as clouds have them.
 func upperHalf(p netip.Prefix) netip.Prefix {
-	a := p.Masked().Addr().As4()
-	a[p.Bits()/8] |= 0x80 >> (p.Bits() % 8)
-	return netip.PrefixFrom(netip.AddrFrom4(a), p.Bits()+1)
+	bytes := p.Masked().Addr().AsSlice()
+	bytes[p.Bits()/8] |= 0x80 >> (p.Bits() % 8)
+	addr, _ := netip.AddrFromSlice(bytes)
+	return netip.PrefixFrom(addr, p.Bits()+1)
 }
 
 // up starts skiff as a user would, with further arguments, and returns when the
@@ -57,7 +60,11 @@ func (s settings) up(ctx context.Context, more ...string) (stop func() error, er
 		"--pod-cidr", s.podCIDRs.String(), "--node-cidr", s.nodeCIDRs.String(),
 	}, more...)
 	if s.beyond {
-		args = append(args, "--load-balancer-addresses", upperHalf(s.nodeCIDR).String())
+		var balancers family.Ranges
+		for _, nodes := range s.nodeCIDRs {
+			balancers = append(balancers, upperHalf(nodes))
+		}
+		args = append(args, "--load-balancer-addresses", balancers.String())
 	}
 	if s.storage != "" {
 		args = append(args, "--storage", s.storage)
