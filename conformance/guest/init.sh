@@ -14,7 +14,7 @@ mount -t cgroup2 cgroup2 /sys/fs/cgroup
 mount -t securityfs securityfs /sys/kernel/security
 mount --make-rshared /
 ln -s /proc/self/fd /dev/fd
-hostname guest
+echo guest >/proc/sys/kernel/hostname
 ip link set lo up
 exec </dev/null >/dev/ttyS1 2>&1
 stty -F /dev/ttyS1 -onlcr

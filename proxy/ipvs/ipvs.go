@@ -224,6 +224,9 @@ type state struct {
 	// draining are endpoints that get no new flows. Each has the time since when it
 	// does not serve; zero while it does.
 	draining map[place]map[netip.AddrPort]time.Time
+	// others are servers at other addresses, which are ours if a Service has them: the
+	// route may have been taken away. They are known after a start alone.
+	others map[place]*server
 	// fresh says that there may be servers of an earlier run.
 	fresh bool
 }
@@ -240,10 +243,12 @@ func read(device netlink.Link) (state, error) {
 	if err != nil {
 		return state{}, err
 	}
-	s.servers = make(map[place]*server)
+	s.servers, s.others = make(map[place]*server), make(map[place]*server)
 	for at, found := range list {
 		if s.addresses[at.addr.Addr()] {
 			s.servers[at] = found
+		} else {
+			s.others[at] = found
 		}
 	}
 	return s, nil

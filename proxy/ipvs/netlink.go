@@ -1,6 +1,7 @@
 package ipvs
 
 import (
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -15,11 +16,10 @@ import (
 type batch struct {
 	protocol int // of netlink
 	message  []byte
-	began    int
+	began    []int    // where each request begins,
+	what     []string // what it is about,
+	absent   []bool   // and whether that may be not there
 	open     []int    // where attributes begin that are not closed yet
-	what     []string // what each request is about
-	absent   []bool   // whether it may be about what is not there
-	failed   error    // what failed first since the last commit
 }
 
 // messageLimit is how many bytes are sent at once. A socket's buffer has room for
@@ -28,7 +28,7 @@ const messageLimit = 64 << 10
 
 // begin starts a request; what follows is appended to it, and end ends it.
 func (b *batch) begin(what string, absent bool, kind, flags uint16, header ...byte) {
-	b.began = len(b.message)
+	b.began = append(b.began, len(b.message))
 	b.message = binary.NativeEndian.AppendUint32(b.message, 0)
 	b.message = binary.NativeEndian.AppendUint16(b.message, kind)
 	b.message = binary.NativeEndian.AppendUint16(b.message, unix.NLM_F_REQUEST|flags)
@@ -39,10 +39,8 @@ func (b *batch) begin(what string, absent bool, kind, flags uint16, header ...by
 }
 
 func (b *batch) end() {
-	binary.NativeEndian.PutUint32(b.message[b.began:], uint32(len(b.message)-b.began))
-	if len(b.message) >= messageLimit {
-		b.send()
-	}
+	at := b.began[len(b.began)-1]
+	binary.NativeEndian.PutUint32(b.message[at:], uint32(len(b.message)-at))
 }
 
 // nest begins an attribute that holds others.
@@ -80,30 +78,33 @@ func (b *batch) port(kind, port uint16) {
 	b.attribute(kind, binary.BigEndian.AppendUint16(nil, port))
 }
 
-// commit sends what has not been sent yet, and says what failed first of all since
-// the last commit.
-func (b *batch) commit() error {
-	b.send()
-	err := b.failed
-	b.failed = nil
-	return err
+// commit makes the kernel do all requests, and says what failed first.
+func (b *batch) commit() (first error) {
+	for from := 0; from < len(b.began); {
+		to := from + 1
+		for to < len(b.began) && b.after(to)-b.began[from] <= messageLimit {
+			to++
+		}
+		first = cmp.Or(first, b.send(from, to))
+		from = to
+	}
+	b.message, b.began, b.what, b.absent = b.message[:0], b.began[:0], b.what[:0], b.absent[:0]
+	return first
 }
 
-// send makes the kernel do the requests of the message.
-func (b *batch) send() {
-	if len(b.message) == 0 {
-		return
+// after is where the request after one begins.
+func (b *batch) after(request int) int {
+	if request+1 < len(b.began) {
+		return b.began[request+1]
 	}
-	// The last request is answered in any case, the others if they fail.
-	flags := binary.NativeEndian.Uint16(b.message[b.began+6:])
-	binary.NativeEndian.PutUint16(b.message[b.began+6:], flags|unix.NLM_F_ACK)
-	if err := b.exchange(); b.failed == nil {
-		b.failed = err
-	}
-	b.message, b.what, b.absent = b.message[:0], b.what[:0], b.absent[:0]
+	return len(b.message)
 }
 
-func (b *batch) exchange() error {
+// send sends the requests of a range and reads what comes of them.
+func (b *batch) send(from, to int) error {
+	// The last one is answered in any case, the others if they fail.
+	flags := b.message[b.began[to-1]+6:]
+	binary.NativeEndian.PutUint16(flags, binary.NativeEndian.Uint16(flags)|unix.NLM_F_ACK)
 	socket, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, b.protocol)
 	if err != nil {
 		return fmt.Errorf("netlink: %w", err)
@@ -114,21 +115,26 @@ func (b *batch) exchange() error {
 	if err := errors.Join(unix.Bind(socket, kernel), unix.SetsockoptInt(socket, unix.SOL_NETLINK, unix.NETLINK_CAP_ACK, 1)); err != nil {
 		return fmt.Errorf("netlink: %w", err)
 	}
-	if err := unix.Sendto(socket, b.message, 0, kernel); err != nil {
+	if err := unix.Sendto(socket, b.message[b.began[from]:b.after(to-1)], 0, kernel); err != nil {
 		return fmt.Errorf("netlink: %w", err)
 	}
+	return b.receive(socket, to-1)
+}
+
+// receive reads the answers. The kernel works while it is sent to, so that all of
+// them are there, but for those of so many failures that there was no room.
+func (b *batch) receive(socket, last int) (first error) {
 	buffer := make([]byte, 64<<10)
-	var first error
 	for {
-		// The kernel works while it is sent to: all its answers are there.
 		n, _, err := unix.Recvfrom(socket, buffer, unix.MSG_DONTWAIT)
+		if errors.Is(err, unix.ENOBUFS) {
+			continue // told once, before the answers for which there was room
+		}
 		if err != nil {
-			return errors.Join(first, fmt.Errorf("netlink: no answer: %w", err))
+			return cmp.Or(first, fmt.Errorf("netlink: no answer: %w", err))
 		}
-		done, err := b.answers(buffer[:n])
-		if first == nil {
-			first = err
-		}
+		done, err := b.answers(buffer[:n], last)
+		first = cmp.Or(first, err)
 		if done {
 			return first
 		}
@@ -137,7 +143,7 @@ func (b *batch) exchange() error {
 
 // answers reads a message of the kernel: whether the last request was answered, and
 // the first complaint.
-func (b *batch) answers(message []byte) (done bool, first error) {
+func (b *batch) answers(message []byte, last int) (done bool, first error) {
 	for len(message) >= unix.NLMSG_HDRLEN+4 {
 		length := int(binary.NativeEndian.Uint32(message))
 		if length < unix.NLMSG_HDRLEN+4 || length > len(message) {
@@ -146,7 +152,7 @@ func (b *batch) answers(message []byte) (done bool, first error) {
 		request := int(binary.NativeEndian.Uint32(message[8:]))
 		failure := unix.Errno(-int32(binary.NativeEndian.Uint32(message[unix.NLMSG_HDRLEN:])))
 		if request < len(b.what) {
-			done = done || request == len(b.what)-1
+			done = done || request == last
 			gone := failure == unix.ESRCH || failure == unix.ENOENT
 			if failure != 0 && first == nil && !(b.absent[request] && gone) {
 				first = fmt.Errorf("%s: %w", b.what[request], failure)

@@ -72,15 +72,18 @@ func (s *step) ensure(p planned) {
 			s.come.add(addr)
 		}
 		have := s.servers[at]
+		if have == nil {
+			have = s.others[at]
+		}
 		switch {
 		case have == nil:
 			have = &server{destinations: make(map[netip.AddrPort]destination, len(endpoints))}
-			s.servers[at] = have
 			s.ipvs.add(at, s.scheduler)
 		case have.scheduler != s.scheduler || have.persistent:
 			s.ipvs.set(at, s.scheduler)
 		}
 		have.scheduler, have.persistent = s.scheduler, false
+		s.servers[at] = have
 		s.spread(at, have, endpoints, p.rule)
 	}
 }
@@ -180,7 +183,7 @@ func (s *step) drop(at place) {
 // earlier run that none of the Rules has.
 func (s *step) stray() {
 	if s.fresh {
-		s.fresh = false
+		s.fresh, s.others = false, nil
 		for at := range s.servers {
 			if !s.wanted[at] {
 				s.drop(at)
