@@ -296,7 +296,7 @@ func (k kind) element(key string, e element) nftables.SetElement {
 	}
 	switch k.value.Name {
 	case nftables.TypeMark.Name:
-		out.Val = binaryutil.NativeEndian.PutUint32(e.class)
+		out.Val = binaryutil.BigEndian.PutUint32(e.class)
 	case nftables.TypeVerdict.Name:
 		out.VerdictData = &expr.Verdict{Kind: expr.VerdictJump, Chain: e.chain}
 	}

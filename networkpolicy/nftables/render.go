@@ -120,7 +120,7 @@ func (r *ruleset) profile(p *networkpolicy.Profile) {
 			s.add(nil, nil, p.Anyone)
 		case classesSuffix:
 			for c, ports := range p.Classes {
-				key := binary.NativeEndian.AppendUint32(nil, uint32(c))
+				key := binary.BigEndian.AppendUint32(nil, uint32(c)) // as nft shows it
 				s.add(append([]byte{0, 0, 0, 0}, key...), append([]byte{255, 0, 0, 0}, key...), ports)
 			}
 		case blocksSuffix:
