@@ -180,6 +180,8 @@ func TestNodeDies(t *testing.T) {
 	c.Until(t, func(out string) bool {
 		return strings.Contains(out, "node-1") && strings.Contains(out, "node-2")
 	}, "get", "pods", ready)
+	measured := regexp.MustCompile(`(?m)^node-1 +\d+m .*\nnode-2 +\d+m `)
+	c.Until(t, measured.MatchString, "top", "nodes", "--no-headers")
 	addresses := func(n int) {
 		t.Helper()
 		for _, kind := range []string{"service", "ingress"} {
@@ -197,6 +199,8 @@ func TestNodeDies(t *testing.T) {
 	t.Cleanup(func() { _ = signal("node-2", "CONT") }) // or nothing could end it
 	c.Until(t, func(out string) bool { return strings.Contains(out, "Unknown") }, "get", "node", "node-2",
 		"-o=jsonpath={.status.conditions[?(@.type=='Ready')].status}")
+	// What the node said last is not told for long, and that of the other goes on.
+	c.Until(t, regexp.MustCompile(`(?m)^node-1 +\d+m .*\nnode-2 +<unknown> +<unknown> `).MatchString, "top", "nodes", "--no-headers")
 	c.Until(t, func(out string) bool { return strings.Count(out, "node-1") == 4 }, "get", "pods",
 		"-o=jsonpath={range .items[?(@.status.phase=='Running')]}{.spec.nodeName} {.metadata.deletionTimestamp}{'\\n'}{end}")
 	addresses(1)
