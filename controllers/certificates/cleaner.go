@@ -39,7 +39,7 @@ func Cleaner(d Deps) reconcile.Controller {
 // useless is when a request is of no more use; zero if that is not known.
 func useless(csr *certificatesv1.CertificateSigningRequest) time.Time {
 	if len(csr.Status.Conditions) == 0 {
-		return csr.CreationTimestamp.Add(keepPending)
+		return after(csr.CreationTimestamp, keepPending)
 	}
 	var first time.Time
 	settle := func(t time.Time) {
