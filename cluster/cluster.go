@@ -81,6 +81,9 @@ type Config struct {
 	// ProxyMode is how Services reach pods, a name that package proxy/mode knows;
 	// iptables.
 	ProxyMode string
+	// NodePortAddresses are ranges of those addresses of the nodes at which node
+	// ports answer; all.
+	NodePortAddresses []netip.Prefix
 	// Out is where progress is told; os.Stdout.
 	Out io.Writer
 	// Log gets what the components have to say; discarded.
@@ -185,6 +188,7 @@ func (c Config) members(host []netip.Addr) []member {
 				Guard:    c.Guard,
 
 				ProxyMode:            c.ProxyMode,
+				NodePortAddresses:    c.NodePortAddresses,
 				WithoutNetworkPolicy: c.WithoutNetworkPolicy,
 			},
 		}

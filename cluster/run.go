@@ -17,6 +17,7 @@ import (
 
 	"github.com/skiff-k8s/skiff/family"
 	"github.com/skiff-k8s/skiff/guard"
+	"github.com/skiff-k8s/skiff/proxy/mode"
 )
 
 const (
@@ -42,6 +43,21 @@ type run struct {
 	parts  guard.Group
 }
 
+// chooseProxyMode finds the mode for all nodes, which share the kernel.
+func (r *run) chooseProxyMode() error {
+	if r.Nodes == 0 {
+		r.ProxyMode = ""
+		return nil
+	}
+	chosen, err := mode.Choose(r.ProxyMode)
+	if err != nil {
+		return err
+	}
+	r.ProxyMode = chosen.Name
+	r.say("Services by %s", chosen.Name)
+	return nil
+}
+
 // up starts the parts in the order in which they need each other, waits for
 // the end, and stops them in the opposite order.
 func (r *run) up(ctx context.Context, ready func()) (err error) {
@@ -51,6 +67,9 @@ func (r *run) up(ctx context.Context, ready func()) (err error) {
 		return err
 	}
 	if r.addresses, err = r.advertised(); err != nil {
+		return err
+	}
+	if err := r.chooseProxyMode(); err != nil {
 		return err
 	}
 	members := r.members(r.addresses)

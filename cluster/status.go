@@ -28,12 +28,13 @@ type record struct {
 	PID     int
 	Since   time.Time
 	Storage string // without names and passwords
+	Proxy   string // the mode of the service proxy; empty without nodes
 }
 
 func (c Config) recordFile() string { return filepath.Join(c.DataDir, "run.json") }
 
 func (r *run) record() error {
-	data, err := json.Marshal(record{PID: os.Getpid(), Since: r.begun.UTC(), Storage: withoutSecrets(r.Storage)})
+	data, err := json.Marshal(record{PID: os.Getpid(), Since: r.begun.UTC(), Storage: withoutSecrets(r.Storage), Proxy: r.ProxyMode})
 	if err != nil {
 		return err
 	}
@@ -98,6 +99,9 @@ func Status(ctx context.Context, c Config, out io.Writer) error {
 	}
 	fmt.Fprintf(lines, "cluster\tup since %s (%v), process %d\n", run.Since.Local().Format(time.DateTime), time.Since(run.Since).Round(time.Second), run.PID)
 	fmt.Fprintf(lines, "storage\t%s\n", run.Storage)
+	if run.Proxy != "" {
+		fmt.Fprintf(lines, "Services\tby %s\n", run.Proxy)
+	}
 	config, err := clientcmd.BuildConfigFromFlags("", c.adminKubeconfig())
 	if err != nil {
 		return err

@@ -18,6 +18,11 @@ type Node struct {
 	Zone string
 	// Pods are the ranges of all pods of the cluster, at most one of each family.
 	Pods []netip.Prefix
+	// Services are the ranges of the cluster IPs.
+	Services []netip.Prefix
+	// NodePorts are ranges of the node's addresses at which node ports answer; nil:
+	// at all.
+	NodePorts []netip.Prefix
 	// Taken reports whether a program of the node listens at an address; nil: none
 	// does.
 	Taken func(corev1.Protocol, netip.AddrPort) bool
@@ -30,24 +35,22 @@ const labelProxyName = "service.kubernetes.io/service-proxy-name"
 // Compute is the table for a node. slices are grouped by namespace/name of
 // their Service.
 func Compute(node Node, services []*corev1.Service, slicesOf map[string][]*discoveryv1.EndpointSlice) *Table {
-	t := &Table{Pods: node.Pods, Health: make(map[string]Health)}
-	var wanted claims
+	l := NewLedger(node)
 	for _, s := range services {
-		if !served(s) {
-			continue
-		}
-		key := s.Namespace + "/" + s.Name
-		for _, ip := range clusterIPs(s) {
-			for i := range s.Spec.Ports {
-				wanted = append(wanted, claim{key, s.CreationTimestamp.Time, newRule(node, s, ip, &s.Spec.Ports[i], slicesOf[key])})
-			}
-		}
-		if s.Spec.HealthCheckNodePort > 0 {
-			t.Health[key] = Health{Port: uint16(s.Spec.HealthCheckNodePort), Local: readyHere(node, s, slicesOf[key])}
+		name := s.Namespace + "/" + s.Name
+		l.Set(name, s, slicesOf[name])
+	}
+	return l.Table()
+}
+
+// wanted is what the ports of a Service ask for.
+func wanted(node Node, s *corev1.Service, list []*discoveryv1.EndpointSlice) (rules []*Rule) {
+	for _, ip := range clusterIPs(s) {
+		for i := range s.Spec.Ports {
+			rules = append(rules, newRule(node, s, ip, &s.Spec.Ports[i], list))
 		}
 	}
-	t.Rules, t.Refused = wanted.settle(node.Taken)
-	return t
+	return rules
 }
 
 // readyHere is how many endpoints of a Service on the node are ready. Those that only still serve while they end do not
@@ -98,6 +101,11 @@ func newRule(node Node, s *corev1.Service, ip netip.Addr, port *corev1.ServicePo
 	r.Cluster = addresses(usable(candidates, func(ready []endpoint) []endpoint { return nearest(node, ready) }))
 	r.Local = addresses(usable(onNode(candidates), all))
 	r.Serving = addresses(filter(candidates, func(e endpoint) bool { return e.ready || e.serving }))
+	for _, e := range candidates {
+		if addr := e.addr.Addr(); !e.elsewhere && (len(r.Hairpin) == 0 || r.Hairpin[len(r.Hairpin)-1] != addr) {
+			r.Hairpin = append(r.Hairpin, addr)
+		}
+	}
 	return r
 }
 
@@ -122,6 +130,7 @@ func fronts(s *corev1.Service, ip netip.Addr, port *corev1.ServicePort) []Front 
 	if port.NodePort > 0 {
 		list = append(list, Front{Kind: NodePort, Addr: netip.AddrPortFrom(netip.Addr{}, uint16(port.NodePort)), Local: externalLocal})
 	}
+	slices.SortStableFunc(list, func(a, b Front) int { return cmp.Compare(a.Kind, b.Kind) })
 	return slices.DeleteFunc(list, func(f Front) bool { return f.Kind != NodePort && FamilyOf(f.Addr.Addr()) != FamilyOf(ip) })
 }
 
@@ -156,6 +165,7 @@ func sourceRanges(s *corev1.Service, family corev1.IPFamily) []netip.Prefix {
 type endpoint struct {
 	addr                        netip.AddrPort
 	here, ready, serving, going bool
+	elsewhere                   bool     // known to be on another node
 	zones, nodes                []string // hints
 }
 
@@ -218,6 +228,7 @@ func newEndpoint(node Node, e *discoveryv1.Endpoint, port uint16) endpoint {
 		serving: ptr.Deref(e.Conditions.Serving, true),
 		going:   ptr.Deref(e.Conditions.Terminating, false),
 	}
+	found.elsewhere = !found.here && ptr.Deref(e.NodeName, "") != ""
 	if e.Hints != nil {
 		for _, z := range e.Hints.ForZones {
 			found.zones = append(found.zones, z.Name)

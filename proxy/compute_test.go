@@ -55,6 +55,7 @@ func TestComputeNodePortService(t *testing.T) {
 		Cluster: []netip.AddrPort{netip.MustParseAddrPort("10.244.0.5:8080"), netip.MustParseAddrPort("10.244.1.5:8080")},
 		Local:   []netip.AddrPort{netip.MustParseAddrPort("10.244.0.5:8080")},
 		Serving: []netip.AddrPort{netip.MustParseAddrPort("10.244.0.5:8080"), netip.MustParseAddrPort("10.244.1.5:8080")},
+		Hairpin: []netip.Addr{netip.MustParseAddr("10.244.0.5")},
 	}}
 	if !reflect.DeepEqual(table.Rules, want) {
 		t.Errorf("got  %+v\nwant %+v", table.Rules[0], want[0])

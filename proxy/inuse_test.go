@@ -71,17 +71,25 @@ func TestProgramsOfTheNodeKeepTheirPorts(t *testing.T) {
 		t.Errorf("got %+v", refused)
 	}
 	free := Compute(Node{}, []*corev1.Service{service("s", 80)}, nil)
-	if fronts(free) != 1 || listening(free)("TCP", netip.MustParseAddrPort("192.0.2.1:80")) {
+	if fronts(free) != 1 {
 		t.Errorf("got %+v", free)
 	}
 
-	l, err := net.Listen("tcp4", "127.0.0.2:0")
-	if err != nil {
-		t.Fatal(err)
+	listening := true
+	l := NewLedger(Node{Taken: func(corev1.Protocol, netip.AddrPort) bool { return listening }})
+	l.Set("ns/s", service("s", 80), nil)
+	if got := l.Table(); fronts(got) != 0 {
+		t.Errorf("while the program listens: got %+v", got.Rules[0])
 	}
-	defer l.Close()
-	if !listening(nil)("TCP", l.Addr().(*net.TCPAddr).AddrPort()) {
-		t.Error("nobody is said to listen")
+	listening = false
+	l.Retry()
+	if got := l.Table(); fronts(got) != 1 || len(got.Refused) != 0 {
+		t.Errorf("after it has ended: got %+v, refused %v", got.Rules[0], got.Refused)
+	}
+	listening = true
+	l.Set("ns/s", service("s", 80), nil)
+	if got := l.Table(); fronts(got) != 1 {
+		t.Errorf("what the Service has was taken from it: got %+v", got.Rules[0])
 	}
 }
 

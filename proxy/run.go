@@ -19,7 +19,6 @@ import (
 	"k8s.io/client-go/kubernetes/scheme"
 	corev1client "k8s.io/client-go/kubernetes/typed/core/v1"
 	corelisters "k8s.io/client-go/listers/core/v1"
-	discoverylisters "k8s.io/client-go/listers/discovery/v1"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/record"
 
@@ -27,8 +26,6 @@ import (
 )
 
 const (
-	// settle is how long changes are gathered before they are applied together.
-	settle = 50 * time.Millisecond
 	// retry is how long after a failed Apply the next is tried.
 	retry = time.Second
 	// check is how long it takes at most, when nothing changes, until rules that
@@ -47,8 +44,14 @@ type Config struct {
 	Client   kubernetes.Interface
 	NodeName string
 	// Pods are the ranges of all pods of the cluster, at most one of each family.
-	Pods    []netip.Prefix
-	Backend Backend
+	Pods []netip.Prefix
+	// Services are the ranges of the cluster IPs; what is sent there and is no
+	// Service's is refused. Optional.
+	Services []netip.Prefix
+	// NodePorts are ranges of the node's addresses at which node ports answer; nil:
+	// at all.
+	NodePorts []netip.Prefix
+	Backend   Backend
 	// Connections may be nil: then flows without a connection (UDP) may go on to
 	// an endpoint that is gone.
 	Connections Connections
@@ -64,47 +67,52 @@ type Proxy struct {
 	factory  informers.SharedInformerFactory // of services and endpoints
 	self     informers.SharedInformerFactory // of the node alone
 	services corelisters.ServiceLister
-	slices   discoverylisters.EndpointSliceLister
+	slices   cache.Indexer
 	nodes    corelisters.NodeLister
-	changed  chan struct{}
+	changes  *changes
+	ledger   *Ledger
 	health   *healthServer
 	events   record.EventRecorder // while Run runs
 }
 
 // New returns a proxy that Run starts.
 func New(c Config) (*Proxy, error) {
-	p := &Proxy{Config: c, changed: make(chan struct{}, 1), health: newHealthServer(c.HealthListen)}
+	p := &Proxy{Config: c, changes: newChanges(), health: newHealthServer(c.HealthListen)}
 	if p.Log == nil {
 		p.Log = slog.New(slog.DiscardHandler)
 	}
 	// Services of other proxies and headless ones are not sent to us at all.
-	p.factory = informers.NewSharedInformerFactoryWithOptions(c.Client, 0, informers.WithTweakListOptions(func(o *metav1.ListOptions) {
+	p.factory = informers.NewSharedInformerFactoryWithOptions(c.Client, 0, informers.WithTransform(trim), informers.WithTweakListOptions(func(o *metav1.ListOptions) {
 		o.LabelSelector = "!" + labelProxyName + ",!" + corev1.IsHeadlessService
 	}))
 	p.services = p.factory.Core().V1().Services().Lister()
-	p.slices = p.factory.Discovery().V1().EndpointSlices().Lister()
+	slices := p.factory.Discovery().V1().EndpointSlices().Informer()
+	if err := slices.AddIndexers(cache.Indexers{byService: func(o any) ([]string, error) { return []string{serviceOf(o)}, nil }}); err != nil {
+		return nil, err
+	}
+	p.slices = slices.GetIndexer()
 	p.self = informers.NewSharedInformerFactoryWithOptions(c.Client, 0, informers.WithTweakListOptions(func(o *metav1.ListOptions) {
 		o.FieldSelector = fields.OneTermEqualSelector(metav1.ObjectNameField, c.NodeName).String()
 	}))
 	p.nodes = p.self.Core().V1().Nodes().Lister()
-	for _, informer := range []cache.SharedIndexInformer{
-		p.factory.Core().V1().Services().Informer(),
-		p.factory.Discovery().V1().EndpointSlices().Informer(),
-	} {
+	for _, informer := range []cache.SharedIndexInformer{p.factory.Core().V1().Services().Informer(), slices} {
 		if _, err := informer.AddEventHandler(clientgo.Handler("proxy's events", cache.ResourceEventHandlerFuncs{
-			AddFunc:    func(any) { p.stir() },
-			UpdateFunc: func(_, _ any) { p.stir() },
-			DeleteFunc: func(any) { p.stir() },
+			AddFunc: func(o any) { p.changes.note(serviceOf(o)) },
+			UpdateFunc: func(old, now any) {
+				p.changes.note(serviceOf(old))
+				p.changes.note(serviceOf(now))
+			},
+			DeleteFunc: func(o any) { p.changes.note(serviceOf(o)) },
 		})); err != nil {
 			return nil, err
 		}
 	}
 	// A node's status changes every few seconds; here only its zone matters.
 	if _, err := p.self.Core().V1().Nodes().Informer().AddEventHandler(clientgo.Handler("proxy's events", cache.ResourceEventHandlerFuncs{
-		AddFunc: func(any) { p.stir() },
+		AddFunc: func(any) { p.changes.noteNode() },
 		UpdateFunc: func(old, now any) {
 			if zone(old.(*corev1.Node)) != zone(now.(*corev1.Node)) {
-				p.stir()
+				p.changes.noteNode()
 			}
 		},
 	})); err != nil {
@@ -114,13 +122,6 @@ func New(c Config) (*Proxy, error) {
 }
 
 func zone(n *corev1.Node) string { return strings.TrimSpace(n.Labels[corev1.LabelTopologyZone]) }
-
-func (p *Proxy) stir() {
-	select {
-	case p.changed <- struct{}{}:
-	default:
-	}
-}
 
 // Run keeps the rules up to date until ctx ends. It leaves them in place:
 // traffic flows on while the proxy restarts. Config.Backend.Remove takes them
@@ -148,6 +149,7 @@ func (p *Proxy) Run(ctx context.Context) error {
 				last = nil // what came meanwhile went where nobody knows
 			}
 		}
+		begun := time.Now()
 		table, err := p.apply(ctx, last)
 		next := check
 		if err != nil && ctx.Err() == nil {
@@ -156,7 +158,7 @@ func (p *Proxy) Run(ctx context.Context) error {
 		} else {
 			last = table
 		}
-		if !p.wait(ctx, next) {
+		if !p.wait(ctx, next, time.Since(begun)) {
 			return nil
 		}
 	}
@@ -175,32 +177,30 @@ func (p *Proxy) intact(ctx context.Context) bool {
 	return intact
 }
 
-// wait returns after a change and a moment for others to join it, or after a
-// time without one; false if ctx ended.
-func (p *Proxy) wait(ctx context.Context, atMost time.Duration) bool {
-	timer := time.NewTimer(atMost)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-timer.C:
-		return true
-	case <-p.changed:
-	}
-	select {
-	case <-ctx.Done():
-		return false
-	case <-time.After(settle):
-	}
-	select { // what came meanwhile is part of this round
-	case <-p.changed:
-	default:
+// wait returns after a change or after a time without one; false if ctx ended. A
+// change that comes alone does not wait. When they come one after the other, the
+// proxy rests for as long as it worked, and what comes meanwhile is applied
+// together.
+func (p *Proxy) wait(ctx context.Context, atMost, worked time.Duration) bool {
+	for _, timer := range []struct {
+		after time.Duration
+		wake  <-chan struct{}
+	}{{min(worked, atMost), nil}, {atMost, p.changes.there}} {
+		clock := time.NewTimer(timer.after)
+		select {
+		case <-ctx.Done():
+			clock.Stop()
+			return false
+		case <-clock.C:
+		case <-timer.wake:
+			clock.Stop()
+		}
 	}
 	return true
 }
 
 func (p *Proxy) apply(ctx context.Context, last *Table) (*Table, error) {
-	table, err := p.compute(last)
+	table, err := p.compute()
 	if err != nil {
 		return nil, err
 	}
@@ -240,39 +240,50 @@ func (p *Proxy) tell(last, table *Table) {
 	}
 }
 
-// listening reports what programs of the node had before the Services of last.
-// Those keep their addresses: who listens there later would take them away.
-func listening(last *Table) func(corev1.Protocol, netip.AddrPort) bool {
-	ours := make(map[place]bool)
-	if last != nil {
-		for _, r := range last.Rules {
-			for _, f := range r.Fronts {
-				ours[place{r.Protocol, r.Family, f.Addr}] = true
-			}
+// compute brings the ledger up to date.
+func (p *Proxy) compute() (*Table, error) {
+	names, nodeChanged := p.changes.take()
+	if p.ledger == nil || nodeChanged {
+		node := Node{Name: p.NodeName, Pods: p.Pods, Services: p.Services, NodePorts: p.NodePorts, Taken: inUse}
+		if n, err := p.nodes.Get(p.NodeName); err == nil {
+			node.Zone = zone(n)
+		}
+		services, err := p.services.List(labels.Everything())
+		if err != nil {
+			return nil, err
+		}
+		for _, s := range services {
+			names[s.Namespace+"/"+s.Name] = true
+		}
+		if p.ledger == nil {
+			p.ledger = NewLedger(node)
+		}
+		p.ledger.node = node
+	}
+	for name := range names {
+		if err := p.look(name); err != nil {
+			return nil, err
 		}
 	}
-	return func(protocol corev1.Protocol, addr netip.AddrPort) bool {
-		return !ours[place{protocol, FamilyOf(addr.Addr()), addr}] && inUse(protocol, addr)
-	}
+	p.ledger.Retry()
+	return p.ledger.Table(), nil
 }
 
-func (p *Proxy) compute(last *Table) (*Table, error) {
-	services, err := p.services.List(labels.Everything())
+// look tells the ledger what a Service is now.
+func (p *Proxy) look(name string) error {
+	objects, err := p.slices.ByIndex(byService, name)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	list, err := p.slices.List(labels.Everything())
-	if err != nil {
-		return nil, err
+	list := make([]*discoveryv1.EndpointSlice, 0, len(objects))
+	for _, o := range objects {
+		list = append(list, o.(*discoveryv1.EndpointSlice))
 	}
-	slicesOf := make(map[string][]*discoveryv1.EndpointSlice)
-	for _, s := range list {
-		key := s.Namespace + "/" + s.Labels[discoveryv1.LabelServiceName]
-		slicesOf[key] = append(slicesOf[key], s)
+	namespace, service, _ := strings.Cut(name, "/")
+	s, err := p.services.Services(namespace).Get(service)
+	if err != nil { // a lister knows one error: there is none
+		s = nil
 	}
-	node := Node{Name: p.NodeName, Pods: p.Pods, Taken: listening(last)}
-	if n, err := p.nodes.Get(p.NodeName); err == nil {
-		node.Zone = zone(n)
-	}
-	return Compute(node, services, slicesOf), nil
+	p.ledger.Set(name, s, list)
+	return nil
 }

@@ -25,6 +25,12 @@ type Table struct {
 	// Pods are the addresses of the cluster's pods, at most one range of each
 	// family. Their traffic to a cluster address keeps its source.
 	Pods []netip.Prefix
+	// Services are ranges of cluster IPs: what is sent there and is no Service's is
+	// refused.
+	Services []netip.Prefix
+	// NodePorts are ranges: node ports answer at those of the node's addresses that
+	// are in one; nil: at all.
+	NodePorts []netip.Prefix
 	// Health are the node ports on which to say whether a Service has endpoints
 	// on this node (externalTrafficPolicy: Local), by Service.
 	Health map[string]Health
@@ -45,6 +51,9 @@ type Rule struct {
 	Cluster, Local []netip.AddrPort
 	// Serving are all endpoints with which flows may go on that began earlier.
 	Serving []netip.AddrPort
+	// Hairpin are the addresses of endpoints that may ask for the Service from this
+	// node and be sent to themselves: those not known to be elsewhere.
+	Hairpin []netip.Addr
 	// Sticky is how long a client stays with its endpoint; 0: not at all.
 	Sticky time.Duration
 }
@@ -87,6 +96,31 @@ func (r *Rule) Endpoints(f Front) []netip.AddrPort {
 	return r.Cluster
 }
 
+// SameRanges reports whether the tables differ in nothing but what Services ask
+// for.
+func (t *Table) SameRanges(other *Table) bool {
+	return slices.Equal(t.Pods, other.Pods) && slices.Equal(t.Services, other.Services) &&
+		(t.NodePorts == nil) == (other.NodePorts == nil) && slices.Equal(t.NodePorts, other.NodePorts)
+}
+
+// NodePortsOf are the ranges of a family of addresses at which node ports answer;
+// all reports that they answer at every address.
+func (t *Table) NodePortsOf(family corev1.IPFamily) (ranges []netip.Prefix, all bool) {
+	return of(t.NodePorts, family), t.NodePorts == nil
+}
+
+// ServicesOf are the ranges of cluster IPs of a family.
+func (t *Table) ServicesOf(family corev1.IPFamily) []netip.Prefix { return of(t.Services, family) }
+
+func of(ranges []netip.Prefix, family corev1.IPFamily) (list []netip.Prefix) {
+	for _, p := range ranges {
+		if FamilyOf(p.Addr()) == family {
+			list = append(list, p)
+		}
+	}
+	return list
+}
+
 // PodsOf is the range of the pods of a family; not valid if there is none.
 func (t *Table) PodsOf(family corev1.IPFamily) netip.Prefix {
 	for _, p := range t.Pods {
@@ -118,7 +152,7 @@ func (r *Rule) compare(other *Rule) int {
 
 func (r *Rule) equal(other *Rule) bool {
 	return r == other || r.compare(other) == 0 && r.Sticky == other.Sticky && slices.EqualFunc(r.Fronts, other.Fronts, Front.equal) &&
-		slices.Equal(r.Cluster, other.Cluster) && slices.Equal(r.Local, other.Local) && slices.Equal(r.Serving, other.Serving)
+		slices.Equal(r.Cluster, other.Cluster) && slices.Equal(r.Local, other.Local) && slices.Equal(r.Serving, other.Serving) && slices.Equal(r.Hairpin, other.Hairpin)
 }
 
 func (f Front) equal(other Front) bool {

@@ -205,17 +205,22 @@ func runProxy(ctx context.Context, c Config, config *rest.Config, log *slog.Logg
 	if err != nil {
 		return err
 	}
-	if err := mode.Clean(ctx, chosen.Name); err != nil {
+	log = log.With("component", "proxy")
+	log.Info("Services are served", "by", chosen.Name)
+	backend, err := chosen.Start(ctx, func(note string) { log.Warn(note) })
+	if err != nil {
 		return err
 	}
 	p, err := proxy.New(proxy.Config{
 		Client:       client,
 		NodeName:     c.Name,
 		Pods:         c.PodCIDRs,
-		Backend:      chosen.New(),
+		Services:     c.ServiceCIDRs,
+		NodePorts:    c.NodePortAddresses,
+		Backend:      backend,
 		Connections:  conntrack.Netlink{},
 		HealthListen: netip.AddrPortFrom(c.Address(), 10256).String(),
-		Log:          log.With("component", "proxy"),
+		Log:          log,
 	})
 	if err != nil {
 		return fmt.Errorf("proxy: %w", err)

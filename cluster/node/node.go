@@ -77,6 +77,9 @@ type Config struct {
 	ProxyMode string
 	// WithoutNetworkPolicy leaves NetworkPolicies without effect on the node.
 	WithoutNetworkPolicy bool
+	// NodePortAddresses are ranges of those addresses of the node at which node ports
+	// answer; optional.
+	NodePortAddresses []netip.Prefix
 	// MaxPods is how many pods the node offers to run; 0 means the kubelet's default.
 	MaxPods int
 }

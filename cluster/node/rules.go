@@ -98,7 +98,10 @@ func rules(c Config, f corev1.IPFamily) []*iptables.Rules {
 	// following the default route to wherever it leads.
 	filter := iptables.NewRules("filter", strayChain, forwardChain)
 	filter.Add(strayChain, "", "-d %s -j REJECT --reject-with %s", services, refusal)
-	// Docker and firewalls forward nothing that nobody lets pass.
+	// Docker and firewalls forward nothing that nobody lets pass. The mark is that of
+	// the proxy's traffic with the node's address, whose answers are of known flows.
+	filter.Add(forwardChain, "", "-m mark --mark 0x4000/0x4000 -j ACCEPT")
+	filter.Add(forwardChain, "", "-m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT")
 	for _, prefix := range []netip.Prefix{pods, nodes} {
 		filter.Add(forwardChain, "", "-s %s -j ACCEPT", prefix)
 		filter.Add(forwardChain, "", "-d %s -j ACCEPT", prefix)

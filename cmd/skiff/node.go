@@ -193,10 +193,11 @@ func proxyCommand() *cobra.Command {
 			if config.Client, err = kubernetes.NewForConfig(restConfig); err != nil {
 				return err
 			}
-			if err := mode.Clean(cmd.Context(), chosen.Name); err != nil {
+			log.Info("Services are served", "by", chosen.Name)
+			if config.Backend, err = chosen.Start(cmd.Context(), func(note string) { log.Warn(note) }); err != nil {
 				return err
 			}
-			config.Backend, config.Connections, config.Log = chosen.New(), conntrack.Netlink{}, log
+			config.Connections, config.Log = conntrack.Netlink{}, log
 			p, err := proxy.New(config)
 			if err != nil {
 				return err
@@ -210,28 +211,30 @@ func proxyCommand() *cobra.Command {
 	flags.StringVar(&config.NodeName, "hostname-override", host, "name of the node")
 	flags.StringVar(&proxyMode, "proxy-mode", "iptables", proxyModeUsage)
 	flags.StringSliceVar(&pods, "cluster-cidr", []string{"10.244.0.0/16"}, "ranges of all pods, at most one of each IP family")
+	flags.Var(&prefixList{&config.Services}, "service-cidr", "ranges of Service addresses: what is sent to one that no Service has is refused")
+	flags.Var(&prefixList{&config.NodePorts}, "nodeport-addresses", nodePortsUsage)
 	flags.StringVar(&config.HealthListen, "healthz-bind-address", ":10256", "where to answer /healthz")
 	flags.BoolVar(&cleanup, "cleanup", false, "remove all rules and end")
 	return cmd
 }
 
-const proxyModeUsage = "how Services reach pods: iptables, or auto for the best that this host has"
+const nodePortsUsage = "ranges of those addresses of the node at which node ports answer (default: all)"
+
+const proxyModeUsage = "how Services reach pods: iptables, nftables, or auto for the best that this host has"
 
 // podRanges reads ranges of pods, at most one of each family.
 func podRanges(texts []string) ([]netip.Prefix, error) {
-	var list []netip.Prefix
+	list, err := prefixes(texts)
+	if err != nil {
+		return nil, err
+	}
 	seen := make(map[corev1.IPFamily]bool)
-	for _, text := range texts {
-		prefix, err := netip.ParsePrefix(text)
-		if err != nil {
-			return nil, fmt.Errorf("range of pods: %w", err)
-		}
+	for _, prefix := range list {
 		family := proxy.FamilyOf(prefix.Addr())
 		if seen[family] {
 			return nil, fmt.Errorf("range of pods %s: there is another one of %s", prefix, family)
 		}
 		seen[family] = true
-		list = append(list, prefix)
 	}
 	return list, nil
 }
@@ -267,3 +270,35 @@ func (n *nodeIPs) String() string {
 }
 
 func (n *nodeIPs) Type() string { return "addresses" }
+
+// prefixes reads ranges; nil if there are none.
+func prefixes(texts []string) (list []netip.Prefix, err error) {
+	for _, text := range texts {
+		p, err := netip.ParsePrefix(text)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, p.Masked())
+	}
+	return list, nil
+}
+
+// prefixList is a flag of ranges, separated by commas.
+type prefixList struct{ list *[]netip.Prefix }
+
+func (p *prefixList) String() string {
+	var texts []string
+	if p.list != nil {
+		for _, prefix := range *p.list {
+			texts = append(texts, prefix.String())
+		}
+	}
+	return strings.Join(texts, ",")
+}
+
+func (p *prefixList) Set(text string) (err error) {
+	*p.list, err = prefixes(strings.Split(text, ","))
+	return err
+}
+
+func (p *prefixList) Type() string { return "ranges" }

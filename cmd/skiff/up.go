@@ -55,6 +55,7 @@ func upCommand() *cobra.Command {
 	flags.BoolVar(&policies, "network-policy", true, "enforce NetworkPolicies")
 	guardFlags(flags, &c.Guard)
 	flags.StringVar(&c.ProxyMode, "proxy-mode", "iptables", proxyModeUsage)
+	flags.Var(&prefixList{&c.NodePortAddresses}, "nodeport-addresses", nodePortsUsage)
 	encryptionFlags(flags, &c.Encryption)
 	flags.BoolVarP(&verbose, "verbose", "v", false, "write more to skiff.log in the data directory")
 	return cmd

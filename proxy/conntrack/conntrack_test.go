@@ -28,7 +28,7 @@ const (
 type site struct {
 	node, client  *nettest.Namespace
 	first, second *net.UDPConn
-	backend       iptables.Backend
+	backend       *iptables.Backend
 	last          *proxy.Table
 }
 

@@ -15,9 +15,12 @@ import (
 
 // Backend writes rules into the network namespace of the process. A family has
 // rules from the first table on that has anything of it.
-type Backend struct{ keepers map[corev1.IPFamily]*Keeper }
+type Backend struct {
+	keepers map[corev1.IPFamily]*Keeper
+	last    *proxy.Table // as it was applied; nil if that is not known
+}
 
-var _ proxy.Backend = Backend{}
+var _ proxy.Backend = (*Backend)(nil)
 
 var families = []corev1.IPFamily{corev1.IPv4Protocol, corev1.IPv6Protocol}
 
@@ -28,7 +31,7 @@ var prefixes = []string{
 }
 
 // New returns a backend; Available says whether it can work here.
-func New() Backend { return Backend{make(map[corev1.IPFamily]*Keeper)} }
+func New() *Backend { return &Backend{keepers: make(map[corev1.IPFamily]*Keeper)} }
 
 // Available says what the host lacks for rules of any family.
 func Available() error {
@@ -43,32 +46,56 @@ func Available() error {
 	return errors.Join(errs...)
 }
 
-// Apply makes the rules match t.
-func (b Backend) Apply(ctx context.Context, t *proxy.Table) error {
-	var errs []error
+// Apply makes the rules match t. It writes the chains of what has changed alone,
+// unless it is not known what is there.
+func (b *Backend) Apply(ctx context.Context, t *proxy.Table) error {
+	last := b.last
+	b.last = nil // until all that follows is done
+	if last != nil && !last.SameRanges(t) {
+		last = nil
+	}
+	changes := proxy.Changes(last, t)
 	for _, f := range families {
 		if b.keepers[f] == nil && (t.PodsOf(f).IsValid() || slices.ContainsFunc(t.Rules, func(r *proxy.Rule) bool { return r.Family == f })) {
 			b.keepers[f] = NewKeeper(f, prefixes, hooks)
 		}
-		if b.keepers[f] != nil {
-			errs = append(errs, b.keepers[f].Apply(ctx, render(t, f)...))
+		keeper := b.keepers[f]
+		if keeper == nil {
+			continue
+		}
+		if err := update(ctx, keeper, last, t, changes, f); err != nil {
+			return err
 		}
 	}
-	return errors.Join(errs...)
+	b.last = t
+	return nil
+}
+
+func update(ctx context.Context, keeper *Keeper, last, t *proxy.Table, changes []proxy.Change, f corev1.IPFamily) error {
+	if last == nil || !keeper.Known() {
+		return keeper.Apply(ctx, render(t, f)...)
+	}
+	var old, now []*proxy.Rule
+	for _, c := range changes {
+		old, now = append(old, c.Old), append(now, c.New)
+	}
+	return keeper.Change(ctx, shared, renderRules(last, f, slices.Values(old)), renderRules(t, f, slices.Values(now)))
 }
 
 // Intact reports whether the rules are as Apply left them.
-func (b Backend) Intact(ctx context.Context) (bool, error) {
+func (b *Backend) Intact(ctx context.Context) (bool, error) {
 	for _, keeper := range b.keepers {
 		if intact, err := keeper.Intact(ctx); err != nil || !intact {
+			b.last = nil
 			return false, err
 		}
 	}
-	return true, nil
+	return b.last != nil, nil
 }
 
 // Remove takes the hooks, rules and chains away, of every family that the host has.
-func (b Backend) Remove(ctx context.Context) error {
+func (b *Backend) Remove(ctx context.Context) error {
+	b.last = nil
 	var errs []error
 	for _, f := range families {
 		if Supports(f) == nil {

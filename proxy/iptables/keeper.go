@@ -32,9 +32,9 @@ type Keeper struct {
 	program  string // iptables or ip6tables
 	prefixes []string
 	hooks    []Hook
-	// applied are the tables as they were last written; nil if what is there is
-	// not known.
-	applied map[string]*Rules
+	// applied is how many rules each chain of a table was left with; nil if what is
+	// there is not known.
+	applied map[string]map[string]int
 }
 
 // NewKeeper returns the keeper of all chains of an IP family whose names begin with
@@ -70,23 +70,18 @@ func Supports(f corev1.IPFamily) error {
 func (k *Keeper) Apply(ctx context.Context, tables ...*Rules) error {
 	fresh := k.applied == nil
 	var input strings.Builder
-	next := make(map[string]*Rules)
+	next := make(map[string]map[string]int)
 	for _, r := range tables {
 		had, err := k.existing(ctx, r.table)
 		if err != nil {
 			return err
 		}
-		next[r.table] = r
-		stale := slices.DeleteFunc(had, func(chain string) bool { return r.known[chain] })
-		if fresh || len(stale) > 0 || k.applied[r.table].text(nil) != r.text(nil) {
-			input.WriteString(r.text(stale))
-		}
+		next[r.table] = r.count()
+		input.WriteString(r.text(slices.DeleteFunc(had, r.has)))
 	}
 	k.applied = nil // until all that follows is done
-	if input.Len() > 0 {
-		if err := k.restore(ctx, input.String()); err != nil {
-			return err
-		}
+	if err := k.restore(ctx, input.String()); err != nil {
+		return err
 	}
 	// Hooks come after the chains are full, so that no packet meets an empty one.
 	if fresh {
@@ -98,10 +93,92 @@ func (k *Keeper) Apply(ctx context.Context, tables ...*Rules) error {
 	return nil
 }
 
+// Known reports whether it is known what is there, which Change needs.
+func (k *Keeper) Known() bool { return k.applied != nil }
+
+// Change makes what was old of the owner's chains new, and leaves the rest as it
+// is. In the shared chains the order of rules means nothing, and only those that
+// differ are written; other chains are written as a whole.
+func (k *Keeper) Change(ctx context.Context, shared []string, old, new []*Rules) error {
+	var input strings.Builder
+	next := make(map[string]map[string]int)
+	for i := range new {
+		e := change(shared, old[i], new[i])
+		if !e.empty() {
+			input.WriteString(e.text())
+		}
+		count := k.applied[e.table]
+		for chain, n := range new[i].count() {
+			if !slices.Contains(shared, chain) {
+				count[chain] = n
+			}
+		}
+		for _, chain := range e.stale {
+			delete(count, chain)
+		}
+		for _, chain := range shared {
+			if _, there := count[chain]; there {
+				count[chain] += len(new[i].lines[chain]) - len(old[i].lines[chain])
+			}
+		}
+		next[e.table] = count
+	}
+	k.applied = nil // until all that follows is done
+	if input.Len() > 0 {
+		if err := k.restore(ctx, input.String()); err != nil {
+			return err
+		}
+	}
+	k.applied = next
+	return nil
+}
+
+func change(shared []string, old, new *Rules) *edit {
+	e := &edit{table: new.table}
+	for _, chain := range old.chains {
+		if !slices.Contains(shared, chain) && !new.has(chain) {
+			e.stale = append(e.stale, chain)
+		}
+	}
+	for _, chain := range new.chains {
+		if slices.Contains(shared, chain) || old.has(chain) && slices.Equal(old.lines[chain], new.lines[chain]) {
+			continue
+		}
+		e.chains = append(e.chains, chain)
+		e.add("-A ", new.lines[chain])
+	}
+	for _, chain := range shared {
+		gone, come := difference(old.lines[chain], new.lines[chain])
+		e.add("-D ", gone)
+		e.add("-I ", come)
+	}
+	return e
+}
+
+// difference is the lines of each that the other does not have.
+func difference(old, new []string) (gone, come []string) {
+	count := make(map[string]int)
+	for _, line := range old {
+		count[line]++
+	}
+	for _, line := range new {
+		if count[line]--; count[line] < 0 {
+			come = append(come, line)
+		}
+	}
+	for _, line := range old {
+		if count[line] > 0 {
+			count[line]--
+			gone = append(gone, line)
+		}
+	}
+	return gone, come
+}
+
 // existing are the owner's chains in a table.
 func (k *Keeper) existing(ctx context.Context, table string) ([]string, error) {
 	if k.applied != nil {
-		return slices.Clone(k.applied[table].chains), nil
+		return slices.Sorted(maps.Keys(k.applied[table])), nil
 	}
 	found, err := k.read(ctx, table)
 	return slices.Sorted(maps.Keys(found.rules)), err
@@ -140,12 +217,12 @@ func (k *Keeper) Intact(ctx context.Context) (bool, error) {
 	if k.applied == nil {
 		return false, nil
 	}
-	for table, r := range k.applied {
+	for table, count := range k.applied {
 		found, err := k.read(ctx, table)
 		if err != nil {
 			return false, err
 		}
-		if !maps.Equal(found.rules, r.count()) || !k.hangs(table, found.jumps) {
+		if !maps.Equal(found.rules, count) || !k.hangs(table, found.jumps) {
 			k.applied = nil
 			return false, nil
 		}
@@ -176,11 +253,11 @@ func (k *Keeper) Remove(ctx context.Context, tables ...string) error {
 			errs = append(errs, err)
 			continue
 		}
-		empty := &Rules{table: table}
+		e := &edit{table: table, stale: slices.Sorted(maps.Keys(found.rules))}
 		for _, jump := range found.jumps {
-			empty.lines = append(empty.lines, "-D"+strings.TrimPrefix(jump, "-A"))
+			e.lines = append(e.lines, "-D"+strings.TrimPrefix(jump, "-A"))
 		}
-		errs = append(errs, k.restore(ctx, empty.text(slices.Sorted(maps.Keys(found.rules)))))
+		errs = append(errs, k.restore(ctx, e.text()))
 	}
 	return errors.Join(errs...)
 }

@@ -24,7 +24,7 @@ func saved(t *testing.T, n *nettest.Namespace) string {
 	return regexp.MustCompile(`(?m)^#.*\n|\[\d+:\d+\]`).ReplaceAllString(n.Run(t, "iptables-save"), "")
 }
 
-func newBackend(t *testing.T) Backend {
+func newBackend(t *testing.T) *Backend {
 	t.Helper()
 	if err := Available(); err != nil {
 		t.Fatal(err)
@@ -33,7 +33,7 @@ func newBackend(t *testing.T) Backend {
 }
 
 // apply has a backend apply a table inside a namespace.
-func apply(t *testing.T, n *nettest.Namespace, b Backend, table *proxy.Table) {
+func apply(t *testing.T, n *nettest.Namespace, b *Backend, table *proxy.Table) {
 	t.Helper()
 	var err error
 	n.Do(t, func() { err = b.Apply(t.Context(), table) })
@@ -42,7 +42,7 @@ func apply(t *testing.T, n *nettest.Namespace, b Backend, table *proxy.Table) {
 	}
 }
 
-func intact(t *testing.T, n *nettest.Namespace, b Backend) bool {
+func intact(t *testing.T, n *nettest.Namespace, b *Backend) bool {
 	t.Helper()
 	var is bool
 	var err error

@@ -4,7 +4,9 @@ import (
 	"crypto/sha256"
 	"encoding/base32"
 	"fmt"
+	"iter"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -24,6 +26,7 @@ var hooks = []Hook{
 	{Table: "nat", From: "POSTROUTING", Chain: "KUBE-POSTROUTING", Match: comment("kubernetes postrouting rules")},
 	{Table: "filter", From: "INPUT", Chain: "KUBE-EXTERNAL-SERVICES", Match: newFlow("kubernetes externally-visible service portals")},
 	{Table: "filter", From: "FORWARD", Chain: "KUBE-EXTERNAL-SERVICES", Match: newFlow("kubernetes externally-visible service portals")},
+	{Table: "filter", From: "OUTPUT", Chain: "KUBE-EXTERNAL-SERVICES", Match: newFlow("kubernetes externally-visible service portals")},
 	{Table: "filter", From: "INPUT", Chain: "KUBE-PROXY-FIREWALL", Match: newFlow("kubernetes load balancer firewall")},
 	{Table: "filter", From: "OUTPUT", Chain: "KUBE-PROXY-FIREWALL", Match: newFlow("kubernetes load balancer firewall")},
 	{Table: "filter", From: "FORWARD", Chain: "KUBE-PROXY-FIREWALL", Match: newFlow("kubernetes load balancer firewall")},
@@ -38,10 +41,21 @@ func newFlow(text string) []string {
 	return append([]string{"-m", "conntrack", "--ctstate", "NEW"}, comment(text)...)
 }
 
+// shared are the chains that all Services have rules in. Each of those matches an
+// address of one Service, so that their order means nothing; what must come after
+// them is there from the beginning.
+var shared = []string{"KUBE-SERVICES", "KUBE-NODEPORTS", "KUBE-EXTERNAL-SERVICES", "KUBE-PROXY-FIREWALL"}
+
 // render is what t has of a family as rules of the tables nat and filter.
 func render(t *proxy.Table, f corev1.IPFamily) []*Rules {
-	nat := NewRules("nat", "KUBE-SERVICES", "KUBE-NODEPORTS", "KUBE-POSTROUTING", "KUBE-MARK-MASQ")
-	filter := NewRules("filter", "KUBE-SERVICES", "KUBE-EXTERNAL-SERVICES", "KUBE-FORWARD", "KUBE-PROXY-FIREWALL")
+	tables := renderRules(t, f, slices.Values(t.Rules))
+	nat, filter := tables[0], tables[1]
+	for _, chain := range []string{"KUBE-SERVICES", "KUBE-NODEPORTS", "KUBE-POSTROUTING", "KUBE-MARK-MASQ"} {
+		nat.chain(chain)
+	}
+	for _, chain := range []string{"KUBE-SERVICES", "KUBE-EXTERNAL-SERVICES", "KUBE-FORWARD", "KUBE-PROXY-FIREWALL"} {
+		filter.chain(chain)
+	}
 	nat.Add("KUBE-MARK-MASQ", "", "-j MARK --or-mark %s", masqueradeMark)
 	nat.Add("KUBE-POSTROUTING", "", "-m mark ! --mark %[1]s/%[1]s -j RETURN", masqueradeMark)
 	nat.Add("KUBE-POSTROUTING", "", "-j MARK --xor-mark %s", masqueradeMark)
@@ -49,30 +63,47 @@ func render(t *proxy.Table, f corev1.IPFamily) []*Rules {
 	filter.Add("KUBE-FORWARD", "", "-m conntrack --ctstate INVALID -j DROP")
 	filter.Add("KUBE-FORWARD", "kubernetes forwarding rules", "-m mark --mark %[1]s/%[1]s -j ACCEPT", masqueradeMark)
 	filter.Add("KUBE-FORWARD", "kubernetes forwarding conntrack rule", "-m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT")
-	for kind := proxy.ClusterIP; kind <= proxy.NodePort; kind++ {
-		for i := range t.Rules {
-			if t.Rules[i].Family == f {
-				service{pods: t.PodsOf(f), r: t.Rules[i], nat: nat, filter: filter}.render(kind)
+	for _, at := range nodePortAddresses(t, f) {
+		nat.Add("KUBE-SERVICES", "kubernetes service nodeports; NOTE: this must be the last rule in this chain", "%s-m addrtype --dst-type LOCAL -j KUBE-NODEPORTS", at)
+	}
+	for _, p := range t.ServicesOf(f) {
+		filter.Add("KUBE-SERVICES", "no Service has the address", "-d %s -j REJECT", p)
+	}
+	return tables
+}
+
+// nodePortAddresses are matches of the destinations at which node ports answer.
+func nodePortAddresses(t *proxy.Table, f corev1.IPFamily) (matches []string) {
+	ranges, all := t.NodePortsOf(f)
+	if all {
+		return []string{""}
+	}
+	for _, p := range ranges {
+		matches = append(matches, fmt.Sprintf("-d %s ", p))
+	}
+	return matches
+}
+
+// renderRules is some rules of t, of a family.
+func renderRules(t *proxy.Table, f corev1.IPFamily, rules iter.Seq[*proxy.Rule]) []*Rules {
+	nat, filter := NewRules("nat"), NewRules("filter")
+	for r := range rules {
+		if r != nil && r.Family == f {
+			s := service{pods: t.PodsOf(f), nodePorts: nodePortAddresses(t, f), r: r, nat: nat, filter: filter}
+			for _, front := range r.Fronts {
+				s.front(front)
 			}
 		}
 	}
-	nat.Add("KUBE-SERVICES", "kubernetes service nodeports; NOTE: this must be the last rule in this chain", "-m addrtype --dst-type LOCAL -j KUBE-NODEPORTS")
 	return []*Rules{nat, filter}
 }
 
 // service renders one port of one Service.
 type service struct {
 	pods        netip.Prefix
+	nodePorts   []string
 	r           *proxy.Rule
 	nat, filter *Rules
-}
-
-func (s service) render(kind proxy.FrontKind) {
-	for _, f := range s.r.Fronts {
-		if f.Kind == kind {
-			s.front(f)
-		}
-	}
 }
 
 // protocol is the protocol as iptables and the names of chains have it.
@@ -130,7 +161,9 @@ func (s service) refuse(f proxy.Front, where string) {
 	case proxy.ClusterIP:
 		s.filter.Add("KUBE-SERVICES", about, "%s -j %s", where, verdict)
 	case proxy.NodePort:
-		s.filter.Add("KUBE-EXTERNAL-SERVICES", about, "-m addrtype --dst-type LOCAL %s -j %s", where, verdict)
+		for _, at := range s.nodePorts {
+			s.filter.Add("KUBE-EXTERNAL-SERVICES", about, "%s-m addrtype --dst-type LOCAL %s -j %s", at, where, verdict)
+		}
 	default:
 		s.filter.Add("KUBE-EXTERNAL-SERVICES", about, "%s -j %s", where, verdict)
 	}
@@ -176,7 +209,9 @@ func (s service) endpoint(e netip.AddrPort) string {
 		return chain
 	}
 	// A pod that reaches itself must see the node's address, or it would answer itself.
-	s.nat.Add(chain, s.r.Name, "-s %s -j KUBE-MARK-MASQ", e.Addr())
+	if slices.Contains(s.r.Hairpin, e.Addr()) {
+		s.nat.Add(chain, s.r.Name, "-s %s -j KUBE-MARK-MASQ", e.Addr())
+	}
 	remember := ""
 	if s.r.Sticky > 0 {
 		remember = "-m recent --name " + chain + " --set "

@@ -9,6 +9,7 @@ import (
 
 	"github.com/skiff-k8s/skiff/proxy"
 	"github.com/skiff-k8s/skiff/proxy/iptables"
+	"github.com/skiff-k8s/skiff/proxy/nftables"
 )
 
 // Mode is one way.
@@ -19,14 +20,34 @@ type Mode struct {
 	// New returns the backend, also on a host that lacks something for Apply:
 	// Remove does what can be done.
 	New func() proxy.Backend
+	// Notes are what the owner of the node should know before it starts; may be nil.
+	Notes func() []string
+}
+
+// Start clears away what other modes left, and returns the backend. tell is called
+// with what the owner of the node should know.
+func (m Mode) Start(ctx context.Context, tell func(note string)) (proxy.Backend, error) {
+	if err := Clean(ctx, m.Name); err != nil {
+		return nil, err
+	}
+	if m.Notes != nil {
+		for _, note := range m.Notes() {
+			tell(note)
+		}
+	}
+	return m.New(), nil
 }
 
 // Auto is the name that stands for the best mode of the host.
 const Auto = "auto"
 
-// modes are all, the best first.
+// modes are all, the best first. The program nft, at least up to 1.0.6, ends with an
+// assertion when it is to print the rules of the mode nftables, in which what one
+// map has is the key of another. That would take from the host's owner what shows
+// all rules, so that nobody gets this mode unasked where iptables works.
 var modes = []Mode{
 	{Name: "iptables", Available: iptables.Available, New: func() proxy.Backend { return iptables.New() }},
+	{Name: "nftables", Available: nftables.Available, New: func() proxy.Backend { return nftables.New() }, Notes: nftables.Notes},
 }
 
 // Check says why there can be no mode of a name; empty stands for the default.
