@@ -103,6 +103,11 @@ compare: build etcd kube-apiserver ## Measure Skiff's API server beside kube-api
 ingress: nginx ## Measure the ingress beside Debian's nginx, and what 10,000 rules cost: TIME=10
 	go run ./bench/ingress -nginx $(TOOLS)/nginx $(if $(TIME),-seconds $(TIME))
 
+.PHONY: compare-proxy
+compare-proxy: packages build kube-proxy ## Measure the service proxy in each mode beside kube-proxy: SERVICES=10000 ENDPOINTS=5 ONLY=nftables (root)
+	go run ./bench/proxy -skiff bin/skiff -kube-proxy $(TOOLS)/kube-proxy $(if $(SERVICES),-services $(SERVICES)) $(if $(ENDPOINTS),-endpoints $(ENDPOINTS)) \
+	  $(if $(ONLY),-only '$(ONLY)')
+
 .PHONY: robustness
 robustness: build etcd database-packages ## Clients, faults, and a judge of what they saw: TIME=1h ENGINE='etcd twice' FAULTS='partition,kill' SEED=7 COUNT=1
 	SKIFF_TOOLS=$(TOOLS) go run ./robustness $(if $(TIME),-time $(TIME)) $(if $(ENGINE),-engine '$(ENGINE)') $(if $(FAULTS),-faults '$(FAULTS)') \
@@ -187,6 +192,7 @@ $(eval $(call tool,cni,$(call MODULE,cni),third_party/cni,-o $(TOOLS)/cni/ -ldfl
 $(eval $(call tool,coredns,$(call MODULE,coredns) third_party/coredns/main.go,third_party/coredns,-o $(TOOLS)/coredns -ldflags "-s -w" .))
 $(eval $(call tool,kubectl,$(call MODULE,kubernetes),third_party/kubernetes,-o $(TOOLS)/ -ldflags "$(K8S_LD)" k8s.io/kubernetes/cmd/kubectl))
 $(eval $(call tool,kube-apiserver,$(call MODULE,kubernetes),third_party/kubernetes,-o $(TOOLS)/ -ldflags "$(K8S_LD)" k8s.io/kubernetes/cmd/kube-apiserver))
+$(eval $(call tool,kube-proxy,$(call MODULE,kubernetes),third_party/kubernetes,-o $(TOOLS)/ -ldflags "$(K8S_LD)" k8s.io/kubernetes/cmd/kube-proxy))
 $(eval $(call tool,etcd,$(call MODULE,etcd),third_party/etcd,-o $(TOOLS)/etcd -ldflags "-s -w" go.etcd.io/etcd/server/v3))
 # kine as it is released, with SQLite in C, which is the faster of its two.
 $(eval $(call tool,kine,$(call MODULE,kine),third_party/kine,-o $(TOOLS)/kine -ldflags "-s -w" \

@@ -48,6 +48,7 @@ var mayImport = map[string][]string{
 	"conformance":        {"cluster", "apiserver"},
 	"bench":              {"cluster", "apiserver/backend/databases"},
 	"bench/ingress":      {"apiserver", "ingress"},
+	"bench/proxy":        {"apiserver"},
 	"robustness":         {"cluster", "apiserver"},
 	"robustness/history": nil, // what can have been does not depend on the server
 	"examples":           {"cluster/image"},
