@@ -263,10 +263,10 @@ func many(services int) *proxy.Table {
 
 // BenchmarkSync is the first sync of a node, BenchmarkChange that of one Service
 // that loses an endpoint or gets it back; BenchmarkIntact looks at all of it.
-func BenchmarkSync(b *testing.B) { bench(b, func(n int) { sync(b, many(n)) }) }
+func BenchmarkSync(b *testing.B) { bench(b, sync) }
 
 func BenchmarkChange(b *testing.B) {
-	bench(b, func(n int) {
+	bench(b, func(b *testing.B, n int) {
 		table := many(n)
 		backend := New(DefaultScheduler, iptables.New())
 		_ = backend.Remove(b.Context())
@@ -288,7 +288,7 @@ func BenchmarkChange(b *testing.B) {
 }
 
 func BenchmarkIntact(b *testing.B) {
-	bench(b, func(n int) {
+	bench(b, func(b *testing.B, n int) {
 		backend := New(DefaultScheduler, iptables.New())
 		if err := backend.Apply(b.Context(), many(n)); err != nil {
 			b.Fatal(err)
@@ -302,7 +302,8 @@ func BenchmarkIntact(b *testing.B) {
 	})
 }
 
-func sync(b *testing.B, table *proxy.Table) {
+func sync(b *testing.B, n int) {
+	table := many(n)
 	for b.Loop() {
 		b.StopTimer()
 		backend := New(DefaultScheduler, iptables.New())
@@ -319,10 +320,10 @@ func sync(b *testing.B, table *proxy.Table) {
 	}
 }
 
-func bench(b *testing.B, f func(services int)) {
+func bench(b *testing.B, f func(b *testing.B, services int)) {
 	needsKernel(b)
 	for _, n := range []int{100, 1000, 10000} {
-		b.Run(fmt.Sprintf("services=%d", n), func(b *testing.B) { inside(b, func() { f(n) }) })
+		b.Run(fmt.Sprintf("services=%d", n), func(b *testing.B) { inside(b, func() { f(b, n) }) })
 	}
 }
 
