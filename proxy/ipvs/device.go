@@ -77,6 +77,11 @@ func makeDevice() (netlink.Link, error) {
 			return nil, err
 		}
 	}
+	// Nor does it make itself an address of IPv6.
+	err = os.WriteFile("/proc/sys/net/ipv6/conf/"+deviceName+"/addr_gen_mode", []byte("1"), 0o644)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) { // there may be no IPv6
+		return nil, err
+	}
 	if err := netlink.LinkSetUp(link); err != nil {
 		return nil, fmt.Errorf("set the interface %s up: %w", deviceName, err)
 	}

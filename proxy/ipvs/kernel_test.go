@@ -16,8 +16,9 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/skiff-k8s/skiff/proxy"
-	"github.com/skiff-k8s/skiff/proxy/iptables"
 	"github.com/skiff-k8s/skiff/proxy/nettest"
+	"github.com/skiff-k8s/skiff/proxy/nftables"
+	"github.com/skiff-k8s/skiff/proxy/proxytest"
 )
 
 // needsKernel skips a test where the kernel has no IPVS. In the guest it has.
@@ -31,7 +32,12 @@ func needsKernel(t testing.TB) {
 	}
 }
 
-func newBackend() proxy.Backend { return New(DefaultScheduler, iptables.New()) }
+func newBackend() proxy.Backend { return New(DefaultScheduler, nftables.New()) }
+
+func TestBehaviours(t *testing.T) {
+	needsKernel(t)
+	proxytest.Run(t, newBackend)
+}
 
 // TestSchedulers has the kernel know every scheduler that there is said to be.
 func TestSchedulers(t *testing.T) {
@@ -70,7 +76,7 @@ func do(t *testing.T, n *nettest.Namespace, f func() error) {
 // seen is all that a backend may change in a namespace.
 func seen(t *testing.T, n *nettest.Namespace) string {
 	t.Helper()
-	text := n.Run(t, "sh", "-c", `ip -o link | cut -d: -f2; ip route show table local; ip -6 route show table local; ipvsadm -Sn
+	text := n.Run(t, "sh", "-c", `ip -o link | cut -d: -f2; ip route show table local; ip -6 route show table local; ipvsadm -Sn; nft list tables
 		grep . /proc/sys/net/ipv4/vs/conntrack /proc/sys/net/ipv4/vs/expire_nodest_conn /proc/sys/net/ipv4/vs/expire_quiescent_template`)
 	lines := slices.Collect(strings.Lines(text))
 	slices.Sort(lines)
@@ -247,7 +253,7 @@ func say(t *testing.T, conn net.Conn) string {
 
 // many is a table of Services with five endpoints each.
 func many(services int) *proxy.Table {
-	t := &proxy.Table{Pods: []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16")}}
+	t := &proxy.Table{Pods: []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16")}, Services: []netip.Prefix{netip.MustParsePrefix("10.96.0.0/16")}}
 	for i := range services {
 		r := &proxy.Rule{Name: fmt.Sprintf("ns/web-%06d", i), Protocol: corev1.ProtocolTCP, Family: corev1.IPv4Protocol}
 		r.Fronts = []proxy.Front{{Kind: proxy.ClusterIP, Addr: netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 96, byte(i >> 8), byte(i)}), 80)}}
@@ -268,7 +274,7 @@ func BenchmarkSync(b *testing.B) { bench(b, sync) }
 func BenchmarkChange(b *testing.B) {
 	bench(b, func(b *testing.B, n int) {
 		table := many(n)
-		backend := New(DefaultScheduler, iptables.New())
+		backend := New(DefaultScheduler, nftables.New())
 		_ = backend.Remove(b.Context())
 		if err := backend.Apply(b.Context(), table); err != nil {
 			b.Fatal(err)
@@ -289,7 +295,7 @@ func BenchmarkChange(b *testing.B) {
 
 func BenchmarkIntact(b *testing.B) {
 	bench(b, func(b *testing.B, n int) {
-		backend := New(DefaultScheduler, iptables.New())
+		backend := New(DefaultScheduler, nftables.New())
 		if err := backend.Apply(b.Context(), many(n)); err != nil {
 			b.Fatal(err)
 		}
@@ -306,7 +312,7 @@ func sync(b *testing.B, n int) {
 	table := many(n)
 	for b.Loop() {
 		b.StopTimer()
-		backend := New(DefaultScheduler, iptables.New())
+		backend := New(DefaultScheduler, nftables.New())
 		if err := backend.Remove(b.Context()); err != nil {
 			b.Fatal(err)
 		}

@@ -205,7 +205,9 @@ var loopback = netip.MustParseAddr("127.0.0.1")
 
 // loopbackPort is the node port of a Rule that answers at the loopback.
 func loopbackPort(t *proxy.Table, r *proxy.Rule) (uint16, bool) {
-	if r.Family != corev1.IPv4Protocol || len(r.Cluster) == 0 {
+	ranges, all := t.NodePortsOf(corev1.IPv4Protocol)
+	answers := all || slices.ContainsFunc(ranges, func(p netip.Prefix) bool { return p.Contains(loopback) })
+	if !answers || r.Family != corev1.IPv4Protocol || len(r.Cluster) == 0 {
 		return 0, false
 	}
 	for _, f := range r.Fronts {
