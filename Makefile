@@ -78,6 +78,7 @@ PROGRAMS = SKIFF_TOOLS=$(TOOLS) SKIFF_PROGRAMS=$(TOOLS) go test -tags programs -
 
 .PHONY: conformance-images
 conformance-images: image-packages agnhost coredns nonewprivs busybox sample-apiserver etcd conformance-tools go-runner
+conformance-images: image-packages agnhost nonewprivs resource-consumer busybox sample-apiserver etcd conformance-tools go-runner
 	go run ./conformance/images -out $(CACHE)/images -tools $(TOOLS) \
 	  -kubernetes "$$(cd third_party/kubernetes && go list -m -f '{{.Dir}}' k8s.io/kubernetes)"
 
@@ -227,6 +228,8 @@ $(eval $(call tool,controller-runtime-suites,$(call MODULE,controller-runtime),t
   $(addprefix sigs.k8s.io/controller-runtime/pkg/,builder cache client client/apiutil cluster controller controller/controllerutil envtest handler manager \
   manager/internal/integration metrics/filters reconcile source webhook),go test -c))
 $(eval $(call tool,nonewprivs,$(call MODULE,kubernetes),third_party/kubernetes,-o $(TOOLS)/ -ldflags "-s -w" k8s.io/kubernetes/test/images/nonewprivs))
+$(eval $(call tool,resource-consumer,$(call MODULE,kubernetes),third_party/kubernetes,-o $(TOOLS)/resource-consumer/ -ldflags "-s -w" \
+  k8s.io/kubernetes/test/images/resource-consumer k8s.io/kubernetes/test/images/resource-consumer/consume-cpu))
 $(eval $(call tool,pause,cmd/pause/main.go,.,-o $(TOOLS)/pause -ldflags "-s -w" ./cmd/pause))
 
 # The image of busybox is of its sources, for Debian's loses variables whose

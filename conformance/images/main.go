@@ -59,8 +59,8 @@ const (
 	e2e  = "registry.k8s.io/e2e-test-images/"
 )
 
-// images are those that the 446 tests use, in the order of the suite's own list,
-// and the suite itself.
+// images are those that the 446 tests use, and those of autoscaling, in the order of
+// the suite's own list, and the suite itself.
 func images(cache, tools, module string) []standIn {
 	base := network(cache)
 	agnhost := image.Layer{
@@ -103,6 +103,15 @@ func images(cache, tools, module string) []standIn {
 			},
 			differs: "nginx is Debian's, of another version",
 		},
+		{Image: image.Image{
+			Reference: e2e + "resource-consumer:1.14",
+			Layers: []image.Layer{{
+				image.Packages{Names: []string{"stress"}, Cache: cache},
+				image.File{From: filepath.Join(tools, "resource-consumer", "resource-consumer"), To: "consumer"},
+				image.File{From: filepath.Join(tools, "resource-consumer", "consume-cpu"), To: "consume-cpu/consume-cpu"},
+			}},
+			Config: v1.Config{Entrypoint: []string{"/consumer"}, Env: []string{path}, WorkingDir: "/"},
+		}},
 		{
 			Image: image.Image{
 				Reference: e2e + "nautilus:1.8", Layers: page("nautilus"),
@@ -196,7 +205,7 @@ func busybox(tools string) image.Layer {
 
 func web(cache string) image.Layer {
 	return append(image.Layer{
-		image.Packages{Names: []string{"nginx-light", "dash"}, Without: []string{"iproute2"}, Cache: cache},
+		image.Packages{Names: []string{"nginx-light", "dash", "coreutils"}, Without: []string{"iproute2"}, Cache: cache},
 		image.Folder{To: "var/lib/nginx", Mode: 0o755},
 		image.Folder{To: "var/log/nginx", Mode: 0o755},
 		image.Folder{To: "run", Mode: 0o755},
