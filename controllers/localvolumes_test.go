@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
@@ -251,6 +252,29 @@ func TestLocalVolumeGoesElsewhere(t *testing.T) {
 		})
 		w.bound(claim, corev1.ClaimBound, w.selectNode(claim, "n2"))
 	}
+}
+
+// TestFullNodeChosenAgain: a scheduler that insists on a node without room does not have it asked all the time.
+func TestFullNodeChosenAgain(t *testing.T) {
+	w, d := startLocal(t)
+	d.be(func(d *disks) { d.full["n1"] = true })
+	w.claim("data", "1Gi", "local")
+	begin := time.Now()
+	for range 3 {
+		w.selectNode("data", "n1")
+		w.eventually("another choice", func() error {
+			c, err := w.CoreV1().PersistentVolumeClaims(w.namespace).Get(t.Context(), "data", metav1.GetOptions{})
+			if err == nil && c.Annotations[volume.AnnSelectedNode] != "" {
+				err = fmt.Errorf("%v", c.Annotations)
+			}
+			return err
+		})
+	}
+	if took := time.Since(begin); took < 3*time.Second { // a second, then two
+		t.Errorf("the node was asked three times within %v", took)
+	}
+	d.be(func(d *disks) { d.full["n1"] = false })
+	w.bound("data", corev1.ClaimBound, w.selectNode("data", "n1"))
 }
 
 func TestLocalVolumeIsRetained(t *testing.T) {

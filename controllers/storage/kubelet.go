@@ -7,8 +7,9 @@ import (
 	"fmt"
 	"net/http"
 	"path"
-	"strings"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 )
@@ -46,20 +47,36 @@ func (k kubelets) request(verb, node, name string) *rest.Request {
 	return k.client.CoreV1().RESTClient().Verb(verb).Resource("nodes").Name(node).SubResource("proxy").Suffix("localVolumes", name)
 }
 
-// ask returns what a kubelet answers. Its errors are plain text; those of the API server on the way are a Status.
+// ask returns what a kubelet answers.
 func ask(ctx context.Context, request *rest.Request) ([]byte, error) {
 	var code int
-	var kind string
-	result := request.Do(ctx).StatusCode(&code).ContentType(&kind)
-	answer, err := result.Raw()
-	text := strings.TrimSpace(string(answer))
-	switch {
-	case code == http.StatusInsufficientStorage:
-		return nil, fmt.Errorf("%w: %s", ErrNoSpace, text)
-	case code == http.StatusAccepted:
+	result := request.Do(ctx).StatusCode(&code)
+	if code == http.StatusAccepted {
 		return nil, errors.New("the volume is still being wiped")
-	case err != nil && strings.HasPrefix(kind, "text/plain") && text != "":
-		return nil, errors.New(text)
 	}
-	return answer, err
+	err := result.Error()
+	switch refused, text := refusal(err); {
+	case refused == http.StatusInsufficientStorage:
+		return nil, fmt.Errorf("%w: %s", ErrNoSpace, text)
+	case text != "":
+		return nil, errors.New(text)
+	case err != nil:
+		return nil, err
+	}
+	return result.Raw()
+}
+
+// refusal is what a kubelet has said in an error, and with which code. That is plain text, of which the client makes the cause
+// of an error of its own, and nothing else. Errors of the API server on the way have no such cause.
+func refusal(err error) (code int, text string) {
+	var status apierrors.APIStatus
+	if !errors.As(err, &status) || status.Status().Details == nil {
+		return 0, ""
+	}
+	for _, cause := range status.Status().Details.Causes {
+		if cause.Type == metav1.CauseTypeUnexpectedServerResponse {
+			return int(status.Status().Code), cause.Message
+		}
+	}
+	return 0, ""
 }

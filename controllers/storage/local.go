@@ -17,6 +17,7 @@ import (
 	corelisters "k8s.io/client-go/listers/core/v1"
 	storagelisters "k8s.io/client-go/listers/storage/v1"
 	"k8s.io/client-go/tools/record"
+	"k8s.io/client-go/util/flowcontrol"
 	"k8s.io/component-helpers/storage/volume"
 	"k8s.io/utils/ptr"
 
@@ -53,6 +54,7 @@ func LocalProvisioner(d Deps, directories NodeVolumes) reconcile.Controller {
 	p := &provisioner{
 		client: d.Client, directories: directories, events: d.Recorder(LocalProvisionerName),
 		claims: claims.Lister(), volumes: volumes.Lister(), nodes: nodes.Lister(), classes: classes.Lister(),
+		full: flowcontrol.NewBackOff(time.Second, time.Minute),
 	}
 	return reconcile.Controller{
 		Name:    "LocalProvisioner",
@@ -67,7 +69,7 @@ func LocalProvisioner(d Deps, directories NodeVolumes) reconcile.Controller {
 			if key.Namespace == "" {
 				return 0, p.syncVolume(ctx, key.Name)
 			}
-			return 0, p.syncClaim(ctx, key)
+			return p.syncClaim(ctx, key)
 		},
 	}
 }
@@ -80,6 +82,8 @@ type provisioner struct {
 	volumes     corelisters.PersistentVolumeLister
 	nodes       corelisters.NodeLister
 	classes     storagelisters.StorageClassLister
+	// full says which nodes had no room for a claim, and until when that is believed: the scheduler may choose them again at once.
+	full *flowcontrol.Backoff
 }
 
 // provisionedClaim names a claim that is for this provisioner, and the volume of one that is gone.
@@ -140,24 +144,33 @@ func ready(node *corev1.Node) bool {
 	})
 }
 
-func (p *provisioner) syncClaim(ctx context.Context, key reconcile.Key) error {
+// syncClaim returns when a claim is to be looked at again; zero for when it changes.
+func (p *provisioner) syncClaim(ctx context.Context, key reconcile.Key) (time.Duration, error) {
 	claim, err := p.claims.PersistentVolumeClaims(key.Namespace).Get(key.Name)
 	switch {
 	case err != nil:
-		return reconcile.IgnoreNotFound(err)
+		return 0, reconcile.IgnoreNotFound(err)
 	case claim.Spec.VolumeName != "":
-		return p.resize(ctx, claim)
+		return 0, p.resize(ctx, claim)
 	case claim.DeletionTimestamp != nil || claim.Annotations[volume.AnnStorageProvisioner] != LocalProvisionerName:
-		return nil
+		return 0, nil
 	}
 	class, err := p.classes.Get(volume.GetPersistentVolumeClaimClass(claim))
 	if err != nil || class.Provisioner != LocalProvisionerName {
-		return reconcile.IgnoreNotFound(err)
+		return 0, reconcile.IgnoreNotFound(err)
 	}
 	if _, err := p.volumes.Get(volumeName(claim)); !apierrors.IsNotFound(err) {
-		return err // it is made; binding is not this loop's
+		return 0, err // it is made; binding is not this loop's
 	}
-	return p.provision(ctx, claim, class)
+	if p.full.IsInBackOffSinceUpdate(onNode(claim), time.Now()) {
+		return p.full.Get(onNode(claim)), nil
+	}
+	return 0, p.provision(ctx, claim, class)
+}
+
+// onNode names a claim and the node that was chosen for it.
+func onNode(claim *corev1.PersistentVolumeClaim) string {
+	return string(claim.UID) + "/" + claim.Annotations[volume.AnnSelectedNode]
 }
 
 // volumeName is the name of the volume that is made for a claim. It says which claim, so that none is made twice.
@@ -182,6 +195,8 @@ func (p *provisioner) provision(ctx context.Context, claim *corev1.PersistentVol
 	path, err := p.directories.Make(ctx, node.Name, volumeName(claim))
 	switch {
 	case errors.Is(err, ErrNoSpace):
+		p.full.GC() // of claims that are gone
+		p.full.Next(onNode(claim), time.Now())
 		return p.reschedule(ctx, claim, class, err)
 	case err != nil:
 		p.failed(claim, class, err)
