@@ -74,7 +74,7 @@ programs: packages build tools helm helm4 cert-manager metrics-server operator k
 controller-runtime: packages tools controller-runtime-suites ## Run the suites of controller-runtime on the API server: RUN='client/apiutil'
 	$(PROGRAMS) -run '^TestControllerRuntime$$$(if $(RUN),/$(RUN))'
 
-PROGRAMS = SKIFF_TOOLS=$(TOOLS) SKIFF_PROGRAMS=$(TOOLS) go test -tags programs -count=1 -timeout 45m -v ./conformance/programs
+PROGRAMS = SKIFF_TOOLS=$(TOOLS) SKIFF_PROGRAMS=$(TOOLS) go test -tags programs -count=1 -timeout 75m -v ./conformance/programs
 
 .PHONY: conformance-images
 conformance-images: image-packages agnhost coredns nonewprivs busybox sample-apiserver etcd conformance-tools go-runner

@@ -25,6 +25,8 @@ func TestApplications(t *testing.T) {
 	c.importStandIns(t)
 	for _, helm := range []string{"helm", "helm4"} {
 		t.Run("podinfo with "+helm, func(t *testing.T) { testPodinfo(t, c, helm) })
+		t.Run("t4 with "+helm, func(t *testing.T) { testT4(t, c, helm, "standard") })
+		t.Run("local-path-provisioner with "+helm, func(t *testing.T) { testLocalPath(t, c, helm) })
 		t.Run("seaweedfs with "+helm, func(t *testing.T) { testSeaweedFS(t, c, helm) })
 		t.Run("gatekeeper with "+helm, func(t *testing.T) { testGatekeeper(t, c, helm) })
 	}
