@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -38,6 +39,7 @@ func (c *cluster) testFolder(t *testing.T, helm string, files []string) {
 	if len(names) < len(files) {
 		t.Fatalf("%d definitions of %d files:\n%s", len(names), len(files), strings.Join(names, "\n"))
 	}
+	c.checkKnown(t)
 	c.helm(t, helm, "upgrade", "set", chart, "--wait", "--set", "version=two")
 	if out := c.kubectl(t, "get", "configmap", "chart", "-o", "jsonpath={.data.version}"); out != "two" {
 		t.Errorf("after the upgrade the version is %q", out)
@@ -47,6 +49,18 @@ func (c *cluster) testFolder(t *testing.T, helm string, files []string) {
 		t.Errorf("%d definitions of %d are left; Helm leaves them all", len(left), len(names))
 	}
 	c.kubectl(t, append([]string{"delete", "--wait"}, names...)...)
+}
+
+// checkKnown sees that Helm told the chart of the kinds which it had just defined: templates ask which there are.
+func (c *cluster) checkKnown(t *testing.T) {
+	t.Helper()
+	known := strings.Fields(c.kubectl(t, "get", "configmap", "chart", "-o", "jsonpath={.data.known}"))
+	kinds := c.kubectl(t, "get", "crd", "-o", "jsonpath={range .items[*]}{.spec.group}/{.spec.versions[?(@.storage==true)].name}/{.spec.names.kind} {end}")
+	for _, kind := range append(strings.Fields(kinds), "autoscaling/v2/HorizontalPodAutoscaler") {
+		if !slices.Contains(known, kind) {
+			t.Errorf("a chart is not told of %s", kind)
+		}
+	}
 }
 
 func (c *cluster) testTemplates(t *testing.T, helm string, files []string) {
@@ -95,7 +109,7 @@ func makeChart(t *testing.T, folder string, files []string) string {
 	}
 	write("Chart.yaml", "{apiVersion: v2, name: set, version: 0.1.0}")
 	write("values.yaml", "version: one")
-	write("templates/chart.yaml", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: chart}\ndata: {version: {{ .Values.version }}}\n")
+	write("templates/chart.yaml", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: chart}\ndata:\n  version: {{ .Values.version }}\n  known: {{ join \" \" .Capabilities.APIVersions | quote }}\n")
 	for i, file := range files {
 		data, err := os.ReadFile(file)
 		if err != nil {
