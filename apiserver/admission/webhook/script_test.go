@@ -181,6 +181,9 @@ func (p *player) play(t *testing.T, s *step) {
 		slices.SortStableFunc(p.asked, order)
 	}
 	s.got = append(p.asked, answer)
+	if strings.HasPrefix(s.request, "POST /apis/apiextensions.k8s.io/v1/customresourcedefinitions") && strings.HasPrefix(answer, "< 201") {
+		p.untilServed(t, s.body)
+	}
 	if *upstream != "" {
 		return
 	}
@@ -240,6 +243,25 @@ func (p *player) send(t *testing.T, request, body string) string {
 		line += " " + p.normal(warning)
 	}
 	return line + " " + p.canonical(t, data)
+}
+
+// untilServed waits until the server serves all that a definition defines, which it does a moment after it has it.
+func (p *player) untilServed(t *testing.T, definition string) {
+	var d struct {
+		Spec struct {
+			Group    string
+			Names    struct{ Plural string }
+			Versions []struct{ Name string }
+		}
+	}
+	if err := json.Unmarshal([]byte(definition), &d); err != nil {
+		t.Fatal(err)
+	}
+	for _, v := range d.Spec.Versions {
+		for strings.HasPrefix(p.send(t, "GET /apis/"+d.Spec.Group+"/"+v.Name+"/"+d.Spec.Names.Plural, ""), "< 404") {
+			time.Sleep(5 * time.Millisecond)
+		}
+	}
 }
 
 // configure sets the webhooks of a kind.
