@@ -77,8 +77,7 @@ controller-runtime: packages tools controller-runtime-suites ## Run the suites o
 PROGRAMS = SKIFF_TOOLS=$(TOOLS) SKIFF_PROGRAMS=$(TOOLS) go test -tags programs -count=1 -timeout 75m -v ./conformance/programs
 
 .PHONY: conformance-images
-conformance-images: image-packages agnhost coredns nonewprivs busybox sample-apiserver etcd conformance-tools go-runner
-conformance-images: image-packages agnhost nonewprivs resource-consumer busybox sample-apiserver etcd conformance-tools go-runner
+conformance-images: image-packages agnhost coredns nonewprivs resource-consumer busybox sample-apiserver etcd conformance-tools go-runner
 	go run ./conformance/images -out $(CACHE)/images -tools $(TOOLS) \
 	  -kubernetes "$$(cd third_party/kubernetes && go list -m -f '{{.Dir}}' k8s.io/kubernetes)"
 

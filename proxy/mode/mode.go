@@ -5,10 +5,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/skiff-k8s/skiff/proxy"
 	"github.com/skiff-k8s/skiff/proxy/iptables"
+	"github.com/skiff-k8s/skiff/proxy/ipvs"
 	"github.com/skiff-k8s/skiff/proxy/nftables"
 )
 
@@ -22,6 +24,12 @@ type Mode struct {
 	New func() proxy.Backend
 	// Notes are what the owner of the node should know before it starts; may be nil.
 	Notes func() []string
+	// Loads says that Available loads modules of the kernel. Remove does not: it finds
+	// out by itself that there is nothing.
+	Loads bool
+	// Over is the name of the mode that this one uses for what it cannot do; empty: of
+	// none.
+	Over string
 }
 
 // Start clears away what other modes left, and returns the backend. tell is called
@@ -48,6 +56,43 @@ const Auto = "auto"
 var modes = []Mode{
 	{Name: "iptables", Available: iptables.Available, New: func() proxy.Backend { return iptables.New() }},
 	{Name: "nftables", Available: nftables.Available, New: func() proxy.Backend { return nftables.New() }, Notes: nftables.Notes},
+	withIPVS("ipvs", ipvs.DefaultScheduler),
+}
+
+// withIPVS is the mode of IPVS with a scheduler.
+func withIPVS(name, scheduler string) Mode {
+	return Mode{
+		Name: name, Loads: true, Over: "nftables", Notes: nftables.Notes,
+		Available: func() error {
+			if err := nftables.Available(); err != nil {
+				return err
+			}
+			return ipvs.Available(scheduler)
+		},
+		New: func() proxy.Backend { return ipvs.New(scheduler, nftables.New()) },
+	}
+}
+
+// WithScheduler is the name of a mode with a scheduler, ipvs/wlc; an empty one is the
+// default.
+func WithScheduler(name, scheduler string) string {
+	if scheduler == "" {
+		return name
+	}
+	return name + "/" + scheduler
+}
+
+// find is the modes, that of IPVS with the scheduler of the name.
+func find(name string) ([]Mode, error) {
+	bare, scheduler, found := strings.Cut(name, "/")
+	if !found {
+		return modes, nil
+	}
+	if bare != "ipvs" {
+		return nil, fmt.Errorf("proxy mode %s has no schedulers", bare)
+	}
+	list := slices.DeleteFunc(slices.Clone(modes), func(m Mode) bool { return m.Name == bare })
+	return append(list, withIPVS(name, scheduler)), ipvs.CheckScheduler(scheduler)
 }
 
 // Check says why there can be no mode of a name; empty stands for the default.
@@ -55,8 +100,12 @@ func Check(name string) error {
 	if name == "" || name == Auto {
 		return nil
 	}
+	list, err := find(name)
+	if err != nil {
+		return err
+	}
 	var names []string
-	for _, m := range modes {
+	for _, m := range list {
 		if m.Name == name {
 			return nil
 		}
@@ -74,8 +123,12 @@ func Choose(name string) (Mode, error) {
 	if name == "" {
 		name = "iptables"
 	}
+	list, err := find(name)
+	if err != nil {
+		return Mode{}, err
+	}
 	var errs []error
-	for _, m := range modes {
+	for _, m := range list {
 		if m.Name != name && name != Auto {
 			continue
 		}
@@ -91,13 +144,20 @@ func Choose(name string) (Mode, error) {
 // Clean takes away what modes made, in this run or an earlier one, but for the one
 // to keep; empty: of all.
 func Clean(ctx context.Context, keep string) error {
-	var errs []error
+	keep, _, _ = strings.Cut(keep, "/")
+	kept := map[string]bool{keep: true}
 	for _, m := range modes {
 		if m.Name == keep {
+			kept[m.Over] = true
+		}
+	}
+	var errs []error
+	for _, m := range modes {
+		if kept[m.Name] {
 			continue
 		}
 		// Without what a mode needs there can be nothing of it.
-		if m.Available() != nil {
+		if !m.Loads && m.Available() != nil {
 			continue
 		}
 		if err := m.New().Remove(ctx); err != nil {

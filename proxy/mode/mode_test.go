@@ -25,6 +25,8 @@ func TestChoose(t *testing.T) {
 		"iptables": {want: "iptables"},
 		"last":     {want: "last"},
 		"best":     {err: "proxy mode best: no such kernel module"},
+		"ipvs/x":   {err: `there is no scheduler "x" of IPVS; there are rr, `},
+		"last/rr":  {err: "proxy mode last has no schedulers"},
 		"ipvsx":    {err: `there is no proxy mode "ipvsx"; there are best, iptables, last and auto`},
 	} {
 		got, err := Choose(name)
