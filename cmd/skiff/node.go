@@ -164,7 +164,7 @@ func guardFlags(flags *pflag.FlagSet, g *kubelet.Guard) {
 func proxyCommand() *cobra.Command {
 	var c client
 	var config proxy.Config
-	var proxyMode string
+	var proxyMode, scheduler string
 	var pods []string
 	var cleanup bool
 	cmd := &cobra.Command{
@@ -179,7 +179,7 @@ func proxyCommand() *cobra.Command {
 			if cleanup {
 				return mode.Clean(cmd.Context(), "")
 			}
-			chosen, err := mode.Choose(proxyMode)
+			chosen, err := mode.Choose(mode.WithScheduler(proxyMode, scheduler))
 			if err != nil {
 				return err
 			}
@@ -210,6 +210,7 @@ func proxyCommand() *cobra.Command {
 	c.flags(flags)
 	flags.StringVar(&config.NodeName, "hostname-override", host, "name of the node")
 	flags.StringVar(&proxyMode, "proxy-mode", "iptables", proxyModeUsage)
+	flags.StringVar(&scheduler, "ipvs-scheduler", "", schedulerUsage)
 	flags.StringSliceVar(&pods, "cluster-cidr", []string{"10.244.0.0/16"}, "ranges of all pods, at most one of each IP family")
 	flags.Var(&prefixList{&config.Services}, "service-cidr", "ranges of Service addresses: what is sent to one that no Service has is refused")
 	flags.Var(&prefixList{&config.NodePorts}, "nodeport-addresses", nodePortsUsage)
@@ -220,7 +221,9 @@ func proxyCommand() *cobra.Command {
 
 const nodePortsUsage = "ranges of those addresses of the node at which node ports answer (default: all)"
 
-const proxyModeUsage = "how Services reach pods: iptables, nftables, or auto for the best that this host has"
+const proxyModeUsage = "how Services reach pods: iptables, nftables, ipvs, or auto for the best that this host has"
+
+const schedulerUsage = "how IPVS spreads flows: rr (the default), lc, sh, … with --proxy-mode ipvs"
 
 // podRanges reads ranges of pods, at most one of each family.
 func podRanges(texts []string) ([]netip.Prefix, error) {

@@ -11,16 +11,19 @@ import (
 
 	"github.com/skiff-k8s/skiff/atomicfile"
 	"github.com/skiff-k8s/skiff/cluster"
+	"github.com/skiff-k8s/skiff/proxy/mode"
 )
 
 func upCommand() *cobra.Command {
 	var c cluster.Config
+	var scheduler string
 	var verbose, policies bool
 	cmd := &cobra.Command{
 		Use:   "up",
 		Short: "Run a cluster on this machine in the foreground; Ctrl-C takes it away again, but for its data",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			c.ProxyMode = mode.WithScheduler(c.ProxyMode, scheduler)
 			if err := atomicfile.Folder(c.DataDir, 0o755); err != nil {
 				return err
 			}
@@ -55,6 +58,7 @@ func upCommand() *cobra.Command {
 	flags.BoolVar(&policies, "network-policy", true, "enforce NetworkPolicies")
 	guardFlags(flags, &c.Guard)
 	flags.StringVar(&c.ProxyMode, "proxy-mode", "iptables", proxyModeUsage)
+	flags.StringVar(&scheduler, "ipvs-scheduler", "", schedulerUsage)
 	flags.Var(&prefixList{&c.NodePortAddresses}, "nodeport-addresses", nodePortsUsage)
 	encryptionFlags(flags, &c.Encryption)
 	flags.BoolVarP(&verbose, "verbose", "v", false, "write more to skiff.log in the data directory")
