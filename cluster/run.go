@@ -53,6 +53,10 @@ func (r *run) chooseProxyMode() error {
 	if err != nil {
 		return err
 	}
+	// What IPVS spreads is not forwarded, so that it passes by the rules of policies.
+	if chosen.ByIPVS() && !r.WithoutNetworkPolicy {
+		return errors.New("NetworkPolicies would not be enforced for what goes to pods by IPVS; run with --network-policy=false, or in another proxy mode")
+	}
 	r.ProxyMode = chosen.Name
 	r.say("Services by %s", chosen.Name)
 	return nil

@@ -46,6 +46,12 @@ func (m Mode) Start(ctx context.Context, tell func(note string)) (proxy.Backend,
 	return m.New(), nil
 }
 
+// ByIPVS reports whether the kernel's own load balancer spreads flows.
+func (m Mode) ByIPVS() bool { return m.Name == ipvsName || strings.HasPrefix(m.Name, ipvsName+"/") }
+
+// ipvsName is the mode of IPVS, after which its scheduler may stand.
+const ipvsName = "ipvs"
+
 // Auto is the name that stands for the best mode of the host.
 const Auto = "auto"
 
@@ -56,7 +62,7 @@ const Auto = "auto"
 var modes = []Mode{
 	{Name: "iptables", Available: iptables.Available, New: func() proxy.Backend { return iptables.New() }},
 	{Name: "nftables", Available: nftables.Available, New: func() proxy.Backend { return nftables.New() }, Notes: nftables.Notes},
-	withIPVS("ipvs", ipvs.DefaultScheduler),
+	withIPVS(ipvsName, ipvs.DefaultScheduler),
 }
 
 // withIPVS is the mode of IPVS with a scheduler.
@@ -88,7 +94,7 @@ func find(name string) ([]Mode, error) {
 	if !found {
 		return modes, nil
 	}
-	if bare != "ipvs" {
+	if bare != ipvsName {
 		return nil, fmt.Errorf("proxy mode %s has no schedulers", bare)
 	}
 	list := slices.DeleteFunc(slices.Clone(modes), func(m Mode) bool { return m.Name == bare })

@@ -39,3 +39,11 @@ func TestChoose(t *testing.T) {
 		t.Errorf("a host that lacks everything: got %q (%v), want all that it lacks", got.Name, err)
 	}
 }
+
+func TestByIPVS(t *testing.T) {
+	for name, want := range map[string]bool{"ipvs": true, "ipvs/wlc": true, "iptables": false, "ipvsx": false} {
+		if got := (Mode{Name: name}).ByIPVS(); got != want {
+			t.Errorf("%s: got %v", name, got)
+		}
+	}
+}
