@@ -85,7 +85,7 @@ func familiesOf(s *corev1.Service) string {
 	if s.Spec.IPFamilyPolicy != nil {
 		policy = *s.Spec.IPFamilyPolicy
 	}
-	return fmt.Sprint(policy, s.Spec.IPFamilies, s.Spec.ClusterIPs)
+	return fmt.Sprintf("%s %v %v", policy, s.Spec.IPFamilies, s.Spec.ClusterIPs)
 }
 
 func clientOf(t *testing.T, s *apiserver.Server) kubernetes.Interface {

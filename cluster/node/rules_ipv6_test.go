@@ -59,7 +59,7 @@ func TestIPv6(t *testing.T) {
 			{Kind: proxy.ClusterIP, Addr: netip.MustParseAddrPort("[fd00:10:96::7]:80")},
 			{Kind: proxy.NodePort, Addr: netip.AddrPortFrom(netip.Addr{}, 30080)},
 		},
-		Cluster: endpoint, Local: endpoint,
+		Cluster: endpoint, Local: endpoint, Hairpin: []netip.Addr{endpoint[0].Addr()},
 	}, {
 		Name: "default/none", Protocol: corev1.ProtocolTCP, Family: corev1.IPv6Protocol,
 		Fronts: []proxy.Front{{Kind: proxy.ClusterIP, Addr: netip.MustParseAddrPort("[fd00:10:96::8]:80")}},
