@@ -36,7 +36,7 @@ build: ## Build bin/skiff
 
 .PHONY: test
 test: packages database-packages tools test-tools conformance-tools conformance-images lint ## Run all tests: what CI runs
-	SKIFF_TOOLS=$(TOOLS) SKIFF_IMAGES=$(CACHE)/images go test -timeout 25m ./...
+	SKIFF_TOOLS=$(TOOLS) SKIFF_IMAGES=$(CACHE)/images go test -timeout 40m ./...
 
 .PHONY: lint
 lint: staticcheck ## Check format, vet and staticcheck
