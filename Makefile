@@ -99,6 +99,10 @@ compare: build etcd kube-apiserver ## Measure Skiff's API server beside kube-api
 	$(if $(ENGINES),$(MAKE) kine database-packages)
 	go run ./bench -tools $(TOOLS) $(if $(ENGINES),-engines $(ENGINES)) $(if $(OUT),-out $(OUT))
 
+.PHONY: scale
+scale: ## Have a control plane place pods on fake nodes: NODES=1000 PODS=5000 OUT=report.md
+	go run ./bench/scale $(if $(NODES),-nodes $(NODES)) $(if $(PODS),-pods $(PODS)) $(if $(OUT),-out $(OUT))
+
 .PHONY: ingress
 ingress: nginx ## Measure the ingress beside Debian's nginx, and what 10,000 rules cost: TIME=10
 	go run ./bench/ingress -nginx $(TOOLS)/nginx $(if $(TIME),-seconds $(TIME))
