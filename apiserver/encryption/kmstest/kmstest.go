@@ -100,7 +100,7 @@ func (p *Plugin) Stop() {
 	p.mu.Unlock()
 	if server != nil {
 		close(end)
-		server.Stop()
+		server.GracefulStop() // a call that is under way would else end in another way than those after it
 	}
 }
 
