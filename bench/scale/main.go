@@ -3,7 +3,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -21,6 +20,9 @@ import (
 
 // podRange has room for a /24 of each of 16,384 nodes (RFC 6598).
 var podRange = netip.MustParsePrefix("100.64.0.0/10")
+
+// address is where the API of the measured cluster is.
+var address = netip.MustParseAddrPort("127.0.0.1:7643")
 
 func main() {
 	var l load
@@ -83,10 +85,6 @@ func serveCluster(ctx context.Context, dir string, l load) error {
 			return err
 		}
 		defer pprof.StopCPUProfile()
-	}
-	address, err := netip.ParseAddrPort(cmp.Or(os.Getenv("SKIFF_SCALE_LISTEN"), "127.0.0.1:7643"))
-	if err != nil {
-		return err
 	}
 	return cluster.Up(ctx, cluster.Config{
 		DataDir: filepath.Join(dir, "data"), Listen: address, PodCIDRs: family.Ranges{podRange}, FakeNodes: l.nodes,

@@ -14,7 +14,6 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 	"golang.org/x/sync/errgroup"
-	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
@@ -183,8 +182,10 @@ func proxyCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if config.Pods, err = podRanges(pods); err != nil {
-				return err
+			if len(pods) > 0 {
+				if config.Pods, err = family.Parse(strings.Join(pods, ",")); err != nil {
+					return fmt.Errorf("ranges of pods: %w", err)
+				}
 			}
 			restConfig, err := c.config("proxy")
 			if err != nil {
@@ -225,23 +226,6 @@ const proxyModeUsage = "how Services reach pods: iptables, nftables, ipvs, or au
 
 const schedulerUsage = "how IPVS spreads flows: rr (the default), lc, sh, … with --proxy-mode ipvs"
 
-// podRanges reads ranges of pods, at most one of each family.
-func podRanges(texts []string) ([]netip.Prefix, error) {
-	list, err := prefixes(texts)
-	if err != nil {
-		return nil, err
-	}
-	seen := make(map[corev1.IPFamily]bool)
-	for _, prefix := range list {
-		family := proxy.FamilyOf(prefix.Addr())
-		if seen[family] {
-			return nil, fmt.Errorf("range of pods %s: there is another one of %s", prefix, family)
-		}
-		seen[family] = true
-	}
-	return list, nil
-}
-
 // nodeIPs are the addresses of a kubelet's node, as a flag.
 type nodeIPs kubelet.Config
 
@@ -274,18 +258,6 @@ func (n *nodeIPs) String() string {
 
 func (n *nodeIPs) Type() string { return "addresses" }
 
-// prefixes reads ranges; nil if there are none.
-func prefixes(texts []string) (list []netip.Prefix, err error) {
-	for _, text := range texts {
-		p, err := netip.ParsePrefix(text)
-		if err != nil {
-			return nil, err
-		}
-		list = append(list, p.Masked())
-	}
-	return list, nil
-}
-
 // prefixList is a flag of ranges, separated by commas.
 type prefixList struct{ list *[]netip.Prefix }
 
@@ -299,9 +271,17 @@ func (p *prefixList) String() string {
 	return strings.Join(texts, ",")
 }
 
-func (p *prefixList) Set(text string) (err error) {
-	*p.list, err = prefixes(strings.Split(text, ","))
-	return err
+func (p *prefixList) Set(text string) error {
+	var list []netip.Prefix
+	for part := range strings.SplitSeq(text, ",") {
+		prefix, err := netip.ParsePrefix(part)
+		if err != nil {
+			return err
+		}
+		list = append(list, prefix.Masked())
+	}
+	*p.list = list
+	return nil
 }
 
 func (p *prefixList) Type() string { return "ranges" }

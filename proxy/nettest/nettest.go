@@ -5,6 +5,7 @@ package nettest
 import (
 	"bytes"
 	"encoding/binary"
+	"io"
 	"net"
 	"net/netip"
 	"os"
@@ -155,6 +156,13 @@ func (n *Namespace) ListenUDP(t testing.TB, addr string) *net.UDPConn {
 // closed.
 func (n *Namespace) ListenTCP(t testing.TB, addr, name string) {
 	t.Helper()
+	n.AnswerTCP(t, addr, func(net.Addr) string { return name })
+}
+
+// AnswerTCP listens inside until the test ends. Every connection is told what answer
+// says to its client, and closed.
+func (n *Namespace) AnswerTCP(t testing.TB, addr string, answer func(client net.Addr) string) {
+	t.Helper()
 	var listener net.Listener
 	var err error
 	n.Do(t, func() { listener, err = net.Listen("tcp", addr) })
@@ -168,7 +176,7 @@ func (n *Namespace) ListenTCP(t testing.TB, addr, name string) {
 			if err != nil {
 				return
 			}
-			_, _ = conn.Write([]byte(name))
+			_, _ = io.WriteString(conn, answer(conn.RemoteAddr()))
 			conn.Close()
 		}
 	}()

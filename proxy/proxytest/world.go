@@ -3,7 +3,6 @@ package proxytest
 import (
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/netip"
 	"os"
@@ -128,23 +127,7 @@ func (w *world) join(t *testing.T, name string, h host, gateway4, gateway6 strin
 // serveTCP tells every client the name and the address that it comes from.
 func serveTCP(t *testing.T, n *nettest.Namespace, addr, name string) {
 	t.Helper()
-	var listener net.Listener
-	var err error
-	n.Do(t, func() { listener, err = net.Listen("tcp", addr) })
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { listener.Close() })
-	go func() {
-		for {
-			conn, err := listener.Accept()
-			if err != nil {
-				return
-			}
-			_, _ = io.WriteString(conn, name+" "+conn.RemoteAddr().(*net.TCPAddr).IP.String())
-			conn.Close()
-		}
-	}()
+	n.AnswerTCP(t, addr, func(client net.Addr) string { return name + " " + client.(*net.TCPAddr).IP.String() })
 }
 
 func serveUDP(t *testing.T, n *nettest.Namespace, addr, name string) {
