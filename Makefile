@@ -49,8 +49,8 @@ images: image-packages ## Make the images of the examples, from packages of the 
 	go run ./examples/images -out bin/images -cache $(CACHE)
 
 .PHONY: conformance
-conformance: packages build tools conformance-tools conformance-images ## Run the official suite: TIER=api FOCUS='Pods' PROCS=4 STORAGE=… KEEP=1
-	$(SUITE) $(if $(TIER)$(FOCUS)$(SKIP)$(STORAGE),-results '') $(CONFORMANCEFLAGS)
+conformance: packages build tools conformance-tools conformance-images ## Run the official suite: TIER=api FOCUS='Pods' PROCS=4 STORAGE=… UPFLAGS='--proxy-mode nftables' KEEP=1
+	$(SUITE) $(if $(TIER)$(FOCUS)$(SKIP)$(STORAGE)$(UPFLAGS),-results '') $(CONFORMANCEFLAGS)
 
 .PHONY: hydrophone
 hydrophone: packages build tools conformance-tools conformance-images hydrophone-tool ## Run the suite from inside the cluster: FOCUS='Pods' PROCS=4
@@ -61,18 +61,18 @@ e2e: packages build tools conformance-tools conformance-images ## Run tests of e
 	$(SUITE) -beyond -results '' $(CONFORMANCEFLAGS)
 
 SUITE = go run ./conformance -tools $(TOOLS) -images $(CACHE)/images $(if $(TIER),-tier $(TIER)) $(if $(FOCUS),-focus '$(FOCUS)') \
-	$(if $(SKIP),-skip '$(SKIP)') $(if $(STORAGE),-storage '$(STORAGE)') $(if $(PROCS),-procs $(PROCS)) $(if $(KEEP),-keep)
+	$(if $(SKIP),-skip '$(SKIP)') $(if $(STORAGE),-storage '$(STORAGE)') $(if $(UPFLAGS),-up '$(UPFLAGS)') $(if $(PROCS),-procs $(PROCS)) $(if $(KEEP),-keep)
 
 # What TestApplications makes images of.
 APPLICATIONS = image-packages busybox podinfo t4 gatekeeper local-path-provisioner seaweedfs
 
 .PHONY: programs
 programs: packages build tools helm helm4 cert-manager metrics-server operator kyverno $(APPLICATIONS) ## Install programs of others, as users do, and see that they work
-	$(PROGRAMS) -skip '^TestControllerRuntime$$'
+	$(PROGRAMS) -skip '^TestControllerRuntime'
 
 .PHONY: controller-runtime
-controller-runtime: packages tools controller-runtime-suites ## Run the suites of controller-runtime on the API server: RUN='client/apiutil'
-	$(PROGRAMS) -run '^TestControllerRuntime$$$(if $(RUN),/$(RUN))'
+controller-runtime: packages tools controller-runtime-suites ## Run the suites of controller-runtime on the API server, and on envtest-assets: RUN='client/apiutil'
+	$(PROGRAMS) -run '^TestControllerRuntime(Assets)?$$$(if $(RUN),/$(RUN))'
 
 PROGRAMS = SKIFF_TOOLS=$(TOOLS) SKIFF_PROGRAMS=$(TOOLS) go test -tags programs -count=1 -timeout 75m -v ./conformance/programs
 
@@ -86,7 +86,8 @@ SERVICE_RANGES = fd00:96::/108 10.96.0.0/16,fd00:96::/108 fd00:96::/108,10.96.0.
 
 .PHONY: oracle
 oracle: build etcd kube-apiserver ## Ask kube-apiserver and Skiff the same, list the differences: GROUP=apps KIND=Deployment OUT=differences.txt
-	SKIFF_TOOLS=$(TOOLS) go test -tags oracle -count=1 -run TestInterchange ./apiserver/encryption
+	SKIFF_TOOLS=$(TOOLS) go test -tags oracle -count=1 -run "TestInterchange|^TestRecord" ./apiserver/encryption ./apiserver/audit ./apiserver/authn/oidc \
+	  ./apiserver/authz ./apiserver/admission ./apiserver/debug
 	go run ./conformance/oracle -tools $(TOOLS) $(if $(GROUP),-group $(GROUP)) $(if $(KIND),-kind $(KIND)) $(if $(OUT),-out $(OUT))
 	$(if $(GROUP)$(KIND),,for r in $(SERVICE_RANGES); do go run ./conformance/oracle -tools $(TOOLS) -group families -service-cidr $$r || exit 1; done)
 
@@ -95,13 +96,22 @@ bench: ## Run the benchmarks
 	go test -run '^$$' -bench . -benchmem ./apiserver/...
 
 .PHONY: compare
-compare: build etcd kube-apiserver ## Measure Skiff's API server beside kube-apiserver with etcd: ENGINES=all for each storage, beside kine too; OUT=report.md
+compare: build etcd kube-apiserver ## Measure Skiff's API server beside kube-apiserver with etcd: RUNS=1, or ENGINES=all for each storage, beside kine too; OUT=report.md
 	$(if $(ENGINES),$(MAKE) kine database-packages)
-	go run ./bench -tools $(TOOLS) $(if $(ENGINES),-engines $(ENGINES)) $(if $(OUT),-out $(OUT))
+	go run ./bench -tools $(TOOLS) -runs $(or $(RUNS),3) $(if $(ENGINES),-engines $(ENGINES)) $(if $(OUT),-out $(OUT))
 
 .PHONY: scale
-scale: ## Have a control plane place pods on fake nodes: NODES=1000 PODS=5000 OUT=report.md
-	go run ./bench/scale $(if $(NODES),-nodes $(NODES)) $(if $(PODS),-pods $(PODS)) $(if $(OUT),-out $(OUT))
+scale: etcd kube-apiserver kube-controller-manager kube-scheduler ## Have control planes place pods on fake nodes, Skiff's and Kubernetes': NODES=1000 PODS=5000 OUT=report.md
+	go run ./bench/scale -tools $(TOOLS) $(if $(NODES),-nodes $(NODES)) $(if $(PODS),-pods $(PODS)) $(if $(OUT),-out $(OUT))
+
+.PHONY: flood
+flood: build etcd kube-apiserver ## Have 300 of 400 clients list without a pause, and see what leases and an administrator wait: TIME=30s OUT=report.md
+	go run ./bench/flood -skiff bin/skiff -tools $(TOOLS) $(if $(TIME),-time $(TIME)) $(if $(OUT),-out $(OUT))
+
+.PHONY: compare-scheduler
+compare-scheduler: build kube-scheduler ## Measure the scheduler beside kube-scheduler on the same API server: NODES=1000 PODS=1000 ONLY=affinity OUT=report.md
+	go run ./bench/schedule -skiff bin/skiff -tools $(TOOLS) $(if $(NODES),-nodes $(NODES)) $(if $(PODS),-pods $(PODS)) $(if $(ONLY),-only '$(ONLY)') \
+	  $(if $(OUT),-out $(OUT))
 
 .PHONY: ingress
 ingress: nginx ## Measure the ingress beside Debian's nginx, and what 10,000 rules cost: TIME=10
@@ -117,10 +127,28 @@ robustness: build etcd database-packages ## Clients, faults, and a judge of what
 	SKIFF_TOOLS=$(TOOLS) go run ./robustness $(if $(TIME),-time $(TIME)) $(if $(ENGINE),-engine '$(ENGINE)') $(if $(FAULTS),-faults '$(FAULTS)') \
 	  $(if $(SEED),-seed $(SEED)) $(if $(COUNT),-count $(COUNT))
 
-# The kernel of this machine may lack what the tests need. The guest has the distribution's, and no network; without KVM it is slow.
+# The kernel of this machine may lack what the tests need. The guest has another, and no network. The distribution's is slow without KVM.
 .PHONY: test-guest
 test-guest: guest-packages image-packages ## Run tests in a virtual machine with the distribution's kernel, which has IPVS: PACKAGES='./proxy/ipvs' RUN=Table
 	go run ./conformance/guest -cache $(CACHE) -arguments "-test.v $(if $(RUN),-test.run '$(RUN)')" $(or $(PACKAGES),./proxy/...)
+
+# What the guest needs for the suite, in its folders /tools and /images.
+GUEST_TOOLS = containerd containerd-shim-runc-v2 ctr cni coredns pause kubectl e2e.test ginkgo
+GUEST_SUITE = conformance -skiff /usr/bin/skiff -tools /tools -images /images -dir /suite -results '' -up '$(or $(UPFLAGS),--proxy-mode ipvs)' \
+  -procs $(or $(PROCS),1) -focus '$(or $(FOCUS),\[sig-network\])' $(if $(SKIP),-skip '$(SKIP)') $(if $(BEYOND),-beyond)
+
+.PHONY: conformance-guest
+conformance-guest: guest-packages kernel-packages build tools conformance-tools conformance-images ## Run the suite's network tests on IPVS, in User Mode Linux: FOCUS='Services' SKIP=… PROCS=2 UPFLAGS=… BEYOND=1
+	CGO_ENABLED=0 go build -trimpath -o bin/conformance ./conformance
+	go run ./conformance/guest -machine uml -cache $(CACHE) -memory 8192 -disk 16G -timeout 6h -command "$(GUEST_SUITE)" \
+	  -file bin/skiff:usr/bin/skiff -file bin/conformance:usr/bin/conformance $(foreach t,$(GUEST_TOOLS),-file $(TOOLS)/$(t):tools/$(t)) \
+	  $(foreach i,$(wildcard $(CACHE)/images/registry.k8s.io_e2e-test-images_*.tar) $(CACHE)/images/differences.md,-file $(i):images/$(notdir $(i))) \
+	  -fetch /suite/reports/junit_01.xml:bin/junit_guest.xml -fetch /suite/e2e.log:bin/guest.log
+
+# What building the kernel of User Mode Linux needs.
+.PHONY: kernel-packages
+kernel-packages: compiler image-packages
+	@$(call need,flex:flex bison:bison bc:bc xz:xz-utils)
 
 .PHONY: guest-packages
 guest-packages:
@@ -196,7 +224,9 @@ $(eval $(call tool,cni,$(call MODULE,cni),third_party/cni,-o $(TOOLS)/cni/ -ldfl
 $(eval $(call tool,coredns,$(call MODULE,coredns) third_party/coredns/main.go,third_party/coredns,-o $(TOOLS)/coredns -ldflags "-s -w" .))
 $(eval $(call tool,kubectl,$(call MODULE,kubernetes),third_party/kubernetes,-o $(TOOLS)/ -ldflags "$(K8S_LD)" k8s.io/kubernetes/cmd/kubectl))
 $(eval $(call tool,kube-apiserver,$(call MODULE,kubernetes),third_party/kubernetes,-o $(TOOLS)/ -ldflags "$(K8S_LD)" k8s.io/kubernetes/cmd/kube-apiserver))
-$(eval $(call tool,kube-proxy,$(call MODULE,kubernetes),third_party/kubernetes,-o $(TOOLS)/ -ldflags "$(K8S_LD)" k8s.io/kubernetes/cmd/kube-proxy))
+$(eval $(call tool,kube-proxy,$(call MODULE,kube-proxy),third_party/kube-proxy,-o $(TOOLS)/ -ldflags "$(K8S_LD)" k8s.io/kubernetes/cmd/kube-proxy))
+$(eval $(call tool,kube-scheduler,$(call MODULE,kubernetes),third_party/kubernetes,-o $(TOOLS)/ -ldflags "$(K8S_LD)" k8s.io/kubernetes/cmd/kube-scheduler))
+$(eval $(call tool,kube-controller-manager,$(call MODULE,kubernetes),third_party/kubernetes,-o $(TOOLS)/ -ldflags "$(K8S_LD)" k8s.io/kubernetes/cmd/kube-controller-manager))
 $(eval $(call tool,etcd,$(call MODULE,etcd),third_party/etcd,-o $(TOOLS)/etcd -ldflags "-s -w" go.etcd.io/etcd/server/v3))
 # kine as it is released, with SQLite in C, which is the faster of its two.
 $(eval $(call tool,kine,$(call MODULE,kine),third_party/kine,-o $(TOOLS)/kine -ldflags "-s -w" \

@@ -61,6 +61,7 @@ require (
 	github.com/anishathalye/porcupine v1.3.1
 	github.com/google/nftables v0.3.0
 	github.com/mdlayher/netlink v1.7.3-0.20250113171957-fbb4dce95f42
+	gopkg.in/natefinch/lumberjack.v2 v2.2.1
 )
 
 require (

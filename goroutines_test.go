@@ -12,7 +12,7 @@ import (
 
 // guarded are the folders in whose code every goroutine and every handler of events must be started by package
 // guard: what runs there shares a process with the API server.
-var guarded = []string{"apiserver", "controllers", "scheduler", "kubelet", "proxy", "ingress", "podnet", "quota", "serviceaccount", "spdy", "atomicfile", "cluster", "cmd"}
+var guarded = []string{"apiserver", "controllers", "scheduler", "kubelet", "proxy", "ingress", "podnet", "quota", "serviceaccount", "spdy", "atomicfile", "controlplane", "cluster", "cmd"}
 
 // TestGoroutinesAreGuarded finds goroutines whose panic would end the process.
 func TestGoroutinesAreGuarded(t *testing.T) {

@@ -13,7 +13,7 @@ const module = "github.com/skiff-k8s/skiff/"
 
 // mayImport says which folders of ours the code in a folder may import besides
 // itself. The longest matching folder applies. Components never import each
-// other: cluster and cmd join them.
+// other: controlplane, cluster and cmd join them.
 var mayImport = map[string][]string{
 	"apiserver":            {"quota", "serviceaccount"},
 	"apiserver/resource":   nil,
@@ -25,13 +25,16 @@ var mayImport = map[string][]string{
 	"apiserver/connect":    {"apiserver/reach", "apiserver/request", "apiserver/resource", "spdy"},
 	"apiserver/reach":      {"apiserver/resource"},
 	"apiserver/usage":      {"apiserver/resource"},
+	"apiserver/audit":      {"apiserver/request"},
+	"apiserver/fairness":   {"apiserver/resource", "apiserver/store"},
 	"apiserver/rest": {
-		"apiserver/admission", "apiserver/codec", "apiserver/heavy", "apiserver/managedfields", "apiserver/request", "apiserver/resource", "apiserver/store", "apiserver/connect",
+		"apiserver/admission", "apiserver/audit", "apiserver/codec", "apiserver/heavy", "apiserver/managedfields", "apiserver/request", "apiserver/resource", "apiserver/store", "apiserver/connect",
 	},
 	"apiserver/builtin":  {"apiserver/alloc", "apiserver/authn", "apiserver/authz", "apiserver/expression", "apiserver/resource", "apiserver/request"},
 	"controllers":        {"quota", "serviceaccount", "apiserver/expression"}, // the language of policies, as a library
 	"quota":              nil,
 	"guard":              nil,
+	"footprint":          nil,
 	"family":             nil,
 	"serviceaccount":     nil,
 	"atomicfile":         nil,
@@ -41,18 +44,21 @@ var mayImport = map[string][]string{
 	"proxy":              {},
 	"ingress":            {},
 	"fakenodes":          {},
-	"cluster":            {"atomicfile", "apiserver", "controllers", "scheduler", "kubelet", "proxy", "ingress", "fakenodes", "podnet", "networkpolicy"},
-	"cmd":                {"atomicfile", "cluster", "apiserver", "controllers", "scheduler", "kubelet", "proxy", "podnet"},
+	"cluster":            {"atomicfile", "apiserver", "controllers", "scheduler", "kubelet", "proxy", "ingress", "fakenodes", "podnet", "networkpolicy", "controlplane"},
+	"cmd":                {"atomicfile", "footprint", "cluster", "apiserver", "controllers", "scheduler", "kubelet", "proxy", "podnet"},
+	"controlplane":       {"apiserver", "controllers", "scheduler", "fakenodes"},
+	"skifftest":          {"controlplane", "apiserver", "controllers", "fakenodes"},
 	"podnet":             {},
 	"networkpolicy":      {},
 	"conformance":        {"cluster", "apiserver"},
-	"bench":              {"cluster", "apiserver/backend/databases"},
+	"bench":              {"cluster", "apiserver/backend/databases", "fakenodes"},
 	"bench/ingress":      {"apiserver", "ingress"},
 	"bench/proxy":        {"apiserver"},
 	"robustness":         {"cluster", "apiserver"},
 	"robustness/history": nil, // what can have been does not depend on the server
 	"examples":           {"cluster/image"},
 
+	"examples/controller":            nil, // a program that knows a cluster by its API
 	"controllers/autoscaling/decide": nil, // what is wanted does not depend on how it is found out
 }
 

@@ -2,6 +2,7 @@ package apiserver
 
 import (
 	"context"
+	"fmt"
 	"net/http"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -24,8 +25,9 @@ func (s *Server) authenticate(next http.Handler) http.Handler {
 		}
 		answer, ok, err := s.config.Authenticator.AuthenticateRequest(r)
 		if err != nil || !ok {
-			s.config.Log.DebugContext(r.Context(), "not authenticated", "path", r.URL.Path, "from", r.RemoteAddr, "err", err)
+			s.config.Log.DebugContext(r.Context(), "not authenticated", "path", r.URL.Path, "from", r.RemoteAddr, "error", err)
 			endConnection(w, r)
+			w, r = s.auditRefusal(w, r)
 			rest.WriteError(w, r, apierrors.NewUnauthorized("Unauthorized"))
 			return
 		}
@@ -53,23 +55,40 @@ func (s *Server) authorize(next http.Handler) http.Handler {
 		decision, reason, err := s.config.Authorizer.Authorize(r.Context(), a)
 		switch {
 		case decision == authorizer.DecisionAllow:
+			request.Annotate(r.Context(), decisionNote, "allow")
+			request.Annotate(r.Context(), reasonNote, reason)
 			next.ServeHTTP(w, r)
 		case err != nil:
-			rest.WriteError(w, r, apierrors.NewInternalError(err))
+			request.Annotate(r.Context(), reasonNote, "internal error")
+			request.Fail(r.Context(), err)
+			http.Error(w, request.Escape(rest.Short(fmt.Sprintf("Internal Server Error: %q: %v", r.URL.RequestURI(), err))), http.StatusInternalServerError)
 		default:
+			request.Annotate(r.Context(), decisionNote, "forbid")
+			request.Annotate(r.Context(), reasonNote, reason)
 			refuse(w, r, request.Forbidden(a, reason))
 		}
 	})
 }
 
-// access is what the request of ctx asks the authorizer for.
-func access(ctx context.Context) authorizer.AttributesRecord {
+// Annotations of audit events.
+const (
+	decisionNote = "authorization.k8s.io/decision"
+	reasonNote   = "authorization.k8s.io/reason"
+)
+
+// attributes are what the request of ctx is about, but for its selectors, which only the authorizer asks for.
+func attributes(ctx context.Context) authorizer.AttributesRecord {
 	info := request.From(ctx)
-	a := authorizer.AttributesRecord{
+	return authorizer.AttributesRecord{
 		User: request.User(ctx), Verb: info.Verb, Path: info.Path, ResourceRequest: info.IsResource,
 		APIGroup: info.Group, APIVersion: info.Version, Namespace: info.Namespace,
 		Resource: info.Resource, Subresource: info.Subresource, Name: info.Name,
 	}
+}
+
+// access is what the request of ctx asks the authorizer for.
+func access(ctx context.Context) authorizer.AttributesRecord {
+	info, a := request.From(ctx), attributes(ctx)
 	if info.FieldSelector != "" {
 		if selector, err := fields.ParseSelector(info.FieldSelector); err != nil {
 			a.FieldSelectorParsingErr = err

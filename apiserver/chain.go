@@ -13,7 +13,7 @@ type filter func(http.Handler) http.Handler
 // chain makes the handler of the server. Filters run from top to bottom.
 func (s *Server) chain() http.Handler {
 	m := newMetrics(s.config.Metrics, s.serves)
-	limits := newLimits(s.config.Limits, m, func(path string) bool { return s.config.Extensions(path) != nil })
+	limits := newLimits(s, m)
 	filters := []filter{
 		grow,
 		s.recoverPanics,
@@ -25,9 +25,10 @@ func (s *Server) chain() http.Handler {
 		s.limitTime, // deadline, also of body and answer; shutdown ends long-running requests
 		s.warn,
 		s.authenticate, // 401
+		s.audit,        // knows who asks, and sees all that becomes of it
 		s.impersonate,
+		limits.limit, // waits for a seat, or 429
 		s.authorize,  // 403
-		limits.limit, // 429; who may not ask takes no slot
 	}
 	h := s.dispatch()
 	for _, f := range slices.Backward(filters) {

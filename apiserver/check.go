@@ -21,7 +21,7 @@ func CheckStorage(ctx context.Context, b backend.Backend, c encryption.Config, t
 	if err != nil {
 		return store.Report{}, err
 	}
-	keys, err := Options{Encryption: c, Log: slog.Default()}.encryption(ctx, prometheus.NewRegistry())
+	keys, err := Options{Settings: Settings{Encryption: c}, Log: slog.Default()}.encryption(ctx, prometheus.NewRegistry())
 	if err != nil {
 		return store.Report{}, err
 	}

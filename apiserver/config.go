@@ -13,6 +13,7 @@ import (
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 
 	"github.com/skiff-k8s/skiff/apiserver/admission"
+	"github.com/skiff-k8s/skiff/apiserver/audit"
 	"github.com/skiff-k8s/skiff/apiserver/backend"
 	"github.com/skiff-k8s/skiff/apiserver/resource"
 	"github.com/skiff-k8s/skiff/apiserver/rest"
@@ -24,6 +25,12 @@ import (
 type Config struct {
 	Backend   backend.Backend
 	Resources []*resource.Resource
+	// Hides says of which of Resources no request finds the objects, which the server itself does; nil: of none.
+	Hides func(*resource.Resource) bool
+	// NoWatchLists refuses watches that begin with the objects there are as events of their own (sendInitialEvents).
+	NoWatchLists bool
+	// OneImpersonation leaves the right to impersonate alone by which users act as others, which gives all that these may do.
+	OneImpersonation bool
 	// Authenticator finds out who sends a request that comes over a network.
 	Authenticator authenticator.Request
 	// Authorizer decides whether the user of a request may do what it asks.
@@ -45,16 +52,24 @@ type Config struct {
 	// returned.
 	Parts []Part
 
+	// Audit is where is written down who asked for what; nil: nowhere. The server closes it.
+	Audit *audit.Log
 	// Encryption is what objects are encrypted by in the backend; nil: they are not.
 	Encryption store.Encryption
 	// History is how long watches can be resumed; 0 means five minutes.
 	History time.Duration
+	// Changed is told what differs of objects of the cache that somebody has
+	// changed: see store.Config.
+	Changed func(difference string)
 	// Limits are what clients may ask of the server.
 	Limits Limits
 	// MinWatch is how long a watch lasts at least; 0 means 30 minutes.
 	MinWatch time.Duration
 	// BookmarkEvery is the time between bookmarks of a watch; 0 means a minute.
 	BookmarkEvery time.Duration
+	// Seldom is how many times longer watches of a Source last than they ask, and how many times more seldom bookmarks are;
+	// 0 means once.
+	Seldom int
 	// Metrics is where the server counts; nil: nowhere.
 	Metrics prometheus.Registerer
 	// Log gets what operators need to know; nil means slog.Default().
@@ -106,6 +121,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.Extensions == nil {
 		c.Extensions = func(string) http.Handler { return nil }
+	}
+	if c.Hides == nil {
+		c.Hides = func(*resource.Resource) bool { return false }
 	}
 	if c.Log == nil {
 		c.Log = slog.Default()

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/skiff-k8s/skiff/apiserver/authn"
 	"github.com/skiff-k8s/skiff/guard"
 )
 
@@ -84,7 +85,7 @@ func withCut(ctx context.Context, cut func()) context.Context {
 
 // withConn is for http.Server.ConnContext.
 func withConn(ctx context.Context, c net.Conn) context.Context {
-	return withCut(ctx, func() { c.Close() })
+	return authn.WithConnection(withCut(ctx, func() { c.Close() }))
 }
 
 // cutOff is how to cut off the client of ctx.

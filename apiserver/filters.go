@@ -99,7 +99,7 @@ func (s *Server) log(next http.Handler) http.Handler {
 		}
 		info := request.From(r.Context())
 		s.config.Log.Log(r.Context(), level, "request", "verb", info.Verb, "path", rest.Short(r.URL.RequestURI()), "code", out.code, "took", time.Since(began),
-			"agent", rest.Short(r.UserAgent()), "from", r.RemoteAddr, "audit-id", request.AuditID(r.Context()), "err", logged(*failure))
+			"agent", rest.Short(r.UserAgent()), "from", r.RemoteAddr, "audit-id", request.AuditID(r.Context()), "error", logged(*failure))
 	})
 }
 
@@ -126,6 +126,7 @@ func (s *Server) limitTime(next http.Handler) http.Handler {
 		if wish := r.URL.Query().Get("timeout"); r.URL.RawQuery != "" && wish != "" {
 			d, err := time.ParseDuration(wish)
 			if err != nil {
+				w, r := s.auditRefusal(w, r)
 				rest.WriteError(w, r, apierrors.NewBadRequest(fmt.Sprintf("invalid timeout specified in the request URL - %v", err)))
 				return
 			}
@@ -176,7 +177,7 @@ const (
 func (s *Server) warn(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		size := 0
-		ctx, _ := request.WithNotes(r.Context(), func(text string) {
+		ctx := request.WithNotes(r.Context(), func(text string) {
 			if size+len(text) > mostWarnings && len(text) > mostWarning {
 				text = strings.ToValidUTF8(text[:mostWarning], "")
 			}

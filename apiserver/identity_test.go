@@ -278,9 +278,12 @@ func TestCreateByUpdate(t *testing.T) {
 // TestRestart checks that a second start finds everything and writes nothing.
 func TestRestart(t *testing.T) {
 	kept := memory.New()
-	start := func(name string) int64 {
+	start := func(name string, change func(*apiserver.Options)) int64 {
 		t.Run(name, func(t *testing.T) {
-			apiservertest.Start(t, func(o *apiserver.Options) { o.Backend = unclosed{kept} })
+			apiservertest.Start(t, func(o *apiserver.Options) {
+				o.Backend = unclosed{kept}
+				change(o)
+			})
 		})
 		revision, err := kept.Revision(t.Context())
 		if err != nil {
@@ -288,26 +291,40 @@ func TestRestart(t *testing.T) {
 		}
 		return revision
 	}
-	first := start("first")
-	if first == 0 {
+	same := func(*apiserver.Options) {}
+	before := start("first", same)
+	if before == 0 {
 		t.Fatal("the first start wrote nothing")
 	}
-	second := start("second")
-	var written []string
-	for change, err := range kept.Watch(t.Context(), "", first) {
-		if err != nil {
-			t.Fatal(err)
+	for _, c := range []struct {
+		name   string
+		change func(*apiserver.Options)
+		want   []string
+	}{
+		{"second", same, nil},
+		{"with another authority", func(o *apiserver.Options) { o.ClientCA = apiservertest.NewAuthority().Certificate },
+			[]string{"/registry/configmaps/kube-system/extension-apiserver-authentication"}},
+	} {
+		after := start(c.name, c.change)
+		if after == before {
+			t.Fatalf("the start %s gave no sign of life", c.name)
 		}
-		if change.Key != "" && !strings.HasPrefix(change.Key, "/registry/masterleases/") { // a sign of life
-			written = append(written, change.Key)
+		var written []string
+		for change, err := range kept.Watch(t.Context(), "", before) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			if change.Key != "" && !strings.HasPrefix(change.Key, "/registry/masterleases/") { // a sign of life
+				written = append(written, change.Key)
+			}
+			if change.Revision >= after {
+				break
+			}
 		}
-		if change.Revision >= second {
-			break
+		if !slices.Equal(written, c.want) {
+			t.Errorf("the start %s wrote %v, want %v", c.name, written, c.want)
 		}
-	}
-	// The client CA differs, so the one ConfigMap that has it is written again.
-	if want := []string{"/registry/configmaps/kube-system/extension-apiserver-authentication"}; !slices.Equal(written, want) {
-		t.Errorf("the second start wrote %v, want %v", written, want)
+		before = after
 	}
 }
 

@@ -20,6 +20,7 @@ import (
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 
+	"github.com/skiff-k8s/skiff/apiserver/audit"
 	"github.com/skiff-k8s/skiff/apiserver/request"
 )
 
@@ -33,8 +34,11 @@ const (
 
 // impersonate lets a user who may act as another one do so.
 func (s *Server) impersonate(next http.Handler) http.Handler {
-	i := impersonation{authorizer: s.config.Authorizer, attempts: newAttempts("attempts", "impersonation attempts", s.config.Metrics),
+	i := impersonation{authorizer: s.config.Authorizer, modes: modes, attempts: newAttempts("attempts", "impersonation attempts", s.config.Metrics),
 		checks: newAttempts("authorization_attempts", "authorization checks made for impersonation", s.config.Metrics)}
+	if s.config.OneImpersonation {
+		i.modes = slices.DeleteFunc(slices.Clone(modes), mode.limited)
+	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		wanted := wantedUser(r.Header)
 		if wanted == nil {
@@ -45,11 +49,12 @@ func (s *Server) impersonate(next http.Handler) http.Handler {
 			refuse(w, r, apierrors.NewBadRequest(fmt.Sprintf("requested %#v without impersonating a user name", wanted)))
 			return
 		}
-		become, err := i.become(r.Context(), wanted, access(r.Context()))
+		become, how, err := i.become(r.Context(), wanted, access(r.Context()))
 		if err != nil {
 			refuse(w, r, err)
 			return
 		}
+		audit.From(r.Context()).Impersonates(become, how)
 		for name := range r.Header {
 			if strings.HasPrefix(name, "Impersonate-") {
 				r.Header.Del(name)
@@ -127,28 +132,29 @@ func nodeOf(name string) (node string, isNode bool) {
 // impersonation decides who may act as whom, and counts that.
 type impersonation struct {
 	authorizer       authorizer.Authorizer
+	modes            []mode
 	attempts, checks attempts
 }
 
 // become is the user that a request is served as which wants to be served
-// as wanted. If no mode allows that, the error is that of the first that
-// applies.
-func (i impersonation) become(ctx context.Context, wanted *user.DefaultInfo, asked authorizer.AttributesRecord) (user.Info, error) {
+// as wanted, and the name of the mode that allows it. If none does, the error
+// is that of the first that applies.
+func (i impersonation) become(ctx context.Context, wanted *user.DefaultInfo, asked authorizer.AttributesRecord) (become user.Info, how string, err error) {
 	began := time.Now()
 	var first error
-	for _, m := range modes {
+	for _, m := range i.modes {
 		if !m.applies(wanted, asked.User) {
 			continue
 		}
 		err := i.mayAll(ctx, m, m.needs(wanted, asked))
 		if err == nil {
 			i.attempts.count(m.label(), true, began)
-			return m.become(wanted), nil
+			return m.become(wanted), m.name, nil
 		}
 		first = cmp.Or(first, err)
 	}
 	i.attempts.count("", false, began)
-	return nil, first
+	return nil, "", first
 }
 
 // right is a right to ask the authorizer for, or one that nobody has.

@@ -4,27 +4,35 @@ import (
 	"context"
 	"net/http"
 	"slices"
+	"strconv"
+	"strings"
+	"time"
 
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/skiff-k8s/skiff/apiserver/bootstrap"
 	"github.com/skiff-k8s/skiff/apiserver/fairness"
 	"github.com/skiff-k8s/skiff/apiserver/request"
-	"github.com/skiff-k8s/skiff/apiserver/rest"
 )
 
 // limits is how many requests are served at once. A watch counts until it has
 // begun; other long-running requests do not count. What another server serves
 // does not count either: that one has limits of its own, and may be slow.
 type limits struct {
-	slots   *fairness.Slots
+	server  *Server
 	metrics *metrics
-	passed  func(path string) bool // on to another server
+	wait    time.Duration // for a seat, at most
 }
 
-func newLimits(l Limits, m *metrics, passed func(path string) bool) *limits {
-	return &limits{slots: fairness.New(l.MaxRequests, bootstrap.PriorityLevels(), bootstrap.FlowSchemas()), metrics: m, passed: passed}
+func newLimits(s *Server, m *metrics) *limits {
+	return &limits{server: s, metrics: m, wait: s.config.Limits.RequestTimeout / 4}
 }
+
+// Headers that say by which objects a request was limited.
+const (
+	schemaHeader = "X-Kubernetes-Pf-Flowschema-Uid"
+	levelHeader  = "X-Kubernetes-Pf-Prioritylevel-Uid"
+)
 
 func (l *limits) limit(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -37,39 +45,86 @@ func (l *limits) limit(next http.Handler) http.Handler {
 				return
 			}
 		}
-		release, ok := func() {}, true
-		if !l.passed(r.URL.Path) {
-			release, ok = l.slots.Take(access(r.Context()))
+		if l.server.config.Extensions(r.URL.Path) != nil {
+			l.serve(w, r, next, long, func() {})
+			return
 		}
-		if !ok {
+		ctx, cancel := l.patience(r.Context())
+		release, class, err := l.server.fairness.Take(ctx, fairness.Request{Attributes: attributes(r.Context()), Seats: func(most int) int { return l.seats(r, info, most) }})
+		cancel()
+		if info.Subresource != "log" { // kube-apiserver takes no seat for these; here those do that end by themselves
+			w.Header()[schemaHeader], w.Header()[levelHeader] = []string{string(class.SchemaUID)}, []string{string(class.LevelUID)}
+		}
+		if err != nil {
 			l.metrics.dropped(requestKind(info))
 			w.Header().Set("Retry-After", "1")
-			rest.WriteError(w, r, apierrors.NewTooManyRequests("too many requests, please try again later", 1))
+			http.Error(w, "Too many requests, please try again later.", http.StatusTooManyRequests)
 			return
 		}
 		defer release()
-		if long {
-			next.ServeHTTP(&response{ResponseWriter: w, begun: release}, r)
-			return
-		}
-		defer l.metrics.serving(requestKind(info))()
-		next.ServeHTTP(w, r)
+		l.serve(w, r, next, long, release)
 	})
 }
 
+// patience is how long a request waits for its seats: no longer than a quarter of the time it has.
+func (l *limits) patience(ctx context.Context) (context.Context, context.CancelFunc) {
+	wait := l.wait
+	if deadline, ok := ctx.Deadline(); ok {
+		wait = min(wait, time.Until(deadline)/4)
+	}
+	return context.WithTimeout(ctx, wait)
+}
+
+func (l *limits) serve(w http.ResponseWriter, r *http.Request, next http.Handler, long bool, begun func()) {
+	if long {
+		next.ServeHTTP(&response{ResponseWriter: w, begun: begun}, r)
+		return
+	}
+	defer l.metrics.serving(requestKind(request.From(r.Context())))()
+	next.ServeHTTP(w, r)
+}
+
+// perSeat is how many objects a list may read for a seat.
+const perSeat = 100
+
+// seats are how many a request takes, most at most: lists, and watches that begin with one, take more, the more objects they read.
+func (l *limits) seats(r *http.Request, info *request.Info, most int) int {
+	if info.Verb != "list" && info.Verb != "watch" || info.Name != "" || most == 1 {
+		return 1
+	}
+	query := r.URL.Query()
+	if version := query.Get("resourceVersion"); info.Verb == "watch" && version != "" && version != "0" && !isTrue(query.Get("sendInitialEvents")) {
+		return 1
+	}
+	kind := l.server.find(schema.GroupVersionResource{Group: info.Group, Version: info.Version, Resource: info.Resource})
+	if kind == nil || kind.IndexBy != "" && strings.Contains(info.FieldSelector, kind.IndexBy+"=") {
+		return 1 // an index finds the objects
+	}
+	read := l.server.store.Count(kind.Stored, info.Namespace, most*perSeat)
+	if limit, err := strconv.Atoi(query.Get("limit")); err == nil && limit > 0 && info.FieldSelector == "" && info.LabelSelector == "" {
+		read = min(read, limit)
+	}
+	return min(most, (read+perSeat-1)/perSeat)
+}
+
+func isTrue(value string) bool {
+	yes, err := strconv.ParseBool(value)
+	return err == nil && yes
+}
+
 // mostHeavy is how much heavy work goes on at once. It is divided as requests
-// are; every level has one place of its own.
+// are by default; every level has one place of its own.
 const mostHeavy = 12
 
 // takeHeavy takes places for heavy work, whose requests need not be there any
 // more when it ends. The server's own work has a place always.
 func takeHeavy() func(context.Context) (release func(), ok bool) {
-	slots := fairness.New(mostHeavy, bootstrap.PriorityLevels(), bootstrap.FlowSchemas())
+	slots := fairness.NewSlots(mostHeavy, bootstrap.PriorityLevels(), bootstrap.FlowSchemas())
 	return func(ctx context.Context) (release func(), ok bool) {
 		if request.User(ctx) == nil || request.From(ctx) == nil {
 			return func() {}, true
 		}
-		return slots.Take(access(ctx))
+		return slots.Take(attributes(ctx))
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -26,6 +27,9 @@ type metrics struct {
 	long     *prometheus.GaugeVec
 	drops    *prometheus.CounterVec
 	served   func(*request.Info) bool
+
+	mu    sync.RWMutex
+	known map[seriesKey]*series
 }
 
 var requestLabels = []string{"verb", "group", "version", "resource", "subresource", "scope", "component"}
@@ -37,7 +41,7 @@ func withLabels(more ...string) []string { return append(slices.Clone(requestLab
 // this server has.
 func newMetrics(registry prometheus.Registerer, served func(*request.Info) bool) *metrics {
 	m := &metrics{
-		served: served,
+		served: served, known: make(map[seriesKey]*series),
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "apiserver_request_total",
 			Help: "Counter of apiserver requests broken out for each verb, dry run value, group, version, resource, scope, component, and HTTP response code."},
 			withLabels("code", "dry_run")),
@@ -67,21 +71,67 @@ func (m *metrics) measure(next http.Handler) http.Handler {
 		began, out := time.Now(), &response{ResponseWriter: w}
 		next.ServeHTTP(out, r)
 		info := request.From(r.Context())
-		values := m.labelValues(info)
-		dry := dryRunLabel(r.URL)
-		m.requests.WithLabelValues(append(slices.Clone(values), strconv.Itoa(out.code), dry)...).Inc()
-		if info.IsLongRunning(r) {
-			return
-		}
-		took := time.Since(began).Seconds()
-		m.seconds.WithLabelValues(append(slices.Clone(values), dry)...).Observe(took)
-		if dry == "" {
-			m.sli.WithLabelValues(values...).Observe(took)
-		}
-		if info.Verb == "get" || info.Verb == "list" {
-			m.sizes.WithLabelValues(values...).Observe(float64(out.bytes))
-		}
+		m.series(seriesKey{m.labels(info), out.code, dryRunLabel(r.URL), info.IsLongRunning(r)}).count(time.Since(began), out.bytes)
 	})
+}
+
+// labelValues are those of requestLabels but for the component.
+type labelValues struct{ verb, group, version, resource, subresource, scope string }
+
+func (l labelValues) values() []string {
+	return []string{l.verb, l.group, l.version, l.resource, l.subresource, l.scope, "apiserver"}
+}
+
+// series are what a request is counted in; nil where it is not.
+type series struct {
+	requests            prometheus.Counter
+	seconds, sli, sizes prometheus.Observer
+}
+
+// seriesKey is what requests that are counted in the same have in common.
+type seriesKey struct {
+	labelValues
+	code   int
+	dryRun string
+	long   bool // it is long-running
+}
+
+func (s *series) count(took time.Duration, bytes int64) {
+	s.requests.Inc()
+	for _, c := range []struct {
+		in    prometheus.Observer
+		value float64
+	}{{s.seconds, took.Seconds()}, {s.sli, took.Seconds()}, {s.sizes, float64(bytes)}} {
+		if c.in != nil {
+			c.in.Observe(c.value)
+		}
+	}
+}
+
+// series finds what requests of some labels are counted in. It is remembered: to find it by its labels costs more than to
+// count. There are as many as the metrics have series.
+func (m *metrics) series(key seriesKey) *series {
+	m.mu.RLock()
+	known := m.known[key]
+	m.mu.RUnlock()
+	if known != nil {
+		return known
+	}
+	values := key.values()
+	made := &series{requests: m.requests.WithLabelValues(append(slices.Clone(values), strconv.Itoa(key.code), key.dryRun)...)}
+	if !key.long {
+		made.seconds = m.seconds.WithLabelValues(append(slices.Clone(values), key.dryRun)...)
+		if key.dryRun == "" {
+			made.sli = m.sli.WithLabelValues(values...)
+		}
+		if key.verb == "GET" || key.verb == "LIST" {
+			made.sizes = m.sizes.WithLabelValues(values...)
+		}
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.known[key] = made
+	return made
 }
 
 // dryRunLabel has three values, whatever a client writes.
@@ -108,11 +158,11 @@ func buildInfo() prometheus.Collector {
 	return info
 }
 
-// labelValues are those of requestLabels. All that is not served shares one
+// labels are those of a request. All that is not served shares one
 // value: anybody can invent paths and methods, and each value stays in memory.
-func (m *metrics) labelValues(info *request.Info) []string {
+func (m *metrics) labels(info *request.Info) labelValues {
 	if !m.served(info) {
-		return []string{metricMethod(info.Verb), "", "", "", "", "", "apiserver"}
+		return labelValues{verb: metricMethod(info.Verb)}
 	}
 	scope := "cluster"
 	switch {
@@ -121,7 +171,7 @@ func (m *metrics) labelValues(info *request.Info) []string {
 	case info.Namespace != "":
 		scope = "namespace"
 	}
-	return []string{metricVerb(info.Verb), info.Group, info.Version, info.Resource, info.Subresource, scope, "apiserver"}
+	return labelValues{metricVerb(info.Verb), info.Group, info.Version, info.Resource, info.Subresource, scope}
 }
 
 func metricMethod(verb string) string {
@@ -144,7 +194,7 @@ func metricVerb(verb string) string {
 
 // running and serving count a request until what they return is called.
 func (m *metrics) running(info *request.Info) func() {
-	g := m.long.WithLabelValues(m.labelValues(info)...)
+	g := m.long.WithLabelValues(m.labels(info).values()...)
 	g.Inc()
 	return g.Dec
 }

@@ -19,14 +19,16 @@ type served struct {
 	named   []*resource.Resource // those of list that documents name
 	byGVR   map[schema.GroupVersionResource]*resource.Resource
 	byGVK   map[schema.GroupVersionKind]*resource.Resource
+	hidden  map[schema.GroupVersionResource]*resource.Resource // built in, and found by no request
 	storage map[schema.GroupResource]*resource.Resource
 	groups  map[string]bool // that have built-in kinds
 }
 
-func newServed(list, unnamed []*resource.Resource) (*served, error) {
+// newServed makes what is served of a list, of which unnamed are not described, and those that hides names are not found.
+func newServed(list, unnamed []*resource.Resource, hides func(*resource.Resource) bool) (*served, error) {
 	s := &served{
 		byGVR: make(map[schema.GroupVersionResource]*resource.Resource), byGVK: make(map[schema.GroupVersionKind]*resource.Resource),
-		storage: make(map[schema.GroupResource]*resource.Resource), groups: make(map[string]bool),
+		storage: make(map[schema.GroupResource]*resource.Resource), groups: make(map[string]bool), hidden: make(map[schema.GroupVersionResource]*resource.Resource),
 	}
 	for _, r := range list {
 		if r.StoredOnly {
@@ -39,12 +41,16 @@ func newServed(list, unnamed []*resource.Resource) (*served, error) {
 		if other := s.storage[r.GR()]; other != nil && other != r.Stored {
 			return nil, fmt.Errorf("%s is stored in two ways", r.GR())
 		}
+		if r.Live == nil {
+			s.storage[r.GR()] = r.Stored
+		}
+		if r.Custom == nil && hides(r) {
+			s.hidden[r.GVR()] = r
+			continue
+		}
 		s.byGVR[r.GVR()], s.byGVK[r.GVK()] = r, r
 		if r.Custom == nil {
 			s.groups[r.Group] = true
-		}
-		if r.Live == nil {
-			s.storage[r.GR()] = r.Stored
 		}
 		s.list = append(s.list, r)
 		if !slices.Contains(unnamed, r) {
@@ -85,7 +91,7 @@ func (s *Server) kind(gvk schema.GroupVersionKind) *resource.Resource {
 func (s *Server) SetResources(ctx context.Context, list []*resource.Resource, unnamed ...*resource.Resource) error {
 	s.setting.Lock()
 	defer s.setting.Unlock()
-	next, err := newServed(list, unnamed)
+	next, err := newServed(list, unnamed, s.config.Hides)
 	if err != nil {
 		return err
 	}

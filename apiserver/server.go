@@ -1,6 +1,7 @@
 package apiserver
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -14,6 +15,8 @@ import (
 
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
+	"github.com/skiff-k8s/skiff/apiserver/bootstrap"
+	"github.com/skiff-k8s/skiff/apiserver/fairness"
 	"github.com/skiff-k8s/skiff/apiserver/heavy"
 	"github.com/skiff-k8s/skiff/apiserver/managedfields"
 	"github.com/skiff-k8s/skiff/apiserver/request"
@@ -31,6 +34,7 @@ type Server struct {
 	rest     *rest.Handler
 	served   atomic.Pointer[served]
 	setting  sync.Mutex // held by SetResources
+	fairness *fairness.Controller
 	handler  http.Handler
 	parts    guard.Group
 	stopping context.Context
@@ -48,12 +52,12 @@ func New(ctx context.Context, c Config) (*Server, error) {
 		return nil, errors.New("a server needs a backend, an authenticator and an authorizer")
 	}
 	s := &Server{config: c.withDefaults(), end: func() {}}
-	now, err := newServed(c.Resources, nil)
+	now, err := newServed(c.Resources, nil, s.config.Hides)
 	if err != nil {
 		return nil, err
 	}
 	s.served.Store(now)
-	st, err := store.Open(ctx, store.Config{Backend: c.Backend, Resources: now.stored(), Encryption: c.Encryption, History: c.History})
+	st, err := store.Open(ctx, store.Config{Backend: c.Backend, Resources: now.stored(), Encryption: c.Encryption, History: c.History, Changed: c.Changed})
 	if err != nil {
 		return nil, fmt.Errorf("open the store: %w", err)
 	}
@@ -68,9 +72,10 @@ func New(ctx context.Context, c Config) (*Server, error) {
 		Fields:     &managedfields.Managers{Versions: s.version, Heavy: heavy.Runner{Take: takeHeavy()}},
 		Authorizer: c.Authorizer,
 		Connect:    c.Connect,
-		MinWatch:   c.MinWatch, BookmarkEvery: c.BookmarkEvery, Patience: s.config.Limits.RequestTimeout,
-		NotFound: s.config.Other,
+		MinWatch:   c.MinWatch, BookmarkEvery: cmp.Or(c.BookmarkEvery, time.Minute) * time.Duration(max(c.Seldom, 1)), Patience: s.config.Limits.RequestTimeout,
+		NotFound: s.config.Other, NoWatchLists: c.NoWatchLists,
 	}
+	s.fairness = fairness.New(fairness.Config{Seats: s.config.Limits.MaxRequests, Schemas: bootstrap.FlowSchemas(), Levels: bootstrap.PriorityLevels(), Metrics: c.Metrics})
 	s.handler = s.chain()
 	for _, part := range c.Parts {
 		part.Use(s.Cluster())
@@ -86,9 +91,10 @@ func (s *Server) serves(info *request.Info) bool {
 	return info.IsResource && r != nil && (info.Subresource == "" || r.Sub(info.Subresource) != nil)
 }
 
-// version finds a resource in another version.
+// version finds a resource in another version, served or not: objects have field managers in both.
 func (s *Server) version(gv schema.GroupVersion, plural string) *resource.Resource {
-	return s.find(gv.WithResource(plural))
+	now := s.served.Load()
+	return cmp.Or(now.byGVR[gv.WithResource(plural)], now.hidden[gv.WithResource(plural)])
 }
 
 // Handler serves requests that come over a network, or from within with their
@@ -104,13 +110,18 @@ func (s *Server) Store() *store.Store { return s.store }
 // Resources are those served now.
 func (s *Server) Resources() []*resource.Resource { return s.served.Load().list }
 
-// Close ends the parts that Standard started, watches, and what follows the
-// backend, and waits for them. Serve must have returned.
+// Close ends the parts that Standard started, watches, what follows the
+// backend, and the audit log, and waits for them. Serve must have returned.
 func (s *Server) Close() {
 	s.end()
 	s.parts.Wait()
 	s.stop()
 	s.store.Close()
+	wait, cancel := context.WithTimeout(context.Background(), drainTime)
+	defer cancel()
+	if err := s.config.Audit.Close(wait); err != nil {
+		s.config.Log.Error("close the audit log", "error", err)
+	}
 }
 
 // drainTime is how long requests may go on after Serve was told to end.

@@ -3,7 +3,6 @@ package apiserver
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -16,6 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/authentication/user"
 	apiregistrationv1 "k8s.io/kube-aggregator/pkg/apis/apiregistration/v1"
@@ -25,6 +25,7 @@ import (
 	"github.com/skiff-k8s/skiff/apiserver/admission/webhook"
 	"github.com/skiff-k8s/skiff/apiserver/aggregate"
 	"github.com/skiff-k8s/skiff/apiserver/alloc"
+	"github.com/skiff-k8s/skiff/apiserver/audit"
 	"github.com/skiff-k8s/skiff/apiserver/authn"
 	"github.com/skiff-k8s/skiff/apiserver/authz"
 	"github.com/skiff-k8s/skiff/apiserver/backend"
@@ -32,10 +33,13 @@ import (
 	"github.com/skiff-k8s/skiff/apiserver/builtin"
 	"github.com/skiff-k8s/skiff/apiserver/connect"
 	"github.com/skiff-k8s/skiff/apiserver/custom"
+	"github.com/skiff-k8s/skiff/apiserver/debug"
 	"github.com/skiff-k8s/skiff/apiserver/discovery"
-	"github.com/skiff-k8s/skiff/apiserver/encryption"
+	"github.com/skiff-k8s/skiff/apiserver/fairness"
+	"github.com/skiff-k8s/skiff/apiserver/features"
 	"github.com/skiff-k8s/skiff/apiserver/health"
 	"github.com/skiff-k8s/skiff/apiserver/maintain"
+	"github.com/skiff-k8s/skiff/apiserver/managedfields"
 	"github.com/skiff-k8s/skiff/apiserver/openapi"
 	"github.com/skiff-k8s/skiff/apiserver/reach"
 	"github.com/skiff-k8s/skiff/apiserver/resource"
@@ -43,15 +47,17 @@ import (
 	"github.com/skiff-k8s/skiff/apiserver/usage"
 	"github.com/skiff-k8s/skiff/family"
 	"github.com/skiff-k8s/skiff/guard"
-	"github.com/skiff-k8s/skiff/serviceaccount"
 )
 
 // Options of Standard. Backend, ClientCA, ServiceAccountKey and Advertise are
 // required.
 type Options struct {
+	Settings
 	Backend backend.Backend
 	// ClientCA, in PEM, signs the certificates of users and of kubelets.
 	ClientCA []byte
+	// ClientCAFile and FrontProxyCAFile, if not empty, are read in place of ClientCA and FrontProxyCA, and again when they change.
+	ClientCAFile, FrontProxyCAFile string
 	// FrontProxyCA, in PEM, signs the certificates of proxies that may say on
 	// whose behalf they ask, FrontProxyNames are the common names they may have;
 	// none: there are no such proxies, or they may have any name.
@@ -59,7 +65,7 @@ type Options struct {
 	FrontProxyNames []string
 	// ServiceAccountKey, in PEM, signs service account tokens (RSA or ECDSA).
 	ServiceAccountKey []byte
-	// Issuer of service account tokens; empty means
+	// Issuer of service account tokens where Settings have none; empty means
 	// https://kubernetes.default.svc.cluster.local.
 	Issuer string
 	// KubeletClient is the certificate to show to kubelets, asked for with each
@@ -80,14 +86,18 @@ type Options struct {
 	// Advertise is where pods and other machines reach this server. It is of the
 	// primary family, or of the loopback.
 	Advertise netip.AddrPort
-	// Encryption is how objects are encrypted in the backend. Its Metrics, Log and
-	// ServerID are the server's. Without a File they are not.
-	Encryption encryption.Config
 	// Limits are what clients may ask of the server.
 	Limits Limits
+	// Seldom is how many times more seldom than usual that happens which happens by the clock alone: bookmarks, looks at
+	// whether the first objects are there, ends of watches that components in this process have. 0 means once. It is for
+	// tests in which days pass.
+	Seldom int
 	// Components probe the parts of the control plane that run in this process, by the name ComponentStatuses have for
 	// them: controller-manager and scheduler. One that is missing is judged by the lease of its leader.
 	Components map[string]func(ctx context.Context) error
+	// Changed is told what differs of objects of the cache that somebody has
+	// changed: see store.Config.
+	Changed func(difference string)
 	// Log gets what operators need to know; nil means slog.Default().
 	Log *slog.Logger
 }
@@ -97,9 +107,7 @@ type Options struct {
 // has. It is ready when Standard returns, and works until ctx ends. It must be
 // closed, before the backend is.
 func Standard(ctx context.Context, o Options) (*Server, error) {
-	if o.Issuer == "" {
-		o.Issuer = "https://kubernetes.default.svc.cluster.local"
-	}
+	guard.Go("schemas", managedfields.Prepare) // the first objects need them, what comes before does not
 	if o.Log == nil {
 		o.Log = slog.Default()
 	}
@@ -111,15 +119,22 @@ func Standard(ctx context.Context, o Options) (*Server, error) {
 		return nil, fmt.Errorf("service IP family %q must match public address family %q", services.CIDRs().Families()[0], family.Of(a))
 	}
 	registry := prometheus.NewRegistry()
+	gates, err := o.Features.Gates()
+	if err != nil {
+		return nil, err
+	}
 	tokens, err := o.tokens(registry)
 	if err != nil {
 		return nil, err
 	}
-	users, err := o.users(tokens)
+	users, err := o.users(tokens, gates, registry)
 	if err != nil {
 		return nil, err
 	}
-	rights := authz.New(bootstrap.NodeRules(), registry)
+	rights, err := o.rights(registry)
+	if err != nil {
+		return nil, err
+	}
 	connections := o.connections(rights)
 	used := usage.New(usage.Config{Kubelet: connections.GetKubelet, Log: o.Log})
 	var s *Server
@@ -129,38 +144,55 @@ func Standard(ctx context.Context, o Options) (*Server, error) {
 	policies := policy.New(policy.Config{Authorizer: rights, Metrics: registry,
 		Changed: func(ctx context.Context, r *resource.Resource) (int64, error) { return s.store.Changed(ctx, r) },
 		Served:  func() []*resource.Resource { return s.Resources() }, Kind: func(k schema.GroupVersionKind) *resource.Resource { return s.kind(k) }})
+	chain, err := admission.Standard(admission.Config{Rights: rights, Metrics: registry, Choice: o.Admission, Features: gates,
+		Served:   func() []*resource.Resource { return s.Resources() },
+		Mutating: []admission.Plugin{policies.Mutating(), hooks.Mutating()}, Validating: []admission.Plugin{policies.Validating(), hooks.Validating()}})
+	if err != nil {
+		return nil, err
+	}
+	rows := builtin.Resources(builtin.Deps{Services: services, Tokens: users.Tokens(), Audiences: tokens.Audiences(), Issuer: tokens,
+		Authorizer: rights, Components: o.components(func() *Server { return s }), Usage: used})
+	hides, err := o.Features.Hides(rows)
+	if err != nil {
+		return nil, err
+	}
 	documents, descriptions, extensions := discovery.New(o.Advertise.String()), openapi.New(), aggregate.New()
-	registry.MustRegister(guard.Panics, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	registry.MustRegister(gates, guard.Panics, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	mux := http.NewServeMux()
+	o.Audit.Metrics, o.Audit.Log = registry, o.Log
+	written, err := audit.Open(o.Audit)
+	if err != nil {
+		return nil, err
+	}
+	o.Debug = o.pages(gates)
 	ctx, end := context.WithCancel(ctx)
 	keys, err := o.encryption(ctx, registry)
 	if err != nil {
 		end()
-		return nil, err
+		return nil, errors.Join(err, written.Close(ctx))
 	}
 	s, err = New(ctx, Config{
-		Backend: o.Backend, Encryption: keys.store(),
-		Resources: builtin.Resources(builtin.Deps{Services: services, Tokens: users.Tokens(), Audiences: tokens.Audiences(), Issuer: tokens,
-			Authorizer: rights, Components: o.components(func() *Server { return s }), Usage: used}),
-		Authenticator: authn.New(users),
+		Backend: o.Backend, Encryption: keys.store(), Audit: written, Changed: o.Changed,
+		Resources: rows, Hides: hides, NoWatchLists: !gates.Enabled(features.WatchList), OneImpersonation: !gates.Enabled(features.ConstrainedImpersonation),
+		Authenticator: authn.New(users.Config),
 		Authorizer:    rights,
-		Admission: admission.Standard(rights, registry,
-			[]admission.Plugin{policies.Mutating(), hooks.Mutating()}, []admission.Plugin{policies.Validating(), hooks.Validating()}),
+		Admission:     chain,
 		Connect: func(w http.ResponseWriter, r *http.Request, c rest.Connection) error {
 			return connections.ServeConnect(w, r, connect.Target(c))
 		},
 		Other:      mux,
 		Limits:     o.Limits,
+		Seldom:     o.Seldom,
 		Extensions: extensions.Handler,
 		Documents:  []Document{documents, descriptions, extensions},
-		Parts:      []Part{tokens, services, connections, hooks, used},
+		Parts:      append([]Part{tokens, services, connections, hooks, used}, users.parts()...),
 		Metrics:    registry,
 		Log:        o.Log,
 	})
 	if err != nil {
 		keys.close()
 		end()
-		return nil, err
+		return nil, errors.Join(err, written.Close(ctx))
 	}
 	s.end = end
 	keys.run(ctx, s)
@@ -175,11 +207,16 @@ func Standard(ctx context.Context, o Options) (*Server, error) {
 	for path, handler := range fixed {
 		mux.Handle(path, handler)
 	}
-	paths := func() []string { return slices.AppendSeq(documents.Paths(), maps.Keys(fixed)) }
-	health.Register(mux, health.Config{Healthy: keys.checks(), Live: s.liveChecks(), Ready: s.readyChecks(keys.checks()), Metrics: withLibraries(registry), Paths: paths})
+	paths := func() []string {
+		return slices.Concat(slices.AppendSeq(documents.Paths(), maps.Keys(fixed)), o.Debug.Listed())
+	}
+	o.Debug.Paths = health.Register(mux, health.Config{Healthy: keys.checks(), Live: s.liveChecks(), Ready: s.readyChecks(keys.checks()), Metrics: withLibraries(registry), Paths: paths})
+	debug.Register(mux, o.Debug)
+	s.fairness.Register(mux)
 	s.follow(ctx, "service claims", services.Run)
 	s.follow(ctx, "usage of nodes", used.Run)
-	if err := s.begin(ctx, rights, o.objects(s, services), o.dial()); err != nil {
+	s.follow(ctx, "token issuers", users.issuers.Run)
+	if err := s.begin(ctx, rights, o.objects(s, services, users), o.dial()); err != nil {
 		s.Close()
 		return nil, err
 	}
@@ -203,6 +240,12 @@ func (s *Server) begin(ctx context.Context, rights *authz.Authorizer, objects bo
 		return fmt.Errorf("load the roles: %w", err)
 	}
 	s.follow(ctx, "authorization", func(ctx context.Context) error { return rights.Run(ctx) })
+	s.follow(ctx, "priority and fairness", func(ctx context.Context) error {
+		return s.fairness.Run(ctx, fairness.Objects{Source: s.store, Cluster: s.Cluster(), Log: s.config.Log,
+			Apply: func(ctx context.Context, row *resource.Resource, live resource.Object, status *unstructured.Unstructured) (resource.Object, error) {
+				return s.rest.Fields.Apply(ctx, row, "status", live, status, "api-priority-and-fairness-config-consumer-v1", true)
+			}})
+	})
 	definitions := custom.NewDefinitions(custom.Config{
 		Source: s.store, Cluster: s.Cluster(), Builtin: s.config.Resources, Log: s.config.Log,
 		Serve: func(ctx context.Context, rows, unnamed []*resource.Resource) error {
@@ -231,7 +274,7 @@ func (s *Server) follow(ctx context.Context, part string, run func(context.Conte
 	s.parts.Go(part, func() {
 		if err := guard.Keep(ctx, part, run); err != nil && !errors.Is(err, context.Canceled) {
 			s.ended.Store(&part)
-			s.config.Log.ErrorContext(ctx, "part of the server ended", "part", part, "err", err)
+			s.config.Log.ErrorContext(ctx, "part of the server ended", "part", part, "error", err)
 		}
 	})
 }
@@ -245,34 +288,31 @@ func (o Options) dial() reach.Dial {
 }
 
 // objects are what must exist in a cluster of these options.
-func (o Options) objects(s *Server, services *alloc.Services) bootstrap.Config {
-	return bootstrap.Config{
+func (o Options) objects(s *Server, services *alloc.Services, u users) bootstrap.Config {
+	c := bootstrap.Config{
 		Cluster: s.Cluster(), Backend: o.Backend, Advertise: o.Advertise, ServiceCIDRs: services.CIDRs(), ServiceIP: services.First(),
-		ClientCA: o.ClientCA, FrontProxyCA: o.FrontProxyCA, FrontProxyNames: o.FrontProxyNames,
+		ClientCA: u.ClientCAs.PEM, FrontProxyNames: o.FrontProxyNames, Seldom: o.Seldom,
 	}
+	if u.FrontProxy != nil {
+		c.FrontProxyCA = u.FrontProxy.CAs.PEM
+	}
+	return c
 }
 
-func (o Options) tokens(registry prometheus.Registerer) (*authn.Tokens, error) {
-	key, err := serviceaccount.ParseKey(o.ServiceAccountKey)
-	if err != nil {
-		return nil, fmt.Errorf("service account key: %w", err)
+// pages are those of Debug that gates let be.
+func (o Options) pages(gates features.Gates) debug.Config {
+	c := o.Debug
+	c.NoStatus = !gates.Enabled(features.ComponentStatusz)
+	if !gates.Enabled(features.ComponentFlagz) {
+		c.Flags = nil
 	}
-	return authn.NewTokens(authn.TokensConfig{Issuer: o.Issuer, Key: key, Metrics: registry})
+	return c
 }
 
-func (o Options) users(tokens *authn.Tokens) (authn.Config, error) {
-	pool := x509.NewCertPool()
-	if !pool.AppendCertsFromPEM(o.ClientCA) {
-		return authn.Config{}, errors.New("client CA: no certificate in PEM")
-	}
-	c := authn.Config{ClientCAs: pool, StaticTokens: o.StaticTokens, ServiceAccounts: tokens}
-	if len(o.FrontProxyCA) > 0 {
-		c.FrontProxy = &authn.FrontProxy{CAs: x509.NewCertPool(), AllowedNames: o.FrontProxyNames}
-		if !c.FrontProxy.CAs.AppendCertsFromPEM(o.FrontProxyCA) {
-			return authn.Config{}, errors.New("front proxy CA: no certificate in PEM")
-		}
-	}
-	return c, nil
+func (o Options) rights(registry prometheus.Registerer) (*authz.Authorizer, error) {
+	c := o.Authorization
+	c.NodeRules, c.ServerID, c.Metrics, c.Log = bootstrap.NodeRules(), o.Advertise.String(), registry, o.Log
+	return authz.Open(c)
 }
 
 func (o Options) connections(rights *authz.Authorizer) *connect.Handler {

@@ -25,6 +25,9 @@ func (s *Server) Transport(u user.Info) http.RoundTripper {
 	return &transport{handler: s.handler, user: u}
 }
 
+// inProcess is the address of clients in this process.
+const inProcess = "in-process"
+
 type transport struct {
 	handler http.Handler
 	user    user.Info
@@ -34,7 +37,7 @@ func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	ctx, cancel := context.WithCancel(r.Context())
 	a := &answer{request: r, header: make(http.Header), body: newPipe(cancel), begun: make(chan struct{})}
 	served := r.Clone(withCut(request.WithUser(ctx, t.user), func() { a.body.closeWith(os.ErrDeadlineExceeded) }))
-	served.RequestURI, served.RemoteAddr = r.URL.RequestURI(), "in-process"
+	served.RequestURI, served.RemoteAddr = r.URL.RequestURI(), inProcess
 	if served.Host == "" {
 		served.Host = r.URL.Host
 	}

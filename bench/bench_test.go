@@ -96,3 +96,25 @@ func TestMedians(t *testing.T) {
 		}
 	}
 }
+
+func TestNextCollection(t *testing.T) {
+	got, err := nextCollection([]byte("# HELP go_memstats_next_gc_bytes Number\ngo_memstats_next_gc_bytes_total 1\ngo_memstats_next_gc_bytes 4.194304e+06\n"))
+	if err != nil || got != 4<<20 {
+		t.Errorf("got %v, %v, want %d", got, err, 4<<20)
+	}
+	if got, err := nextCollection([]byte("go_goroutines 7\n")); err == nil {
+		t.Errorf("without it: got %v, want an error", got)
+	}
+}
+
+// What is done while it is measured counts as busy.
+func TestBusyShare(t *testing.T) {
+	all, idle, err := processorTicks()
+	if err != nil || idle <= 0 || idle > all {
+		t.Fatalf("got %d ticks, of which %d idle, and error %v", all, idle, err)
+	}
+	busy, err := busyShare(t.Context(), 50*time.Millisecond)
+	if err != nil || busy < 0 || busy > 1 {
+		t.Errorf("got %v, %v, want a share", busy, err)
+	}
+}

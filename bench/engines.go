@@ -99,7 +99,7 @@ func runEngines(ctx context.Context, s settings, storages []string, n engineScal
 		slog.Info("measuring", "server", c.name(), "number", i+1, "of", len(list))
 		r := measureEngine(ctx, c, s, keys, dir, n)
 		if r.failed != nil {
-			slog.Error("not measured", "server", c.name(), "err", r.failed)
+			slog.Error("not measured", "server", c.name(), "error", r.failed)
 		}
 		results = append(results, r)
 		if err := s.write(machine + "\n\n" + engineReport(results, n)); err != nil {

@@ -17,10 +17,11 @@ import (
 type scale struct {
 	connections int
 	idle        time.Duration // before memory is looked at
+	rest        time.Duration // after the load, before memory is looked at again
 	limit       time.Duration // of one measurement: what is slower does less
 	objects     int           // created, then updated, by each of the numbers of workers
 	workers     []int
-	readers     int
+	podWorkers  int
 	pods        int
 	listers     int
 	watchers    int
@@ -32,13 +33,14 @@ type scale struct {
 
 var full = scale{
 	connections: 8, idle: 8 * time.Second, limit: 4 * time.Second,
-	objects: 2000, workers: []int{1, 16, 64}, readers: 16, pods: 5000, listers: 2,
+	rest: time.Minute, objects: 2000, workers: []int{1, 16}, podWorkers: 16, pods: 5000, listers: 2,
 	watchers: 200, burst: 500, paced: 400, pace: 40 * time.Millisecond, // of 400 updates, the p99 is that of the fourth worst
 }
 
 // divided is a load by so much smaller, with as many workers.
 func (s scale) divided(by int) scale {
 	s.idle /= time.Duration(by)
+	s.rest /= time.Duration(by)
 	s.limit /= time.Duration(by)
 	s.objects /= by
 	s.pods /= by
@@ -52,6 +54,7 @@ func (s scale) divided(by int) scale {
 // load puts load on one server and keeps the figures.
 type load struct {
 	scale   scale
+	server  *subject
 	clients []kubernetes.Interface
 	figures []figure
 	space   string // namespace of the step
@@ -99,8 +102,7 @@ func (l *load) run(ctx context.Context) error {
 	}{
 		{"warm", l.warm},
 		{"maps", l.writes},
-		{"maps", l.gets},
-		{"pods", l.lists},
+		{"pods", l.pods},
 		{"watched", l.watches},
 	} {
 		l.space = step.space
@@ -128,14 +130,14 @@ func (l *load) warm(ctx context.Context) error {
 func (l *load) writes(ctx context.Context) error {
 	for _, workers := range l.scale.workers {
 		made := make([]*v1.ConfigMap, l.scale.objects)
-		created, err := work(ctx, workers, len(made), l.scale.limit, func(ctx context.Context, worker, job int) (err error) {
+		created, err := l.measure(ctx, "create ConfigMaps of 1 KiB, "+plural(workers, "worker"), workers, len(made), func(ctx context.Context, worker, job int) (err error) {
 			made[job], err = l.create(ctx, worker, fmt.Sprintf("map-%d-%d", workers, job))
 			return err
 		})
 		if err != nil {
 			return err
 		}
-		updated, err := work(ctx, workers, len(created.took), l.scale.limit, func(ctx context.Context, worker, job int) error {
+		_, err = l.measure(ctx, "update them, "+plural(workers, "worker"), workers, len(created.took), func(ctx context.Context, worker, job int) error {
 			made[job].Data["payload"] = payload()
 			_, err := l.client(worker).CoreV1().ConfigMaps(l.space).Update(ctx, made[job], metav1.UpdateOptions{})
 			return err
@@ -143,10 +145,32 @@ func (l *load) writes(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		l.addOutcome(fmt.Sprintf("create ConfigMaps of 1 KiB, %s", plural(workers, "worker")), created, 0.99)
-		l.addOutcome(fmt.Sprintf("update them, %s", plural(workers, "worker")), updated, 0.99)
 	}
 	return nil
+}
+
+// measure does jobs as work does, and says how fast they went and what one cost the server: its processor time is what
+// the client beside it does not blur.
+func (l *load) measure(ctx context.Context, row string, workers, n int, do func(ctx context.Context, worker, job int) error) (outcome, error) {
+	before, err := l.server.cpu()
+	if err != nil {
+		return outcome{}, err
+	}
+	o, err := work(ctx, workers, n, l.scale.limit, do)
+	if err != nil {
+		return o, err
+	}
+	after, err := l.server.cpu()
+	if err != nil {
+		return o, err
+	}
+	l.addOutcome(row, o, 0.99)
+	l.addCost(row+": CPU of the server for one", after-before, len(o.took))
+	return o, nil
+}
+
+func (l *load) addCost(row string, spent time.Duration, n int) {
+	l.add(row, micros, float64(spent.Microseconds())/float64(max(1, n)))
 }
 
 func (l *load) addOutcome(row string, o outcome, q float64) {
@@ -166,49 +190,6 @@ func (l *load) create(ctx context.Context, worker int, name string) (*v1.ConfigM
 		ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{"app": "bench"}},
 		Data:       map[string]string{"payload": payload()},
 	}, metav1.CreateOptions{})
-}
-
-// gets reads the ConfigMaps that the most workers have made, whole and decoded.
-func (l *load) gets(ctx context.Context) error {
-	most := l.scale.workers[len(l.scale.workers)-1]
-	o, err := work(ctx, l.scale.readers, 20*l.scale.objects, l.scale.limit, func(ctx context.Context, worker, job int) error {
-		name := fmt.Sprintf("map-%d-%d", most, rand.IntN(l.scale.objects/10))
-		_, err := l.client(worker).CoreV1().ConfigMaps(l.space).Get(ctx, name, metav1.GetOptions{})
-		return err
-	})
-	l.addOutcome("get one, "+plural(l.scale.readers, "worker"), o, 0.99)
-	return err
-}
-
-// lists reads all pods at once, consistently. Answers are read but not decoded,
-// which would take the client longer than the server.
-func (l *load) lists(ctx context.Context) error {
-	created, err := work(ctx, 64, l.scale.pods, time.Minute, func(ctx context.Context, worker, job int) error {
-		_, err := l.client(worker).CoreV1().Pods(l.space).Create(ctx, pod(job), metav1.CreateOptions{})
-		return err
-	})
-	if err != nil {
-		return err
-	}
-	l.addOutcome("create pods, 64 workers", created, 0.99)
-	what := fmt.Sprintf("list of %d pods", l.scale.pods)
-	if err := l.list(ctx, what, "identity"); err != nil {
-		return err
-	}
-	return l.list(ctx, what+", gzip", "gzip")
-}
-
-func (l *load) list(ctx context.Context, row, encoding string) error {
-	size := make([]int, l.scale.listers)
-	o, err := work(ctx, l.scale.listers, 10000, l.scale.limit, func(ctx context.Context, worker, _ int) error {
-		answer, err := l.client(worker).CoreV1().RESTClient().Get().Namespace(l.space).Resource("pods").
-			SetHeader("Accept-Encoding", encoding).DoRaw(ctx)
-		size[worker] = len(answer)
-		return err
-	})
-	l.addOutcome(row+", "+plural(l.scale.listers, "worker"), o, 0.5)
-	l.add(row+": size", mebibytes, float64(size[0])/(1<<20))
-	return err
 }
 
 // payload is nearly 1 KiB that does not compress well.

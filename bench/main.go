@@ -141,12 +141,18 @@ func measure(ctx context.Context, s *subject, keys keys, set settings) (_ []figu
 	if err != nil {
 		return nil, err
 	}
-	l := &load{scale: n, clients: clients}
+	l := &load{scale: n, server: s, clients: clients}
+	busy, err := quiet(ctx)
+	if err != nil {
+		return nil, err
+	}
+	l.add("processors busy with other work before", percent, 100*busy)
 	for _, step := range []func() error{
 		func() error { return l.addStart(ctx, "from start to ready", s) },
 		func() error { return pause(ctx, n.idle) },
 		func() error { return l.addMemory("memory, idle", s, "VmRSS") },
 		func() error { return l.addMemory("memory, idle, without pages of files", s, "RssAnon") },
+		func() error { return l.addHeap(ctx, "live heap, idle", s) },
 		func() error {
 			if set.extensions {
 				return l.runExtensions(ctx, s, keys)
@@ -155,6 +161,10 @@ func measure(ctx context.Context, s *subject, keys keys, set settings) (_ []figu
 		},
 		func() error { return l.addCPU("CPU time of the server in all", s) },
 		func() error { return l.addMemory("memory after the load", s, "VmRSS") },
+		func() error { return l.addHeap(ctx, "live heap after the load", s) },
+		func() error { return pause(ctx, n.rest) },
+		func() error { return l.addMemory("memory, idle again", s, "VmRSS") },
+		func() error { return l.addHeap(ctx, "live heap, idle again", s) },
 		func() error { return l.addMemory("memory, most ever", s, "VmHWM") },
 		func() error { return l.addDisk(s) },
 	} {

@@ -26,12 +26,14 @@ func (l *load) prepare(ctx context.Context) error {
 	return err
 }
 
+func podName(n int) string { return fmt.Sprintf("shop-7d9f8c6b5-%05d", n) }
+
 // pod is what a Deployment's pod commonly has.
 func pod(n int) *v1.Pod {
-	labels := map[string]string{"app": "shop", "tier": "backend", "pod-template-hash": "7d9f8c6b5"}
+	labels := map[string]string{"shard": fmt.Sprint(n % 50), "app": "shop", "tier": "backend", "pod-template-hash": "7d9f8c6b5"}
 	probe := &v1.Probe{ProbeHandler: v1.ProbeHandler{HTTPGet: &v1.HTTPGetAction{Path: "/healthz", Port: intstr.FromInt32(8080)}}}
 	return &v1.Pod{
-		ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("shop-7d9f8c6b5-%05d", n), Labels: labels, Annotations: map[string]string{"prometheus.io/scrape": "true"}},
+		ObjectMeta: metav1.ObjectMeta{Name: podName(n), Labels: labels, Annotations: map[string]string{"prometheus.io/scrape": "true"}},
 		Spec: v1.PodSpec{
 			NodeName: fmt.Sprintf("node-%d", n%50),
 			Containers: []v1.Container{{

@@ -25,6 +25,7 @@ type subject struct {
 	dir      string // the programs' logs and data
 	data     string // folder of what they store
 	durable  bool
+	metrics  []string // of its programs besides the API server, without credentials
 	running  []*exec.Cmd
 }
 
@@ -52,20 +53,13 @@ func newSubjects(s settings, dir string, k keys) ([]*subject, error) {
 			"--listen-peer-urls", "http://" + peer, "--initial-advertise-peer-urls", "http://" + peer, "--initial-cluster", "default=http://" + peer},
 		real.kubeAPIServer(s, k, "http://"+etcd),
 	}
-	all := []*subject{real}
-	for _, engine := range []string{"file", "memory"} {
-		skiff, err := newSubject(dir, "Skiff, "+engine+"://", engine == "file")
-		if err != nil {
-			return nil, err
-		}
-		storage := "memory://"
-		if skiff.durable {
-			storage = "file://" + filepath.Join(skiff.data, "skiff.db")
-		}
-		skiff.commands = [][]string{skiff.skiffAPIServer(s, k, storage)}
-		all = append(all, skiff)
+	real.metrics = []string{"http://" + etcd}
+	skiff, err := newSubject(dir, "Skiff, file://", true)
+	if err != nil {
+		return nil, err
 	}
-	return all, nil
+	skiff.commands = [][]string{skiff.skiffAPIServer(s, k, "file://"+filepath.Join(skiff.data, "skiff.db"))}
+	return []*subject{real, skiff}, nil
 }
 
 // kubeAPIServer is the command of a kube-apiserver on an etcd, or what answers

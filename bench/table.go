@@ -23,8 +23,10 @@ type unit struct {
 var (
 	seconds   = unit{"s", false}
 	millis    = unit{"ms", false}
+	micros    = unit{"µs", false}
 	kibibytes = unit{"KiB", false}
 	mebibytes = unit{"MiB", false}
+	percent   = unit{"%", false}
 	perSecond = unit{"/s", true}
 )
 

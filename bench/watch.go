@@ -21,11 +21,21 @@ func (l *load) watches(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	before, err := l.server.cpu()
+	if err != nil {
+		return err
+	}
 	burst, version, err := l.fanOut(ctx, watched.ResourceVersion, l.scale.burst, 0)
 	if err != nil {
 		return err
 	}
-	l.add(fmt.Sprintf("%d watchers, %d updates: events", l.scale.watchers, l.scale.burst), perSecond, burst.rate())
+	after, err := l.server.cpu()
+	if err != nil {
+		return err
+	}
+	row := fmt.Sprintf("%d watchers, %d updates: events", l.scale.watchers, l.scale.burst)
+	l.add(row, perSecond, burst.rate())
+	l.addCost(row+": CPU of the server for one", after-before, len(burst.took))
 	paced, _, err := l.fanOut(ctx, version, l.scale.paced, l.scale.pace)
 	if err != nil {
 		return err

@@ -21,7 +21,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
-	"github.com/skiff-k8s/skiff/apiserver/encryption"
+	"github.com/skiff-k8s/skiff/apiserver"
 	"github.com/skiff-k8s/skiff/atomicfile"
 	"github.com/skiff-k8s/skiff/cluster/node"
 	"github.com/skiff-k8s/skiff/controllers/services"
@@ -37,8 +37,8 @@ type Config struct {
 	DataDir string
 	// Storage is the URL of the storage engine; file:// in DataDir.
 	Storage string
-	// Encryption is how objects are encrypted in the storage; they are not.
-	Encryption encryption.Config
+	// Settings are those of the API server.
+	apiserver.Settings
 	// Listen is the address of the API; 0.0.0.0:6443.
 	Listen netip.AddrPort
 	// Kubeconfig is a further place to write the administrator's kubeconfig to.

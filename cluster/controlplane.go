@@ -8,13 +8,9 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
-	"sync/atomic"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apiserver/pkg/authentication/user"
-	"k8s.io/client-go/informers"
-	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/metadata"
 	"k8s.io/client-go/rest"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 
@@ -25,10 +21,10 @@ import (
 	"github.com/skiff-k8s/skiff/cluster/keypair"
 	"github.com/skiff-k8s/skiff/controllers"
 	"github.com/skiff-k8s/skiff/controllers/services"
+	"github.com/skiff-k8s/skiff/controlplane"
 	"github.com/skiff-k8s/skiff/fakenodes"
 	"github.com/skiff-k8s/skiff/guard"
 	"github.com/skiff-k8s/skiff/ingress"
-	"github.com/skiff-k8s/skiff/scheduler"
 )
 
 // identity is whom a component is to the API server.
@@ -38,17 +34,22 @@ type identity struct {
 	groups []string
 }
 
+// info is the identity as the API server sees it in process.
+func (id identity) info() user.Info {
+	return &user.DefaultInfo{Name: id.user, Groups: append([]string{user.AllAuthenticated}, id.groups...)}
+}
+
+func (id identity) agent() string { return "skiff/" + id.file }
+
 // The identities of the components; each has the rights that the default roles
-// of Kubernetes give to its user, or those of rights.yaml.
+// of Kubernetes give to its user, or those of rights.yaml. Those of controllers,
+// scheduler and fake nodes are package controlplane's.
 var (
-	adminUser      = identity{"admin", "kubernetes-admin", []string{user.SystemPrivilegedGroup}}
-	controllerUser = identity{"controllers", user.KubeControllerManager, nil}
-	schedulerUser  = identity{"scheduler", user.KubeScheduler, nil}
-	proxyUser      = identity{"proxy", user.KubeProxy, nil}
-	ingressUser    = identity{"ingress", "skiff:ingress", nil}
-	fakeNodesUser  = identity{"fake-nodes", "skiff:fake-nodes", nil}
-	policyUser     = identity{"network-policy", "skiff:network-policy", nil}
-	kubeletClient  = identity{"apiserver-kubelet-client", "kube-apiserver-kubelet-client", nil}
+	adminUser     = identity{"admin", "kubernetes-admin", []string{user.SystemPrivilegedGroup}}
+	proxyUser     = identity{"proxy", user.KubeProxy, nil}
+	ingressUser   = identity{"ingress", "skiff:ingress", nil}
+	policyUser    = identity{"network-policy", "skiff:network-policy", nil}
+	kubeletClient = identity{"apiserver-kubelet-client", "kube-apiserver-kubelet-client", nil}
 )
 
 // servingFile is the base name of the API server's own certificate.
@@ -65,24 +66,8 @@ type controlPlane struct {
 	backend backend.Backend
 	server  *apiserver.Server
 	served  chan error
-	// What runs beside the API server, as ComponentStatuses tell of it.
-	managing, scheduling part
-}
-
-// part is a part of the control plane that runs in this process, or does not.
-type part struct{ running atomic.Bool }
-
-func (p *part) run(ctx context.Context, work func(context.Context) error) error {
-	p.running.Store(true)
-	defer p.running.Store(false)
-	return work(ctx)
-}
-
-func (p *part) probe(context.Context) error {
-	if !p.running.Load() {
-		return errors.New("not running")
-	}
-	return nil
+	// beside is what runs beside the API server in this process.
+	beside controlplane.Parts
 }
 
 // startControlPlane opens the storage and serves the API. It returns when the
@@ -141,7 +126,7 @@ func (p *controlPlane) start(ctx context.Context) error {
 	}
 	p.server, err = apiserver.Standard(ctx, apiserver.Options{
 		Backend:           p.backend,
-		Encryption:        r.Encryption,
+		Settings:          r.Settings,
 		ClientCA:          r.pki.CA(),
 		ServiceAccountKey: tokenKey,
 		Issuer:            "https://kubernetes.default.svc." + r.Domain,
@@ -151,7 +136,7 @@ func (p *controlPlane) start(ctx context.Context) error {
 		KubeletClient:     toKubelets.Show,
 		ServiceCIDRs:      r.ServiceCIDRs,
 		Advertise:         netip.AddrPortFrom(r.addresses[0], r.Listen.Port()),
-		Components:        map[string]func(context.Context) error{"controller-manager": p.managing.probe, "scheduler": p.scheduling.probe},
+		Components:        p.beside.Probes(),
 		Log:               r.Log.With("component", "apiserver"),
 	})
 	if err != nil {
@@ -242,90 +227,27 @@ func (r *run) url(id identity) string {
 
 // config reaches the API server in process, without a socket, as an identity.
 func (p *controlPlane) config(id identity) *rest.Config {
-	config := &rest.Config{
-		Host: "https://in-process",
-		Transport: p.server.Transport(&user.DefaultInfo{
-			Name: id.user, Groups: append([]string{user.AllAuthenticated}, id.groups...),
-		}),
-		UserAgent: "skiff/" + id.file,
-	}
-	tune(config)
-	return config
+	return controlplane.Reach(p.server, id.info(), id.agent())
 }
 
-// tune makes a component speak protobuf and leaves limits to its work queues.
-func tune(config *rest.Config) {
-	config.ContentType = "application/vnd.kubernetes.protobuf"
-	config.AcceptContentTypes = "application/vnd.kubernetes.protobuf,application/json"
-	config.QPS = -1
-	// A controller cannot do without what the API calls deprecated.
-	config.WarningHandler = rest.NoWarnings{}
-}
-
-// controllers runs the controllers, the scheduler and the fake nodes, which share
-// one informer factory, until ctx ends.
+// controllers runs the controllers, the scheduler and the fake nodes until ctx ends.
 func (p *controlPlane) controllers(ctx context.Context) error {
-	config := p.config(controllerUser)
-	client, err := kubernetes.NewForConfig(config)
+	r := p.run
+	tokenKey, err := r.pki.Key(tokenKeyFile)
 	if err != nil {
 		return err
 	}
-	meta, err := metadata.NewForConfig(config)
-	if err != nil {
-		return err
+	c := controlplane.Config{
+		Server: p.server, Log: r.Log,
+		Controllers: &controllers.Config{
+			RootCA: r.pki.CA(), ServiceAccountKey: tokenKey, PodCIDRs: r.PodCIDRs, LoadBalancers: r.LoadBalancers,
+			Ingress:   services.Ingress{Controller: ingress.ControllerName, Ports: []uint16{r.Ingress.HTTPPort, r.Ingress.HTTPSPort}},
+			SigningCA: r.pki.ca.CertPEM, SigningKey: r.pki.ca.KeyPEM,
+		},
+		FakeNodes: fakenodes.Config{Count: r.FakeNodes},
 	}
-	tokenKey, err := p.run.pki.Key(tokenKeyFile)
-	if err != nil {
-		return err
+	if r.Nodes > 0 {
+		c.FakeNodes.Taints = []corev1.Taint{{Key: fakenodes.Label, Value: "true", Effect: corev1.TaintEffectNoSchedule}}
 	}
-	factory := informers.NewSharedInformerFactory(client, 0)
-	manager, err := controllers.New(controllers.Config{
-		Client: client, Metadata: meta, API: config, Informers: factory,
-		RootCA: p.run.pki.CA(), ServiceAccountKey: tokenKey, PodCIDRs: p.run.PodCIDRs, LoadBalancers: p.run.LoadBalancers,
-		Ingress:   services.Ingress{Controller: ingress.ControllerName, Ports: []uint16{p.run.Ingress.HTTPPort, p.run.Ingress.HTTPSPort}},
-		SigningCA: p.run.pki.ca.CertPEM, SigningKey: p.run.pki.ca.KeyPEM,
-	})
-	if err != nil {
-		return err
-	}
-	placing, err := kubernetes.NewForConfig(p.config(schedulerUser))
-	if err != nil {
-		return err
-	}
-	s, err := scheduler.New(scheduler.Config{Client: placing, Informers: factory, Log: p.run.Log.With("component", "scheduler")})
-	if err != nil {
-		return err
-	}
-	nodes, err := p.fakeNodes(factory)
-	if err != nil {
-		return err
-	}
-	ctx, cancel := context.WithCancel(ctx)
-	factory.Start(ctx.Done())
-	defer factory.Shutdown()
-	defer cancel()
-	scheduled := make(chan error, 1)
-	guard.Go("scheduler", func() {
-		defer cancel()
-		scheduled <- guard.Call("scheduler", func() error { return p.scheduling.run(ctx, s.Run) })
-	})
-	played := make(chan error, 1)
-	guard.Go("fake nodes", func() {
-		played <- guard.Call("fake nodes", func() error { return nodes.Run(ctx) })
-	})
-	err = p.managing.run(ctx, manager.Run)
-	cancel()
-	return errors.Join(err, <-scheduled, <-played)
-}
-
-func (p *controlPlane) fakeNodes(factory informers.SharedInformerFactory) (*fakenodes.Nodes, error) {
-	client, err := kubernetes.NewForConfig(p.config(fakeNodesUser))
-	if err != nil {
-		return nil, err
-	}
-	c := fakenodes.Config{Client: client, Informers: factory, Count: p.run.FakeNodes, Log: p.run.Log.With("component", "fake nodes")}
-	if p.run.Nodes > 0 {
-		c.Taints = []corev1.Taint{{Key: fakenodes.Label, Value: "true", Effect: corev1.TaintEffectNoSchedule}}
-	}
-	return fakenodes.New(c)
+	return p.beside.Run(ctx, c)
 }

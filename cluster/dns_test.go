@@ -242,8 +242,15 @@ func TestDNS(t *testing.T) {
 		}
 	}
 	t.Run("lookups", look)
-	t.Run("search", c.searches)
-	t.Run("stub domains", func(t *testing.T) { c.stubs(t, r) })
+	t.Run("search", func(t *testing.T) {
+		c.searches(t, map[string]string{
+			"plain": address, "plain.dns": address, "plain.dns.svc": address, "plain.dns.svc.cluster.local": address, "first.headless": named,
+			"external": address, "kubernetes.default": "10.97.0.1", "kube-dns.kube-system.svc": "10.97.0.10",
+		})
+	})
+	t.Run("a Service that was not there when it was first looked up", func(t *testing.T) { c.late(t, r) })
+	upstream := newNameServer(t, c.gateway()+":0")
+	t.Run("stub domains", func(t *testing.T) { c.stubs(t, r, upstream) })
 	c.Stop(t)
 	c.Start(t)
 	r = c.node(t, "node-1")
@@ -265,14 +272,6 @@ func TestDNS(t *testing.T) {
 			time.Sleep(50 * time.Millisecond)
 		}
 	})
-}
-
-// searches sees what a pod is told of name servers.
-func (c dnsCluster) searches(t *testing.T) {
-	uid := c.field(t, "pod/named", "{.metadata.uid}")
-	if got, want := c.resolvConf(t, uid), "search dns.svc.cluster.local svc.cluster.local cluster.local\nnameserver 10.97.0.10\noptions ndots:5\n"; !sameLines(got, want) {
-		t.Errorf("got\n%s\nwant\n%s", got, want)
-	}
 }
 
 func sameLines(a, b string) bool {
@@ -311,31 +310,3 @@ func processOf(t *testing.T, uid string) string {
 	t.Fatalf("pod %s has no process", uid)
 	return ""
 }
-
-// stubs has a user add a domain of another name server, and a name of their own in the cluster's domain.
-func (c dnsCluster) stubs(t *testing.T, r resolver) {
-	manifest := filepath.Join(t.TempDir(), "custom.yaml")
-	if err := os.WriteFile(manifest, []byte(customDNS), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	if out, err := c.Kubectl(t, "apply", "-f", manifest); err != nil {
-		t.Fatal(out)
-	}
-	r.becomes(t, "host.corp.example.", dnsmessage.TypeA, `RCodeSuccess \["192.0.2.20"\]`)
-	r.becomes(t, "alias.dns.svc.cluster.local.", dnsmessage.TypeA, `RCodeSuccess \[.*\]`)
-}
-
-const customDNS = `
-apiVersion: v1
-kind: ConfigMap
-metadata: {name: coredns-custom, namespace: kube-system}
-data:
-  corp.server: |
-    corp.example:53 {
-        hosts {
-            192.0.2.20 host.corp.example
-        }
-    }
-  alias.override: |
-    rewrite name alias.dns.svc.cluster.local plain.dns.svc.cluster.local
-`

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/skiff-k8s/skiff/cluster/node"
 	"github.com/skiff-k8s/skiff/family"
 )
 
@@ -63,7 +64,7 @@ func (n network) ensureNamespace(name, link string, addrs []netip.Addr) error {
 		return fmt.Errorf("network namespace %s: %w", name, err)
 	}
 	defer ns.Close()
-	inside, err := netlink.NewHandleAt(ns)
+	inside, err := netlink.NewHandleAt(ns, unix.NETLINK_ROUTE)
 	if err != nil {
 		return err
 	}
@@ -78,7 +79,7 @@ func (n network) ensureNamespace(name, link string, addrs []netip.Addr) error {
 }
 
 func (n network) connect(inside *netlink.Handle, ns netns.NsHandle, link string, addrs []netip.Addr) error {
-	if err := deleteLink(link); err != nil {
+	if err := node.RemoveLink(link); err != nil {
 		return err
 	}
 	veth := &netlink.Veth{

@@ -24,6 +24,7 @@ import (
 	"github.com/skiff-k8s/skiff/atomicfile"
 	"github.com/skiff-k8s/skiff/cluster/image"
 	"github.com/skiff-k8s/skiff/cluster/node"
+	"github.com/skiff-k8s/skiff/controlplane"
 	"github.com/skiff-k8s/skiff/family"
 	"github.com/skiff-k8s/skiff/guard"
 	"github.com/skiff-k8s/skiff/podnet"
@@ -266,7 +267,7 @@ func RunNode(ctx context.Context, file string, leash io.Reader, log *slog.Logger
 		if *k.config, err = clientcmd.BuildConfigFromFlags("", k.file); err != nil {
 			return err
 		}
-		tune(*k.config)
+		controlplane.Tune(*k.config)
 	}
 	if err := nameHost(c.Node.Name); err != nil {
 		return err
@@ -340,7 +341,7 @@ func (c Config) clean() error {
 			errs = append(errs, c.cleanMember(m))
 		}
 	}
-	errs = append(errs, node.RemoveCgroups("/skiff"+c.instance()), deleteLink(c.network().bridge), c.network().namespaces.removeFolder(), podnet.RemoveRoutes(c.PodCIDRs...), node.RestoreKernel(c.DataDir))
+	errs = append(errs, node.RemoveCgroups("/skiff"+c.instance()), node.RemoveLink(c.network().bridge), c.network().namespaces.removeFolder(), podnet.RemoveRoutes(c.PodCIDRs...), node.RestoreKernel(c.DataDir))
 	return errors.Join(errs...)
 }
 
@@ -356,5 +357,5 @@ func (c Config) cleanMember(m member) error {
 	if errors.Is(err, os.ErrNotExist) {
 		err = node.CleanMachine(m.Config)
 	}
-	return errors.Join(err, namespaces.remove(m.namespace), deleteLink(m.link))
+	return errors.Join(err, namespaces.remove(m.namespace), node.RemoveLink(m.link))
 }

@@ -105,9 +105,7 @@ func TestThingsTakenAway(t *testing.T) {
 			}
 			if c.killed {
 				cluster.Kill()
-				if out, err := exec.Command(cluster.Program, "down", "--data-dir", cluster.DataDir, "--pod-cidr", cluster.PodCIDR).CombinedOutput(); err != nil {
-					t.Errorf("skiff down: %v\n%s", err, out)
-				}
+				cluster.Down(t)
 			} else {
 				cluster.Stop(t)
 			}

@@ -31,12 +31,8 @@ func TestPodNetwork(t *testing.T) {
 	var pods []*nettest.Namespace
 	var addresses []string
 	for _, name := range []string{"pod-1", "pod-2"} {
-		out, err := c.Kubectl(t, "get", "pod", "-n", "links", name, "-o", "jsonpath={.metadata.uid} {.status.podIP}")
-		uid, address, ok := strings.Cut(out, " ")
-		if err != nil || !ok {
-			t.Fatal(out)
-		}
-		pod := nettest.Open(t, "/proc/"+processOf(t, uid)+"/ns/net")
+		pod, own := c.pod(t, "links", name)
+		address := own[0]
 		pod.ListenTCP(t, address+":9000", name)
 		pods, addresses = append(pods, pod), append(addresses, address)
 	}

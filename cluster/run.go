@@ -53,10 +53,6 @@ func (r *run) chooseProxyMode() error {
 	if err != nil {
 		return err
 	}
-	// What IPVS spreads is not forwarded, so that it passes by the rules of policies.
-	if chosen.ByIPVS() && !r.WithoutNetworkPolicy {
-		return errors.New("NetworkPolicies would not be enforced for what goes to pods by IPVS; run with --network-policy=false, or in another proxy mode")
-	}
 	r.ProxyMode = chosen.Name
 	r.say("Services by %s", chosen.Name)
 	return nil
@@ -93,7 +89,7 @@ func (r *run) up(ctx context.Context, ready func()) (err error) {
 	}()
 
 	if err := r.step("certificates and kubeconfigs", func() (err error) {
-		if r.pki, err = OpenPKI(filepath.Join(r.DataDir, "pki")); err != nil {
+		if r.pki, err = OpenPKI(pkiFolder(r.Config)); err != nil {
 			return err
 		}
 		r.proxies, err = r.pki.FrontProxy()

@@ -72,6 +72,7 @@ func (s settings) up(ctx context.Context, more ...string) (stop func() error, er
 	if s.isolated {
 		args = append(args, "--isolated")
 	}
+	args = append(args, strings.Fields(s.flags)...)
 	cmd := exec.Command(s.skiff, args...)
 	cmd.Stderr = os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // Ctrl-C is for us

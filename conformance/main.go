@@ -38,7 +38,7 @@ type settings struct {
 	dir, tools, images, to string
 	skiff, storage         string
 	isolated, hydrophone   bool
-	listen                 string
+	listen, flags          string
 	podCIDRs, nodeCIDRs    family.Ranges
 }
 
@@ -52,6 +52,7 @@ func main() {
 	flag.BoolVar(&s.keep, "keep", false, "leave the cluster running afterwards, until interrupted")
 	flag.StringVar(&s.skiff, "skiff", "bin/skiff", "the program to test")
 	flag.StringVar(&s.storage, "storage", "", "URL of the storage, which must be new; empty: a file")
+	flag.StringVar(&s.flags, "up", "", "further flags of skiff up, separated by spaces")
 	flag.StringVar(&s.dir, "dir", "/tmp/skiff-conformance", "folder for the cluster and the reports")
 	flag.StringVar(&s.tools, "tools", "bin/tools", "folder with e2e.test, ginkgo, kubectl and what nodes need")
 	flag.StringVar(&s.images, "images", "bin/images", "folder with the archives that make conformance-images makes")

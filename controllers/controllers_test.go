@@ -21,6 +21,7 @@ import (
 
 	"github.com/skiff-k8s/skiff/apiserver"
 	"github.com/skiff-k8s/skiff/apiserver/apiservertest"
+	"github.com/skiff-k8s/skiff/apiserver/inprocess"
 	"github.com/skiff-k8s/skiff/controllers"
 	"github.com/skiff-k8s/skiff/family"
 )
@@ -65,11 +66,11 @@ func startWith(t *testing.T, c controllers.Config, change ...func(*apiserver.Opt
 		stop()
 		running.Wait()
 	})
-	stopControllers := runControllers(ctx, t, c)
+	stopControllers := runControllers(ctx, t, server, c)
 	t.Cleanup(func() { stopControllers() })
 	w := &world{Interface: admin, t: t, server: server, namespace: "test", restart: func() {
 		stopControllers()
-		stopControllers = runControllers(ctx, t, c)
+		stopControllers = runControllers(ctx, t, server, c)
 	}}
 	pretend(ctx, t, admin, &running)
 
@@ -84,11 +85,12 @@ func startWith(t *testing.T, c controllers.Config, change ...func(*apiserver.Opt
 	return w
 }
 
-// runControllers runs controllers with caches of their own until stop is called.
-func runControllers(ctx context.Context, t *testing.T, c controllers.Config) (stop func()) {
+// runControllers runs controllers with informers of their own, as they run in the process of the server, until stop is called.
+func runControllers(ctx context.Context, t *testing.T, server *apiserver.Server, c controllers.Config) (stop func()) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(ctx)
-	c.Informers = informers.NewSharedInformerFactory(c.Client, 0)
+	who := &user.DefaultInfo{Name: user.KubeControllerManager, Groups: []string{user.AllAuthenticated}}
+	c.Informers = inprocess.Informers(server, who, "controllers", c.Client)
 	manager, err := controllers.New(c)
 	if err != nil {
 		t.Fatal(err)

@@ -83,6 +83,17 @@ func startLocal(t *testing.T, change ...func(*storagev1.StorageClass)) (*world, 
 	if _, err := w.StorageV1().StorageClasses().Create(t.Context(), class, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
+	for _, name := range nodes {
+		w.eventually("node "+name+" is ready", func() error { // no volume is made on another
+			node, err := w.CoreV1().Nodes().Get(t.Context(), name, metav1.GetOptions{})
+			if err == nil && !slices.ContainsFunc(node.Status.Conditions, func(c corev1.NodeCondition) bool {
+				return c.Type == corev1.NodeReady && c.Status == corev1.ConditionTrue
+			}) {
+				err = fmt.Errorf("conditions %v", node.Status.Conditions)
+			}
+			return err
+		})
+	}
 	return w, d
 }
 

@@ -49,6 +49,11 @@ type Config struct {
 	Zones int
 	// Taints are those of nodes that are new.
 	Taints []corev1.Taint
+	// Behave is how a pod behaves that says nothing of it by its annotations; nil: as the zero value of Behaviour.
+	Behave func(*corev1.Pod) Behaviour
+	// RenewEvery is how often a node renews its lease; 0 means every 10 seconds, as kubelets do. Nodes are lost that have not
+	// for 50 seconds.
+	RenewEvery time.Duration
 	// Log gets what no object tells; nothing is logged without it.
 	Log *slog.Logger
 }
@@ -59,7 +64,7 @@ type Nodes struct {
 	ours      map[string]struct{} // names of the nodes
 	nodes     corelisters.NodeLister
 	pods      corelisters.PodLister
-	synced    []cache.InformerSynced
+	synced    []cache.DoneChecker
 	queue     workqueue.TypedRateLimitingInterface[cache.ObjectName]
 	addresses *addresses
 }
@@ -84,7 +89,7 @@ func New(c Config) (*Nodes, error) {
 	if err != nil {
 		return nil, err
 	}
-	n.synced = []cache.InformerSynced{registration.HasSynced, c.Informers.Core().V1().Nodes().Informer().HasSynced}
+	n.synced = []cache.DoneChecker{registration.HasSyncedChecker(), c.Informers.Core().V1().Nodes().Informer().HasSyncedChecker()}
 	return n, nil
 }
 
@@ -113,7 +118,8 @@ func (n *Nodes) podGone(obj any) {
 
 // Run plays the nodes until ctx ends. Their objects stay, as those of nodes that are switched off.
 func (n *Nodes) Run(ctx context.Context) error {
-	if !cache.WaitForCacheSync(ctx.Done(), n.synced...) {
+	defer n.queue.ShutDown() // it runs since New
+	if !cache.WaitFor(ctx, "", n.synced...) {
 		return nil
 	}
 	var group guard.Group
@@ -186,7 +192,7 @@ func (n *Nodes) sync(ctx context.Context, key cache.ObjectName) (again time.Dura
 	if !ok {
 		return rangeRetry, nil
 	}
-	next := decide(pod, ips, time.Now())
+	next := decide(pod, n.config.Behave(pod), ips, time.Now())
 	if !equality.Semantic.DeepEqual(pod.Status, next.status) {
 		changed := pod.DeepCopy()
 		changed.Status = next.status

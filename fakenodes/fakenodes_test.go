@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -23,6 +24,7 @@ import (
 
 	"github.com/skiff-k8s/skiff/apiserver"
 	"github.com/skiff-k8s/skiff/apiserver/apiservertest"
+	"github.com/skiff-k8s/skiff/apiserver/inprocess"
 	"github.com/skiff-k8s/skiff/controllers"
 	"github.com/skiff-k8s/skiff/fakenodes"
 	"github.com/skiff-k8s/skiff/scheduler"
@@ -47,7 +49,8 @@ func start(t *testing.T, count int) *world {
 	if c.Metadata, err = metadata.NewForConfig(c.API); err != nil {
 		t.Fatal(err)
 	}
-	c.Informers = informers.NewSharedInformerFactory(c.Client, 0)
+	manages := &user.DefaultInfo{Name: user.KubeControllerManager, Groups: []string{user.AllAuthenticated}}
+	c.Informers = inprocess.Informers(server, manages, "controllers", c.Client)
 	manager, err := controllers.New(c)
 	if err != nil {
 		t.Fatal(err)
@@ -68,6 +71,17 @@ func start(t *testing.T, count int) *world {
 	w.eventually("the default service account", func() error {
 		_, err := w.CoreV1().ServiceAccounts("default").Get(t.Context(), "default", metav1.GetOptions{})
 		return err
+	})
+	w.eventually("nodes that take pods", func() error {
+		nodes, err := w.CoreV1().Nodes().List(t.Context(), metav1.ListOptions{})
+		if err != nil {
+			return err
+		}
+		open := slices.DeleteFunc(nodes.Items, func(n corev1.Node) bool { return len(n.Spec.Taints) > 0 })
+		if len(open) != count {
+			return fmt.Errorf("%d of %d", len(open), count)
+		}
+		return nil
 	})
 	return w
 }

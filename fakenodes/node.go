@@ -43,6 +43,9 @@ func (c Config) withDefaults() Config {
 	maps.Copy(capacity, c.Capacity)
 	c.Capacity = capacity
 	c.Zones = cmp.Or(c.Zones, 3)
+	if c.Behave == nil {
+		c.Behave = func(*corev1.Pod) Behaviour { return Behaviour{} }
+	}
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
@@ -89,10 +92,14 @@ func conditions(now time.Time) []corev1.NodeCondition {
 // keep registers nodes and keeps them alive until ctx ends: each has its turn in every period, so that the load
 // is even however many there are. A node that was deleted stays so.
 func (n *Nodes) keep(ctx context.Context, nodes []*keeper) {
+	if len(nodes) == 0 {
+		return
+	}
+	every := cmp.Or(n.config.RenewEvery, renewEvery)
 	for round := 0; ; round++ {
 		begun := time.Now()
 		for i, k := range nodes {
-			due := begun.Add(renewEvery * time.Duration(i) / time.Duration(len(nodes)))
+			due := begun.Add(every * time.Duration(i) / time.Duration(len(nodes)))
 			if round > 0 && !sleep(ctx, time.Until(due)) {
 				return
 			}
@@ -100,7 +107,7 @@ func (n *Nodes) keep(ctx context.Context, nodes []*keeper) {
 				n.config.Log.Warn("fake node", "node", k.name, "error", err)
 			}
 		}
-		if !sleep(ctx, time.Until(begun.Add(renewEvery))) {
+		if !sleep(ctx, time.Until(begun.Add(every))) {
 			return
 		}
 	}

@@ -1,6 +1,7 @@
 package fakenodes
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strconv"
@@ -32,6 +33,18 @@ const (
 // stopped is the exit code of a program that ends when it is told to.
 const stopped = 128 + 15
 
+// Behaviour is how the containers of a pod behave. What the annotations of the pod say counts for more.
+type Behaviour struct {
+	// StartAfter is how long after its placement the pod starts.
+	StartAfter time.Duration
+	// RunFor is how long its containers run; 0: for ever if they are always restarted, else a second.
+	RunFor time.Duration
+	// ExitCode is what its containers end with.
+	ExitCode uint8
+	// Unready keeps its containers from being ready.
+	Unready bool
+}
+
 // script is how a pod behaves.
 type script struct {
 	startAfter, runFor time.Duration
@@ -40,8 +53,11 @@ type script struct {
 	ready              bool
 }
 
-func scriptOf(pod *corev1.Pod) (script, error) {
-	s := script{runFor: time.Second, forever: pod.Spec.RestartPolicy == corev1.RestartPolicyAlways, ready: true}
+func scriptOf(pod *corev1.Pod, b Behaviour) (script, error) {
+	s := script{
+		startAfter: b.StartAfter, runFor: cmp.Or(b.RunFor, time.Second), forever: b.RunFor == 0 && pod.Spec.RestartPolicy == corev1.RestartPolicyAlways,
+		exitCode: int32(b.ExitCode), ready: !b.Unready,
+	}
 	for _, key := range []string{StartAfter, RunFor, ExitCode, Ready} {
 		text, ok := pod.Annotations[key]
 		if !ok {
@@ -80,13 +96,13 @@ type step struct {
 	again time.Duration
 }
 
-// decide is what a kubelet would say of a pod now, given what it has said before. ips are the pod's addresses. All
+// decide is what a kubelet would say of a pod now that behaves so, given what it has said before. ips are the pod's addresses. All
 // containers of a pod start and end together; probes and hooks are not run.
-func decide(pod *corev1.Pod, ips []corev1.PodIP, now time.Time) step {
+func decide(pod *corev1.Pod, b Behaviour, ips []corev1.PodIP, now time.Time) step {
 	p := play{pod: pod, now: now, status: *pod.Status.DeepCopy()}
 	p.status.ObservedGeneration = pod.Generation
 	var err error
-	p.script, err = scriptOf(pod)
+	p.script, err = scriptOf(pod, b)
 	switch {
 	case over(p.status.Phase):
 		return step{status: p.status, remove: pod.DeletionTimestamp != nil && ptr.Deref(pod.DeletionGracePeriodSeconds, 0) > 0}

@@ -34,7 +34,7 @@ func podWith(policy corev1.RestartPolicy, change func(*corev1.Pod)) *corev1.Pod 
 func live(pod *corev1.Pod, after ...time.Duration) []string {
 	var seen []string
 	for _, d := range after {
-		s := decide(pod, ips, placed.Add(d))
+		s := decide(pod, Behaviour{}, ips, placed.Add(d))
 		pod.Status = s.status
 		seen = append(seen, describe(pod)+pause(s))
 	}
@@ -196,7 +196,7 @@ func TestDecideContainers(t *testing.T) {
 	if s.PodIP != "10.0.0.2" || s.ObservedGeneration != 1 || len(s.ContainerStatuses) != 2 {
 		t.Errorf("status while it runs: %+v", s)
 	}
-	if again := decide(pod, ips, placed.Add(time.Second/2)); !equality.Semantic.DeepEqual(again.status, s) {
+	if again := decide(pod, Behaviour{}, ips, placed.Add(time.Second/2)); !equality.Semantic.DeepEqual(again.status, s) {
 		t.Errorf("the status changes although nothing happened:\n%+v\n%+v", s, again.status)
 	}
 }
@@ -208,7 +208,7 @@ func FuzzScript(f *testing.F) {
 	f.Fuzz(func(t *testing.T, startAfter, runFor, exitCode, ready string) {
 		pod := podWith(corev1.RestartPolicyOnFailure, annotated(StartAfter, startAfter, RunFor, runFor, ExitCode, exitCode, Ready, ready))
 		for d := range 20 {
-			s := decide(pod, ips, placed.Add(time.Duration(d)*time.Minute))
+			s := decide(pod, Behaviour{}, ips, placed.Add(time.Duration(d)*time.Minute))
 			if s.again < 0 {
 				t.Fatalf("again in %v", s.again)
 			}

@@ -10,12 +10,18 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// Of is the family of an address.
+// All are the families that there are.
+var All = []corev1.IPFamily{corev1.IPv4Protocol, corev1.IPv6Protocol}
+
+// Of is the family of an address; empty if it is not valid.
 func Of(a netip.Addr) corev1.IPFamily {
-	if a.Unmap().Is4() {
+	switch {
+	case a.Unmap().Is4():
 		return corev1.IPv4Protocol
+	case a.Is6():
+		return corev1.IPv6Protocol
 	}
-	return corev1.IPv6Protocol
+	return ""
 }
 
 // OfText is the family of a text that holds an address; ok is false if it holds

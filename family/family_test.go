@@ -1,6 +1,20 @@
 package family
 
-import "testing"
+import (
+	"net/netip"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+)
+
+func TestOf(t *testing.T) {
+	for text, want := range map[string]corev1.IPFamily{"10.0.0.1": "IPv4", "::ffff:10.0.0.1": "IPv4", "fd00::1": "IPv6", "fe80::1%eth0": "IPv6", "": ""} {
+		a, _ := netip.ParseAddr(text)
+		if got := Of(a); got != want {
+			t.Errorf("%q: got %q, want %q", text, got, want)
+		}
+	}
+}
 
 func TestParse(t *testing.T) {
 	for _, c := range []struct{ text, want, err string }{

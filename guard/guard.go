@@ -110,7 +110,7 @@ func Keep(ctx context.Context, part string, run func(context.Context) error) err
 		if p := (*Panic)(nil); !errors.As(err, &p) {
 			return err
 		}
-		slog.ErrorContext(ctx, "component ended by a panic, will start again", "component", part, "in", pause, "err", err)
+		slog.ErrorContext(ctx, "component ended by a panic, will start again", "component", part, "in", pause, "error", err)
 		select {
 		case <-ctx.Done():
 			return nil

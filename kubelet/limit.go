@@ -14,7 +14,7 @@ func (k *Kubelet) limitPods(ctx context.Context) error {
 		if allocatable := k.node.Node().Status.Allocatable; len(allocatable) > 0 {
 			// Pods taken over from an earlier run may use more at the moment.
 			if err := k.cgroups.Limit(allocatable); err != nil {
-				slog.Warn("pods may use more than is allocatable", "err", err)
+				slog.Warn("pods may use more than is allocatable", "error", err)
 			}
 			return nil
 		}

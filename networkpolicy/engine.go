@@ -8,6 +8,7 @@ package networkpolicy
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -54,9 +55,8 @@ type Config struct {
 // Engine keeps the policies of one node in force.
 type Engine struct {
 	Config
-	factory informers.SharedInformerFactory
-	told    []cache.InformerSynced // whether the world knows all that was there at the start
-	changed chan struct{}
+	policies, peers source
+	changed         chan struct{}
 
 	mu    sync.Mutex
 	world *World
@@ -66,45 +66,65 @@ type Engine struct {
 	progress       chan struct{} // closed and replaced when applied grows
 }
 
+// source is a part of what the engine follows in the API.
+type source struct {
+	informers.SharedInformerFactory
+	told    []cache.DoneChecker // whether the world knows all that was there at the start
+	started bool
+}
+
+// start has the world know all that there is; false if ctx ended.
+func (s *source) start(ctx context.Context) bool {
+	s.Start(ctx.Done())
+	s.started = true
+	return cache.WaitFor(ctx, "", s.told...)
+}
+
+// follow adds a handler to one of the informers of the source.
+func (s *source) follow(informer cache.SharedIndexInformer, handler cache.ResourceEventHandler) error {
+	registered, err := informer.AddEventHandler(clientgo.Handler("network policies", handler))
+	if err != nil {
+		return err
+	}
+	s.told = append(s.told, registered.HasSyncedChecker())
+	return nil
+}
+
 // New returns an engine that Run starts.
 func New(c Config) (*Engine, error) {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
+	newSource := func() source {
+		return source{SharedInformerFactory: informers.NewSharedInformerFactoryWithOptions(c.Client, 0, informers.WithTransform(strip))}
+	}
 	e := &Engine{
-		Config: c, factory: informers.NewSharedInformerFactoryWithOptions(c.Client, 0, informers.WithTransform(strip)),
+		Config: c, policies: newSource(), peers: newSource(),
 		changed: make(chan struct{}, 1), world: NewWorld(c.NodeName), applied: -1, progress: make(chan struct{}),
 	}
-	for informer, handler := range map[cache.SharedIndexInformer]cache.ResourceEventHandler{
-		e.factory.Core().V1().Namespaces().Informer(): handle(e, func(w *World, old, now *corev1.Namespace) bool {
-			if now != nil {
-				return w.SetNamespace(now)
-			}
-			w.DeleteNamespace(old.Name)
-			return true
-		}),
-		e.factory.Core().V1().Pods().Informer(): handle(e, func(w *World, old, now *corev1.Pod) bool {
-			replaced := old != nil && (now == nil || now.UID != old.UID)
-			if replaced {
-				w.DeletePod(old.UID)
-			}
-			return now != nil && w.SetPod(now) || replaced
-		}),
-		e.factory.Networking().V1().NetworkPolicies().Informer(): handle(e, func(w *World, old, now *networkingv1.NetworkPolicy) bool {
+	return e, errors.Join(
+		e.policies.follow(e.policies.Networking().V1().NetworkPolicies().Informer(), handle(e, func(w *World, old, now *networkingv1.NetworkPolicy) bool {
 			if now != nil {
 				return w.SetPolicy(now)
 			}
 			w.DeletePolicy(old.Namespace, old.Name)
 			return true
-		}),
-	} {
-		registered, err := informer.AddEventHandler(clientgo.Handler("network policies", handler))
-		if err != nil {
-			return nil, err
-		}
-		e.told = append(e.told, registered.HasSynced)
-	}
-	return e, nil
+		})),
+		e.peers.follow(e.peers.Core().V1().Namespaces().Informer(), handle(e, func(w *World, old, now *corev1.Namespace) bool {
+			if now != nil {
+				return w.SetNamespace(now)
+			}
+			w.DeleteNamespace(old.Name)
+			return true
+		})),
+		e.peers.follow(e.peers.Core().V1().Pods().Informer(), handle(e, func(w *World, old, now *corev1.Pod) bool {
+			replaced := old != nil && (now == nil || now.UID != old.UID)
+			if replaced {
+				w.DeletePod(old.UID)
+			}
+			return now != nil && w.SetPod(now) || replaced
+		})),
+	)
 }
 
 // handle tells the world of changes; now is nil for what is gone, old for what is new.
@@ -197,17 +217,17 @@ func (e *Engine) Release(uid types.UID) {
 // error means that the host cannot enforce any.
 func (e *Engine) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
-	e.factory.Start(ctx.Done())
-	defer e.factory.Shutdown()
+	defer e.policies.Shutdown()
+	defer e.peers.Shutdown()
 	defer cancel() // first, for which Shutdown waits
-	if !cache.WaitForCacheSync(ctx.Done(), e.told...) {
+	if !e.policies.start(ctx) || !e.meet(ctx) {
 		return nil
 	}
 	if err := e.apply(); err != nil {
 		return fmt.Errorf("network policies: %w", err)
 	}
 	next := check
-	for checked := time.Now(); e.wait(ctx, next); {
+	for checked := time.Now(); e.wait(ctx, next) && e.meet(ctx); {
 		anew := next == retry
 		if time.Since(checked) >= check {
 			checked = time.Now()
@@ -220,6 +240,15 @@ func (e *Engine) Run(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// meet follows the pods and namespaces of the cluster from the first policy on. Without any, which pods there are
+// changes nothing, and a node of a large cluster need not know them. It returns false if ctx ended.
+func (e *Engine) meet(ctx context.Context) bool {
+	e.mu.Lock()
+	needed := e.world.HasPolicies()
+	e.mu.Unlock()
+	return !needed || e.peers.started || e.peers.start(ctx)
 }
 
 // wait returns after a change, but not before others could join the last one, or after a time without one;

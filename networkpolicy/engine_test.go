@@ -3,6 +3,7 @@ package networkpolicy_test
 import (
 	"context"
 	"errors"
+	"net/http"
 	"net/netip"
 	"sync"
 	"testing"
@@ -12,6 +13,7 @@ import (
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
 
 	"github.com/skiff-k8s/skiff/apiserver/apiservertest"
 	"github.com/skiff-k8s/skiff/networkpolicy"
@@ -135,4 +137,81 @@ func TestNothingCanBeEnforced(t *testing.T) {
 	if err := engine.Run(t.Context()); err == nil {
 		t.Error("Run says nothing")
 	}
+}
+
+// asked is a transport that remembers which resources of the whole cluster were asked for.
+type asked struct {
+	http.RoundTripper
+	mu    sync.Mutex
+	paths map[string]bool
+}
+
+func (a *asked) RoundTrip(r *http.Request) (*http.Response, error) {
+	a.mu.Lock()
+	a.paths[r.URL.Path] = true
+	a.mu.Unlock()
+	return a.RoundTripper.RoundTrip(r)
+}
+
+func (a *asked) has(path string) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.paths[path]
+}
+
+// TestFirstPolicy has a cluster without policies: the engine does not follow its pods until there is one, and then
+// isolates those that were there before.
+func TestFirstPolicy(t *testing.T) {
+	ctx := t.Context()
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	var requests *asked
+	config := apiservertest.Config(apiservertest.Start(t, nil), "admin", "system:masters")
+	admin := kubernetes.NewForConfigOrDie(config)
+	config = rest.CopyConfig(config)
+	config.Wrap(func(inner http.RoundTripper) http.RoundTripper {
+		requests = &asked{RoundTripper: inner, paths: make(map[string]bool)}
+		return requests
+	})
+	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "a", Namespace: "default", Labels: map[string]string{"app": "a"}}}
+	pod.Spec.NodeName = "here"
+	pod.Spec.Containers = []corev1.Container{{Name: "c", Image: "i"}}
+	_, err := admin.CoreV1().ServiceAccounts("default").Create(ctx, &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: "default"}}, metav1.CreateOptions{})
+	must(err)
+	pod, err = admin.CoreV1().Pods("default").Create(ctx, pod, metav1.CreateOptions{})
+	must(err)
+
+	backend := &record{applied: make(chan struct{}, 1)}
+	engine, err := networkpolicy.New(networkpolicy.Config{Client: kubernetes.NewForConfigOrDie(config), NodeName: "here", Backend: backend})
+	must(err)
+	running, stop := context.WithCancel(ctx)
+	ended := make(chan error, 1)
+	go func() { ended <- engine.Run(running) }()
+	must(engine.Admit(ctx, pod, []netip.Addr{netip.MustParseAddr("10.0.0.1")}))
+	short := pod.DeepCopy()
+	short.Name, short.UID = "short", "uid-short"
+	must(engine.Admit(ctx, short, []netip.Addr{netip.MustParseAddr("10.0.0.2")}))
+	engine.Release(short.UID)
+	for _, path := range []string{"/api/v1/pods", "/api/v1/namespaces"} {
+		if requests.has(path) {
+			t.Errorf("without policies the engine asks for %s", path)
+		}
+	}
+	policy := &networkingv1.NetworkPolicy{ObjectMeta: metav1.ObjectMeta{Name: "deny"}}
+	policy.Spec.PodSelector.MatchLabels = map[string]string{"app": "a"}
+	_, err = admin.NetworkingV1().NetworkPolicies("default").Create(ctx, policy, metav1.CreateOptions{})
+	must(err)
+	backend.until(t, "the first policy to be in force", func() bool { return backend.isolated("10.0.0.1") })
+	if backend.isolated("10.0.0.2") {
+		t.Error("an address is isolated that is nobody's any more")
+	}
+	if !requests.has("/api/v1/pods") {
+		t.Error("with a policy the engine does not ask for pods")
+	}
+	stop()
+	must(<-ended)
 }

@@ -39,6 +39,7 @@ type World struct {
 type pod struct {
 	facts
 	claimed  []netip.Addr // what the kubelet said, which counts more than the status
+	seen     bool         // in the API, not from the kubelet alone
 	gone     bool         // from the API, but not from the node
 	chosen   []*selectorUse
 	class    *classUse
@@ -138,8 +139,14 @@ func (w *World) isolateWithin(namespace string, changed ...*policy) {
 	}
 }
 
-// SetPod says what a pod is; it reports whether that matters.
+// SetPod says what a pod is in the API; it reports whether that matters.
 func (w *World) SetPod(object *corev1.Pod) bool {
+	matters := w.setPod(object)
+	w.pods[object.UID].seen = true
+	return matters
+}
+
+func (w *World) setPod(object *corev1.Pod) bool {
 	next := w.facts(object)
 	p := w.pods[next.uid]
 	if p == nil {
@@ -191,7 +198,7 @@ func (w *World) Claim(object *corev1.Pod, addresses []netip.Addr) bool {
 		return false
 	}
 	if p == nil {
-		w.SetPod(object)
+		w.setPod(object)
 		p = w.pods[object.UID]
 	}
 	p.claimed = slices.Clone(addresses)
@@ -206,11 +213,14 @@ func (w *World) Release(uid types.UID) bool {
 	}
 	p.claimed = nil
 	p.addresses = nil // the status says it late; a new sandbox is claimed anew
-	if p.gone {
+	if p.gone || !p.seen {
 		w.forget(p)
 	}
 	return true
 }
+
+// HasPolicies reports whether there is any policy in the cluster.
+func (w *World) HasPolicies() bool { return len(w.policies) > 0 }
 
 func (w *World) facts(object *corev1.Pod) facts {
 	f := facts{

@@ -114,6 +114,25 @@ func TestProcessesFollow(t *testing.T) {
 	}
 }
 
+// TestEarlierVersion has an earlier version leave its route to nowhere, which had no mark of its own.
+func TestEarlierVersion(t *testing.T) {
+	h := alone(t, Route)
+	var err error
+	h.Do(t, func() { err = Remove(pods...) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.Run(t, "ip", "route", "add", "unreachable", "10.8.0.0/16") // an administrator's
+	h.Run(t, "ip", "route", "add", "unreachable", "10.9.0.0/16")
+	h.Do(t, func() { err = RemoveRoutes(pods...) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := strings.TrimSpace(h.Run(t, "ip", "route", "show", "type", "unreachable")), "unreachable 10.8.0.0/16"; got != want {
+		t.Errorf("routes to nowhere: got %q, want %q", got, want)
+	}
+}
+
 // TestTakenAway sees that what another program took away comes back.
 func TestTakenAway(t *testing.T) {
 	two := node("node-2", "192.0.2.2", "10.9.2.0/24")

@@ -173,7 +173,20 @@ func (k *kernel) removeRoutes() error {
 	for key, value := range held {
 		errs = append(errs, k.take(0, key, value))
 	}
+	for _, p := range k.ranges {
+		errs = append(errs, k.removeUnmarked(p))
+	}
 	return errors.Join(errs...)
+}
+
+// removeUnmarked removes the route that versions before the protocol number made for
+// what nobody has of a range.
+func (k *kernel) removeUnmarked(p netip.Prefix) error {
+	err := k.RouteDel(&netlink.Route{Dst: ipNet(p), Type: unix.RTN_UNREACHABLE, Protocol: unix.RTPROT_BOOT})
+	if err != nil && !errors.Is(err, unix.ESRCH) && !errors.Is(err, unix.ENOENT) {
+		return fmt.Errorf("remove the route to nowhere of %s: %w", p, err)
+	}
+	return nil
 }
 
 func (k *kernel) removeDevice() error {
@@ -184,7 +197,10 @@ func (k *kernel) removeDevice() error {
 	if err != nil {
 		return err
 	}
-	return k.LinkDel(link)
+	if err := k.LinkDel(link); err != nil && !errors.Is(err, unix.ENODEV) { // it went meanwhile
+		return err
+	}
+	return nil
 }
 
 // linkOf is the link that has an address.

@@ -2,11 +2,7 @@ package proxy
 
 import (
 	"sync"
-
-	corev1 "k8s.io/api/core/v1"
-	discoveryv1 "k8s.io/api/discovery/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/tools/cache"
+	"time"
 )
 
 // changes are the Services about which something has changed.
@@ -16,27 +12,26 @@ type changes struct {
 	mu    sync.Mutex
 	names map[string]bool
 	node  bool // the node itself has
+	// since is when the oldest of them came, taken when the oldest of those did that
+	// were taken and are not done; zero: there is none.
+	since, taken time.Time
 }
 
 func newChanges() *changes {
 	return &changes{there: make(chan struct{}, 1), names: make(map[string]bool)}
 }
 
-func (c *changes) note(name string) {
-	c.mu.Lock()
-	c.names[name] = true
-	c.mu.Unlock()
-	c.wake()
-}
+func (c *changes) note(name string) { c.add(func() { c.names[name] = true }) }
 
-func (c *changes) noteNode() {
-	c.mu.Lock()
-	c.node = true
-	c.mu.Unlock()
-	c.wake()
-}
+func (c *changes) noteNode() { c.add(func() { c.node = true }) }
 
-func (c *changes) wake() {
+func (c *changes) add(change func()) {
+	c.mu.Lock()
+	change()
+	if c.since.IsZero() {
+		c.since = time.Now()
+	}
+	c.mu.Unlock()
 	select {
 	case c.there <- struct{}{}:
 	default:
@@ -53,52 +48,26 @@ func (c *changes) take() (names map[string]bool, node bool) {
 	defer c.mu.Unlock()
 	names, node = c.names, c.node
 	c.names, c.node = make(map[string]bool), false
+	if c.taken.IsZero() {
+		c.taken = c.since
+	}
+	c.since = time.Time{}
 	return names, node
 }
 
-// byService is the index of slices by the namespace/name of their Service.
-const byService = "service"
-
-// serviceOf is the namespace/name of the Service that an object of an informer is
-// or belongs to.
-func serviceOf(o any) string {
-	if gone, ok := o.(cache.DeletedFinalStateUnknown); ok {
-		o = gone.Obj
-	}
-	switch o := o.(type) {
-	case *corev1.Service:
-		return o.Namespace + "/" + o.Name
-	case *discoveryv1.EndpointSlice:
-		return o.Namespace + "/" + o.Labels[discoveryv1.LabelServiceName]
-	}
-	return ""
+// done says that all that was taken is in force.
+func (c *changes) done() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.taken = time.Time{}
 }
 
-// trim leaves of an object what the proxy reads. A large cluster has tens of
-// thousands of them.
-func trim(o any) (any, error) {
-	switch o := o.(type) {
-	case *corev1.Service:
-		o.ObjectMeta = trimMeta(o.ObjectMeta, labelProxyName)
-		o.Spec.Selector = nil
-		o.Status.Conditions = nil
-	case *discoveryv1.EndpointSlice:
-		o.ObjectMeta = trimMeta(o.ObjectMeta, discoveryv1.LabelServiceName)
-		for i := range o.Endpoints {
-			e := &o.Endpoints[i]
-			e.TargetRef, e.Hostname, e.Zone, e.DeprecatedTopology = nil, nil, nil, nil
-		}
+// waiting is when the oldest change came that is not in force; zero: there is none.
+func (c *changes) waiting() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.taken.IsZero() {
+		return c.since
 	}
-	return o, nil
-}
-
-// trimMeta keeps one label, and what events about an object need.
-func trimMeta(m metav1.ObjectMeta, label string) metav1.ObjectMeta {
-	kept := metav1.ObjectMeta{
-		Namespace: m.Namespace, Name: m.Name, UID: m.UID, ResourceVersion: m.ResourceVersion, CreationTimestamp: m.CreationTimestamp,
-	}
-	if value, ok := m.Labels[label]; ok {
-		kept.Labels = map[string]string{label: value}
-	}
-	return kept
+	return c.taken
 }

@@ -6,10 +6,13 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unique"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/utils/ptr"
+
+	"github.com/skiff-k8s/skiff/family"
 )
 
 // Node is what the table depends on besides Services and endpoints.
@@ -44,23 +47,19 @@ func Compute(node Node, services []*corev1.Service, slicesOf map[string][]*disco
 }
 
 // wanted is what the ports of a Service ask for.
-func wanted(node Node, s *corev1.Service, list []*discoveryv1.EndpointSlice) (rules []*Rule) {
-	for _, ip := range clusterIPs(s) {
-		for i := range s.Spec.Ports {
-			rules = append(rules, newRule(node, s, ip, &s.Spec.Ports[i], list))
-		}
+func wanted(node Node, s *keptService, list []*keptSlice) (rules []*Rule) {
+	for i := range s.rules {
+		rules = append(rules, withEndpoints(node, s.rules[i], list))
 	}
 	return rules
 }
 
 // readyHere is how many endpoints of a Service on the node are ready. Those that only still serve while they end do not
 // count: they get what comes, but load balancers that ask are to send nothing more.
-func readyHere(node Node, s *corev1.Service, list []*discoveryv1.EndpointSlice) (most int) {
-	for _, ip := range clusterIPs(s) {
-		for i := range s.Spec.Ports {
-			ready := filter(onNode(endpoints(node, FamilyOf(ip), &s.Spec.Ports[i], list)), func(e endpoint) bool { return e.ready })
-			most = max(most, len(ready))
-		}
+func readyHere(node Node, s *keptService, list []*keptSlice) (most int) {
+	for i := range s.rules {
+		ready := filter(onNode(endpoints(node, &s.rules[i], list)), func(e endpoint) bool { return e.ready })
+		most = max(most, len(ready))
 	}
 	return most
 }
@@ -86,8 +85,9 @@ func clusterIPs(s *corev1.Service) []netip.Addr {
 	return list
 }
 
-func newRule(node Node, s *corev1.Service, ip netip.Addr, port *corev1.ServicePort, list []*discoveryv1.EndpointSlice) *Rule {
-	r := &Rule{Name: s.Namespace + "/" + s.Name, Protocol: port.Protocol, Family: FamilyOf(ip), Fronts: fronts(s, ip, port)}
+// bareRule is the Rule of a port at one of its Service's addresses, without endpoints. full is the Service's namespace/name.
+func bareRule(full string, s *corev1.Service, ip netip.Addr, port *corev1.ServicePort) Rule {
+	r := Rule{Name: full, Protocol: corev1.Protocol(unique.Make(string(port.Protocol)).Value()), Family: family.Of(ip), Fronts: fronts(s, ip, port)}
 	if port.Name != "" {
 		r.Name += ":" + port.Name
 	}
@@ -97,16 +97,29 @@ func newRule(node Node, s *corev1.Service, ip netip.Addr, port *corev1.ServicePo
 			r.Sticky = time.Duration(*c.ClientIP.TimeoutSeconds) * time.Second
 		}
 	}
-	candidates := endpoints(node, r.Family, port, list)
+	return r
+}
+
+// withEndpoints is a Rule with its endpoints. Lists that are alike share their memory.
+func withEndpoints(node Node, r Rule, list []*keptSlice) *Rule {
+	candidates := endpoints(node, &r, list)
 	r.Cluster = addresses(usable(candidates, func(ready []endpoint) []endpoint { return nearest(node, ready) }))
-	r.Local = addresses(usable(onNode(candidates), all))
-	r.Serving = addresses(filter(candidates, func(e endpoint) bool { return e.ready || e.serving }))
+	r.Local = same(r.Cluster, addresses(usable(onNode(candidates), all)))
+	r.Serving = same(r.Cluster, addresses(filter(candidates, func(e endpoint) bool { return e.ready || e.serving })))
 	for _, e := range candidates {
 		if addr := e.addr.Addr(); !e.elsewhere && (len(r.Hairpin) == 0 || r.Hairpin[len(r.Hairpin)-1] != addr) {
 			r.Hairpin = append(r.Hairpin, addr)
 		}
 	}
-	return r
+	return &r
+}
+
+// same is list, in the memory of another that is alike.
+func same(other, list []netip.AddrPort) []netip.AddrPort {
+	if slices.Equal(other, list) {
+		return other
+	}
+	return list
 }
 
 // fronts are the addresses of one port of a Service, in the family of its address
@@ -120,7 +133,7 @@ func fronts(s *corev1.Service, ip netip.Addr, port *corev1.ServicePort) []Front 
 		list = append(list, Front{Kind: ExternalIP, Addr: netip.AddrPortFrom(address(text), number), Local: externalLocal})
 	}
 	if s.Spec.Type == corev1.ServiceTypeLoadBalancer {
-		allow := sourceRanges(s, FamilyOf(ip))
+		allow := sourceRanges(s, family.Of(ip))
 		for _, ingress := range s.Status.LoadBalancer.Ingress {
 			if ptr.Deref(ingress.IPMode, corev1.LoadBalancerIPModeVIP) == corev1.LoadBalancerIPModeVIP {
 				list = append(list, Front{Kind: LoadBalancer, Addr: netip.AddrPortFrom(address(ingress.IP), number), Local: externalLocal, Allow: allow})
@@ -131,7 +144,7 @@ func fronts(s *corev1.Service, ip netip.Addr, port *corev1.ServicePort) []Front 
 		list = append(list, Front{Kind: NodePort, Addr: netip.AddrPortFrom(netip.Addr{}, uint16(port.NodePort)), Local: externalLocal})
 	}
 	slices.SortStableFunc(list, func(a, b Front) int { return cmp.Compare(a.Kind, b.Kind) })
-	return slices.DeleteFunc(list, func(f Front) bool { return f.Kind != NodePort && FamilyOf(f.Addr.Addr()) != FamilyOf(ip) })
+	return slices.DeleteFunc(list, func(f Front) bool { return f.Kind != NodePort && family.Of(f.Addr.Addr()) != family.Of(ip) })
 }
 
 // address is not valid unless text is an address that other machines can have.
@@ -148,13 +161,13 @@ func address(text string) netip.Addr {
 // sourceRanges are the clients of a family that a load balancer lets in; nil:
 // everyone. A list without a range of the family, or without one that parses, lets
 // nobody in, as a list would that names none of the clients.
-func sourceRanges(s *corev1.Service, family corev1.IPFamily) []netip.Prefix {
+func sourceRanges(s *corev1.Service, f corev1.IPFamily) []netip.Prefix {
 	if len(s.Spec.LoadBalancerSourceRanges) == 0 {
 		return nil
 	}
 	ranges := []netip.Prefix{}
 	for _, text := range s.Spec.LoadBalancerSourceRanges {
-		if prefix, err := netip.ParsePrefix(strings.TrimSpace(text)); err == nil && FamilyOf(prefix.Addr()) == family {
+		if prefix, err := netip.ParsePrefix(strings.TrimSpace(text)); err == nil && !prefix.Addr().Is4In6() && family.Of(prefix.Addr()) == f {
 			ranges = append(ranges, prefix)
 		}
 	}
@@ -169,24 +182,23 @@ type endpoint struct {
 	zones, nodes                []string // hints
 }
 
-// endpoints are those of one port and family in all slices of a Service, each
+// endpoints are those of a Rule in all slices of its Service, each
 // address once and in ascending order. Of several with one address the best is taken, in
 // whatever order they are found: a pod that terminates may share its address with
 // the next, and an endpoint that moves is in two slices for a while.
-func endpoints(node Node, family corev1.IPFamily, port *corev1.ServicePort, list []*discoveryv1.EndpointSlice) []endpoint {
+func endpoints(node Node, r *Rule, list []*keptSlice) []endpoint {
 	var found []endpoint
+	_, port, _ := strings.Cut(r.Name, ":")
 	for _, slice := range list {
-		if string(slice.AddressType) != string(family) {
+		if slice.family != r.Family {
 			continue
 		}
-		for _, p := range slice.Ports {
-			if ptr.Deref(p.Name, "") != port.Name || ptr.Deref(p.Protocol, corev1.ProtocolTCP) != port.Protocol || ptr.Deref(p.Port, 0) == 0 {
+		for _, p := range slice.ports {
+			if p.name != port || p.protocol != r.Protocol {
 				continue
 			}
-			for i := range slice.Endpoints {
-				if e := newEndpoint(node, &slice.Endpoints[i], uint16(*p.Port)); FamilyOf(e.addr.Addr()) == family {
-					found = append(found, e)
-				}
+			for i := range slice.endpoints {
+				found = append(found, newEndpoint(node, &slice.endpoints[i], p.number))
 			}
 		}
 	}
@@ -216,26 +228,14 @@ func better(a, b endpoint) int {
 	)
 }
 
-// newEndpoint has an invalid address if e has none that can be served.
-func newEndpoint(node Node, e *discoveryv1.Endpoint, port uint16) endpoint {
-	if len(e.Addresses) == 0 {
-		return endpoint{}
-	}
+func newEndpoint(node Node, e *keptEndpoint, port uint16) endpoint {
+	on := e.node.Value()
 	found := endpoint{
-		addr:    netip.AddrPortFrom(address(e.Addresses[0]), port), // all stand for the same
-		here:    ptr.Deref(e.NodeName, "") == node.Name,
-		ready:   ptr.Deref(e.Conditions.Ready, true),
-		serving: ptr.Deref(e.Conditions.Serving, true),
-		going:   ptr.Deref(e.Conditions.Terminating, false),
+		addr: netip.AddrPortFrom(e.addr, port), ready: e.ready, serving: e.serving, going: e.going,
+		here: on == node.Name, elsewhere: on != node.Name && on != "",
 	}
-	found.elsewhere = !found.here && ptr.Deref(e.NodeName, "") != ""
-	if e.Hints != nil {
-		for _, z := range e.Hints.ForZones {
-			found.zones = append(found.zones, z.Name)
-		}
-		for _, n := range e.Hints.ForNodes {
-			found.nodes = append(found.nodes, n.Name)
-		}
+	if e.hints != nil {
+		found.zones, found.nodes = e.hints.zones, e.hints.nodes
 	}
 	return found
 }

@@ -81,9 +81,23 @@ func NewLedger(node Node) *Ledger {
 
 // Set says what a Service with a name is now, and its slices; nil: there is none.
 func (l *Ledger) Set(name string, s *corev1.Service, list []*discoveryv1.EndpointSlice) {
+	var service *keptService
+	if s != nil {
+		service = keepService(s)
+	}
+	slices := make([]*keptSlice, 0, len(list))
+	for _, slice := range list {
+		slices = append(slices, keepSlice(slice))
+	}
+	l.set(name, service, slices)
+}
+
+// set is Set with what is kept of the objects.
+func (l *Ledger) set(name string, s *keptService, list []*keptSlice) {
+	asks := s != nil && len(s.rules) > 0
 	e := l.entries[name]
 	if e == nil {
-		if s == nil || !served(s) {
+		if !asks {
 			return
 		}
 		e = &entry{claim: claim{service: name}}
@@ -102,11 +116,11 @@ func (l *Ledger) Set(name string, s *corev1.Service, list []*discoveryv1.Endpoin
 	}
 	e.wanted = nil
 	delete(l.health, name)
-	if s != nil && served(s) {
-		e.created = s.CreationTimestamp.Time
+	if asks {
+		e.created = s.created
 		e.wanted = reuse(before, wanted(l.node, s, list))
-		if s.Spec.HealthCheckNodePort > 0 {
-			l.health[name] = Health{Port: uint16(s.Spec.HealthCheckNodePort), Local: readyHere(l.node, s, list)}
+		if s.healthPort > 0 {
+			l.health[name] = Health{Port: s.healthPort, Local: readyHere(l.node, s, list)}
 		}
 	}
 	for at := range e.spots() {

@@ -3,6 +3,7 @@ package proxy
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -10,6 +11,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/kubernetes/fake"
 )
 
@@ -52,11 +54,7 @@ func TestLoneChange(t *testing.T) {
 		go func() { ended <- p.Run(ctx) }()
 		create := func(i int) {
 			t.Helper()
-			s := &corev1.Service{
-				ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: fmt.Sprint("s", i)},
-				Spec:       corev1.ServiceSpec{ClusterIP: fmt.Sprint("10.96.0.", i), Ports: []corev1.ServicePort{{Port: 80, Protocol: corev1.ProtocolTCP}}},
-			}
-			if _, err := client.CoreV1().Services("ns").Create(ctx, s, metav1.CreateOptions{}); err != nil {
+			if _, err := client.CoreV1().Services("ns").Create(ctx, numbered(i), metav1.CreateOptions{}); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -85,6 +83,42 @@ func TestLoneChange(t *testing.T) {
 		}
 		if n := len(backend.applied()) - before; n != 2 {
 			t.Errorf("50 changes while the proxy was busy were applied in %d tables, want the one at hand and one more", n)
+		}
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// numbered is a Service with a number.
+func numbered(i int) *corev1.Service {
+	return &corev1.Service{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: fmt.Sprint("s", i)},
+		Spec:       corev1.ServiceSpec{ClusterIP: fmt.Sprintf("10.96.%d.%d", i/256, i%256), Ports: []corev1.ServicePort{{Port: 80, Protocol: corev1.ProtocolTCP}}},
+	}
+}
+
+// TestBegin has many Services at the start: all of them are in the first table, and there is no other before
+// something changes.
+func TestBegin(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const many = 2000
+		var objects []runtime.Object
+		for i := range many {
+			objects = append(objects, numbered(i))
+		}
+		backend := &slow{}
+		p, err := New(Config{Client: fake.NewClientset(objects...), NodeName: "n", Backend: backend})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() { ended <- p.Run(ctx) }()
+		synctest.Wait()
+		if got := backend.applied(); !slices.Equal(got, []int{many}) {
+			t.Errorf("applied tables of %v, want one of %d", got, many)
 		}
 		cancel()
 		if err := <-ended; err != nil {

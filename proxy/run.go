@@ -7,13 +7,12 @@ import (
 	"log/slog"
 	"net/netip"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
-	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/kubernetes/scheme"
@@ -31,6 +30,8 @@ const (
 	// check is how long it takes at most, when nothing changes, until rules that
 	// another program on the node has removed are missed.
 	check = 10 * time.Second
+	// rest is how long changes join at most while they keep coming.
+	rest = time.Second
 )
 
 // Connections forgets what the kernel remembers of flows that a change of
@@ -55,8 +56,8 @@ type Config struct {
 	// Connections may be nil: then flows without a connection (UDP) may go on to
 	// an endpoint that is gone.
 	Connections Connections
-	// HealthListen is where /healthz answers; empty: nowhere. Health check ports
-	// of Services are opened on every address.
+	// HealthListen is where /healthz and /livez answer; empty: nowhere. Health check
+	// ports of Services are opened where node ports answer.
 	HealthListen string
 	Log          *slog.Logger
 }
@@ -66,26 +67,29 @@ type Proxy struct {
 	Config
 	factory  informers.SharedInformerFactory // of services and endpoints
 	self     informers.SharedInformerFactory // of the node alone
-	services corelisters.ServiceLister
-	slices   cache.Indexer
+	services cache.Store                     // of *keptService
+	slices   cache.Indexer                   // of *keptSlice
 	nodes    corelisters.NodeLister
+	told     []cache.DoneChecker // whether changes has all that was there at the start
 	changes  *changes
 	ledger   *Ledger
 	health   *healthServer
-	events   record.EventRecorder // while Run runs
+	applied  atomic.Pointer[time.Time] // when a table was applied last
+	events   record.EventRecorder      // while Run runs
 }
 
 // New returns a proxy that Run starts.
 func New(c Config) (*Proxy, error) {
-	p := &Proxy{Config: c, changes: newChanges(), health: newHealthServer(c.HealthListen)}
+	p := &Proxy{Config: c, changes: newChanges()}
+	p.health = &healthServer{listen: c.HealthListen, nodePorts: c.NodePorts, health: p.healthNow, eligible: func() bool { return eligible(p.node()) }}
 	if p.Log == nil {
 		p.Log = slog.New(slog.DiscardHandler)
 	}
 	// Services of other proxies and headless ones are not sent to us at all.
-	p.factory = informers.NewSharedInformerFactoryWithOptions(c.Client, 0, informers.WithTransform(trim), informers.WithTweakListOptions(func(o *metav1.ListOptions) {
+	p.factory = informers.NewSharedInformerFactoryWithOptions(c.Client, 0, informers.WithTransform(keep), informers.WithTweakListOptions(func(o *metav1.ListOptions) {
 		o.LabelSelector = "!" + labelProxyName + ",!" + corev1.IsHeadlessService
 	}))
-	p.services = p.factory.Core().V1().Services().Lister()
+	p.services = p.factory.Core().V1().Services().Informer().GetStore()
 	slices := p.factory.Discovery().V1().EndpointSlices().Informer()
 	if err := slices.AddIndexers(cache.Indexers{byService: func(o any) ([]string, error) { return []string{serviceOf(o)}, nil }}); err != nil {
 		return nil, err
@@ -95,30 +99,50 @@ func New(c Config) (*Proxy, error) {
 		o.FieldSelector = fields.OneTermEqualSelector(metav1.ObjectNameField, c.NodeName).String()
 	}))
 	p.nodes = p.self.Core().V1().Nodes().Lister()
-	for _, informer := range []cache.SharedIndexInformer{p.factory.Core().V1().Services().Informer(), slices} {
-		if _, err := informer.AddEventHandler(clientgo.Handler("proxy's events", cache.ResourceEventHandlerFuncs{
-			AddFunc: func(o any) { p.changes.note(serviceOf(o)) },
-			UpdateFunc: func(old, now any) {
-				p.changes.note(serviceOf(old))
-				p.changes.note(serviceOf(now))
-			},
-			DeleteFunc: func(o any) { p.changes.note(serviceOf(o)) },
-		})); err != nil {
-			return nil, err
-		}
+	ofServices := cache.ResourceEventHandlerFuncs{
+		AddFunc: func(o any) { p.changes.note(serviceOf(o)) },
+		UpdateFunc: func(old, now any) {
+			p.changes.note(serviceOf(old))
+			p.changes.note(serviceOf(now))
+		},
+		DeleteFunc: func(o any) { p.changes.note(serviceOf(o)) },
 	}
 	// A node's status changes every few seconds; here only its zone matters.
-	if _, err := p.self.Core().V1().Nodes().Informer().AddEventHandler(clientgo.Handler("proxy's events", cache.ResourceEventHandlerFuncs{
+	ofNode := cache.ResourceEventHandlerFuncs{
 		AddFunc: func(any) { p.changes.noteNode() },
 		UpdateFunc: func(old, now any) {
 			if zone(old.(*corev1.Node)) != zone(now.(*corev1.Node)) {
 				p.changes.noteNode()
 			}
 		},
-	})); err != nil {
-		return nil, err
+	}
+	for informer, handler := range map[cache.SharedIndexInformer]cache.ResourceEventHandler{
+		p.factory.Core().V1().Services().Informer(): ofServices, slices: ofServices, p.self.Core().V1().Nodes().Informer(): ofNode,
+	} {
+		registered, err := informer.AddEventHandler(clientgo.Handler("proxy's events", handler))
+		if err != nil {
+			return nil, err
+		}
+		p.told = append(p.told, registered.HasSyncedChecker())
 	}
 	return p, nil
+}
+
+// node is the node; nil if it is not known.
+func (p *Proxy) node() *corev1.Node {
+	n, err := p.nodes.Get(p.NodeName)
+	if err != nil { // a lister knows one error: there is none
+		return nil
+	}
+	return n
+}
+
+func (p *Proxy) healthNow() ProxyHealth {
+	var applied time.Time
+	if at := p.applied.Load(); at != nil {
+		applied = *at
+	}
+	return newProxyHealth(time.Now(), p.changes.waiting(), applied, familiesOf(p.Pods))
 }
 
 func zone(n *corev1.Node) string { return strings.TrimSpace(n.Labels[corev1.LabelTopologyZone]) }
@@ -128,6 +152,9 @@ func zone(n *corev1.Node) string { return strings.TrimSpace(n.Labels[corev1.Labe
 // away.
 func (p *Proxy) Run(ctx context.Context) error {
 	defer p.health.close()
+	if err := p.health.open(); err != nil {
+		p.Log.Error("open the port for health", "error", err) // it is tried again
+	}
 	broadcaster := record.NewBroadcaster()
 	defer broadcaster.Shutdown()
 	broadcaster.StartRecordingToSink(&corev1client.EventSinkImpl{Interface: p.Client.CoreV1().Events("")})
@@ -135,11 +162,10 @@ func (p *Proxy) Run(ctx context.Context) error {
 	for _, factory := range []informers.SharedInformerFactory{p.factory, p.self} {
 		factory.Start(ctx.Done())
 		defer factory.Shutdown()
-		for kind, ok := range factory.WaitForCacheSync(ctx.Done()) {
-			if !ok {
-				return fmt.Errorf("read %v: %w", kind, ctx.Err())
-			}
-		}
+	}
+	// What handlers have yet to tell would be a change after the first table.
+	if !cache.WaitFor(ctx, "", p.told...) {
+		return fmt.Errorf("read Services and endpoints: %w", ctx.Err())
 	}
 	var last *Table
 	for checked := time.Now(); ; {
@@ -178,23 +204,24 @@ func (p *Proxy) intact(ctx context.Context) bool {
 }
 
 // wait returns after a change or after a time without one; false if ctx ended. A
-// change that comes alone does not wait. When they come one after the other, the
-// proxy rests for as long as it worked, and what comes meanwhile is applied
-// together.
+// change that comes alone does not wait. When one has come while the proxy worked, it
+// rests for as long as that took, and what comes meanwhile is applied together.
 func (p *Proxy) wait(ctx context.Context, atMost, worked time.Duration) bool {
-	for _, timer := range []struct {
-		after time.Duration
-		wake  <-chan struct{}
-	}{{min(worked, atMost), nil}, {atMost, p.changes.there}} {
-		clock := time.NewTimer(timer.after)
-		select {
-		case <-ctx.Done():
-			clock.Stop()
-			return false
-		case <-clock.C:
-		case <-timer.wake:
-			clock.Stop()
-		}
+	if len(p.changes.there) > 0 {
+		return pause(ctx, min(worked, rest, atMost), nil)
+	}
+	return pause(ctx, atMost, p.changes.there)
+}
+
+// pause returns after a time, or before if it is woken; false if ctx ended.
+func pause(ctx context.Context, atMost time.Duration, wake <-chan struct{}) bool {
+	clock := time.NewTimer(atMost)
+	defer clock.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-clock.C:
+	case <-wake:
 	}
 	return true
 }
@@ -207,7 +234,10 @@ func (p *Proxy) apply(ctx context.Context, last *Table) (*Table, error) {
 	if err := p.Backend.Apply(ctx, table); err != nil {
 		return nil, err
 	}
-	var errs []error
+	p.changes.done()
+	now := time.Now()
+	p.applied.Store(&now)
+	errs := []error{p.health.open()}
 	if p.Connections != nil {
 		errs = append(errs, p.Connections.Forget(ctx, last, table))
 	}
@@ -233,8 +263,8 @@ func (p *Proxy) tell(last, table *Table) {
 			continue
 		}
 		namespace, name := r.Service()
-		if s, err := p.services.Services(namespace).Get(name); err == nil {
-			p.events.Eventf(s, corev1.EventTypeWarning, "LoadBalancerPortInUse", "%s takes no traffic at %s port %d/%s: it is %s's",
+		if s := p.service(namespace + "/" + name); s != nil {
+			p.events.Eventf(s.reference(), corev1.EventTypeWarning, "LoadBalancerPortInUse", "%s takes no traffic at %s port %d/%s: it is %s's",
 				p.NodeName, r.Front.Addr.Addr(), r.Front.Addr.Port(), r.Protocol, r.Holder)
 		}
 	}
@@ -245,15 +275,11 @@ func (p *Proxy) compute() (*Table, error) {
 	names, nodeChanged := p.changes.take()
 	if p.ledger == nil || nodeChanged {
 		node := Node{Name: p.NodeName, Pods: p.Pods, Services: p.Services, NodePorts: p.NodePorts, Taken: inUse}
-		if n, err := p.nodes.Get(p.NodeName); err == nil {
+		if n := p.node(); n != nil {
 			node.Zone = zone(n)
 		}
-		services, err := p.services.List(labels.Everything())
-		if err != nil {
-			return nil, err
-		}
-		for _, s := range services {
-			names[s.Namespace+"/"+s.Name] = true
+		for _, s := range p.services.List() {
+			names[serviceOf(s)] = true
 		}
 		if p.ledger == nil {
 			p.ledger = NewLedger(node)
@@ -275,15 +301,19 @@ func (p *Proxy) look(name string) error {
 	if err != nil {
 		return err
 	}
-	list := make([]*discoveryv1.EndpointSlice, 0, len(objects))
+	list := make([]*keptSlice, 0, len(objects))
 	for _, o := range objects {
-		list = append(list, o.(*discoveryv1.EndpointSlice))
+		list = append(list, o.(*keptSlice))
 	}
-	namespace, service, _ := strings.Cut(name, "/")
-	s, err := p.services.Services(namespace).Get(service)
-	if err != nil { // a lister knows one error: there is none
-		s = nil
-	}
-	p.ledger.Set(name, s, list)
+	p.ledger.set(name, p.service(name), list)
 	return nil
+}
+
+// service is what is kept of a Service; nil if there is none.
+func (p *Proxy) service(name string) *keptService {
+	s, found, err := p.services.GetByKey(name)
+	if err != nil || !found { // a store in memory has no errors
+		return nil
+	}
+	return s.(*keptService)
 }

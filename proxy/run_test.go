@@ -4,6 +4,7 @@ import (
 	"context"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -89,5 +90,34 @@ func TestRunFollowsTheZone(t *testing.T) {
 	cancel()
 	if err := <-ended; err != nil {
 		t.Error(err)
+	}
+}
+
+// TestWait has a change come alone after much work, and others while the proxy worked.
+func TestWait(t *testing.T) {
+	for name, test := range map[string]struct {
+		worked, atMost, want time.Duration
+		during               bool
+	}{
+		"a lone change":                   {worked: time.Minute, atMost: time.Hour, want: 5 * time.Millisecond},
+		"none":                            {worked: time.Minute, atMost: time.Millisecond, want: time.Millisecond},
+		"changes that come all the time":  {worked: 20 * time.Millisecond, atMost: time.Hour, during: true, want: 20 * time.Millisecond},
+		"while there was much work":       {worked: time.Minute, atMost: time.Hour, during: true, want: rest},
+		"while it failed after much work": {worked: time.Minute, atMost: time.Millisecond, during: true, want: time.Millisecond},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := &Proxy{changes: newChanges()}
+				if test.during {
+					p.changes.note("ns/s")
+				}
+				begun := time.Now()
+				time.AfterFunc(5*time.Millisecond, func() { p.changes.note("ns/s") })
+				if !p.wait(t.Context(), test.atMost, test.worked) || time.Since(begun) != test.want {
+					t.Errorf("got %v, want %v", time.Since(begun), test.want)
+				}
+				synctest.Wait()
+			})
+		})
 	}
 }

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+
+	"github.com/skiff-k8s/skiff/family"
 )
 
 // Table is all the service traffic of one node. It says what should happen to
@@ -105,16 +107,16 @@ func (t *Table) SameRanges(other *Table) bool {
 
 // NodePortsOf are the ranges of a family of addresses at which node ports answer;
 // all reports that they answer at every address.
-func (t *Table) NodePortsOf(family corev1.IPFamily) (ranges []netip.Prefix, all bool) {
-	return of(t.NodePorts, family), t.NodePorts == nil
+func (t *Table) NodePortsOf(f corev1.IPFamily) (ranges []netip.Prefix, all bool) {
+	return of(t.NodePorts, f), t.NodePorts == nil
 }
 
 // ServicesOf are the ranges of cluster IPs of a family.
-func (t *Table) ServicesOf(family corev1.IPFamily) []netip.Prefix { return of(t.Services, family) }
+func (t *Table) ServicesOf(f corev1.IPFamily) []netip.Prefix { return of(t.Services, f) }
 
-func of(ranges []netip.Prefix, family corev1.IPFamily) (list []netip.Prefix) {
+func of(ranges []netip.Prefix, f corev1.IPFamily) (list []netip.Prefix) {
 	for _, p := range ranges {
-		if FamilyOf(p.Addr()) == family {
+		if family.Of(p.Addr()) == f {
 			list = append(list, p)
 		}
 	}
@@ -122,24 +124,13 @@ func of(ranges []netip.Prefix, family corev1.IPFamily) (list []netip.Prefix) {
 }
 
 // PodsOf is the range of the pods of a family; not valid if there is none.
-func (t *Table) PodsOf(family corev1.IPFamily) netip.Prefix {
+func (t *Table) PodsOf(f corev1.IPFamily) netip.Prefix {
 	for _, p := range t.Pods {
-		if FamilyOf(p.Addr()) == family {
+		if family.Of(p.Addr()) == f {
 			return p
 		}
 	}
 	return netip.Prefix{}
-}
-
-// FamilyOf is the family of an address; empty if it is not valid.
-func FamilyOf(addr netip.Addr) corev1.IPFamily {
-	switch {
-	case addr.Is4():
-		return corev1.IPv4Protocol
-	case addr.Is6():
-		return corev1.IPv6Protocol
-	}
-	return ""
 }
 
 func (r *Rule) compare(other *Rule) int {

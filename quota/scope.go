@@ -46,9 +46,9 @@ func podInScope(pod *corev1.Pod, s corev1.ScopedResourceSelectorRequirement) boo
 	case corev1.ResourceQuotaScopeNotTerminating:
 		return !Terminating(pod)
 	case corev1.ResourceQuotaScopeBestEffort:
-		return bestEffort(pod)
+		return BestEffort(pod)
 	case corev1.ResourceQuotaScopeNotBestEffort:
-		return !bestEffort(pod)
+		return !BestEffort(pod)
 	case corev1.ResourceQuotaScopePriorityClass:
 		return selects(s, pod.Spec.PriorityClassName)
 	case corev1.ResourceQuotaScopeCrossNamespacePodAffinity:
@@ -62,8 +62,8 @@ func Terminating(pod *corev1.Pod) bool {
 	return pod.Spec.ActiveDeadlineSeconds != nil && *pod.Spec.ActiveDeadlineSeconds >= 0
 }
 
-// bestEffort reports whether no container requests or is limited to anything.
-func bestEffort(pod *corev1.Pod) bool {
+// BestEffort reports whether no container requests or is limited to anything.
+func BestEffort(pod *corev1.Pod) bool {
 	if pod.Status.QOSClass != "" {
 		return pod.Status.QOSClass == corev1.PodQOSBestEffort
 	}

@@ -20,6 +20,7 @@ func BenchmarkPlace(b *testing.B) {
 		"plain":        func(*corev1.Pod) {},
 		"spread":       spread(corev1.LabelTopologyZone, corev1.DoNotSchedule),
 		"antiaffinity": awayFrom("nobody"),
+		"selector":     func(p *corev1.Pod) { p.Spec.NodeSelector = map[string]string{corev1.LabelTopologyZone: "zone-1"} },
 	} {
 		for _, nodes := range []int{1000, 5000} {
 			b.Run(fmt.Sprintf("%s/nodes=%d", name, nodes), func(b *testing.B) {
@@ -28,10 +29,12 @@ func BenchmarkPlace(b *testing.B) {
 				for i := range pods {
 					pods[i] = testPod(fmt.Sprintf("new-%d", i), "10m", ofApp(i%10), change)
 				}
+				looked := 0
 				b.ReportAllocs()
 				b.ResetTimer()
 				for i, pod := range pods {
-					found := choose(pod, s.snapshot(pod), i)
+					found := choose(pod, s.snapshot(pod), looked)
+					looked += found.looked
 					if found.node == "" {
 						b.Fatalf("pod %d: %s", i, found.message())
 					}
@@ -39,6 +42,24 @@ func BenchmarkPlace(b *testing.B) {
 				}
 			})
 		}
+	}
+}
+
+// BenchmarkPreempt plans the eviction for a pod in a cluster that is full of others.
+func BenchmarkPreempt(b *testing.B) {
+	for _, nodes := range []int{100, 1000, 5000} {
+		b.Run(fmt.Sprintf("nodes=%d", nodes), func(b *testing.B) {
+			s := filledState(nodes, 4)
+			b.ReportAllocs()
+			b.ResetTimer()
+			for i := range b.N {
+				pod := testPod(fmt.Sprintf("new-%d", i), "31990m", priority(10), ofApp(0))
+				snapshot := s.snapshot(pod)
+				if plan, why := planEviction(pod, snapshot, choose(pod, snapshot, i), nil); plan == nil {
+					b.Fatal(why)
+				}
+			}
+		})
 	}
 }
 
@@ -59,6 +80,7 @@ func filledState(nodes, podsEach int) *state {
 		name := fmt.Sprintf("node-%d", i)
 		s.setNode(testNode(name, "32", inZone(fmt.Sprintf("zone-%d", i%3)), func(n *corev1.Node) {
 			n.Status.Allocatable[corev1.ResourcePods] = resource.MustParse("1000")
+			n.Status.Allocatable[corev1.ResourceMemory] = resource.MustParse("256Gi")
 		}).Node)
 		for j := range podsEach {
 			s.place(testPod(fmt.Sprintf("%s-%d", name, j), "10m", ofApp((i+j)%10)), name)

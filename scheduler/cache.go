@@ -2,6 +2,7 @@ package scheduler
 
 import (
 	"cmp"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -23,16 +24,15 @@ type state struct {
 	places map[types.UID]place
 	// nominated are the pods for which room is being made on a node.
 	nominated map[types.UID]nomination
-	// sorted is the list of nodes for snapshots, by name; nil if nodes have come or
-	// gone. While it is shared, snapshots have it and it must not be changed.
-	sorted []*plugin.Node
-	shared bool
+	// cluster is the nodes as the cycle before saw them. Only a cycle may touch it. changed are the nodes that have
+	// changed since; nil: nodes have come or gone.
+	cluster *plugin.Cluster
+	changed map[string]struct{}
 
 	namespaceLabels func(name string) labels.Set
 	ownerSelector   func(pod *corev1.Pod) labels.Selector
 	storage         plugin.Storage
 	devices         plugin.Devices
-	tallies         *plugin.Tallies
 }
 
 type place struct {
@@ -51,7 +51,6 @@ func newState() *state {
 		nodes:     make(map[string]*plugin.Node),
 		places:    make(map[types.UID]place),
 		nominated: make(map[types.UID]nomination),
-		tallies:   plugin.NewTallies(),
 	}
 }
 
@@ -77,7 +76,7 @@ func (s *state) removeNode(name string) {
 	}
 	if len(n.Pods) == 0 {
 		delete(s.nodes, name)
-		s.sorted = nil
+		s.changed = nil
 		return
 	}
 	s.replace(name, n.WithNode(nil))
@@ -157,37 +156,39 @@ func (s *state) nominate(pod *plugin.Pod, node string) {
 
 // replace puts another state of a node in its place.
 func (s *state) replace(name string, n *plugin.Node) {
+	old := s.nodes[name]
 	s.nodes[name] = n
-	i, listed := slices.BinarySearchFunc(s.sorted, name, func(n *plugin.Node, name string) int { return strings.Compare(n.Name, name) })
-	switch {
-	case listed != (n.Node != nil):
-		s.sorted = nil
-	case listed:
-		if s.shared {
-			s.sorted, s.shared = slices.Clone(s.sorted), false
-		}
-		s.sorted[i] = n
+	switch wasThere, isThere := old != nil && old.Node != nil, n.Node != nil; {
+	case wasThere != isThere:
+		s.changed = nil
+	case isThere && s.changed != nil:
+		s.changed[name] = struct{}{}
 	}
 }
 
 // snapshot is the cluster as pod may find it: pods of at least its priority for
-// which room is being made count as if they were there already.
+// which room is being made count as if they were there already. It is good until the next.
 func (s *state) snapshot(pod *plugin.Pod) *plugin.Snapshot {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.sorted == nil {
-		for _, n := range s.nodes {
-			if n.Node != nil {
-				s.sorted = append(s.sorted, n)
-			}
-		}
-		slices.SortFunc(s.sorted, func(a, b *plugin.Node) int { return strings.Compare(a.Name, b.Name) })
+	if s.changed == nil {
+		s.cluster, s.changed = plugin.NewCluster(inTurn(s.nodes)), make(map[string]struct{})
 	}
-	s.shared = true
-	snapshot := &plugin.Snapshot{
-		Nodes: s.sorted, NamespaceLabels: s.namespaceLabels, OwnerSelector: s.ownerSelector,
-		Storage: s.storage, Devices: s.devices, Tallies: s.tallies,
+	for name := range s.changed {
+		s.cluster.Put(s.nodes[name])
 	}
+	clear(s.changed)
+	for name, n := range s.crowded(pod) {
+		s.cluster.Put(n)
+		s.changed[name] = struct{}{} // for the next, it is as it was
+	}
+	return &plugin.Snapshot{
+		Cluster: s.cluster, NamespaceLabels: s.namespaceLabels, OwnerSelector: s.ownerSelector, Storage: s.storage, Devices: s.devices,
+	}
+}
+
+// crowded are the nodes on which room is being made for other pods, with those on them.
+func (s *state) crowded(pod *plugin.Pod) map[string]*plugin.Node {
 	crowded := make(map[string]*plugin.Node)
 	for uid, n := range s.nominated {
 		target := cmp.Or(crowded[n.node], s.nodes[n.node])
@@ -196,8 +197,37 @@ func (s *state) snapshot(pod *plugin.Pod) *plugin.Snapshot {
 		}
 		crowded[n.node] = target.Add(n.pod)
 	}
-	for _, n := range crowded {
-		snapshot = snapshot.With(n)
+	return crowded
+}
+
+// inTurn is the nodes that are known in the order in which they are looked at: of each zone in turn, so that those
+// that are looked at are of all zones, though not all nodes are looked at.
+func inTurn(nodes map[string]*plugin.Node) []*plugin.Node {
+	zones := make(map[string][]*plugin.Node)
+	total := 0
+	for _, n := range nodes {
+		if n.Node != nil {
+			zone := zoneOf(n.Node)
+			zones[zone] = append(zones[zone], n)
+			total++
+		}
 	}
-	return snapshot
+	names := slices.Sorted(maps.Keys(zones))
+	for _, list := range zones {
+		slices.SortFunc(list, func(a, b *plugin.Node) int { return strings.Compare(a.Name, b.Name) })
+	}
+	list := make([]*plugin.Node, 0, total)
+	for i := 0; len(list) < total; i++ {
+		for _, name := range names {
+			if i < len(zones[name]) {
+				list = append(list, zones[name][i])
+			}
+		}
+	}
+	return list
+}
+
+func zoneOf(n *corev1.Node) string {
+	return cmp.Or(n.Labels[corev1.LabelTopologyRegion], n.Labels[corev1.LabelFailureDomainBetaRegion]) + "/" +
+		cmp.Or(n.Labels[corev1.LabelTopologyZone], n.Labels[corev1.LabelFailureDomainBetaZone])
 }

@@ -1,6 +1,7 @@
 package scheduler
 
 import (
+	"maps"
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
@@ -23,7 +24,13 @@ func matters(old, n *corev1.Node) bool {
 // specChanged reports whether a pending pod may fit where it did not before:
 // its labels, spec or nominated node changed, or gates were lifted.
 func specChanged(old, pod *corev1.Pod) bool {
-	return !equality.Semantic.DeepEqual(old.Spec, pod.Spec) || !equality.Semantic.DeepEqual(old.Labels, pod.Labels)
+	if !maps.Equal(old.Labels, pod.Labels) {
+		return true
+	}
+	if old.Generation != 0 && old.Generation == pod.Generation { // what changes a spec, but for its binding, counts it
+		return old.Spec.NodeName != pod.Spec.NodeName
+	}
+	return !equality.Semantic.DeepEqual(old.Spec, pod.Spec)
 }
 
 // placementChanged reports whether a placed pod may make room or attract other

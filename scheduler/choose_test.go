@@ -65,7 +65,7 @@ func hostPort(port int32) func(*corev1.Pod) {
 
 func snapshotOf(nodes ...*plugin.Node) *plugin.Snapshot {
 	return &plugin.Snapshot{
-		Nodes:           nodes,
+		Cluster:         plugin.NewCluster(nodes),
 		NamespaceLabels: func(string) labels.Set { return nil },
 		OwnerSelector:   func(*corev1.Pod) labels.Selector { return nil },
 		Storage:         testStorage,

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -26,7 +25,7 @@ func (s *Scheduler) attempt(ctx context.Context, pod *plugin.Pod, moved int64, s
 	}
 	s.devices.drop(pod.UID)
 	if s.state.unassume(pod.UID) {
-		s.queue.stir(time.Now())
+		s.queue.stir()
 	}
 	s.broken(ctx, pod, err, moved)
 }
@@ -39,13 +38,14 @@ func (s *Scheduler) broken(ctx context.Context, pod *plugin.Pod, err error, move
 
 // place is one cycle: it looks for a node for pod and binds the pod there, or
 // says why it stays pending and, if that helps, makes room.
-func (s *Scheduler) place(ctx context.Context, pod *plugin.Pod, moved int64, start int) {
+func (s *Scheduler) place(ctx context.Context, pod *plugin.Pod, moved int64) {
 	snapshot := s.state.snapshot(pod)
 	if _, err := plugin.ClaimsForDevices(pod.Pod, snapshot.Devices); err != nil {
 		s.queue.park(pod.UID, moved, time.Now())
 		return
 	}
-	found := choose(pod, snapshot, start)
+	found := choose(pod, snapshot, s.start)
+	s.start += found.looked
 	switch {
 	case found.err != nil:
 		s.broken(ctx, pod, found.err, moved)
@@ -81,7 +81,7 @@ func (s *Scheduler) bindWithDevices(ctx context.Context, pod *plugin.Pod, node s
 		return // bind has told
 	}
 	if s.state.unassume(pod.UID) {
-		s.queue.stir(time.Now())
+		s.queue.stir()
 	}
 	s.broken(ctx, pod, fmt.Errorf("running PreBind plugin %q: %w", "DynamicResources", err), moved)
 }
@@ -91,8 +91,7 @@ func (s *Scheduler) bindWithDevices(ctx context.Context, pod *plugin.Pod, node s
 // claim wakes it, and then the volume keeps it on the node.
 func (s *Scheduler) bindClaims(ctx context.Context, pod *plugin.Pod, snapshot *plugin.Snapshot, node string, moved int64) (bound bool) {
 	claims, why := plugin.ClaimsOf(pod, snapshot.Storage)
-	i := slices.IndexFunc(snapshot.Nodes, func(n *plugin.Node) bool { return n.Name == node })
-	bindings, reason := claims.Bindings(snapshot.Nodes[i], snapshot.Storage)
+	bindings, reason := claims.Bindings(snapshot.Node(node), snapshot.Storage)
 	if why == "" && reason == nil && len(bindings) == 0 {
 		return true
 	}
@@ -141,7 +140,7 @@ func (s *Scheduler) bind(ctx context.Context, pod *plugin.Pod, node string, move
 		return true
 	}
 	if s.state.unassume(pod.UID) {
-		s.queue.stir(time.Now()) // others may use the room it did not take
+		s.queue.stir() // others may use the room it did not take
 	}
 	if apierrors.IsNotFound(err) || ctx.Err() != nil {
 		s.queue.remove(pod.UID)
@@ -153,10 +152,11 @@ func (s *Scheduler) bind(ctx context.Context, pod *plugin.Pod, node string, move
 }
 
 // pending tells why pod could not be placed, in its status and as an event, and
-// takes pods of lower priority off a node if that makes room.
+// takes pods of lower priority off a node if that makes room. The cycle does not
+// wait for that: until it is done, pod is not tried again.
 func (s *Scheduler) pending(ctx context.Context, pod *plugin.Pod, snapshot *plugin.Snapshot, found choice, moved int64) {
 	message := found.message()
-	nominated := ""
+	var plan *eviction
 	if found.total > 0 {
 		budgets, err := s.budgets()
 		if err != nil {
@@ -170,26 +170,38 @@ func (s *Scheduler) pending(ctx context.Context, pod *plugin.Pod, snapshot *plug
 			s.queue.failed(pod.UID, moved, false, time.Now())
 			return
 		}
-		plan, why := planEviction(pod, snapshot, found, budgets)
-		switch {
-		case plan == nil:
+		var why string
+		if plan, why = planEviction(pod, snapshot, found, budgets); plan == nil {
 			message += " " + devices + ", preemption: " + why
-		default:
-			if err := s.evict(ctx, pod, plan); err != nil {
-				s.log.Warn("make room", "pod", pod.Namespace+"/"+pod.Name, "node", plan.node, "error", err)
-				s.queue.failed(pod.UID, moved, false, time.Now())
-				return
-			}
-			nominated = plan.node
 		}
 	}
-	// A pod whose victims are still going keeps its claim on the node.
-	if nominated == "" && waitsForVictims(pod, snapshot) {
+	nominated := ""
+	switch {
+	case plan != nil:
+		nominated = plan.node
+	case waitsForVictims(pod, snapshot): // a pod whose victims are still going keeps its claim on the node
 		nominated = pod.Status.NominatedNodeName
 	}
 	s.state.nominate(pod, nominated)
-	s.queue.failed(pod.UID, moved, true, time.Now())
+	s.bindings.Go("scheduler", func() {
+		s.attempt(ctx, pod, moved, func() { s.makeRoom(ctx, pod, plan, message, nominated, moved) })
+	})
+}
+
+// makeRoom carries out what was decided about a pod that could not be placed, and puts it back.
+func (s *Scheduler) makeRoom(ctx context.Context, pod *plugin.Pod, plan *eviction, message, nominated string, moved int64) {
+	s.writing <- struct{}{}
+	defer func() { <-s.writing }()
+	if plan != nil {
+		if err := s.evict(ctx, pod, plan); err != nil {
+			s.log.Warn("make room", "pod", pod.Namespace+"/"+pod.Name, "node", plan.node, "error", err)
+			s.state.nominate(pod, "")
+			s.queue.failed(pod.UID, moved, false, time.Now())
+			return
+		}
+	}
 	s.tell(ctx, pod, corev1.PodReasonUnschedulable, message, nominated)
+	s.queue.failed(pod.UID, moved, true, time.Now())
 }
 
 // evict carries a plan out.

@@ -69,7 +69,7 @@ func (s *Scheduler) follow(informer cache.SharedIndexInformer, handlers cache.Re
 	if err != nil {
 		return err
 	}
-	s.synced = append(s.synced, registration.HasSynced)
+	s.synced = append(s.synced, registration.HasSyncedChecker())
 	return nil
 }
 
@@ -119,8 +119,7 @@ func (s *Scheduler) findDevices(pod *plugin.Pod, snapshot *plugin.Snapshot, node
 	if err != nil || why != "" {
 		return foundDevices{}, errors.Join(err, errors.New(why))
 	}
-	i := slices.IndexFunc(snapshot.Nodes, func(n *plugin.Node) bool { return n.Name == node })
-	found, reason := claims.Allocate(snapshot.Nodes[i])
+	found, reason := claims.Allocate(snapshot.Node(node))
 	if reason != nil {
 		return foundDevices{}, errors.Join(reason.Err, fmt.Errorf("node %s has lost the devices that were found: %q", node, reason.Texts))
 	}

@@ -13,11 +13,12 @@ import (
 	resourcev1 "k8s.io/api/resource/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/informers"
+	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/utils/ptr"
 
 	"github.com/skiff-k8s/skiff/apiserver/apiservertest"
+	"github.com/skiff-k8s/skiff/apiserver/inprocess"
 	"github.com/skiff-k8s/skiff/scheduler/plugin"
 )
 
@@ -41,7 +42,7 @@ func startWorld(t *testing.T) *world {
 	}
 	w.class("gpu", nil)
 	client := kubernetes.NewForConfigOrDie(apiservertest.Config(server, "system:kube-scheduler", "system:authenticated"))
-	factory := informers.NewSharedInformerFactory(client, 0)
+	factory := inprocess.Informers(server, &user.DefaultInfo{Name: user.KubeScheduler, Groups: []string{user.AllAuthenticated}}, "scheduler", client)
 	s, err := New(Config{Client: client, Informers: factory})
 	if err != nil {
 		t.Fatal(err)
@@ -576,6 +577,6 @@ func TestParkedPodHasNoBackoff(t *testing.T) {
 		if pod, _, _ := q.take(now); pod != nil {
 			t.Fatal("a parked pod is tried though nothing changed")
 		}
-		q.stir(now)
+		q.stir()
 	}
 }

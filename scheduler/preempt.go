@@ -3,6 +3,7 @@ package scheduler
 import (
 	"cmp"
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"time"
 
@@ -39,7 +40,9 @@ func planEviction(pod *plugin.Pod, s *plugin.Snapshot, failed choice, budgets []
 		return nil, "not eligible due to a terminating pod on the nominated node."
 	}
 	counts := make(map[string]int)
-	for _, n := range s.Nodes {
+	offset, found, enough := rand.IntN(len(s.Nodes)), 0, enoughCandidates(len(s.Nodes))
+	for i := range s.Nodes {
+		n := s.Nodes[(offset+i)%len(s.Nodes)]
 		if reason, ok := failed.reasons[n.Name]; !ok || reason.Final {
 			count(counts, notHelpful)
 			continue
@@ -52,6 +55,9 @@ func planEviction(pod *plugin.Pod, s *plugin.Snapshot, failed choice, budgets []
 		if plan == nil || candidate.compare(plan) < 0 {
 			plan = candidate
 		}
+		if found++; found >= enough && plan.broken == 0 {
+			break
+		}
 	}
 	if plan != nil {
 		return plan, ""
@@ -59,19 +65,19 @@ func planEviction(pod *plugin.Pod, s *plugin.Snapshot, failed choice, budgets []
 	return nil, fmt.Sprintf("0/%d nodes are available:%s", len(s.Nodes), histogram(counts))
 }
 
+// enoughCandidates is among how many nodes the one is chosen on which room is made, if there is one on which no budget
+// is broken.
+func enoughCandidates(nodes int) int {
+	const least, percent = 100, 10
+	return min(nodes, max(least, nodes*percent/100))
+}
+
 // waitsForVictims reports whether pods are already going to make room for pod.
 func waitsForVictims(pod *plugin.Pod, s *plugin.Snapshot) bool {
-	for _, n := range s.Nodes {
-		if n.Name != pod.Status.NominatedNodeName {
-			continue
-		}
-		for _, other := range n.Pods {
-			if other.DeletionTimestamp != nil && other.Priority() < pod.Priority() && isVictim(other.Pod) {
-				return true
-			}
-		}
-	}
-	return false
+	n := s.Node(pod.Status.NominatedNodeName)
+	return n != nil && slices.ContainsFunc(n.Pods, func(other *plugin.Pod) bool {
+		return other.DeletionTimestamp != nil && other.Priority() < pod.Priority() && isVictim(other.Pod)
+	})
 }
 
 // isVictim reports whether a pod is ending because of preemption.
@@ -96,7 +102,10 @@ func victims(pod *plugin.Pod, n *plugin.Node, s *plugin.Snapshot, budgets []*pol
 	if len(lower) == 0 {
 		return nil, noVictims
 	}
-	check := func(n *plugin.Node) *plugin.Reason { return plugin.Prepare(pod, s.With(n)).Filter(n) }
+	check := func(n *plugin.Node) (reason *plugin.Reason) {
+		s.Try(n, func() { reason = plugin.Prepare(pod, s).Filter(s.Node(n.Name)) })
+		return reason
+	}
 	if reason := check(emptied); reason != nil {
 		return nil, reason
 	}

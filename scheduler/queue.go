@@ -25,9 +25,14 @@ const (
 type queue struct {
 	mu      sync.Mutex
 	entries map[types.UID]*entry
-	ready   readyHeap
-	// held are the entries that are neither ready nor taken.
-	held map[types.UID]*entry
+	ready   pile
+	// waiting are those whose back-off has not passed; broken are those of them whose latest attempt ended with an error.
+	waiting, broken pile
+	asleep          map[types.UID]*entry
+	// stirred is whether all that sleep are to be woken. Of many changes between two attempts that is done once.
+	stirred bool
+	// sweep is when one of those that sleep may have been forgotten; zero: never.
+	sweep time.Time
 	// moved counts the changes of the cluster, so that a pod whose attempt
 	// began before the latest change does not sleep through it.
 	moved int64
@@ -43,12 +48,19 @@ type entry struct {
 	asleep bool
 	since  time.Time // when it fell asleep
 	broken bool      // the latest attempt ended with an error
-	index  int       // in ready, or -1
 	taken  bool      // an attempt is under way
+	news   bool      // and the pod has changed since it began
+
+	in    *pile // nil: it is in none
+	index int   // there
 }
 
 func newQueue() *queue {
-	return &queue{entries: make(map[types.UID]*entry), held: make(map[types.UID]*entry), wake: make(chan struct{}, 1)}
+	sooner := func(a, b *entry) bool { return a.wait.Before(b.wait) }
+	return &queue{
+		entries: make(map[types.UID]*entry), asleep: make(map[types.UID]*entry), wake: make(chan struct{}, 1),
+		ready: pile{before: moreUrgent}, waiting: pile{before: sooner}, broken: pile{before: sooner},
+	}
 }
 
 // add queues a pod, or takes in its new state. A changed pod is tried again.
@@ -57,15 +69,12 @@ func (q *queue) add(pod *plugin.Pod, now time.Time) {
 	defer q.mu.Unlock()
 	e, ok := q.entries[pod.UID]
 	if !ok {
-		e = &entry{added: now, index: -1}
+		e = &entry{added: now}
 		q.entries[pod.UID] = e
 	}
 	e.pod = pod
-	if e.index >= 0 {
-		heap.Fix(&q.ready, e.index)
-	}
-	e.asleep = false
-	q.promote(e, now)
+	e.asleep, e.news = false, e.taken
+	q.sort(e, now)
 }
 
 // update takes in a state of the pod that gives no reason for another try.
@@ -83,10 +92,7 @@ func (q *queue) remove(uid types.UID) {
 	defer q.mu.Unlock()
 	if e, ok := q.entries[uid]; ok {
 		delete(q.entries, uid)
-		delete(q.held, uid)
-		if e.index >= 0 {
-			heap.Remove(&q.ready, e.index)
-		}
+		q.lift(e)
 	}
 }
 
@@ -115,31 +121,49 @@ func (q *queue) next(ctx context.Context) (pod *plugin.Pod, moved int64, ok bool
 func (q *queue) take(now time.Time) (pod *plugin.Pod, moved int64, wait time.Duration) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	wait = forgotten
-	var idle *entry
-	for _, e := range q.held {
-		if now.Sub(e.since) >= forgotten {
-			e.asleep = false
-		}
-		if q.promote(e, now) || e.asleep {
-			continue
-		}
-		wait = min(wait, e.wait.Sub(now))
-		if !e.broken && (idle == nil || e.wait.Before(idle.wait)) {
-			idle = e
+	q.wakeSleepers(now)
+	for _, p := range []*pile{&q.waiting, &q.broken} {
+		for first := p.first(); first != nil && !now.Before(first.wait); first = p.first() {
+			q.sort(first, now)
 		}
 	}
 	if q.ready.Len() == 0 {
+		idle := q.waiting.first()
 		if idle == nil {
-			return nil, 0, wait
+			return nil, 0, q.pause(now)
 		}
 		idle.wait = now
-		q.promote(idle, now)
+		q.sort(idle, now)
 	}
 	e := heap.Pop(&q.ready).(*entry)
-	e.taken = true
+	e.taken, e.news = true, false
 	e.attempts++
 	return e.pod, q.moved, 0
+}
+
+// wakeSleepers wakes those that sleep if the cluster has changed, and those that were forgotten.
+func (q *queue) wakeSleepers(now time.Time) {
+	if !q.stirred && (q.sweep.IsZero() || now.Before(q.sweep)) {
+		return
+	}
+	q.sweep = time.Time{}
+	for _, e := range q.asleep {
+		e.asleep = !q.stirred && now.Sub(e.since) < forgotten
+		q.sort(e, now)
+	}
+	q.stirred = false
+}
+
+// pause is how long it takes until there may be a pod to place, if nothing happens.
+func (q *queue) pause(now time.Time) time.Duration {
+	wait := forgotten
+	if first := q.broken.first(); first != nil {
+		wait = min(wait, first.wait.Sub(now))
+	}
+	if !q.sweep.IsZero() {
+		wait = min(wait, q.sweep.Sub(now))
+	}
+	return wait
 }
 
 // failed puts a pod back after an attempt. unplaceable pods sleep until the
@@ -154,9 +178,9 @@ func (q *queue) failed(uid types.UID, moved int64, unplaceable bool, now time.Ti
 	e.taken = false
 	e.wait = now.Add(backoff(e.attempts))
 	e.broken = !unplaceable
-	e.asleep = unplaceable && moved == q.moved
+	e.asleep = unplaceable && moved == q.moved && !e.news
 	e.since = now
-	q.promote(e, now)
+	q.sort(e, now)
 	q.signal()
 }
 
@@ -171,42 +195,60 @@ func (q *queue) park(uid types.UID, moved int64, now time.Time) {
 	e.taken = false
 	e.attempts--
 	e.wait, e.since = now, now
-	e.broken, e.asleep = false, moved == q.moved
-	q.promote(e, now)
+	e.broken, e.asleep = false, moved == q.moved && !e.news
+	q.sort(e, now)
 	q.signal()
 }
 
 // stir wakes the pods that could not be placed, since the cluster has changed.
-func (q *queue) stir(now time.Time) { q.stirThose(now, func(*plugin.Pod) bool { return true }) }
+func (q *queue) stir() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.moved++
+	q.stirred = true
+	q.signal()
+}
 
 // stirThose is stir for a change that matters to some pods only.
 func (q *queue) stirThose(now time.Time, matters func(pod *plugin.Pod) bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.moved++
-	for _, e := range q.held {
-		if !matters(e.pod) {
-			continue
+	for _, e := range q.asleep {
+		if matters(e.pod) {
+			e.asleep = false
+			q.sort(e, now)
 		}
-		e.asleep = false
-		q.promote(e, now)
 	}
 	q.signal()
 }
 
-// promote makes e ready if nothing holds it back, and reports whether it is.
-func (q *queue) promote(e *entry, now time.Time) bool {
-	if e.taken || e.index >= 0 {
-		return true
+// sort puts an entry where it now belongs.
+func (q *queue) sort(e *entry, now time.Time) {
+	q.lift(e)
+	switch {
+	case e.taken:
+	case e.asleep:
+		q.asleep[e.pod.UID] = e
+		if due := e.since.Add(forgotten); q.sweep.IsZero() || due.Before(q.sweep) {
+			q.sweep = due
+		}
+	case now.Before(e.wait) && e.broken:
+		heap.Push(&q.broken, e)
+	case now.Before(e.wait):
+		heap.Push(&q.waiting, e)
+	default:
+		heap.Push(&q.ready, e)
+		q.signal()
 	}
-	if e.asleep || now.Before(e.wait) {
-		q.held[e.pod.UID] = e
-		return false
+}
+
+// lift takes an entry from where it is.
+func (q *queue) lift(e *entry) {
+	delete(q.asleep, e.pod.UID)
+	if e.in != nil {
+		heap.Remove(e.in, e.index)
 	}
-	delete(q.held, e.pod.UID)
-	heap.Push(&q.ready, e)
-	q.signal()
-	return true
 }
 
 func (q *queue) signal() {
@@ -226,33 +268,48 @@ func backoff(attempts int) time.Duration {
 	return wait
 }
 
-// readyHeap implements heap.Interface.
-type readyHeap []*entry
-
-func (h readyHeap) Len() int { return len(h) }
-
-func (h readyHeap) Less(i, j int) bool {
-	if a, b := h[i].pod.Priority(), h[j].pod.Priority(); a != b {
-		return a > b
+// moreUrgent orders pods to place.
+func moreUrgent(a, b *entry) bool {
+	if x, y := a.pod.Priority(), b.pod.Priority(); x != y {
+		return x > y
 	}
-	return h[i].added.Before(h[j].added)
+	return a.added.Before(b.added)
 }
 
-func (h readyHeap) Swap(i, j int) {
-	h[i], h[j] = h[j], h[i]
-	h[i].index, h[j].index = i, j
+// pile implements heap.Interface.
+type pile struct {
+	entries []*entry
+	before  func(a, b *entry) bool
 }
 
-func (h *readyHeap) Push(x any) {
+// first is the entry that is to come out next, or nil.
+func (p *pile) first() *entry {
+	if len(p.entries) == 0 {
+		return nil
+	}
+	return p.entries[0]
+}
+
+func (p *pile) Len() int { return len(p.entries) }
+
+func (p *pile) Less(i, j int) bool { return p.before(p.entries[i], p.entries[j]) }
+
+func (p *pile) Swap(i, j int) {
+	p.entries[i], p.entries[j] = p.entries[j], p.entries[i]
+	p.entries[i].index, p.entries[j].index = i, j
+}
+
+func (p *pile) Push(x any) {
 	e := x.(*entry)
-	e.index = len(*h)
-	*h = append(*h, e)
+	e.in, e.index = p, len(p.entries)
+	p.entries = append(p.entries, e)
 }
 
-func (h *readyHeap) Pop() any {
-	old := *h
-	e := old[len(old)-1]
-	*h = old[:len(old)-1]
-	e.index = -1
+func (p *pile) Pop() any {
+	last := len(p.entries) - 1
+	e := p.entries[last]
+	p.entries[last] = nil
+	p.entries = p.entries[:last]
+	e.in = nil
 	return e
 }

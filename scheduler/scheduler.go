@@ -29,6 +29,9 @@ import (
 // Name is the scheduler that pods ask for unless they say otherwise.
 const Name = corev1.DefaultSchedulerName
 
+// mostWriting is about how many pods that could not be placed the scheduler writes at once.
+const mostWriting = 32
+
 // Config says what a scheduler needs; all fields but Log are required.
 type Config struct {
 	Client kubernetes.Interface
@@ -48,14 +51,16 @@ type Scheduler struct {
 	devices  *ledger
 	given    givenVolumes
 	queue    *queue
-	synced   []cache.InformerSynced
+	synced   []cache.DoneChecker
 	budgets  func() ([]*policyv1.PodDisruptionBudget, error)
 	bindings guard.Group
+	writing  chan struct{} // has as many as write about pods that could not be placed
+	start    int           // where the next cycle begins to look for a node
 }
 
 // New registers the scheduler with the informers it needs.
 func New(c Config) (*Scheduler, error) {
-	s := &Scheduler{client: c.Client, log: c.Log, state: newState(), queue: newQueue()}
+	s := &Scheduler{client: c.Client, log: c.Log, state: newState(), queue: newQueue(), writing: make(chan struct{}, mostWriting)}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
@@ -70,7 +75,7 @@ func New(c Config) (*Scheduler, error) {
 		return ns.Labels
 	}
 	s.state.ownerSelector = ownerSelector(c.Informers)
-	s.synced = append(s.synced, c.Informers.Core().V1().Services().Informer().HasSynced)
+	s.synced = append(s.synced, c.Informers.Core().V1().Services().Informer().HasSyncedChecker())
 	if err := s.stirOn(namespaces.Informer()); err != nil {
 		return nil, err
 	}
@@ -100,7 +105,7 @@ func (s *Scheduler) followBudgets(c Config) error {
 		return nil
 	}
 	budgets := c.Informers.Policy().V1().PodDisruptionBudgets()
-	s.synced = append(s.synced, budgets.Informer().HasSynced)
+	s.synced = append(s.synced, budgets.Informer().HasSyncedChecker())
 	s.budgets = func() ([]*policyv1.PodDisruptionBudget, error) { return budgets.Lister().List(labels.Everything()) }
 	return nil
 }
@@ -147,14 +152,14 @@ func (s *Scheduler) followStorage(factory informers.SharedInformerFactory) error
 // or changed that may be what they lacked.
 func (s *Scheduler) stirOn(informer cache.SharedIndexInformer) error {
 	return s.follow(informer, cache.ResourceEventHandlerFuncs{
-		AddFunc:    func(any) { s.queue.stir(time.Now()) },
-		UpdateFunc: func(any, any) { s.queue.stir(time.Now()) },
+		AddFunc:    func(any) { s.queue.stir() },
+		UpdateFunc: func(any, any) { s.queue.stir() },
 	})
 }
 
 func (s *Scheduler) nodeChanged(n *corev1.Node) {
 	s.state.setNode(n)
-	s.queue.stir(time.Now())
+	s.queue.stir()
 }
 
 func (s *Scheduler) followPods(informer cache.SharedIndexInformer) error {
@@ -182,7 +187,7 @@ func (s *Scheduler) podChanged(old, pod *corev1.Pod) {
 		s.queue.remove(pod.UID)
 		s.state.place(plugin.NewPod(pod), pod.Spec.NodeName)
 		if old != nil && placementChanged(old, pod) {
-			s.queue.stir(time.Now())
+			s.queue.stir()
 		}
 	case pod.Spec.SchedulerName != Name || pod.DeletionTimestamp != nil || len(pod.Spec.SchedulingGates) > 0:
 		s.queue.remove(pod.UID)
@@ -199,7 +204,7 @@ func (s *Scheduler) podGone(pod *corev1.Pod) {
 	s.queue.remove(pod.UID)
 	s.state.remove(pod.UID)
 	if pod.Spec.NodeName != "" {
-		s.queue.stir(time.Now())
+		s.queue.stir()
 	}
 }
 
@@ -214,19 +219,19 @@ func last[T any](obj any) (T, bool) {
 
 // Run places pods until ctx ends, and returns when nothing of it runs any more.
 func (s *Scheduler) Run(ctx context.Context) error {
-	if !cache.WaitForCacheSync(ctx.Done(), s.synced...) {
+	defer s.events.Shutdown() // it runs since New
+	if !cache.WaitFor(ctx, "", s.synced...) {
 		return nil
 	}
 	if err := s.events.StartRecordingToSinkWithContext(ctx); err != nil {
 		return fmt.Errorf("record events: %w", err)
 	}
-	defer s.events.Shutdown()
 	defer s.bindings.Wait()
-	for start := 0; ; start++ {
+	for {
 		pod, moved, ok := s.queue.next(ctx)
 		if !ok {
 			return nil
 		}
-		s.attempt(ctx, pod, moved, func() { s.place(ctx, pod, moved, start) })
+		s.attempt(ctx, pod, moved, func() { s.place(ctx, pod, moved) })
 	}
 }

@@ -240,16 +240,18 @@ func mirror(p *corev1.Pod) { p.Annotations = map[string]string{corev1.MirrorPodA
 func TestDefaultTolerationSeconds(t *testing.T) {
 	own := corev1.Toleration{Key: corev1.TaintNodeNotReady, Operator: corev1.TolerationOpExists, Effect: corev1.TaintEffectNoExecute}
 	for _, c := range []struct {
-		name  string
-		given []corev1.Toleration
-		want  []string
+		name   string
+		choice Choice
+		given  []corev1.Toleration
+		want   []string
 	}{
-		{"none", nil, []string{"node.kubernetes.io/not-ready 300", "node.kubernetes.io/unreachable 300"}},
-		{"its own", []corev1.Toleration{own}, []string{"node.kubernetes.io/not-ready for ever", "node.kubernetes.io/unreachable 300"}},
-		{"everything", []corev1.Toleration{{Operator: corev1.TolerationOpExists}}, []string{" for ever"}},
+		{"none", Choice{}, nil, []string{"node.kubernetes.io/not-ready 300", "node.kubernetes.io/unreachable 300"}},
+		{"its own", Choice{}, []corev1.Toleration{own}, []string{"node.kubernetes.io/not-ready for ever", "node.kubernetes.io/unreachable 300"}},
+		{"everything", Choice{}, []corev1.Toleration{{Operator: corev1.TolerationOpExists}}, []string{" for ever"}},
+		{"chosen", Choice{NotReadySeconds: ptr.To[int64](0), UnreachableSeconds: ptr.To[int64](7)}, nil, []string{"node.kubernetes.io/not-ready 0", "node.kubernetes.io/unreachable 7"}},
 	} {
 		p := pod("p", func(p *corev1.Pod) { p.Spec.Tolerations = c.given })
-		checkError(t, run(t, defaultTolerationSeconds(), attributes(objects{}, "pods", create, p, nil)), "")
+		checkError(t, run(t, defaultTolerationSeconds(c.choice), attributes(objects{}, "pods", create, p, nil)), "")
 		var got []string
 		for _, x := range p.Spec.Tolerations {
 			text := " for ever"
@@ -391,7 +393,7 @@ func TestPodSecurity(t *testing.T) {
 			var warnings []string
 			a := attributes(namespace(c.labels), "pods", create, c.pod, nil)
 			a.Warn = func(text string) { warnings = append(warnings, text) }
-			checkError(t, run(t, podSecurity(newSecurityMetrics(nil)), a), c.want)
+			checkError(t, run(t, insecure(t), a), c.want)
 			if !slices.Equal(warnings, c.warnings) {
 				t.Errorf("got warnings %q, want %q", warnings, c.warnings)
 			}
@@ -405,7 +407,7 @@ func TestPodSecurity(t *testing.T) {
 		a := attributes(cluster, "namespaces", update, strict, old)
 		var warnings []string
 		a.Warn = func(text string) { warnings = append(warnings, text) }
-		checkError(t, run(t, podSecurity(newSecurityMetrics(nil)), a), "")
+		checkError(t, run(t, insecure(t), a), "")
 		want := []string{`existing pods in namespace "ns" violate the new PodSecurity enforce level "baseline:latest"`, "p: privileged"}
 		if !slices.Equal(warnings, want) {
 			t.Errorf("got warnings %q, want %q", warnings, want)
@@ -413,7 +415,7 @@ func TestPodSecurity(t *testing.T) {
 	})
 	t.Run("wrong level", func(t *testing.T) {
 		bad := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "ns", Labels: map[string]string{"pod-security.kubernetes.io/enforce": "x"}}}
-		checkError(t, run(t, podSecurity(newSecurityMetrics(nil)), attributes(objects{}, "namespaces", create, bad, nil)),
+		checkError(t, run(t, insecure(t), attributes(objects{}, "namespaces", create, bad, nil)),
 			`Namespace "ns" is invalid: metadata.labels[pod-security.kubernetes.io/enforce]: Invalid value: "x": must be one of privileged, baseline, restricted`)
 	})
 }
@@ -531,4 +533,14 @@ func TestRoleEscalation(t *testing.T) {
 		a.User = &user.DefaultInfo{Name: "root", Groups: []string{user.SystemPrivilegedGroup}}
 		checkError(t, run(t, roleEscalation(rights{}), a), "")
 	})
+}
+
+// insecure is Pod Security without a configuration.
+func insecure(t *testing.T) Plugin {
+	t.Helper()
+	p, err := podSecurity(nil, newSecurityMetrics(nil))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
 }

@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/api/validate/content"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/skiff-k8s/skiff/apiserver/resource"
@@ -65,6 +67,11 @@ func (a *Attributes) shownName() string {
 		return obj.GetGenerateName()
 	}
 	return "Unknown"
+}
+
+// plainError is an error without a reason, 500, which kube-apiserver makes of an error of a plugin that is none of the API.
+func plainError(err error) error {
+	return &apierrors.StatusError{ErrStatus: metav1.Status{Status: metav1.StatusFailure, Code: http.StatusInternalServerError, Message: err.Error()}}
 }
 
 func (a *Attributes) warn(format string, args ...any) {

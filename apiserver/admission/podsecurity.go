@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -13,34 +14,79 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+	securityapi "k8s.io/pod-security-admission/admission/api"
+	"k8s.io/pod-security-admission/admission/api/load"
+	"k8s.io/pod-security-admission/admission/api/validation"
 	"k8s.io/pod-security-admission/api"
 	"k8s.io/pod-security-admission/policy"
 )
 
-// podSecurity holds pods to the Pod Security Standard that the labels of their
-// namespace name (KEP-2579). Without labels everything is allowed.
-func podSecurity(m securityMetrics) Plugin {
+// security is Pod Security with what a configuration says of it.
+type security struct {
+	defaults api.Policy // of namespaces without labels
+	exempt   securityapi.PodSecurityExemptions
+	metrics  securityMetrics
+}
+
+// podSecurity holds pods to the Pod Security Standard that the labels of their namespace name (KEP-2579), or else the
+// configuration. Without both everything is allowed.
+func podSecurity(data []byte, m securityMetrics) (Plugin, error) {
+	config, err := load.LoadFromData(data)
+	if err != nil {
+		return Plugin{}, err
+	}
+	s := &security{exempt: config.Exemptions, metrics: m}
+	if s.defaults, err = securityapi.ToPolicy(config.Defaults); err != nil {
+		return Plugin{}, lateError{fmt.Errorf("PodSecurity configuration error: %w", err)}
+	}
+	if err := validation.ValidatePodSecurityConfiguration(config).ToAggregate(); err != nil {
+		return Plugin{}, lateError{fmt.Errorf("PodSecurity invalid: %w", err)}
+	}
 	return Plugin{Name: "PodSecurity", Validate: func(ctx context.Context, a *Attributes) error {
 		if a.Verb != create && a.Verb != update {
 			return nil
 		}
 		switch {
 		case a.Resource.IsNamespace():
-			return securityOfNamespace(ctx, a)
+			return s.ofNamespace(ctx, a)
 		case a.Resource.Group == "" && a.Resource.Plural == "pods":
-			return securityOfPod(ctx, a, m)
+			return s.ofPod(ctx, a)
 		case a.Subresource == "":
-			return securityOfTemplate(ctx, a, m)
+			return s.ofTemplate(ctx, a)
 		}
 		return nil
-	}}
+	}}, nil
 }
 
-// privileged is the policy of namespaces without labels.
-var privileged = api.Policy{
-	Enforce: api.LevelVersion{Level: api.LevelPrivileged, Version: api.LatestVersion()},
-	Audit:   api.LevelVersion{Level: api.LevelPrivileged, Version: api.LatestVersion()},
-	Warn:    api.LevelVersion{Level: api.LevelPrivileged, Version: api.LatestVersion()},
+// exempts reports whether nothing holds for who asks, and where, and notes it.
+func (s *security) exempts(a *Attributes) bool {
+	switch {
+	case slices.Contains(s.exempt.Namespaces, a.Namespace):
+		s.exempted(a, "namespace")
+		return true
+	case a.User != nil && slices.Contains(s.exempt.Usernames, a.User.GetName()):
+		s.exempted(a, "user")
+		return true
+	}
+	return false
+}
+
+// exemptsClass is exempts for the runtime class of a pod.
+func (s *security) exemptsClass(a *Attributes, spec *corev1.PodSpec) bool {
+	if !s.isExemptClass(spec) {
+		return false
+	}
+	s.exempted(a, "runtimeClass")
+	return true
+}
+
+func (s *security) isExemptClass(spec *corev1.PodSpec) bool {
+	return spec.RuntimeClassName != nil && slices.Contains(s.exempt.RuntimeClasses, *spec.RuntimeClassName)
+}
+
+func (s *security) exempted(a *Attributes, why string) {
+	a.audit("pod-security.kubernetes.io/"+api.ExemptionReasonAnnotationKey, why)
+	s.metrics.exempted(a)
 }
 
 // standards are the checks of all levels and versions, made when first needed.
@@ -57,30 +103,41 @@ func evaluate(lv api.LevelVersion, meta *metav1.ObjectMeta, spec *corev1.PodSpec
 	return policy.AggregateCheckResults(checks.EvaluatePod(lv, meta, spec)), nil
 }
 
+// enforcedNote is the audit annotation that says which standard a pod was held to.
+const enforcedNote = "pod-security.kubernetes.io/" + api.EnforcedPolicyAnnotationKey
+
 // podSubresources are those that can change what a pod may do.
 var podSubresources = []string{"", "ephemeralcontainers", "resize"}
 
-func securityOfPod(ctx context.Context, a *Attributes, m securityMetrics) error {
+func (s *security) ofPod(ctx context.Context, a *Attributes) error {
+	m := s.metrics
 	pod, ok := a.New.(*corev1.Pod)
 	if !ok || !slices.Contains(podSubresources, a.Subresource) {
 		return nil
 	}
-	p, errs, err := namespacePolicy(ctx, a)
+	if s.exempts(a) {
+		return nil
+	}
+	p, errs, err := s.namespacePolicy(ctx, a)
 	if err != nil {
 		m.failed(a, true)
 		return apierrors.NewInternalError(fmt.Errorf("failed to lookup namespace %q", a.Namespace))
 	}
 	if len(errs) == 0 && p.FullyPrivileged() {
+		a.audit(enforcedNote, p.Enforce.String())
 		m.evaluated(a, p.Enforce, enforced, true)
 		return nil
 	}
 	if old, _ := a.Old.(*corev1.Pod); old != nil && !runsOther(pod, old) {
 		return nil
 	}
+	if s.exemptsClass(a, &pod.Spec) {
+		return nil
+	}
 	if len(errs) > 0 {
 		m.failed(a, false)
 	}
-	a.audit("pod-security.kubernetes.io/"+api.EnforcedPolicyAnnotationKey, p.Enforce.String())
+	a.audit(enforcedNote, p.Enforce.String())
 	result, err := evaluate(p.Enforce, &pod.ObjectMeta, &pod.Spec)
 	if err != nil {
 		return err
@@ -92,15 +149,19 @@ func securityOfPod(ctx context.Context, a *Attributes, m securityMetrics) error 
 	return a.forbid("violates PodSecurity %q: %s", p.Enforce.String(), result.ForbiddenDetail())
 }
 
-// securityOfTemplate only warns: pods made of the template will be judged.
-func securityOfTemplate(ctx context.Context, a *Attributes, m securityMetrics) error {
+// ofTemplate only warns: pods made of the template will be judged.
+func (s *security) ofTemplate(ctx context.Context, a *Attributes) error {
+	m := s.metrics
 	template := podTemplate(a)
-	if template == nil {
+	if template == nil || s.exempts(a) {
 		return nil
 	}
-	p, errs, err := namespacePolicy(ctx, a)
+	p, errs, err := s.namespacePolicy(ctx, a)
 	if err != nil {
 		m.failed(a, true)
+		return nil
+	}
+	if len(errs) == 0 && p.Warn.Level == api.LevelPrivileged && p.Audit.Level == api.LevelPrivileged || s.exemptsClass(a, &template.Spec) {
 		return nil
 	}
 	if len(errs) > 0 {
@@ -156,12 +217,12 @@ func tell(a *Attributes, m securityMetrics, p api.Policy, meta *metav1.ObjectMet
 	return nil
 }
 
-func namespacePolicy(ctx context.Context, a *Attributes) (api.Policy, field.ErrorList, error) {
+func (s *security) namespacePolicy(ctx context.Context, a *Attributes) (api.Policy, field.ErrorList, error) {
 	namespace, err := get[*corev1.Namespace](ctx, a.Cluster, "", "namespaces", "", a.Namespace)
 	if err != nil {
 		return api.Policy{}, nil, err
 	}
-	p, errs := api.PolicyToEvaluate(namespace.Labels, privileged)
+	p, errs := api.PolicyToEvaluate(namespace.Labels, s.defaults)
 	return p, errs, nil
 }
 
@@ -183,26 +244,33 @@ func runsOther(pod, old *corev1.Pod) bool {
 	return !slices.Equal(images(pod), images(old))
 }
 
-func securityOfNamespace(ctx context.Context, a *Attributes) error {
+func (s *security) ofNamespace(ctx context.Context, a *Attributes) error {
 	namespace, ok := a.New.(*corev1.Namespace)
 	if !ok || a.Subresource != "" {
 		return nil
 	}
-	p, errs := api.PolicyToEvaluate(namespace.Labels, privileged)
+	p, errs := api.PolicyToEvaluate(namespace.Labels, s.defaults)
 	old, _ := a.Old.(*corev1.Namespace)
 	var oldErrs field.ErrorList
-	oldPolicy := privileged
+	oldPolicy := s.defaults
 	if old != nil {
-		oldPolicy, oldErrs = api.PolicyToEvaluate(old.Labels, privileged)
+		oldPolicy, oldErrs = api.PolicyToEvaluate(old.Labels, s.defaults)
 	}
 	// Labels that were wrong before are no obstacle to other changes.
 	if len(errs) > 0 && errs.ToAggregate().Error() != fmt.Sprint(oldErrs.ToAggregate()) {
 		return apierrors.NewInvalid(a.Resource.GVK().GroupKind(), namespace.Name, errs)
 	}
-	if old == nil || !stricter(p.Enforce, oldPolicy.Enforce) {
+	if old != nil && !stricter(p.Enforce, oldPolicy.Enforce) {
 		return nil
 	}
-	return warnOfPods(ctx, a, p.Enforce)
+	if slices.Contains(s.exempt.Namespaces, namespace.Name) {
+		s.warnOfExemption(a, namespace, p)
+		return nil
+	}
+	if old == nil {
+		return nil
+	}
+	return s.warnOfPods(ctx, a, p.Enforce)
 }
 
 func stricter(now, before api.LevelVersion) bool {
@@ -213,7 +281,7 @@ func stricter(now, before api.LevelVersion) bool {
 }
 
 // warnOfPods tells which pods would not be admitted any more.
-func warnOfPods(ctx context.Context, a *Attributes, lv api.LevelVersion) error {
+func (s *security) warnOfPods(ctx context.Context, a *Attributes, lv api.LevelVersion) error {
 	const (
 		maxPods = 3000
 		maxTime = time.Second
@@ -232,6 +300,9 @@ func warnOfPods(ctx context.Context, a *Attributes, lv api.LevelVersion) error {
 			break
 		}
 		checked++
+		if s.isExemptClass(&pod.Spec) {
+			continue
+		}
 		result, err := evaluate(lv, &pod.ObjectMeta, &pod.Spec)
 		if err != nil {
 			return err
@@ -254,6 +325,28 @@ func warnOfPods(ctx context.Context, a *Attributes, lv api.LevelVersion) error {
 		a.warn("%s", line)
 	}
 	return nil
+}
+
+// warnOfExemption says that labels of a namespace have no effect.
+func (s *security) warnOfExemption(a *Attributes, namespace *corev1.Namespace, p api.Policy) {
+	if p.FullyPrivileged() || p.Equivalent(&s.defaults) {
+		return
+	}
+	var modes []string
+	for _, mode := range []struct {
+		name, level, version string
+		lv                   api.LevelVersion
+	}{
+		{enforced, api.EnforceLevelLabel, api.EnforceVersionLabel, p.Enforce}, {audited, api.AuditLevelLabel, api.AuditVersionLabel, p.Audit},
+		{warned, api.WarnLevelLabel, api.WarnVersionLabel, p.Warn},
+	} {
+		_, level := namespace.Labels[mode.level]
+		_, version := namespace.Labels[mode.version]
+		if mode.lv.Level != api.LevelPrivileged && (level || version) {
+			modes = append(modes, mode.name+"="+mode.lv.String())
+		}
+	}
+	a.warn("namespace %q is exempt from Pod Security, and the policy (%s) will be ignored", namespace.Name, strings.Join(modes, ", "))
 }
 
 func others(n int) string {

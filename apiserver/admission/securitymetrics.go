@@ -17,8 +17,7 @@ const (
 	warned   = "warn"
 )
 
-// securityMetrics count what Pod Security decides, by the names and labels of kube-apiserver. Nothing is exempt here,
-// so exemptions stay zero; they are there for who divides by their sum.
+// securityMetrics count what Pod Security decides, by the names and labels of kube-apiserver.
 type securityMetrics struct{ evaluations, exemptions, errors *prometheus.CounterVec }
 
 // newSecurityMetrics makes counters; a nil registry leaves them unregistered.
@@ -50,6 +49,10 @@ func (m securityMetrics) evaluated(a *Attributes, lv api.LevelVersion, mode stri
 		decision = "allow"
 	}
 	m.evaluations.WithLabelValues(decision, string(lv.Level), policyVersion(lv), mode, a.Verb, securityResource(a), a.Subresource).Inc()
+}
+
+func (m securityMetrics) exempted(a *Attributes) {
+	m.exemptions.WithLabelValues(a.Verb, securityResource(a), a.Subresource).Inc()
 }
 
 func (m securityMetrics) failed(a *Attributes, fatal bool) {

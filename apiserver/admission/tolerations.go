@@ -8,10 +8,12 @@ import (
 	"k8s.io/utils/ptr"
 )
 
-// defaultTolerationSeconds lets pods stay five minutes on a node that is not
-// ready or not reachable, unless they say otherwise about it themselves.
-func defaultTolerationSeconds() Plugin {
-	const seconds = 300
+// tolerated is for how many seconds pods stay on a node that is not ready or not reachable if nothing is said of it.
+const tolerated = 300
+
+// defaultTolerationSeconds lets pods stay on such a node for a time that was chosen, unless they say otherwise about it themselves.
+func defaultTolerationSeconds(c Choice) Plugin {
+	stay := map[string]int64{corev1.TaintNodeNotReady: ptr.Deref(c.NotReadySeconds, tolerated), corev1.TaintNodeUnreachable: ptr.Deref(c.UnreachableSeconds, tolerated)}
 	return Plugin{Name: "DefaultTolerationSeconds", Mutate: func(_ context.Context, a *Attributes) error {
 		pod, ok := a.New.(*corev1.Pod)
 		if !ok || !a.is("", "pods") || a.Verb != create && a.Verb != update {
@@ -24,7 +26,7 @@ func defaultTolerationSeconds() Plugin {
 			}
 			if !slices.ContainsFunc(given, mentions) {
 				pod.Spec.Tolerations = append(pod.Spec.Tolerations, corev1.Toleration{
-					Key: taint, Operator: corev1.TolerationOpExists, Effect: corev1.TaintEffectNoExecute, TolerationSeconds: ptr.To(int64(seconds)),
+					Key: taint, Operator: corev1.TolerationOpExists, Effect: corev1.TaintEffectNoExecute, TolerationSeconds: ptr.To(stay[taint]),
 				})
 			}
 		}

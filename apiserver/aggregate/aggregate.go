@@ -315,7 +315,7 @@ func (s *Services) observe(ctx context.Context, row *resource.Resource) {
 		err = s.observeOnce(ctx, row)
 	}
 	if err != nil && ctx.Err() == nil {
-		s.config.Log.ErrorContext(ctx, "changes are not seen", "of", row.Plural, "err", err)
+		s.config.Log.ErrorContext(ctx, "changes are not seen", "of", row.Plural, "error", err)
 	}
 }
 

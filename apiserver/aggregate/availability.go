@@ -63,7 +63,7 @@ func (e *extension) run(ctx context.Context, publish func()) {
 			e.available.Store(true) // before anybody is told
 		}
 		if err := e.config.setCondition(ctx, e.object, condition); err != nil && ctx.Err() == nil {
-			e.config.Log.ErrorContext(ctx, "status of an APIService", "name", e.name, "err", err)
+			e.config.Log.ErrorContext(ctx, "status of an APIService", "name", e.name, "error", err)
 		}
 		switch {
 		case up && !learning.on:

@@ -28,7 +28,7 @@ func (e *extension) describe(ctx context.Context, before *discovery.Remote) *dis
 	resources, err := e.resources(ctx)
 	if err != nil {
 		if !before.Stale && !errors.Is(err, context.Canceled) {
-			e.config.Log.WarnContext(ctx, "an extension server does not say what it serves", "name", e.name, "err", err)
+			e.config.Log.WarnContext(ctx, "an extension server does not say what it serves", "name", e.name, "error", err)
 		}
 		return &discovery.Remote{Stale: true}
 	}

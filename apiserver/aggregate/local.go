@@ -101,7 +101,7 @@ func (s *Services) keep(ctx context.Context) {
 	for {
 		var again <-chan time.Time
 		if err := s.register(ctx); err != nil && ctx.Err() == nil {
-			s.config.Log.ErrorContext(ctx, "APIServices of what is served here", "err", err)
+			s.config.Log.ErrorContext(ctx, "APIServices of what is served here", "error", err)
 			again = time.After(pause)
 		}
 		select {

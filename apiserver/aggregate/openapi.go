@@ -30,12 +30,12 @@ func (e *extension) openAPI(ctx context.Context, before *openapi.Extension) *ope
 	if index, err := e.openAPIIndex(ctx); err == nil {
 		next.Index = index
 	} else {
-		e.config.Log.DebugContext(ctx, "an extension server is not described", "name", e.name, "err", err)
+		e.config.Log.DebugContext(ctx, "an extension server is not described", "name", e.name, "error", err)
 	}
 	body, answer, err := e.read(ctx, openapi.PathV2, "application/json", reader)
 	switch {
 	case err != nil:
-		e.config.Log.DebugContext(ctx, "an extension server is not described", "name", e.name, "err", err)
+		e.config.Log.DebugContext(ctx, "an extension server is not described", "name", e.name, "error", err)
 	case answer.StatusCode == http.StatusOK:
 		next.Swagger = body
 	case answer.StatusCode == http.StatusNotFound:

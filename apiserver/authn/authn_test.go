@@ -12,6 +12,7 @@ import (
 	"crypto/x509/pkix"
 	"encoding/base64"
 	"encoding/json"
+	"encoding/pem"
 	"math/big"
 	"net/http"
 	"net/http/httptest"
@@ -282,6 +283,8 @@ type authority struct {
 	cert *x509.Certificate
 	key  *ecdsa.PrivateKey
 	pool *x509.CertPool
+	pem  []byte
+	list *Authorities // it alone
 }
 
 func newAuthority(t testing.TB) authority {
@@ -294,6 +297,10 @@ func newAuthority(t testing.TB) authority {
 	a := authority{key: key, pool: x509.NewCertPool()}
 	a.cert = a.sign(t, template, template, key)
 	a.pool.AddCert(a.cert)
+	a.pem = pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: a.cert.Raw})
+	if a.list, err = FixedAuthorities(a.pem); err != nil {
+		t.Fatal(err)
+	}
 	return a
 }
 
@@ -320,8 +327,8 @@ func (a authority) client(t testing.TB, name string, groups ...string) *x509.Cer
 func TestRequest(t *testing.T) {
 	users, proxies, strangers := newAuthority(t), newAuthority(t), newAuthority(t)
 	a := New(Config{
-		ClientCAs:    users.pool,
-		FrontProxy:   &FrontProxy{CAs: proxies.pool, AllowedNames: []string{"proxy"}},
+		ClientCAs:    users.list,
+		FrontProxy:   &FrontProxy{CAs: proxies.list, AllowedNames: []string{"proxy"}},
 		StaticTokens: map[string]user.Info{"secret": &user.DefaultInfo{Name: "static"}},
 	})
 	forwarded := http.Header{"X-Remote-User": {"eve"}, "X-Remote-Group": {"g1", "g2"}, "X-Remote-Extra-Acme.com%2fx": {"1"}}
@@ -337,6 +344,10 @@ func TestRequest(t *testing.T) {
 		{name: "certificate", cert: users.client(t, "eve", "g1", "g2"), user: "eve", groups: []string{"g1", "g2", "system:authenticated"}},
 		{name: "certificate of a stranger", cert: strangers.client(t, "eve"), fails: true},
 		{name: "token", header: http.Header{"Authorization": {"Bearer secret"}}, user: "static", groups: []string{"system:authenticated"}},
+		{name: "token and more", header: http.Header{"Authorization": {"Bearer secret b"}}, user: "static", groups: []string{"system:authenticated"}},
+		{name: "wrong token and more", header: http.Header{"Authorization": {"Bearer x secret"}}, fails: true},
+		{name: "two spaces", header: http.Header{"Authorization": {"Bearer  secret"}}, user: "system:anonymous", groups: []string{"system:unauthenticated"}},
+		{name: "tab", header: http.Header{"Authorization": {"Bearer\tsecret"}}, user: "system:anonymous", groups: []string{"system:unauthenticated"}},
 		{name: "wrong token", header: http.Header{"Authorization": {"Bearer x"}}, fails: true},
 		{name: "other scheme", header: http.Header{"Authorization": {"Basic x"}}, user: "system:anonymous", groups: []string{"system:unauthenticated"}},
 		{name: "token makes up for a wrong certificate", cert: strangers.client(t, "eve"), header: http.Header{"Authorization": {"bearer secret"}},

@@ -9,8 +9,11 @@ import (
 	"strings"
 	"unicode/utf8"
 
+	utilerrors "k8s.io/apimachinery/pkg/util/errors"
 	"k8s.io/apiserver/pkg/authentication/authenticator"
 	"k8s.io/apiserver/pkg/authentication/user"
+
+	"github.com/skiff-k8s/skiff/apiserver/request"
 )
 
 var errInvalidToken = errors.New("invalid bearer token")
@@ -38,11 +41,16 @@ func (b bearer) AuthenticateRequest(r *http.Request) (*authenticator.Response, b
 
 // tokenOf returns the token of r and what removes it; "" if there is none.
 func tokenOf(r *http.Request) (token string, remove func()) {
-	kind, token, _ := strings.Cut(strings.TrimSpace(r.Header.Get("Authorization")), " ")
-	if token = strings.TrimSpace(token); strings.EqualFold(kind, "bearer") && token != "" {
-		return token, func() { r.Header.Del("Authorization") }
+	words := strings.Split(strings.TrimSpace(r.Header.Get("Authorization")), " ")
+	if len(words) < 2 || !strings.EqualFold(words[0], "bearer") {
+		return webSocketToken(r)
 	}
-	return webSocketToken(r)
+	// What follows a token is passed over, as kube-apiserver does. What follows two spaces is none.
+	if words[1] == "" {
+		request.Warn(r.Context(), "the provided Authorization header contains extra space before the bearer token, and is ignored")
+		return webSocketToken(r)
+	}
+	return words[1], func() { r.Header.Del("Authorization") }
 }
 
 const webSocketTokenPrefix = "base64url.bearer.authorization.k8s.io."
@@ -75,23 +83,33 @@ func webSocketToken(r *http.Request) (token string, remove func()) {
 	return token, func() { r.Header.Set(header, strings.Join(others, ",")) }
 }
 
-// tokenUnion knows static tokens and those of service accounts.
-type tokenUnion struct {
-	static          map[string]user.Info
-	serviceAccounts *Tokens
-}
+// static are users by token.
+type static map[string]user.Info
 
-func (t tokenUnion) AuthenticateToken(ctx context.Context, token string) (*authenticator.Response, bool, error) {
-	if u, ok := t.static[token]; ok {
-		audiences, _ := authenticator.AudiencesFrom(ctx)
-		return &authenticator.Response{User: addAuthenticated(u), Audiences: audiences}, true, nil
-	}
-	if t.serviceAccounts == nil {
+func (s static) AuthenticateToken(_ context.Context, token string) (*authenticator.Response, bool, error) {
+	u, ok := s[token]
+	if !ok {
 		return nil, false, nil
 	}
-	answer, ok, err := t.serviceAccounts.AuthenticateToken(ctx, token)
-	if ok {
-		answer.User = addAuthenticated(answer.User)
+	return &authenticator.Response{User: u}, true, nil
+}
+
+// tokenUnion asks one after the other. One that says that a token is wrong does not keep the next from knowing it.
+type tokenUnion []authenticator.Token
+
+func (t tokenUnion) AuthenticateToken(ctx context.Context, token string) (*authenticator.Response, bool, error) {
+	var problems []error
+	for _, way := range t {
+		answer, ok, err := way.AuthenticateToken(ctx, token)
+		if err != nil {
+			problems = append(problems, err)
+			continue
+		}
+		if ok {
+			answer := *answer // it may be one that is remembered
+			answer.User = addAuthenticated(answer.User)
+			return &answer, true, nil
+		}
 	}
-	return answer, ok, err
+	return nil, false, utilerrors.NewAggregate(problems)
 }

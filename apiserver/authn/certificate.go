@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"time"
 
 	"k8s.io/apiserver/pkg/authentication/authenticator"
 	"k8s.io/apiserver/pkg/authentication/user"
@@ -18,26 +19,35 @@ import (
 
 // certificates authenticates by the client certificate of the connection.
 type certificates struct {
-	authorities *x509.CertPool
+	authorities *Authorities
+	withoutUIDs bool
 	known       vouched
 }
 
 func (c *certificates) AuthenticateRequest(r *http.Request) (*authenticator.Response, bool, error) {
-	leaf, err := c.known.verify(r, c.authorities)
+	pool := c.authorities.pool()
+	if u := connectionOf(r).user(pool, r, time.Now()); u != nil {
+		return &authenticator.Response{User: u}, true, nil
+	}
+	leaf, is, err := c.known.verify(r, pool)
 	if err != nil || leaf == nil || leaf.Subject.CommonName == "" {
 		return nil, false, err
 	}
-	uid, err := subjectUID(leaf)
-	if err != nil {
-		return nil, false, err
+	uid := ""
+	if !c.withoutUIDs {
+		if uid, err = subjectUID(leaf); err != nil {
+			return nil, false, err
+		}
 	}
 	fingerprint := sha256.Sum256(leaf.Raw)
-	return &authenticator.Response{User: &user.DefaultInfo{
+	u := addAuthenticated(&user.DefaultInfo{
 		Name:   leaf.Subject.CommonName,
 		UID:    uid,
 		Groups: leaf.Subject.Organization,
 		Extra:  map[string][]string{user.CredentialIDKey: {"X509SHA256=" + hex.EncodeToString(fingerprint[:])}},
-	}}, true, nil
+	})
+	connectionOf(r).remember(&connected{by: pool, leaf: leaf, is: is, user: u})
+	return &authenticator.Response{User: u}, true, nil
 }
 
 // uidAttribute is the subject attribute that carries the UID of a user, below
@@ -62,7 +72,7 @@ func subjectUID(c *x509.Certificate) (string, error) {
 // FrontProxy authenticates requests that a trusted proxy forwards with the
 // user in headers.
 type FrontProxy struct {
-	CAs *x509.CertPool
+	CAs *Authorities
 	// AllowedNames are the common names a proxy may have; none allows all.
 	AllowedNames []string
 
@@ -84,7 +94,7 @@ func (p *FrontProxy) AuthenticateRequest(r *http.Request) (*authenticator.Respon
 	if name == "" {
 		return nil, false, nil
 	}
-	leaf, err := p.known.verify(r, p.CAs)
+	leaf, _, err := p.known.verify(r, p.CAs.pool())
 	if err != nil || leaf == nil {
 		return nil, false, err
 	}

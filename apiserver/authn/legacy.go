@@ -139,6 +139,6 @@ func (t *Tokens) noteUse(ctx context.Context, secret *corev1.Secret, now time.Ti
 		return nil
 	})
 	if err != nil && !errors.Is(err, errUnchanged) {
-		slog.WarnContext(ctx, "the use of a legacy service account token could not be noted", "secret", secret.Namespace+"/"+secret.Name, "err", err)
+		slog.WarnContext(ctx, "the use of a legacy service account token could not be noted", "secret", secret.Namespace+"/"+secret.Name, "error", err)
 	}
 }

@@ -29,7 +29,7 @@ func (t *Tokens) OpenIDConfiguration(address string) http.Handler {
 		ResponseTypes []string `json:"response_types_supported"`
 		SubjectTypes  []string `json:"subject_types_supported"`
 		Algorithms    []string `json:"id_token_signing_alg_values_supported"`
-	}{t.issuer, "https://" + address + KeysPath, []string{"id_token"}, []string{"public"}, slices.Compact(methods)})
+	}{t.issuers[0], "https://" + address + KeysPath, []string{"id_token"}, []string{"public"}, slices.Compact(methods)})
 }
 
 // Keys serves KeysPath.

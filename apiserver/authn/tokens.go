@@ -5,6 +5,7 @@ import (
 	"crypto"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/go-jose/go-jose/v4"
@@ -30,12 +31,14 @@ const ProjectedTokenSeconds = 60*60 + 7
 type TokensConfig struct {
 	// Issuer is the iss claim, an https URL.
 	Issuer string
+	// OldIssuers are what the iss claim was before; such tokens are accepted too.
+	OldIssuers []string
 	// Audiences a token must be for to be accepted here, and those it gets when
-	// none are asked for. Empty means the issuer.
+	// none are asked for. Empty means the issuers.
 	Audiences []string
 	// Key signs tokens: *rsa.PrivateKey or *ecdsa.PrivateKey.
 	Key crypto.Signer
-	// OldKeys verify tokens signed before Key was changed.
+	// OldKeys verify tokens too that others sign, or that were signed before Key was changed.
 	OldKeys []crypto.PublicKey
 	// Metrics is where the use of tokens is counted; nil: nowhere.
 	Metrics prometheus.Registerer
@@ -45,7 +48,7 @@ type TokensConfig struct {
 // service account and, if asked for, to a pod, node or secret, which are
 // looked up each time a token is used. No token is accepted before Use.
 type Tokens struct {
-	issuer    string
+	issuers   []string // the one of new tokens first
 	audiences authenticator.Audiences
 	signer    jose.Signer
 	keys      []jose.JSONWebKey // the signing key's public half first
@@ -55,16 +58,18 @@ type Tokens struct {
 
 // NewTokens checks the configuration and prepares the keys.
 func NewTokens(c TokensConfig) (*Tokens, error) {
-	t := &Tokens{issuer: c.Issuer, audiences: c.Audiences, metrics: newTokenMetrics(c.Metrics)}
+	t := &Tokens{issuers: append([]string{c.Issuer}, c.OldIssuers...), audiences: c.Audiences, metrics: newTokenMetrics(c.Metrics)}
 	if len(t.audiences) == 0 {
-		t.audiences = authenticator.Audiences{c.Issuer}
+		t.audiences = t.issuers
 	}
 	for _, key := range append([]crypto.PublicKey{c.Key.Public()}, c.OldKeys...) {
 		jwk, err := serviceaccount.WebKey(key)
 		if err != nil {
 			return nil, err
 		}
-		t.keys = append(t.keys, jwk)
+		if !slices.ContainsFunc(t.keys, func(k jose.JSONWebKey) bool { return k.KeyID == jwk.KeyID }) { // it may be in several files
+			t.keys = append(t.keys, jwk)
+		}
 	}
 	var err error
 	if t.signer, err = serviceaccount.NewSigner(c.Key); err != nil {
@@ -120,7 +125,7 @@ func (t *Tokens) Issue(b Binding, audiences []string, now time.Time, lifetime, w
 	}
 	token, err := jwt.Signed(t.signer).Claims(Claims{
 		Claims: jwt.Claims{
-			Issuer:    t.issuer,
+			Issuer:    t.issuers[0],
 			Subject:   authsa.MakeUsername(b.Namespace, b.ServiceAccount.Name),
 			IssuedAt:  jwt.NewNumericDate(now),
 			NotBefore: jwt.NewNumericDate(now),
@@ -140,13 +145,13 @@ func (t *Tokens) Issue(b Binding, audiences []string, now time.Time, lifetime, w
 // not a token of this issuer, nor one that lives in a Secret.
 func (t *Tokens) AuthenticateToken(ctx context.Context, token string) (answer *authenticator.Response, ok bool, err error) {
 	var legacy serviceaccount.LegacyClaims
-	if ours, err := t.verify(token, serviceaccount.LegacyIssuer, &legacy); err != nil {
+	if ours, err := t.verify(token, []string{serviceaccount.LegacyIssuer}, &legacy); err != nil {
 		return nil, false, err
 	} else if ours {
 		return t.authenticateLegacy(ctx, token, legacy)
 	}
 	var claims Claims
-	ours, err := t.verify(token, t.issuer, &claims)
+	ours, err := t.verify(token, t.issuers, &claims)
 	if err != nil || !ours {
 		return nil, false, err
 	}
@@ -193,8 +198,8 @@ func (t *Tokens) noteAge(ctx context.Context, claims Claims, now time.Time) {
 	}
 }
 
-// verify reads the claims of a token of an issuer and checks its signature.
-func (t *Tokens) verify(token, issuer string, claims any) (ours bool, err error) {
+// verify reads the claims of a token of one of issuers and checks its signature.
+func (t *Tokens) verify(token string, issuers []string, claims any) (ours bool, err error) {
 	parsed, err := jwt.ParseSigned(token, algorithms)
 	if err != nil {
 		return false, nil
@@ -202,7 +207,7 @@ func (t *Tokens) verify(token, issuer string, claims any) (ours bool, err error)
 	var says struct {
 		Issuer string `json:"iss"`
 	}
-	if err := parsed.UnsafeClaimsWithoutVerification(&says); err != nil || says.Issuer != issuer {
+	if err := parsed.UnsafeClaimsWithoutVerification(&says); err != nil || !slices.Contains(issuers, says.Issuer) {
 		return false, nil
 	}
 	var errs []error

@@ -10,28 +10,32 @@ import (
 )
 
 // vouched remembers which client certificates authorities have vouched for: to check the signatures takes longer than
-// most of a request, and a client has one certificate for many. The zero value knows of none. All questions to one
-// value are about the same authorities.
+// most of a request, and a client has one certificate for many. The zero value knows of none. What it knows it
+// forgets when it is asked about other authorities.
 type vouched struct {
 	mu   sync.RWMutex
+	by   *x509.CertPool
 	good map[[sha256.Size]byte]validity // by what was sent: the certificate, and those between it and an authority
 }
 
 // validity is when all certificates of a chain are valid.
 type validity struct{ from, to time.Time }
 
+func (v validity) at(now time.Time) bool { return !now.Before(v.from) && !now.After(v.to) }
+
 // mostVouched bounds what is remembered.
 const mostVouched = 1000
 
-// verify returns the client certificate of a connection if authorities vouch for it, nil if there is none.
-func (v *vouched) verify(r *http.Request, authorities *x509.CertPool) (*x509.Certificate, error) {
+// verify returns the client certificate of a connection if authorities vouch for it, and for how long, nil if there is
+// none.
+func (v *vouched) verify(r *http.Request, authorities *x509.CertPool) (*x509.Certificate, validity, error) {
 	if r.TLS == nil || len(r.TLS.PeerCertificates) == 0 {
-		return nil, nil
+		return nil, validity{}, nil
 	}
 	leaf, rest := r.TLS.PeerCertificates[0], r.TLS.PeerCertificates[1:]
 	sent, now := digest(r.TLS.PeerCertificates), time.Now()
-	if v.knows(sent, now) {
-		return leaf, nil
+	if is, known := v.knows(authorities, sent, now); known {
+		return leaf, is, nil
 	}
 	options := x509.VerifyOptions{
 		Roots:         authorities,
@@ -44,10 +48,11 @@ func (v *vouched) verify(r *http.Request, authorities *x509.CertPool) (*x509.Cer
 	}
 	chains, err := leaf.Verify(options)
 	if err != nil {
-		return nil, fmt.Errorf("verify client certificate of %q: %w", leaf.Subject.CommonName, err)
+		return nil, validity{}, fmt.Errorf("verify client certificate of %q: %w", leaf.Subject.CommonName, err)
 	}
-	v.remember(sent, validityOf(chains[0]))
-	return leaf, nil
+	is := validityOf(chains[0])
+	v.remember(authorities, sent, is)
+	return leaf, is, nil
 }
 
 // digest tells what was sent apart from all else.
@@ -77,17 +82,18 @@ func validityOf(chain []*x509.Certificate) validity {
 	return v
 }
 
-func (v *vouched) knows(sent [sha256.Size]byte, now time.Time) bool {
+func (v *vouched) knows(by *x509.CertPool, sent [sha256.Size]byte, now time.Time) (is validity, known bool) {
 	v.mu.RLock()
 	defer v.mu.RUnlock()
-	is, known := v.good[sent]
-	return known && !now.Before(is.from) && !now.After(is.to)
+	is, known = v.good[sent]
+	return is, known && v.by == by && is.at(now)
 }
 
-func (v *vouched) remember(sent [sha256.Size]byte, is validity) {
+func (v *vouched) remember(by *x509.CertPool, sent [sha256.Size]byte, is validity) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if v.good == nil || len(v.good) >= mostVouched {
+	if v.good == nil || len(v.good) >= mostVouched || v.by != by {
+		v.by = by
 		v.good = make(map[[sha256.Size]byte]validity)
 	}
 	v.good[sent] = is

@@ -21,18 +21,18 @@ func TestVouched(t *testing.T) {
 		var v vouched
 		eve := users.client(t, "eve")
 		for range 2 {
-			if leaf, err := v.verify(requestWith(eve), users.pool); err != nil || leaf != eve {
+			if leaf, _, err := v.verify(requestWith(eve), users.pool); err != nil || leaf != eve {
 				t.Fatalf("got %v, %v, want eve", leaf, err)
 			}
-			if leaf, err := v.verify(requestWith(strangers.client(t, "eve")), users.pool); err == nil {
+			if leaf, _, err := v.verify(requestWith(strangers.client(t, "eve")), users.pool); err == nil {
 				t.Fatalf("a stranger is %v", leaf.Subject)
 			}
-			if leaf, err := v.verify(requestWith(strangers.client(t, "eve"), eve), users.pool); err == nil {
+			if leaf, _, err := v.verify(requestWith(strangers.client(t, "eve"), eve), users.pool); err == nil {
 				t.Fatalf("a stranger who sends another's certificate too is %v", leaf.Subject)
 			}
 		}
 		time.Sleep(time.Hour + time.Second)
-		if _, err := v.verify(requestWith(eve), users.pool); err == nil {
+		if _, _, err := v.verify(requestWith(eve), users.pool); err == nil {
 			t.Error("a certificate is accepted after its time")
 		}
 	})
@@ -50,7 +50,7 @@ func TestValidityOf(t *testing.T) {
 func TestVouchedIsBounded(t *testing.T) {
 	var v vouched
 	for i := range 3 * mostVouched {
-		v.remember(digest([]*x509.Certificate{{Raw: fmt.Append(nil, i)}}), validity{})
+		v.remember(nil, digest([]*x509.Certificate{{Raw: fmt.Append(nil, i)}}), validity{})
 	}
 	if len(v.good) > mostVouched {
 		t.Errorf("%d are remembered, want at most %d", len(v.good), mostVouched)
@@ -59,11 +59,16 @@ func TestVouchedIsBounded(t *testing.T) {
 
 func BenchmarkCertificate(b *testing.B) {
 	users := newAuthority(b)
-	c := &certificates{authorities: users.pool}
-	r := requestWith(users.client(b, "eve", "g1", "g2"))
-	for b.Loop() {
-		if _, ok, err := c.AuthenticateRequest(r); !ok || err != nil {
-			b.Fatal(ok, err)
-		}
+	c := &certificates{authorities: users.list}
+	fresh := requestWith(users.client(b, "eve", "g1", "g2"))
+	for name, r := range map[string]*http.Request{"known certificate": fresh, "known connection": fresh.WithContext(WithConnection(b.Context()))} {
+		b.Run(name, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, ok, err := c.AuthenticateRequest(r); !ok || err != nil {
+					b.Fatal(ok, err)
+				}
+			}
+		})
 	}
 }

@@ -85,6 +85,16 @@ func meta(namespace, name string) metav1.ObjectMeta {
 	return metav1.ObjectMeta{Namespace: namespace, Name: name, UID: "1"}
 }
 
+// open makes an Authorizer with the default configuration.
+func open(t *testing.T, nodeRules []rbacv1.PolicyRule) *Authorizer {
+	t.Helper()
+	z, err := Open(Config{NodeRules: nodeRules})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return z
+}
+
 func rbacWorld(t *testing.T) world {
 	w := newWorld(t)
 	g := rbacv1.GroupName
@@ -105,7 +115,7 @@ func rbacWorld(t *testing.T) world {
 
 func TestAuthorizeRBAC(t *testing.T) {
 	w := rbacWorld(t)
-	z := New(nil, nil)
+	z := open(t, nil)
 	if err := z.Load(t.Context(), w, w.lookup); err != nil {
 		t.Fatal(err)
 	}
@@ -141,7 +151,7 @@ func TestAuthorizeRBAC(t *testing.T) {
 // TestFollow checks that changes of roles and bindings take effect.
 func TestFollow(t *testing.T) {
 	w := rbacWorld(t)
-	z := New(nil, nil)
+	z := open(t, nil)
 	if err := z.Load(t.Context(), w, w.lookup); err != nil {
 		t.Fatal(err)
 	}
@@ -201,7 +211,7 @@ func TestAuthorizeNode(t *testing.T) {
 	w.create(t, "resource.k8s.io", "resourceslices", slice("own", ptr.To("n1")), slice("foreign", ptr.To("n2")), slice("everywhere", nil))
 	w.create(t, "", "pods", one, pod("a", "two", "n2", "s2"), mirror)
 
-	z := New([]rbacv1.PolicyRule{{Verbs: []string{"create"}, APIGroups: []string{""}, Resources: []string{"events"}}}, nil)
+	z := open(t, []rbacv1.PolicyRule{{Verbs: []string{"create"}, APIGroups: []string{""}, Resources: []string{"events"}}})
 	if err := z.Load(t.Context(), lagging{w}, w.lookup); err != nil {
 		t.Fatal(err)
 	}

@@ -14,7 +14,10 @@ import (
 // BenchmarkAuthorize asks for users with few and with many bindings.
 func BenchmarkAuthorize(b *testing.B) {
 	s := apiservertest.Start(b, nil)
-	z := authz.New(bootstrap.NodeRules(), nil)
+	z, err := authz.Open(authz.Config{NodeRules: bootstrap.NodeRules()})
+	if err != nil {
+		b.Fatal(err)
+	}
 	if err := z.Load(b.Context(), s.Store(), s.Cluster().Resource); err != nil {
 		b.Fatal(err)
 	}

@@ -26,7 +26,7 @@ type nodes struct {
 }
 
 // Authorize implements authorizer.Authorizer for users that are nodes.
-func (n nodes) Authorize(ctx context.Context, a authorizer.Attributes) (authorizer.Decision, string, error) {
+func (n *nodes) Authorize(ctx context.Context, a authorizer.Attributes) (authorizer.Decision, string, error) {
 	node, isNode := NodeName(a.GetUser())
 	if !isNode {
 		return authorizer.DecisionNoOpinion, "", nil

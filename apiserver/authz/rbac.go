@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 	rbacv1 "k8s.io/api/rbac/v1"
+	utilerrors "k8s.io/apimachinery/pkg/util/errors"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 
@@ -128,13 +129,14 @@ func (z *RBAC) Authorize(_ context.Context, a authorizer.Attributes) (authorizer
 // cluster, those of the cluster included. err tells of bindings to roles that
 // are missing; the rules are those of the others.
 func (z *RBAC) PolicyRules(u user.Info, namespace string) (rules []rbacv1.PolicyRule, err error) {
+	var missing []error
 	for grant := range z.index.grants(u, namespace) {
 		if grant.missing != "" {
-			err = errors.Join(err, errors.New(grant.missing))
+			missing = append(missing, errors.New(grant.missing))
 		}
 		rules = append(rules, grant.rules...)
 	}
-	return rules, err
+	return rules, utilerrors.NewAggregate(missing)
 }
 
 // RoleRules are the rules of a role as a binding in a namespace names it;

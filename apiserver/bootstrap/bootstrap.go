@@ -39,10 +39,12 @@ type Config struct {
 	ServiceIP    netip.Addr
 	// ClientCA and FrontProxyCA are PEM certificates, FrontProxyNames the common
 	// names front proxies may have; empty ones are not published.
-	ClientCA, FrontProxyCA []byte
+	ClientCA, FrontProxyCA func() []byte
 	FrontProxyNames        []string
 	// Every is how often Run looks; 0 means every ten seconds.
 	Every time.Duration
+	// Seldom is how many times more seldom; 0 means once.
+	Seldom int
 }
 
 // object is one that must exist. repair, if given, makes an object that is
@@ -82,7 +84,7 @@ func Ensure(ctx context.Context, c Config) error {
 // kubernetes Service and its endpoints, and what extension servers trust. It
 // runs until ctx ends. It only writes when something is missing or changed.
 func Run(ctx context.Context, c Config) error {
-	ticker := time.NewTicker(cmp.Or(c.Every, 10*time.Second))
+	ticker := time.NewTicker(cmp.Or(c.Every, 10*time.Second) * time.Duration(max(c.Seldom, 1)))
 	defer ticker.Stop()
 	for {
 		select {

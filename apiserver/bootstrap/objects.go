@@ -173,11 +173,11 @@ func (c Config) endpointSlice(servers []string) *discoveryv1.EndpointSlice {
 // certificates and whose forwarded identities they may believe.
 func (c Config) trust() []object {
 	data := make(map[string]string)
-	if len(c.ClientCA) > 0 {
-		data["client-ca-file"] = string(c.ClientCA)
+	if c.ClientCA != nil {
+		data["client-ca-file"] = string(c.ClientCA())
 	}
-	if len(c.FrontProxyCA) > 0 {
-		data["requestheader-client-ca-file"] = string(c.FrontProxyCA)
+	if c.FrontProxyCA != nil {
+		data["requestheader-client-ca-file"] = string(c.FrontProxyCA())
 		data["requestheader-allowed-names"] = jsonList(c.FrontProxyNames...)
 		data["requestheader-extra-headers-prefix"] = jsonList(authn.FrontProxyExtraPrefix)
 		data["requestheader-group-headers"] = jsonList(authn.FrontProxyGroup)

@@ -5,6 +5,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 
 	rbacv1 "k8s.io/api/rbac/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
@@ -50,7 +51,8 @@ func NodeRules() []rbacv1.PolicyRule {
 	return clusterRoles[i].policyRules()
 }
 
-func rbacObjects() []object {
+// rbacObjects are the same for all servers of a process. Nobody changes them: ensure copies what it makes.
+var rbacObjects = sync.OnceValue(func() []object {
 	var list []object
 	for _, r := range slices.Concat(clusterRoles, controllerRoles, roles) {
 		list = append(list, r.object())
@@ -59,7 +61,7 @@ func rbacObjects() []object {
 		list = append(list, b.object())
 	}
 	return list
-}
+})
 
 func controllerBindings() []binding {
 	var list []binding
@@ -232,6 +234,9 @@ func addSelectors(have **rbacv1.AggregationRule, want *rbacv1.AggregationRule) (
 
 // addRules adds what is missing. What was added to a default role stays.
 func addRules(have *[]rbacv1.PolicyRule, want []rbacv1.PolicyRule) (changed bool) {
+	if equality.Semantic.DeepEqual(*have, want) {
+		return false // as nearly always, which is found out sooner so
+	}
 	_, missing := validation.Covers(*have, want)
 	*have = append(*have, missing...)
 	return len(missing) > 0

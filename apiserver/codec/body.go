@@ -2,6 +2,7 @@ package codec
 
 import (
 	"compress/gzip"
+	"io"
 	"net/http"
 	"strings"
 	"sync"
@@ -46,25 +47,42 @@ func (b Body) WriteAs(w http.ResponseWriter, r *http.Request, code int, contentT
 		return b.compress(w, code)
 	}
 	w.WriteHeader(code)
-	for _, piece := range b.gathered(size) {
-		if _, err := w.Write(piece); err != nil {
-			return err
-		}
-	}
-	return nil
+	return b.writeTo(w)
 }
 
-// gathered joins small bodies, to answer with one write and so with a
-// Content-Length.
-func (b Body) gathered(size int) Body {
-	if len(b) == 1 || size > 2048 && len(b) > 3 {
-		return b
+// gatherers are buffers in which pieces are joined. What an answer costs beyond its bytes, frames of HTTP/2 and what the
+// goroutines of a connection tell each other, is for each write.
+var gatherers = sync.Pool{New: func() any { return new([64 << 10]byte) }}
+
+// writeTo writes the pieces, small ones together. What fits into one buffer is one write, and so has a Content-Length.
+func (b Body) writeTo(w io.Writer) error {
+	if len(b) == 1 {
+		_, err := w.Write(b[0])
+		return err
 	}
-	one := make([]byte, 0, size)
+	buffer := gatherers.Get().(*[64 << 10]byte)
+	defer gatherers.Put(buffer)
+	joined := buffer[:0]
 	for _, piece := range b {
-		one = append(one, piece...)
+		if len(joined)+len(piece) > len(buffer) {
+			if _, err := w.Write(joined); err != nil {
+				return err
+			}
+			joined = joined[:0]
+			if len(piece) > len(buffer)/2 {
+				if _, err := w.Write(piece); err != nil {
+					return err
+				}
+				continue
+			}
+		}
+		joined = append(joined, piece...)
 	}
-	return Body{one}
+	if len(joined) == 0 {
+		return nil
+	}
+	_, err := w.Write(joined)
+	return err
 }
 
 func (b Body) compress(w http.ResponseWriter, code int) error {

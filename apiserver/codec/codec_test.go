@@ -4,8 +4,12 @@ import (
 	"bytes"
 	"encoding/binary"
 	"encoding/json"
+	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
@@ -152,6 +156,85 @@ func TestTables(t *testing.T) {
 		}
 		if got := len(event.Object.ColumnDefinitions); got != want || len(event.Object.Rows) != 1 || event.Object.Rows[0].Cells[0] != "x" {
 			t.Errorf("event %d has %d columns and rows %v, want %d and one of x", n, got, event.Object.Rows, want)
+		}
+	}
+}
+
+// kept is an item that keeps what was made of it.
+type kept struct {
+	object resource.Object
+	forms  map[any][]byte
+}
+
+func (k kept) Object() resource.Object { return k.object }
+
+func (k kept) Encoded(form any, make func(resource.Object) ([]byte, error)) (data []byte, err error) {
+	if k.forms[form] == nil {
+		k.forms[form], err = make(k.object)
+	}
+	return k.forms[form], err
+}
+
+// Rows that are kept are those that are made anew, at any time.
+func TestRowsAreWhatATableWouldBe(t *testing.T) {
+	maps := resource.Define[corev1.ConfigMapList](resource.Definition[corev1.ConfigMap]{Version: "v1", Kind: "ConfigMap", Plural: "configmaps",
+		Columns: []resource.Column[*corev1.ConfigMap]{
+			resource.NameColumn[*corev1.ConfigMap](),
+			{Name: "Size", Type: "integer", Value: func(c *corev1.ConfigMap) any { return len(c.Data) }},
+			{Name: "Nothing", Type: "string", Value: func(c *corev1.ConfigMap) any { return nil }},
+			{Name: "Touched", Type: "string", Value: func(c *corev1.ConfigMap) any {
+				return resource.Since{Before: `"<1> (`, Time: c.CreationTimestamp.Time, After: " ago)"}
+			}},
+			resource.AgeColumn[*corev1.ConfigMap](),
+		}})
+	synctest.Test(t, func(t *testing.T) {
+		var items []kept
+		var objects []resource.Object
+		for i, created := range []metav1.Time{{}, metav1.Now(), metav1.NewTime(time.Now().Add(time.Hour)), metav1.NewTime(time.Now().Add(-1000 * time.Hour))} {
+			obj := object(fmt.Sprint(i))
+			obj.CreationTimestamp = created
+			items, objects = append(items, kept{obj, make(map[any][]byte)}), append(objects, obj)
+		}
+		for range 3 {
+			for _, include := range []metav1.IncludeObjectPolicy{"", metav1.IncludeNone, metav1.IncludeMetadata, metav1.IncludeObject} {
+				for n := range len(items) + 1 {
+					out, meta := Output{Media: JSON, As: metav1.SchemeGroupVersion.WithKind("Table")}, metav1.ListMeta{ResourceVersion: "7"}
+					options := TableOptions{Include: include, NoHeaders: n == 1}
+					table, err := newTable(maps, objects[:n], meta, metav1.SchemeGroupVersion, options)
+					if err != nil {
+						t.Fatal(err)
+					}
+					want, err := out.Encode(table)
+					if err != nil {
+						t.Fatal(err)
+					}
+					got, err := EncodeList(out, items[:n], maps, meta, options)
+					if err != nil {
+						t.Fatal(err)
+					}
+					if diff := cmp.Diff(string(bytes.Join(want, nil)), string(bytes.Join(got, nil))); diff != "" {
+						t.Errorf("%d rows with %q: -want +got\n%s", n, include, diff)
+					}
+				}
+			}
+			time.Sleep(50 * time.Minute)
+		}
+	})
+}
+
+// Bodies of any pieces are written as they are.
+func TestBodyIsWrittenWhole(t *testing.T) {
+	for _, sizes := range [][]int{nil, {0}, {1}, {10, 20}, {40 << 10, 40 << 10}, {1, 64 << 10, 1}, {64 << 10, 64<<10 + 1}, {200 << 10, 1, 1, 30 << 10, 30 << 10, 30 << 10}} {
+		var body Body
+		for i, size := range sizes {
+			body = append(body, bytes.Repeat([]byte{byte('a' + i)}, size))
+		}
+		w := httptest.NewRecorder()
+		if err := body.Write(w, httptest.NewRequest(http.MethodGet, "/", nil), http.StatusOK, JSON); err != nil {
+			t.Fatal(err)
+		}
+		if !bytes.Equal(bytes.Join(body, nil), w.Body.Bytes()) {
+			t.Errorf("pieces of %d bytes: %d were written, of %d", sizes, w.Body.Len(), body.Size())
 		}
 	}
 }

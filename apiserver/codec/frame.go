@@ -78,6 +78,11 @@ func (f *Framer) Object(t watch.EventType, stored resource.Object) ([]byte, erro
 // Bookmark is the frame that says all events up to a revision were sent, or,
 // with initial, that the objects that existed before the watch were.
 func (f *Framer) Bookmark(revision int64, initial bool) ([]byte, error) {
+	return f.Object(watch.Bookmark, f.Progress(revision, initial))
+}
+
+// Progress is the object of a bookmark.
+func (f *Framer) Progress(revision int64, initial bool) resource.Object {
 	of := f.Resource.Stored
 	if f.Resource.Custom != nil {
 		of = f.Resource // what is of the version already is not converted: no webhook has a say in it
@@ -88,7 +93,7 @@ func (f *Framer) Bookmark(revision int64, initial bool) ([]byte, error) {
 	if initial {
 		obj.SetAnnotations(map[string]string{metav1.InitialEventsAnnotationKey: "true"})
 	}
-	return f.Object(watch.Bookmark, obj)
+	return obj
 }
 
 // Error is the frame of an ERROR event, after which a watch ends.

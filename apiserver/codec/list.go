@@ -16,6 +16,10 @@ import (
 func EncodeList[I Item](o Output, items []I, r *resource.Resource, listMeta metav1.ListMeta, table TableOptions) (Body, error) {
 	switch o.As.Kind {
 	case "Table":
+		if r == r.Stored && !r.Converts() {
+			body, err := rows(o, items, r, listMeta, table)
+			return o.whole(body, err)
+		}
 		objects := make([]resource.Object, 0, len(items))
 		for _, i := range items {
 			obj, err := decodedItem(i)
@@ -48,6 +52,11 @@ func EncodeList[I Item](o Output, items []I, r *resource.Resource, listMeta meta
 		metadata = openListMeta{listMeta, listMeta.Continue}
 	}
 	body, err := jsonList(kind, metadata, encoded, itemPrefix(r, o.As))
+	return o.whole(body, err)
+}
+
+// whole finishes JSON that was joined for the chosen media type.
+func (o Output) whole(body Body, err error) (Body, error) {
 	if err != nil || (o.Media == JSON && !o.Pretty) {
 		return body, err
 	}

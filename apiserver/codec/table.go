@@ -40,15 +40,11 @@ func ParseTableOptions(r *http.Request, out Output) (TableOptions, error) {
 		"Unable to convert to Table as requested: includeObject: Invalid value: %q: must be 'Metadata', 'Object', 'None', or empty", o.Include))
 }
 
-// newTable is the table of objects of the stored version. The cells hold ages,
-// so it is made anew for every answer.
+// newTable is the table of objects of the stored version, made anew; rows has one made of what is kept.
 func newTable(r *resource.Resource, objects []resource.Object, listMeta metav1.ListMeta, version schema.GroupVersion, o TableOptions) (*metav1.Table, error) {
 	t := &metav1.Table{ListMeta: listMeta, Rows: make([]metav1.TableRow, 0, len(objects))}
 	t.SetGroupVersionKind(version.WithKind("Table"))
-	columns := r.Columns
-	if columns == nil {
-		columns = defaultColumns
-	}
+	columns := columnsOf(r)
 	if !o.NoHeaders {
 		for _, c := range columns {
 			t.ColumnDefinitions = append(t.ColumnDefinitions, metav1.TableColumnDefinition{
@@ -68,6 +64,13 @@ func newTable(r *resource.Resource, objects []resource.Object, listMeta metav1.L
 		t.Rows = append(t.Rows, row)
 	}
 	return t, nil
+}
+
+func columnsOf(r *resource.Resource) []resource.Column[resource.Object] {
+	if r.Columns == nil {
+		return defaultColumns
+	}
+	return r.Columns
 }
 
 // fromStored are objects as r has them.

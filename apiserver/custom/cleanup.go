@@ -33,7 +33,7 @@ func (d *Definitions) begin(ctx context.Context, is *known, c *definition) {
 			if err == nil || ctx.Err() != nil {
 				return
 			}
-			d.config.Log.ErrorContext(ctx, "remove the objects of a definition", "name", c.Name, "err", err)
+			d.config.Log.ErrorContext(ctx, "remove the objects of a definition", "name", c.Name, "error", err)
 			select {
 			case <-ctx.Done():
 			case <-time.After(retryCleaning):

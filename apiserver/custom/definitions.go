@@ -155,7 +155,7 @@ func (d *Definitions) follow(ctx context.Context) error {
 		}
 		if len(changed)+len(freed) > 0 {
 			if err := d.serve(ctx); err != nil && ctx.Err() == nil {
-				d.config.Log.ErrorContext(ctx, "serve custom resources", "err", err)
+				d.config.Log.ErrorContext(ctx, "serve custom resources", "error", err)
 			}
 		}
 		for _, c := range changed {
@@ -192,7 +192,7 @@ func (d *Definitions) note(c *definition) {
 			return newWebhook(w, d.config.Cluster, d.config.Dial)
 		})
 		if err != nil {
-			d.config.Log.Error("definition cannot be served", "name", c.Name, "err", err)
+			d.config.Log.Error("definition cannot be served", "name", c.Name, "error", err)
 			is.kind = nil
 			return
 		}
@@ -259,7 +259,7 @@ func (d *Definitions) retry(ctx context.Context, group string) {
 		c := obj.(*definition)
 		d.note(c)
 		if err := d.serve(ctx); err != nil {
-			d.config.Log.ErrorContext(ctx, "serve custom resources", "err", err)
+			d.config.Log.ErrorContext(ctx, "serve custom resources", "error", err)
 			continue
 		}
 		d.settle(ctx, c)
@@ -282,7 +282,7 @@ func (d *Definitions) settle(ctx context.Context, c *definition) {
 			return nil
 		})
 		if err != nil {
-			d.config.Log.ErrorContext(ctx, "status of a definition", "name", c.Name, "err", err)
+			d.config.Log.ErrorContext(ctx, "status of a definition", "name", c.Name, "error", err)
 		}
 	}
 	if c.DeletionTimestamp != nil && is.cleaning == nil && apihelpers.CRDHasFinalizer(c, apiextensionsv1.CustomResourceCleanupFinalizer) {

@@ -118,7 +118,7 @@ func cell(p *path, kind string, u *object) any {
 	return nil
 }
 
-func since(text string) string {
+func since(text string) any {
 	var t metav1.Time
 	if err := t.UnmarshalQueryParameter(text); err != nil {
 		return "<invalid>"

@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/spf13/pflag"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/skiff-k8s/skiff/guard"
@@ -38,6 +39,12 @@ type Config struct {
 	Log *slog.Logger
 	// Times are how often and how long.
 	Times Times
+}
+
+// AddFlags adds the flags of c, which are kube-apiserver's.
+func (c *Config) AddFlags(flags *pflag.FlagSet) {
+	flags.StringVar(&c.File, "encryption-provider-config", "", "EncryptionConfiguration: how objects are encrypted in the storage; they are not if empty")
+	flags.BoolVar(&c.Reload, "encryption-provider-config-automatic-reload", false, "take new versions of that file while running")
 }
 
 // Times have the values of Kubernetes where they are zero.

@@ -146,21 +146,27 @@ func (c *Compiler) Compile(text string, sees Sees, stored bool, results ...*cel.
 		x.err = internal("unexpected error loading CEL environment: %v", err)
 		return x
 	}
-	ast, issues := env.Compile(text)
+	x.compile(env, results)
+	return x
+}
+
+// compile makes the program of the text, or says why there is none.
+func (x *Expression) compile(env *cel.Env, results []*cel.Type) {
+	ast, issues := env.Compile(x.text)
 	if issues != nil {
 		x.err = &apiservercel.Error{Type: apiservercel.ErrorTypeInvalid, Detail: "compilation failed: " + issues.String(), Cause: apiservercel.NewCompilationError(issues)}
-		return x
+		return
 	}
 	if !isOne(ast.OutputType(), results) {
 		x.err = &apiservercel.Error{Type: apiservercel.ErrorTypeInvalid, Detail: mustBe(results, ast.OutputType())}
-		return x
+		return
 	}
+	var err error
 	if x.program, err = env.Program(ast, cel.InterruptCheckFrequency(celconfig.CheckFrequency)); err != nil {
 		x.err = internal("program instantiation failed: %v", err)
-		return x
+		return
 	}
 	x.output = ast.OutputType()
-	return x
 }
 
 // Seal ends compilation and frees what only that needs, which is most of what a compiler holds.

@@ -1,6 +1,7 @@
-// Package expression compiles and evaluates the CEL expressions by which admission decides. The language, its libraries
-// and its costs are those of kube-apiserver. An expression sees object, oldObject, request and namespaceObject, and as
-// the place where it stands allows params, variables, authorizer and authorizer.requestResource.
+// Package expression compiles and evaluates the CEL expressions by which admission and authentication decide. The language,
+// its libraries and its costs are those of kube-apiserver. An expression of admission sees object, oldObject, request and
+// namespaceObject, and as the place where it stands allows params, variables, authorizer and authorizer.requestResource; one of
+// authentication sees claims or user (Identity).
 package expression
 
 import (

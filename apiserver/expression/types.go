@@ -27,10 +27,15 @@ func requestType() *apiservercel.DeclType {
 	text := apiservercel.StringType
 	kind := object("kubernetes.GroupVersionKind", fields{"group": text, "version": text, "kind": text}, nil)
 	resource := object("kubernetes.GroupVersionResource", fields{"group": text, "version": text, "resource": text}, nil)
-	user := object("kubernetes.UserInfo", nil, fields{"username": text, "uid": text, "groups": list(text), "extra": mapOf(list(text))})
 	return object("kubernetes.AdmissionRequest",
-		fields{"kind": kind, "resource": resource, "requestKind": kind, "requestResource": resource, "name": text, "operation": text, "userInfo": user},
+		fields{"kind": kind, "resource": resource, "requestKind": kind, "requestResource": resource, "name": text, "operation": text, "userInfo": userType()},
 		fields{"subResource": text, "requestSubResource": text, "namespace": text, "dryRun": apiservercel.BoolType, "options": apiservercel.DynType})
+}
+
+// userType is what an expression sees of a user.
+func userType() *apiservercel.DeclType {
+	text := apiservercel.StringType
+	return object("kubernetes.UserInfo", nil, fields{"username": text, "uid": text, "groups": list(text), "extra": mapOf(list(text))})
 }
 
 // namespaceType is what an expression sees of the namespace.

@@ -1,8 +1,3 @@
-// Package fairness divides the slots in which requests are served, so that
-// nobody can take those that a cluster needs to go on: nodes, controllers and
-// leader election keep a share of their own. What belongs to which level, and
-// how much of its share a level keeps for itself, is said by FlowSchemas and
-// PriorityLevelConfigurations.
 package fairness
 
 import (
@@ -13,7 +8,7 @@ import (
 	"k8s.io/utils/ptr"
 )
 
-// Slots are the places of requests that are served at once. A level has slots
+// Slots are places for what must not wait for one. A level has slots
 // of its own, which nobody else can take, and all levels share the common
 // ones. A single user can have half of those. It is used by many goroutines at
 // once.
@@ -27,10 +22,10 @@ type Slots struct {
 	users  map[string]int // common slots that each user has
 }
 
-// New divides total slots among levels by their shares: a level keeps what it
+// NewSlots divides total slots among levels by their shares: a level keeps what it
 // does not lend, at least one, and the rest is common. Schemas say what level a
 // request is of. A level that is not there limits nothing.
-func New(total int, levels []*flowcontrolv1.PriorityLevelConfiguration, schemas []*flowcontrolv1.FlowSchema) *Slots {
+func NewSlots(total int, levels []*flowcontrolv1.PriorityLevelConfiguration, schemas []*flowcontrolv1.FlowSchema) *Slots {
 	s := &Slots{schemas: ordered(schemas), own: make(map[string]int), users: make(map[string]int)}
 	shares := 0
 	for _, l := range levels {

@@ -16,7 +16,7 @@ func who(name string, groups ...string) user.Info {
 }
 
 func defaults(total int) *fairness.Slots {
-	return fairness.New(total, bootstrap.PriorityLevels(), bootstrap.FlowSchemas())
+	return fairness.NewSlots(total, bootstrap.PriorityLevels(), bootstrap.FlowSchemas())
 }
 
 func lease(u user.Info, verb string) authorizer.AttributesRecord {

@@ -41,8 +41,8 @@ type Config struct {
 	Paths func() []string
 }
 
-// Register adds all paths of the package to mux.
-func Register(mux *http.ServeMux, c Config) {
+// Register adds all paths of the package to mux, and returns what lists all paths of the server.
+func Register(mux *http.ServeMux, c Config) func() []string {
 	paths := []string{"/metrics/slis", "/version"}
 	found := newResults()
 	mux.Handle("/metrics/slis", found.handler())
@@ -64,18 +64,22 @@ func Register(mux *http.ServeMux, c Config) {
 		mux.Handle("/metrics", promhttp.HandlerFor(c.Metrics, promhttp.HandlerOpts{}))
 		paths = append(paths, "/metrics")
 	}
-	index := func(w http.ResponseWriter, r *http.Request) {
+	all := func() []string {
 		all := slices.Clone(paths)
 		if c.Paths != nil {
 			all = append(all, c.Paths()...)
 		}
 		slices.Sort(all)
+		return slices.Compact(all)
+	}
+	index := func(w http.ResponseWriter, r *http.Request) {
 		writeJSON(w, struct {
 			Paths []string `json:"paths"`
-		}{slices.Compact(all)})
+		}{all()})
 	}
 	mux.HandleFunc("/{$}", index)
 	mux.HandleFunc("/index.html", index)
+	return all
 }
 
 // all runs every check that the query does not exclude.

@@ -7,6 +7,7 @@ package managedfields
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"unicode"
@@ -35,7 +36,7 @@ type Managers struct {
 	// Heavy runs what takes long for large objects.
 	Heavy heavy.Runner
 
-	managers sync.Map // managerKey → func() (*upstream.FieldManager, error)
+	managers sync.Map // managerKey → func() (*fieldManager, error)
 }
 
 type managerKey struct {
@@ -50,8 +51,11 @@ func (m *Managers) Update(ctx context.Context, r *resource.Resource, subresource
 	if err != nil {
 		return err
 	}
+	if fields.direct.update(live, obj, manager) {
+		return nil
+	}
 	return m.Heavy.Do(ctx, max(heavy.Fields(live), heavy.Fields(obj)), func() error {
-		fields.UpdateNoErrors(codec.As(live, r.Stored.GVK()), obj, manager)
+		fields.library.UpdateNoErrors(codec.As(live, r.Stored.GVK()), obj, manager)
 		return nil
 	})
 }
@@ -66,7 +70,7 @@ func (m *Managers) Apply(ctx context.Context, r *resource.Resource, subresource 
 	}
 	var result runtime.Object
 	err = m.Heavy.Do(ctx, max(heavy.Fields(live), heavy.Fields(patch.Object)), func() (err error) {
-		result, err = fields.Apply(codec.As(live.DeepCopyObject(), r.Stored.GVK()), patch, manager, force)
+		result, err = fields.library.Apply(codec.As(live.DeepCopyObject(), r.Stored.GVK()), patch, manager, force)
 		return err
 	})
 	if err != nil {
@@ -102,13 +106,25 @@ func (m *Managers) Forget(r *resource.Resource) {
 	})
 }
 
-func (m *Managers) manager(r *resource.Resource, subresource string) (*upstream.FieldManager, error) {
+// fieldManager keeps the managed fields of one resource or subresource.
+type fieldManager struct {
+	library *upstream.FieldManager
+	direct  *direct // nil: all is the library's
+}
+
+func (m *Managers) manager(r *resource.Resource, subresource string) (*fieldManager, error) {
 	key := managerKey{r, subresource}
 	if make, ok := m.managers.Load(key); ok {
-		return make.(func() (*upstream.FieldManager, error))()
+		return make.(func() (*fieldManager, error))()
 	}
-	make, _ := m.managers.LoadOrStore(key, sync.OnceValues(func() (*upstream.FieldManager, error) { return m.new(r, subresource) }))
-	return make.(func() (*upstream.FieldManager, error))()
+	make, _ := m.managers.LoadOrStore(key, sync.OnceValues(func() (*fieldManager, error) {
+		library, err := m.new(r, subresource)
+		if err != nil {
+			return nil, err
+		}
+		return &fieldManager{library, newDirect(r, subresource)}, nil
+	}))
+	return make.(func() (*fieldManager, error))()
 }
 
 func (m *Managers) new(r *resource.Resource, subresource string) (*upstream.FieldManager, error) {
@@ -124,10 +140,15 @@ func (m *Managers) new(r *resource.Resource, subresource string) (*upstream.Fiel
 	return upstream.NewDefaultFieldManager(typesOf(codec.As(r.New(), r.GVK())), o, o, o, r.GVK(), r.Stored.GroupVersion(), subresource, reset)
 }
 
-// resetFields are those nobody owns by a path, because what is sent there is put
+// resetFields are the paths of resetPaths, by version.
+func resetFields(r *resource.Resource, subresource string) map[fieldpath.APIVersion]*fieldpath.Set {
+	return map[fieldpath.APIVersion]*fieldpath.Set{fieldpath.APIVersion(r.GroupVersion().String()): fieldpath.NewSet(resetPaths(r, subresource)...)}
+}
+
+// resetPaths are the fields that nobody owns by a path, because what is sent there is put
 // back: unless the row says otherwise, status on the object itself and spec on
 // its status.
-func resetFields(r *resource.Resource, subresource string) map[fieldpath.APIVersion]*fieldpath.Set {
+func resetPaths(r *resource.Resource, subresource string) []fieldpath.Path {
 	reset := r.Reset
 	status := r.Sub("status")
 	if subresource == "" && reset == nil && status != nil && status.View {
@@ -139,15 +160,15 @@ func resetFields(r *resource.Resource, subresource string) map[fieldpath.APIVers
 			reset = []string{"spec"}
 		}
 	}
-	set := fieldpath.NewSet()
+	var paths []fieldpath.Path
 	for _, path := range reset {
 		var parts []any
 		for name := range strings.SplitSeq(path, ".") {
 			parts = append(parts, name)
 		}
-		set.Insert(fieldpath.MakePathOrDie(parts...))
+		paths = append(paths, fieldpath.MakePathOrDie(parts...))
 	}
-	return map[fieldpath.APIVersion]*fieldpath.Set{fieldpath.APIVersion(r.GroupVersion().String()): set}
+	return paths
 }
 
 // objects converts, defaults and makes objects of one kind for the manager.
@@ -292,15 +313,8 @@ func KeepTimes(obj, old resource.Object) {
 }
 
 func equalButTimes(a, b []metav1.ManagedFieldsEntry) bool {
-	if len(a) != len(b) {
-		return false
-	}
-	for i := range a {
-		x, y := a[i], b[i]
-		x.Time, y.Time = nil, nil
-		if !equality.Semantic.DeepEqual(x, y) {
-			return false
-		}
-	}
-	return true
+	return slices.EqualFunc(a, b, func(x, y metav1.ManagedFieldsEntry) bool {
+		return x.Manager == y.Manager && x.Operation == y.Operation && x.APIVersion == y.APIVersion && x.Subresource == y.Subresource &&
+			x.FieldsType == y.FieldsType && (x.FieldsV1 == nil) == (y.FieldsV1 == nil) && (x.FieldsV1 == nil || x.FieldsV1.Equal(*y.FieldsV1))
+	})
 }

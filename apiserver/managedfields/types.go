@@ -37,6 +37,10 @@ func TypesOf(r *resource.Resource, empty runtime.Object) (upstream.TypeConverter
 	return unknown{}, nil
 }
 
+// Prepare parses the schema of built-in kinds, unless that has been done: the first write waits for it. It is the longest part
+// of the first start of a process.
+func Prepare() { builtinTypes() }
+
 // unknown are the types of a kind that has no schema.
 type unknown struct{}
 

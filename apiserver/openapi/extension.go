@@ -81,7 +81,7 @@ func (e *Extension) merge(doc *spec.Swagger) bool {
 		return aggregator.MergeSpecsIgnorePathConflictRenamingDefinitionsAndParameters(doc, own)
 	})
 	if err != nil {
-		slog.Warn("what an extension server describes is left out", "group", e.Group, "version", e.Version, "err", strings.ToValidUTF8(err.Error(), ""))
+		slog.Warn("what an extension server describes is left out", "group", e.Group, "version", e.Version, "error", strings.ToValidUTF8(err.Error(), ""))
 	}
 	return err == nil
 }

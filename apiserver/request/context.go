@@ -2,6 +2,7 @@ package request
 
 import (
 	"context"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -66,9 +67,9 @@ func Fail(ctx context.Context, err error) {
 	}
 }
 
-// Notes are what is collected while a request is served. They may be written
+// notes are what is collected while a request is served. They may be written
 // by several goroutines.
-type Notes struct {
+type notes struct {
 	mu       sync.Mutex
 	warn     func(text string)
 	warnings []string
@@ -77,14 +78,13 @@ type Notes struct {
 
 // WithNotes returns a context that collects warnings and audit annotations;
 // warn is called once for each new warning.
-func WithNotes(ctx context.Context, warn func(text string)) (context.Context, *Notes) {
-	n := &Notes{warn: warn}
-	return context.WithValue(ctx, notesKey{}, n), n
+func WithNotes(ctx context.Context, warn func(text string)) context.Context {
+	return context.WithValue(ctx, notesKey{}, &notes{warn: warn})
 }
 
 // Warn adds a text to the Warning headers of the answer, once.
 func Warn(ctx context.Context, text string) {
-	n, _ := ctx.Value(notesKey{}).(*Notes)
+	n, _ := ctx.Value(notesKey{}).(*notes)
 	if n == nil || text == "" {
 		return
 	}
@@ -103,7 +103,7 @@ func Warn(ctx context.Context, text string) {
 // value of a key stays. A key has a domain, a slash and a name; one that has
 // not, which a webhook may have sent, is left out.
 func Annotate(ctx context.Context, key, value string) {
-	n, _ := ctx.Value(notesKey{}).(*Notes)
+	n, _ := ctx.Value(notesKey{}).(*notes)
 	if n == nil || !strings.Contains(key, "/") || len(validation.IsQualifiedName(key)) > 0 {
 		return
 	}
@@ -118,11 +118,13 @@ func Annotate(ctx context.Context, key, value string) {
 	n.audit[key] = value
 }
 
-// Annotations calls f for every audit annotation.
-func (n *Notes) Annotations(f func(key, value string)) {
+// Annotations are the audit annotations of the request so far.
+func Annotations(ctx context.Context) map[string]string {
+	n, _ := ctx.Value(notesKey{}).(*notes)
+	if n == nil {
+		return nil
+	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	for k, v := range n.audit {
-		f(k, v)
-	}
+	return maps.Clone(n.audit)
 }

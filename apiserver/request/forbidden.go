@@ -13,10 +13,13 @@ import (
 // escaper keeps messages from being read as HTML.
 var escaper = strings.NewReplacer("&", "&amp;", "<", "&lt;", ">", "&gt;")
 
+// Escape makes a message one that is not read as HTML.
+func Escape(message string) string { return escaper.Replace(message) }
+
 // Forbidden is the API error for a user who may not do a, with the reason the
 // authorizer gave.
 func Forbidden(a authorizer.AttributesRecord, reason string) error {
-	message := escaper.Replace(describe(a))
+	message := Escape(describe(a))
 	if reason != "" {
 		message += ": " + reason
 	}

@@ -137,7 +137,7 @@ func TestIsLongRunning(t *testing.T) {
 
 func TestWarnOnce(t *testing.T) {
 	var got []string
-	ctx, _ := WithNotes(t.Context(), func(text string) { got = append(got, text) })
+	ctx := WithNotes(t.Context(), func(text string) { got = append(got, text) })
 	for _, text := range []string{"a", "b", "a", ""} {
 		Warn(ctx, text)
 	}

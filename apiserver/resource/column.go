@@ -21,10 +21,25 @@ func AgeColumn[P Object]() Column[P] {
 		Value:       func(obj P) any { return Age(obj.GetCreationTimestamp()) }}
 }
 
-// Age is the time since t as tables print it, "<unknown>" if t is zero.
-func Age(t metav1.Time) string {
+// Since is a cell that says how long ago something was. Nothing else in the cells of a table depends on when they are
+// asked for.
+type Since struct {
+	Time          time.Time
+	Before, After string // what stands around it
+}
+
+func (s Since) String() string { return s.Before + HowLong(s.Time) + s.After }
+
+// MarshalText makes the cell a string in JSON.
+func (s Since) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
+
+// HowLong is the time since t as tables print it.
+func HowLong(t time.Time) string { return duration.HumanDuration(time.Since(t)) }
+
+// Age is the cell with the time since t, "<unknown>" if t is zero.
+func Age(t metav1.Time) any {
 	if t.IsZero() {
 		return "<unknown>"
 	}
-	return duration.HumanDuration(time.Since(t.Time))
+	return Since{Time: t.Time}
 }

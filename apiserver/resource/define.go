@@ -2,6 +2,7 @@ package resource
 
 import (
 	"context"
+	"weak"
 
 	"k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -34,6 +35,7 @@ func Define[L any, T any, P interface {
 		Yields:        d.Yields,
 
 		New:     func() Object { return P(new(T)) },
+		Weak:    Weakly[T, P],
 		NewList: func() runtime.Object { return PL(new(L)) },
 		Default: erase1(d.Default, typed),
 		Reserve: func(context.Context, Object, Object, bool) (func(bool), error) { return func(bool) {}, nil },
@@ -49,7 +51,6 @@ func Define[L any, T any, P interface {
 		Generation:     func(_, _ Object) bool { return false },
 		HasGeneration:  d.Generation != nil,
 		Fields:         make(map[string]func(Object) string),
-		MatchField:     func(Object, string, string) (bool, bool) { return false, false },
 		IndexBy:        d.IndexBy,
 		Packed:         d.Packed,
 		CreateOnUpdate: d.CreateOnUpdate,
@@ -58,6 +59,7 @@ func Define[L any, T any, P interface {
 
 		Grace:           func(Object, *metav1.DeleteOptions) int64 { return 0 },
 		Graceful:        d.Grace != nil,
+		Protobuf:        hasProtobuf(new(T)),
 		Terminate:       erase1(d.Terminate, typed),
 		Held:            func(Object) bool { return false },
 		Finalizer:       d.Finalizer,
@@ -91,9 +93,6 @@ func Define[L any, T any, P interface {
 	}
 	for name, value := range d.Fields {
 		r.Fields[name] = func(obj Object) string { return value(typed(obj)) }
-	}
-	if d.MatchField != nil {
-		r.MatchField = func(obj Object, name, value string) (bool, bool) { return d.MatchField(typed(obj), name, value) }
 	}
 	for _, c := range d.Columns {
 		r.Columns = append(r.Columns, Column[Object]{c.Name, c.Type, c.Format, c.Description, c.Priority,
@@ -131,6 +130,20 @@ func Define[L any, T any, P interface {
 		r.Held = func(obj Object) bool { return d.Held(typed(obj)) }
 	}
 	return r
+}
+
+// Weakly is Resource.Weak of a type.
+func Weakly[T any, P interface {
+	*T
+	Object
+}](obj Object) func() Object {
+	held := weak.Make((*T)(obj.(P)))
+	return func() Object {
+		if obj := held.Value(); obj != nil {
+			return P(obj)
+		}
+		return nil
+	}
 }
 
 // Alias makes r a second version of stored: objects of r are converted by up
@@ -215,4 +228,10 @@ func eraseWarn[T any](f func(_, _ *T) []string, typed func(Object) *T) func(_, _
 		return func(_, _ Object) []string { return nil }
 	}
 	return func(obj, old Object) []string { return f(typed(obj), typed(old)) }
+}
+
+// hasProtobuf reports whether objects of the type of obj have a protobuf form.
+func hasProtobuf(obj any) bool {
+	_, ok := obj.(interface{ Marshal() ([]byte, error) })
+	return ok
 }

@@ -86,9 +86,6 @@ type Definition[T any] struct {
 	// Fields are the values a field selector can name besides metadata.name and
 	// metadata.namespace, which every kind has.
 	Fields map[string]func(obj *T) string
-	// MatchField overrides plain equality for field=value selectors: handled
-	// is false where the value of Fields decides.
-	MatchField func(obj *T, name, value string) (match, handled bool)
 	// IndexBy is the one field of Fields by which watches are kept apart
 	// (spec.nodeName for pods); empty means none.
 	IndexBy string
@@ -99,9 +96,8 @@ type Definition[T any] struct {
 	// Subresources in the order of discovery (sorted by name there).
 	Subresources []Subresource[T]
 
-	// Packed keeps objects in memory as they are stored, and makes them anew
-	// when they are read: for kinds whose objects are large and seldom read, and
-	// for those without a Go type, whose objects are maps of several times the size.
+	// Packed keeps objects in memory compressed: for kinds whose objects are large
+	// and seldom read, and for those without a Go type, which are stored as JSON.
 	Packed bool
 
 	// CreateOnUpdate lets PUT (and apply) create a missing object.
@@ -175,7 +171,8 @@ var AllVerbs = []string{"create", "delete", "deletecollection", "get", "list", "
 type Column[O any] struct {
 	Name, Type, Format, Description string
 	Priority                        int32
-	Value                           func(obj O) any
+	// Value is the cell of an object. It depends on the object alone: how long ago something was is a Since.
+	Value func(obj O) any
 }
 
 // Subresource is a row of its own below a kind. Exactly one of the groups of
@@ -263,7 +260,8 @@ type Resource struct {
 	Deprecated                                       string
 
 	New      func() Object
-	NewList  func() runtime.Object // nil if Custom is set: unstructured lists
+	Weak     func(obj Object) func() Object // holds obj no longer than others do: then it is nil
+	NewList  func() runtime.Object          // nil if Custom is set: unstructured lists
 	Default  func(obj Object)
 	Read     func(obj Object) // nil: nothing is filled
 	Reserve  func(ctx context.Context, obj, old Object, dryRun bool) (release func(committed bool), err error)
@@ -278,7 +276,6 @@ type Resource struct {
 	Generation     func(obj, old Object) bool
 	HasGeneration  bool
 	Fields         map[string]func(obj Object) string
-	MatchField     func(obj Object, name, value string) (match, handled bool)
 	IndexBy        string
 	Columns        []Column[Object]
 	Subresources   []Sub
@@ -288,6 +285,7 @@ type Resource struct {
 	TTL            func(obj Object) uint64
 
 	Grace           func(obj Object, options *metav1.DeleteOptions) int64
+	Protobuf        bool // whether objects have a protobuf form
 	Graceful        bool // whether the kind has a Grace
 	Terminate       func(obj Object)
 	Held            func(obj Object) bool

@@ -41,6 +41,9 @@ func (h *Handler) create(w http.ResponseWriter, r *http.Request, t *target) erro
 	if err != nil {
 		return err
 	}
+	asked(r, obj, func(out codec.Output) (codec.Body, error) {
+		return out.EncodeItem(loose{obj}, t.resource, codec.TableOptions{})
+	})
 	t.name = obj.GetName()
 	own(obj)
 	if err := place(obj, t.namespace); err != nil {

@@ -27,6 +27,7 @@ func (h *Handler) createSub(w http.ResponseWriter, r *http.Request, t *target) e
 	if err != nil {
 		return err
 	}
+	askedAs(r, body, t.kind())
 	if obj, ok := body.(metav1.Object); ok {
 		if err := place(obj, t.namespace); err != nil {
 			return err
@@ -51,7 +52,8 @@ func answerResult(w http.ResponseWriter, r *http.Request, code int, result runti
 	if err != nil {
 		return err
 	}
-	if status, ok := result.(*metav1.Status); ok {
+	status, ok := result.(*metav1.Status)
+	if ok {
 		kind = schema.GroupVersionKind{Version: "v1", Kind: "Status"}
 		if status.Code == 0 {
 			status.Code = int32(code)
@@ -61,12 +63,9 @@ func answerResult(w http.ResponseWriter, r *http.Request, code int, result runti
 	if own := result.GetObjectKind().GroupVersionKind(); !own.Empty() {
 		kind = own
 	}
-	body, err := out.Encode(codec.As(result, kind))
-	if err != nil {
-		return err
-	}
-	body.Write(w, r, code, out.Media) // an error here is the client's leaving
-	return nil
+	return answer{code: code, out: out, status: status, encode: func(out codec.Output) (codec.Body, error) {
+		return out.Encode(codec.As(result, kind))
+	}}.send(w, r)
 }
 
 // decodeBody reads what acts on the object, in any version the subresource takes.

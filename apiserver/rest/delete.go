@@ -85,12 +85,7 @@ func answerStatus(w http.ResponseWriter, r *http.Request, code int, status *meta
 	if err != nil {
 		return err
 	}
-	body, err := out.Encode(status)
-	if err != nil {
-		return err
-	}
-	body.Write(w, r, code, out.Media) // an error here is the client's leaving
-	return nil
+	return answer{code: code, out: out, status: status, encode: func(out codec.Output) (codec.Body, error) { return out.Encode(status) }}.send(w, r)
 }
 
 func itemObject(i codec.Item) resource.Object {

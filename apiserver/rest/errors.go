@@ -124,7 +124,9 @@ func WriteError(w http.ResponseWriter, r *http.Request, err error) {
 	// What is short is soon read. In process there is no deadline to set.
 	http.NewResponseController(w).SetWriteDeadline(time.Now().Add(errorTime))
 	if errors.Is(r.Context().Err(), context.Canceled) {
-		return // nobody is there to read it
+		// Hardly anybody is there to read it. Who has only ended its own side must not take it for a success.
+		w.WriteHeader(int(status.Code))
+		return
 	}
 	out, negotiateErr := codec.Negotiate(r, codec.Offer{Protobuf: true})
 	if negotiateErr != nil {
@@ -133,14 +135,12 @@ func WriteError(w http.ResponseWriter, r *http.Request, err error) {
 	if status.Details != nil && status.Details.RetryAfterSeconds > 0 {
 		w.Header().Set("Retry-After", strconv.Itoa(int(status.Details.RetryAfterSeconds)))
 	}
-	body, encodeErr := out.Encode(status)
-	if encodeErr != nil {
-		http.Error(w, fmt.Sprintf("%s: %s", status.Reason, status.Message), int(status.Code))
-		return
-	}
 	if status.Code == http.StatusNoContent || status.Code == http.StatusNotModified {
 		w.WriteHeader(int(status.Code))
 		return
 	}
-	body.Write(w, r, int(status.Code), out.Media) // an error here is the client's leaving
+	a := answer{code: int(status.Code), out: out, status: status, encode: func(out codec.Output) (codec.Body, error) { return out.Encode(status) }}
+	if err := a.send(w, r); err != nil {
+		http.Error(w, fmt.Sprintf("%s: %s", status.Reason, status.Message), int(status.Code))
+	}
 }

@@ -64,10 +64,7 @@ func answerItem(w http.ResponseWriter, r *http.Request, kind *resource.Resource,
 	if err != nil {
 		return err
 	}
-	body, err := out.EncodeItem(item, kind, table)
-	if err != nil {
-		return err
-	}
-	body.Write(w, r, code, out.Media) // an error here is the client's leaving
-	return nil
+	return answer{code: code, out: out, encode: func(out codec.Output) (codec.Body, error) {
+		return out.EncodeItem(item, kind, table)
+	}}.send(w, r)
 }

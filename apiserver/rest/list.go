@@ -24,12 +24,15 @@ func (h *Handler) list(w http.ResponseWriter, r *http.Request, t *target) error 
 	if err != nil {
 		return fromStore(err, t.resource, "")
 	}
+	if to := receiver(r.Context()); to != nil {
+		return giveList(w, t, page, to)
+	}
 	return answerList(w, r, t, out, page)
 }
 
 // readSelection is what a request about a collection asks for.
 func readSelection(r *http.Request, t *target) (store.ListOptions, error) {
-	o, err := listOptions(r.URL.Query())
+	o, err := listOptions(r.URL.Query(), true)
 	if err != nil {
 		return store.ListOptions{}, err
 	}
@@ -45,12 +48,8 @@ func answerList(w http.ResponseWriter, r *http.Request, t *target, out codec.Out
 	if err != nil {
 		return err
 	}
-	body, err := codec.EncodeList(out, page.Items, t.resource, metav1.ListMeta{
-		ResourceVersion: strconv.FormatInt(page.Revision, 10), Continue: page.Continue, RemainingItemCount: page.Remaining,
-	}, table)
-	if err != nil {
-		return err
-	}
-	body.Write(w, r, http.StatusOK, out.Media) // an error here is the client's leaving
-	return nil
+	about := metav1.ListMeta{ResourceVersion: strconv.FormatInt(page.Revision, 10), Continue: page.Continue, RemainingItemCount: page.Remaining}
+	return answer{code: http.StatusOK, out: out, encode: func(out codec.Output) (codec.Body, error) {
+		return codec.EncodeList(out, page.Items, t.resource, about, table)
+	}}.send(w, r)
 }

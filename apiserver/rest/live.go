@@ -55,12 +55,9 @@ func (h *Handler) listLive(w http.ResponseWriter, r *http.Request, t *target) er
 	if err != nil {
 		return err
 	}
-	body, err := codec.EncodeList(out, items, t.resource, metav1.ListMeta{}, table)
-	if err != nil {
-		return err
-	}
-	body.Write(w, r, http.StatusOK, out.Media) // an error here is the client's leaving
-	return nil
+	return answer{code: http.StatusOK, out: out, encode: func(out codec.Output) (codec.Body, error) {
+		return codec.EncodeList(out, items, t.resource, metav1.ListMeta{}, table)
+	}}.send(w, r)
 }
 
 // watchLive refuses to watch what nobody is told of.

@@ -102,16 +102,21 @@ func decodeDeleteOptions(r *http.Request, body []byte, o *metav1.DeleteOptions) 
 	if err != nil {
 		return err
 	}
-	return codec.DecodeOptions(body, media, o)
+	if err := codec.DecodeOptions(body, media, o); err != nil {
+		return err
+	}
+	askedAs(r, o, internalversion.SchemeGroupVersion.WithKind("DeleteOptions")) // kube-apiserver audits its internal version
+	return nil
 }
 
-func listOptions(query url.Values) (*internalversion.ListOptions, error) {
+// listOptions are those of a list or a watch. watchLists says whether a watch may begin with a list.
+func listOptions(query url.Values, watchLists bool) (*internalversion.ListOptions, error) {
 	o := &internalversion.ListOptions{}
 	if err := parseQuery(query, o); err != nil {
 		return nil, err
 	}
-	internalversion.SetListOptionsDefaults(o, true)
-	return o, checked("ListOptions", internalvalidation.ValidateListOptions(o, true))
+	internalversion.SetListOptionsDefaults(o, watchLists)
+	return o, checked("ListOptions", internalvalidation.ValidateListOptions(o, watchLists))
 }
 
 // dryRun reports whether options ask for a dry run: validation has made sure

@@ -15,11 +15,10 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/apimachinery/pkg/util/mergepatch"
-	"k8s.io/apimachinery/pkg/util/strategicpatch"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	kjson "sigs.k8s.io/json"
 
+	"github.com/skiff-k8s/skiff/apiserver/audit"
 	"github.com/skiff-k8s/skiff/apiserver/codec"
 	"github.com/skiff-k8s/skiff/apiserver/heavy"
 	"github.com/skiff-k8s/skiff/apiserver/request"
@@ -140,6 +139,7 @@ func (h *Handler) readPatch(r *http.Request, t *target) (*patch, error) {
 	if err != nil {
 		return nil, err
 	}
+	audit.From(r.Context()).Asked(nil, func() ([]byte, error) { return body, nil })
 	return &patch{kind: kind, body: body, options: options}, nil
 }
 
@@ -240,51 +240,4 @@ func (p *patch) strictOperations() ([]error, error) {
 
 func unprocessable(err error) error {
 	return apierrors.NewGenericServerResponse(http.StatusUnprocessableEntity, "", schema.GroupResource{}, "", err.Error(), 0, false)
-}
-
-// applyStrategic merges by the merge keys in the tags of the Go type.
-func (p *patch) applyStrategic(ctx context.Context, run heavy.Runner, live, into runtime.Object) error {
-	before, err := runtime.DefaultUnstructuredConverter.ToUnstructured(live)
-	if err != nil {
-		return err
-	}
-	changes := map[string]any{}
-	var strict []error
-	if p.lax() {
-		err = kjson.UnmarshalCaseSensitivePreserveInts(p.body, &changes)
-	} else {
-		strict, err = kjson.UnmarshalStrict(p.body, &changes)
-	}
-	if err != nil {
-		return apierrors.NewBadRequest(err.Error())
-	}
-	var after strategicpatch.JSONMap
-	err = run.Do(ctx, strategicCost(before, changes), func() (err error) {
-		after, err = strategicpatch.StrategicMergeMapPatch(before, changes, into)
-		return strategicError(err)
-	})
-	if err != nil {
-		return err
-	}
-	value := fmt.Sprintf("%+v", changes)
-	err = runtime.DefaultUnstructuredConverter.FromUnstructuredWithValidation(after, into, !p.lax())
-	if unknown, ok := runtime.AsStrictDecodingError(err); ok {
-		strict, err = append(strict, unknown.Errors()...), nil
-	}
-	if err != nil {
-		return invalidPatch(value, err)
-	}
-	return p.strictErrors(ctx, value, strict)
-}
-
-// strategicError tells a malformed patch from one that does not fit the object.
-func strategicError(err error) error {
-	switch {
-	case slices.Contains([]error{mergepatch.ErrBadJSONDoc, mergepatch.ErrBadPatchFormatForPrimitiveList, mergepatch.ErrBadPatchFormatForRetainKeys,
-		mergepatch.ErrBadPatchFormatForSetElementOrderList, mergepatch.ErrUnsupportedStrategicMergePatchFormat}, err):
-		return apierrors.NewBadRequest(err.Error())
-	case slices.Contains([]error{mergepatch.ErrNoListOfLists, mergepatch.ErrPatchContentNotMatchRetainKeys}, err):
-		return unprocessable(err)
-	}
-	return err
 }

@@ -45,6 +45,8 @@ type Handler struct {
 	// Patience is how long a watch over a WebSocket waits for its client to read;
 	// 0 means a minute. Over HTTP the server sees to that.
 	Patience time.Duration
+	// NoWatchLists refuses watches that ask for sendInitialEvents.
+	NoWatchLists bool
 	// NotFound answers paths of groups that are not served.
 	NotFound http.Handler
 }
@@ -108,7 +110,7 @@ func (h *Handler) notFound(w http.ResponseWriter, r *http.Request) {
 
 // offer is what answers about t can be made of.
 func (t *target) offer() codec.Offer {
-	return codec.Offer{Protobuf: codec.HasProtobuf(t.resource.New()), Table: true, Partial: true}
+	return codec.Offer{Protobuf: t.resource.Protobuf, Table: true, Partial: true}
 }
 
 // most is how long a request may take that is neither a watch nor a list.

@@ -91,6 +91,7 @@ func (h *Handler) updateScale(w http.ResponseWriter, r *http.Request, t *target)
 	if err := decodeSub(r, t, options.FieldValidation, scale); err != nil {
 		return err
 	}
+	askedAs(r, scale, scaleKind)
 	if err := place(scale, t.namespace); err != nil {
 		return err
 	}

@@ -49,10 +49,10 @@ func match(t *target, label labels.Selector, field fields.Selector) (store.Match
 	return m, nil
 }
 
-// split tells the requirements that the store can judge without opening the objects of a kind that it keeps packed.
+// split tells the requirements that the store can judge without opening objects.
 func split(r *resource.Resource, requirements fields.Requirements) (kept, others fields.Requirements) {
 	for _, q := range requirements {
-		if r == r.Stored && r.Packed && r.Fields[q.Field] != nil {
+		if r == r.Stored && r.Fields[q.Field] != nil {
 			kept = append(kept, q)
 		} else {
 			others = append(others, q)
@@ -120,9 +120,6 @@ func fieldMatches(r *resource.Resource, name, value string, obj resource.Object)
 		return obj.GetName() == value
 	case "metadata.namespace":
 		return obj.GetNamespace() == value
-	}
-	if matches, handled := r.MatchField(obj, name, value); handled {
-		return matches
 	}
 	get := r.Fields[name]
 	return get != nil && get(obj) == value

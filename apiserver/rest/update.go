@@ -42,6 +42,9 @@ func (h *Handler) update(w http.ResponseWriter, r *http.Request, t *target) erro
 	if err != nil {
 		return err
 	}
+	asked(r, obj, func(out codec.Output) (codec.Body, error) {
+		return out.EncodeItem(loose{obj}, t.resource, codec.TableOptions{})
+	})
 	if err := place(obj, t.namespace); err != nil {
 		return err
 	}

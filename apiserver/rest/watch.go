@@ -12,6 +12,7 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/apis/meta/internalversion"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/watch"
 
 	"github.com/skiff-k8s/skiff/apiserver/codec"
@@ -25,7 +26,7 @@ func (h *Handler) watch(w http.ResponseWriter, r *http.Request, t *target) error
 	if err != nil {
 		return err
 	}
-	options, err := listOptions(r.URL.Query())
+	options, err := listOptions(r.URL.Query(), !h.NoWatchLists)
 	if err != nil {
 		return err
 	}
@@ -50,6 +51,9 @@ func (h *Handler) watch(w http.ResponseWriter, r *http.Request, t *target) error
 	err = s.prepare(ctx)
 	if s.failed = err; err != nil && !errors.Is(err, store.ErrFuture) {
 		return fromStore(err, t.resource, "")
+	}
+	if to := receiver(ctx); to != nil {
+		return s.give(ctx, w, to)
 	}
 	if isWebSocket(r) {
 		return s.serveWebSocket(ctx, w, r)
@@ -144,6 +148,27 @@ func (s *stream) run(ctx context.Context, out sink) error {
 	if err := s.sendInitial(out); err != nil {
 		return err
 	}
+	var left error // why the client gets no more
+	err := s.follow(ctx, func(step store.Step) error {
+		frame, err := s.frame(step)
+		if err != nil {
+			return err
+		}
+		if _, left = out.Write(frame); left != nil || step.More {
+			return left
+		}
+		left = out.Flush()
+		return left
+	})
+	if err != nil && left == nil {
+		return s.sendError(out, err)
+	}
+	return left
+}
+
+// follow calls f with each step until ctx or the watch ends, or f fails, whose
+// error it returns as it does that of the watch.
+func (s *stream) follow(ctx context.Context, f func(store.Step) error) error {
 	due := time.NewTimer(s.nextBookmark(ctx))
 	defer due.Stop()
 	ticks := due.C
@@ -152,22 +177,12 @@ func (s *stream) run(ctx context.Context, out sink) error {
 	}
 	for step, err := range s.handler.Store.WatchTicks(ctx, s.resource, s.match, s.start.after, ticks) {
 		if err != nil {
-			return s.sendError(out, err)
+			return err
 		}
 		if step.Event == nil {
 			due.Reset(s.nextBookmark(ctx))
 		}
-		frame, err := s.frame(step)
-		if err != nil {
-			return s.sendError(out, err)
-		}
-		if _, err := out.Write(frame); err != nil {
-			return err
-		}
-		if step.More {
-			continue
-		}
-		if err := out.Flush(); err != nil {
+		if err := f(step); err != nil {
 			return err
 		}
 	}
@@ -223,25 +238,36 @@ func (s *stream) sendInitial(out sink) error {
 	return out.Flush()
 }
 
-// frame is what a step looks like to this client: an object that comes to
-// match is new, one that no longer does is gone, and progress is a bookmark.
+// seen is what a step is to this client: an object that comes to match is new,
+// and one that no longer does is gone, as it was when it did.
+func (s *stream) seen(step store.Step) (watch.EventType, func() resource.Object) {
+	e := step.Event
+	last := func() resource.Object { return e.Last().Object() }
+	switch {
+	case !step.Is && e.New != nil:
+		return watch.Deleted, func() resource.Object {
+			left := e.Old.Object().DeepCopyObject().(resource.Object)
+			left.SetResourceVersion(strconv.FormatInt(e.Revision, 10))
+			return left
+		}
+	case !step.Is:
+		return watch.Deleted, last
+	case !step.Was:
+		return watch.Added, last
+	}
+	return watch.Modified, last
+}
+
+// frame is what a step looks like to this client; progress is a bookmark.
 func (s *stream) frame(step store.Step) ([]byte, error) {
 	e := step.Event
 	if e == nil {
 		return s.framer.Bookmark(step.Revision, false)
 	}
-	t := watch.Modified
-	switch {
-	case !step.Is:
-		t = watch.Deleted
-	case !step.Was:
-		t = watch.Added
-	}
+	t, obj := s.seen(step)
 	make := func(e *store.Event) ([]byte, error) {
 		if t == watch.Deleted && e.New != nil {
-			left := e.Old.Object().DeepCopyObject().(resource.Object)
-			left.SetResourceVersion(strconv.FormatInt(e.Revision, 10))
-			return s.framer.Object(t, left)
+			return s.framer.Object(t, obj())
 		}
 		return s.framer.Item(t, e.Last())
 	}
@@ -251,13 +277,18 @@ func (s *stream) frame(step store.Step) ([]byte, error) {
 	return e.Frame(s.framer.Form(t), make)
 }
 
-// sendError ends a watch that cannot go on. That its place in the history is
-// gone is told in words that clients know.
-func (s *stream) sendError(out sink, err error) error {
+// problem is what a client is told when the watch cannot go on. That its place
+// in the history is gone is told in words that clients know.
+func (s *stream) problem(err error) *metav1.Status {
 	if errors.Is(err, store.ErrExpired) {
 		err = apierrors.NewResourceExpired(fmt.Sprintf("too old resource version: %d (%d)", s.start.after, s.oldest()))
 	}
-	frame, encodeErr := s.framer.Error(ToStatus(fromStore(err, s.resource, "")))
+	return ToStatus(fromStore(err, s.resource, ""))
+}
+
+// sendError ends a watch that cannot go on.
+func (s *stream) sendError(out sink, err error) error {
+	frame, encodeErr := s.framer.Error(s.problem(err))
 	if encodeErr != nil {
 		return encodeErr
 	}

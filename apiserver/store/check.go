@@ -61,7 +61,7 @@ func newChecker(config Config) *checker {
 		revisions: make(map[int64]string), uids: make(map[string]string), defined: make(map[string]bool), custom: make(map[string]int),
 	}
 	for _, r := range config.Resources {
-		k := newKind(r.Stored, config.Encryption, 0)
+		k := newKind(newShape(r.Stored, nil, nil), config.Encryption, 0)
 		c.kinds[k.prefix] = k
 	}
 	return c
@@ -243,19 +243,20 @@ func (s *Store) compare(ctx context.Context, k *kind, report *Report) error {
 	seen := 0
 	for _, e := range page.Entries {
 		fresh := k.decode(ctx, e.Key, e.Value, e.Revision)
-		item, ok := cached.items.Get(&Item{key: fresh.key})
+		item, ok := cached.items.get(fresh.key)
 		if !ok {
 			report.problem("%s: is stored at revision %d, and not in the cache at %d", e.Key, e.Revision, cached.revision)
 			continue
 		}
 		seen++
-		if item.revision != fresh.revision || item.size != fresh.size || item.sum != fresh.sum || (item.broken == nil) != (fresh.broken == nil) {
+		if item.revision != fresh.revision || item.size != fresh.size || (item.broken == nil) != (fresh.broken == nil) ||
+			item.broken == nil && !same(item, fresh.kept.value()) {
 			report.problem("%s: is stored at revision %d with %d bytes, the cache at %d has another of revision %d with %d bytes",
 				e.Key, e.Revision, len(e.Value), cached.revision, item.revision, item.size)
 		}
 	}
 	report.Compared += seen
-	if more := cached.items.Len() - seen; more > 0 {
+	if more := cached.items.len() - seen; more > 0 {
 		report.problem("%s: the cache at revision %d has %d objects that are not stored", k.prefix, cached.revision, more)
 	}
 	return nil

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"slices"
@@ -163,10 +164,13 @@ func TestCheckComparesTheCache(t *testing.T) {
 		t.Fatal(err)
 	}
 	k.mu.Lock()
-	a, _ := k.items.Get(&Item{key: "n/a"})
-	k.items.ReplaceOrInsert(&Item{key: "n/a", object: a.object, revision: a.revision, size: a.size, sum: a.sum + 1})
-	k.items.Delete(&Item{key: "n/b"})
-	k.items.ReplaceOrInsert(&Item{key: "n/x", object: a.object, revision: a.revision})
+	a, _ := k.items.get("n/a")
+	value := bytes.Clone(a.kept.value())
+	value[len(value)-5] ^= 1 // of the same size
+	other := a.Object().DeepCopyObject().(resource.Object)
+	k.items.put(k.item(other, a.revision, "n/a", value))
+	k.items.remove("n/b")
+	k.items.put(k.item(other, a.revision, "n/x", value))
 	k.snapshot = nil
 	k.mu.Unlock()
 	report, err := s.Check(t.Context())

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
-	"hash/maphash"
 	"slices"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -166,19 +165,4 @@ func DecodeNote(value []byte, note resource.Object) error {
 		return fmt.Errorf("%T has no protobuf form", note)
 	}
 	return into.Unmarshal(unknown.Raw)
-}
-
-// checksum tells whether stored bytes may be the same without keeping them.
-func checksum(stored []byte) uint64 { return maphash.Bytes(seed, stored) }
-
-var seed = maphash.MakeSeed()
-
-// same reports whether storing value in place of item would change nothing.
-func same(r *resource.Resource, item *Item, value []byte) bool {
-	if item.size != len(value) || item.sum != checksum(value) {
-		return false
-	}
-	// The sum can collide; losing a write must not depend on luck.
-	current, err := encode(r, item.Object().DeepCopyObject().(resource.Object))
-	return err == nil && bytes.Equal(current, value)
 }

@@ -173,7 +173,7 @@ func (s *Store) opens(ctx context.Context, k *kind, item *Item) bool {
 
 // undecrypted are the items that could not be decrypted.
 func (k *kind) undecrypted() (items []*Item) {
-	k.now(0).items.Ascend(func(item *Item) bool {
+	k.now(0).items.byKey.Ascend(func(item *Item) bool {
 		if item.undecrypted() {
 			items = append(items, item)
 		}

@@ -1,29 +1,13 @@
 package store
 
 import (
+	"cmp"
+	"hash/maphash"
 	"maps"
 	"slices"
 
 	"k8s.io/apimachinery/pkg/labels"
-
-	"github.com/skiff-k8s/skiff/apiserver/resource"
 )
-
-// face is what packed objects are selected by, kept beside them: a list opens only those that it shows.
-type face struct{ labels, fields pairs }
-
-func faceOf(r *resource.Resource, obj resource.Object) face {
-	f := face{labels: newPairs(obj.GetLabels())}
-	if len(r.Fields) == 0 {
-		return f
-	}
-	values := make(map[string]string, len(r.Fields))
-	for name, value := range r.Fields {
-		values[name] = value(obj)
-	}
-	f.fields = newPairs(values)
-	return f
-}
 
 // pairs are names with their values, one after the other: a map of so few takes several times as much memory.
 type pairs []string
@@ -63,18 +47,44 @@ func (p pairs) Get(name string) string {
 	return value
 }
 
-// labels are those of the object.
-func (i *Item) labels() labels.Labels {
-	if i.packed != nil {
-		return i.packed.face.labels
-	}
-	return labels.Set(i.object.GetLabels())
+// labelSet is the labels of an object, or of many that have the same.
+type labelSet struct {
+	pairs pairs
+	hash  uint64 // so that sets are seldom compared name by name
 }
 
-// field is the value of one of the fields of r, the kind of the object.
-func (i *Item) field(r *resource.Resource, name string) string {
-	if i.packed != nil {
-		return i.packed.face.fields.Get(name)
+var (
+	seed       = maphash.MakeSeed()
+	unlabelled = &labelSet{}
+)
+
+func newLabelSet(m map[string]string) *labelSet {
+	if len(m) == 0 {
+		return unlabelled
 	}
-	return r.Fields[name](i.object)
+	set := &labelSet{pairs: newPairs(m)}
+	var h maphash.Hash
+	h.SetSeed(seed)
+	for _, part := range set.pairs {
+		h.WriteString(part)
+		h.WriteByte(0)
+	}
+	set.hash = h.Sum64()
+	return set
+}
+
+// compare orders sets of labels; nil, of what is unreadable, comes first. The
+// order is another one in each process.
+func (s *labelSet) compare(other *labelSet) int {
+	switch {
+	case s == other:
+		return 0
+	case s == nil:
+		return -1
+	case other == nil:
+		return 1
+	case s.hash != other.hash:
+		return cmp.Compare(s.hash, other.hash)
+	}
+	return slices.Compare(s.pairs, other.pairs)
 }

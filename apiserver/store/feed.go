@@ -28,7 +28,7 @@ const (
 // index read a part: a second log with just those events, which exists while
 // it has readers, so that a change wakes only those it concerns.
 type feed struct {
-	index func(resource.Object) string // nil if the kind has none
+	index string // the field of the kind by which watches are kept apart; empty: none
 
 	mu     sync.RWMutex
 	all    *log
@@ -54,11 +54,7 @@ type log struct {
 }
 
 func newFeed(r *resource.Resource, revision int64) *feed {
-	f := &feed{all: &log{readers: 1}, parts: make(map[part]*log), floor: revision}
-	if r.IndexBy != "" {
-		f.index = r.Fields[r.IndexBy]
-	}
-	return f
+	return &feed{index: r.IndexBy, all: &log{readers: 1}, parts: make(map[part]*log), floor: revision}
 }
 
 // append adds events, all there are of their revisions, and drops the oldest
@@ -202,7 +198,7 @@ func (f *feed) partsOf(e *Event) []part {
 	if namespace, _, ok := strings.Cut(key, "/"); ok {
 		parts = append(parts, part{namespace: namespace})
 	}
-	if f.index == nil {
+	if f.index == "" {
 		return parts
 	}
 	was, known := f.value(e.Old)
@@ -220,7 +216,7 @@ func (f *feed) value(item *Item) (value string, known bool) {
 	if item == nil || item.broken != nil {
 		return "", false
 	}
-	return f.index(item.Object()), true
+	return item.value, true
 }
 
 // after returns the events after a revision; known is false if some of them

@@ -12,7 +12,10 @@ import (
 // event is a create of an object of some size.
 func event(revision int64, key string, size int) *Event {
 	obj := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: key}}
-	return &Event{New: &Item{object: obj, revision: revision, key: key, size: size}, Revision: revision, at: time.Now()}
+	item := newItem(obj, revision, key, nil)
+	newShape(configMaps, new(forms), nil).keep(item, nil)
+	item.size = size
+	return &Event{New: item, Revision: revision, at: time.Now()}
 }
 
 func read(t *testing.T, c *cursor) (revisions []int64) {

@@ -12,14 +12,17 @@ import (
 // Item is one revision of one object: immutable and shared by everyone who
 // reads it.
 type Item struct {
-	object   resource.Object // nil if packed is set
-	packed   *packed
+	object   resource.Object // nil if kept is set
+	kept     *kept
 	broken   error // an *UnreadableError, and no object; callers never get such items
 	revision int64
 	key      string // below the prefix of the kind: "namespace/name" or "name"
 	size     int    // of the stored bytes
-	sum      uint64 // of the stored bytes, see Store.same
+	labels   *labelSet
+	value    string // of the field that the kind is indexed by
 	encoded  onces
+	used     atomic.Bool // somebody has asked for an encoded form lately
+	formed   int         // bytes of the forms; guarded by forms.mu
 }
 
 // newItem makes obj, which it takes over, an item at a revision; 0 leaves the
@@ -30,14 +33,14 @@ func newItem(obj resource.Object, revision int64, key string, stored []byte) *It
 		version = strconv.FormatInt(revision, 10)
 	}
 	obj.SetResourceVersion(version)
-	return &Item{object: obj, revision: revision, key: key, size: len(stored), sum: checksum(stored)}
+	return &Item{object: obj, revision: revision, key: key, size: len(stored)}
 }
 
 // Object is the stored version of the object with its resourceVersion set,
 // kind and apiVersion filled in and defaults applied. It must not be changed.
 func (i *Item) Object() resource.Object {
-	if i.packed != nil {
-		return i.packed.open()
+	if i.kept != nil {
+		return i.kept.open()
 	}
 	return i.object
 }
@@ -45,11 +48,28 @@ func (i *Item) Object() resource.Object {
 // Revision is that of the write that made the item; 0 for a dry run of create.
 func (i *Item) Revision() int64 { return i.revision }
 
-// Encoded returns the bytes of a form of the object, made once by make, unless
-// that fails, and then shared for as long as the item is current. A form is a small comparable value that says all that
-// the bytes depend on (media type, version, transformation).
+// Encoded returns the bytes of a form of the object, made by make and then
+// shared, unless that fails, for as long as somebody asks for them every now and
+// then. A form is a small comparable value that says all that the bytes depend
+// on (media type, version, transformation).
 func (i *Item) Encoded(form any, make func(resource.Object) ([]byte, error)) ([]byte, error) {
-	return i.encoded.get(form, func() ([]byte, error) { return make(i.Object()) })
+	if i.kept == nil {
+		return make(i.object)
+	}
+	forms := i.kept.forms
+	if forms.full() && i.encoded.head.Load() == nil {
+		return make(i.Object())
+	}
+	if !i.used.Load() {
+		i.used.Store(true)
+	}
+	return i.encoded.get(form, func() ([]byte, error) {
+		data, err := make(i.Object())
+		if err == nil {
+			forms.made(i, len(data))
+		}
+		return data, err
+	})
 }
 
 // Event is one change of one object, shared by all its watchers. Old is nil on
@@ -76,12 +96,7 @@ func (e *Event) Last() *Item {
 	if item := e.last.Load(); item != nil {
 		return item
 	}
-	obj := e.Old.Object().DeepCopyObject().(resource.Object)
-	obj.SetResourceVersion(strconv.FormatInt(e.Revision, 10))
-	item := &Item{object: obj, revision: e.Revision, key: e.Old.key, size: e.Old.size, sum: e.Old.sum}
-	if e.frames.head.Load() == spent {
-		item.encoded.head.Store(spent)
-	}
+	item := &Item{kept: e.Old.kept.at(e.Revision), revision: e.Revision, key: e.Old.key, size: e.Old.size, labels: e.Old.labels, value: e.Old.value}
 	e.last.CompareAndSwap(nil, item)
 	return e.last.Load()
 }
@@ -101,17 +116,9 @@ func (e *Event) Frame(form any, make func(*Event) ([]byte, error)) ([]byte, erro
 	})
 }
 
-// cool gives up the bytes made of the event and of the revision it replaced,
-// of which hardly anybody will ask again; for those who do they are made anew.
-func (e *Event) cool() {
-	e.frames.head.Store(spent)
-	if e.Old != nil {
-		e.Old.encoded.head.Store(spent)
-	}
-	if last := e.last.Load(); last != nil {
-		last.encoded.head.Store(spent)
-	}
-}
+// cool gives up the frames of the event, for which hardly anybody will ask
+// again; for those who do they are made anew.
+func (e *Event) cool() { e.frames.head.Store(spent) }
 
 // size is what the event counts in the feed: stored bytes of the larger of its
 // items, of which one at least is held by the feed alone sooner or later.

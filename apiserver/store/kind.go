@@ -1,44 +1,38 @@
 package store
 
 import (
+	"cmp"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"github.com/google/btree"
-
 	"github.com/skiff-k8s/skiff/apiserver/resource"
 )
-
-// tree is a sorted set of items that can be cloned at once; clones share what
-// neither has changed since.
-type tree = btree.BTreeG[*Item]
-
-func newTree() *tree {
-	return btree.NewG(32, func(a, b *Item) bool { return a.key < b.key })
-}
 
 // kind is the cache and the feed of one kind. Only the follower changes it.
 type kind struct {
 	r          *resource.Resource // the stored version
-	prefix     string             // of keys in the backend
+	shape      *shape
+	prefix     string // of keys in the backend
 	encryption Encryption
 	locked     atomic.Bool // something could not be decrypted
 	feed       *feed
 	gone       chan struct{} // closed when the kind is removed or replaced
 
 	mu    sync.RWMutex
-	items *tree
+	items *itemSet
 	last  int64 // revision of the newest change applied
 	// snapshot is a clone of items, made for readers and dropped by the next
 	// change. Readers walk it without a lock.
-	snapshot *tree
+	snapshot *itemSet
 	past     []*view // of older revisions, the last used in front
 }
 
-func newKind(r *resource.Resource, encryption Encryption, revision int64) *kind {
-	return &kind{r: r, prefix: r.Key("", ""), encryption: encryption, feed: newFeed(r, revision), gone: make(chan struct{}), items: newTree(), last: revision}
+func newKind(s *shape, encryption Encryption, revision int64) *kind {
+	r := s.r
+	return &kind{r: r, shape: s, prefix: r.Key("", ""), encryption: encryption, feed: newFeed(r, revision), gone: make(chan struct{}), items: newItemSet(r.IndexBy != ""), last: revision}
 }
 
 // key is where an object is below the prefix of the kind.
@@ -52,7 +46,7 @@ func (k *kind) key(namespace, name string) string {
 func (k *kind) get(key string) (*Item, bool) {
 	k.mu.RLock()
 	defer k.mu.RUnlock()
-	return k.items.Get(&Item{key: key})
+	return k.items.get(key)
 }
 
 // step is a change of one object: item (nil: a delete) becomes current under key.
@@ -71,9 +65,10 @@ func (k *kind) apply(steps []step) []*Event {
 	for i, st := range steps {
 		var old *Item
 		if st.item != nil {
-			old, _ = k.items.ReplaceOrInsert(st.item)
+			k.items.share(st.item)
+			old = k.items.put(st.item)
 		} else {
-			old, _ = k.items.Delete(&Item{key: st.key})
+			old = k.items.remove(st.key)
 		}
 		k.last = st.revision
 		events[i] = &Event{New: st.item, Old: old, Revision: st.revision, at: time.Now()}
@@ -92,7 +87,7 @@ func (k *kind) now(applied int64) *view {
 	if snapshot == nil {
 		k.mu.Lock()
 		if k.snapshot == nil {
-			k.snapshot = k.items.Clone()
+			k.snapshot = k.items.clone()
 		}
 		snapshot, last = k.snapshot, k.last
 		k.mu.Unlock()
@@ -105,7 +100,7 @@ func (k *kind) now(applied int64) *view {
 // view is all items of a kind at a revision. Its items never change.
 type view struct {
 	k        *kind
-	items    *tree
+	items    *itemSet
 	revision int64
 }
 
@@ -115,32 +110,103 @@ type view struct {
 func (v *view) each(m Match, start string, f func(*Item) bool) {
 	match := v.k.matcher(m)
 	if match.key != "" {
-		item, ok := v.items.Get(&Item{key: match.key})
+		item, ok := v.items.get(match.key)
 		if ok && item.key >= start && match.possible(item) {
 			f(item)
 		}
 		return
 	}
-	v.items.AscendGreaterOrEqual(&Item{key: max(start, match.prefix)}, func(item *Item) bool {
+	walk := func(item *Item) bool {
 		if !strings.HasPrefix(item.key, match.prefix) {
 			return false
 		}
 		return !match.possible(item) || f(item)
+	}
+	start = max(start, match.prefix)
+	if m.IndexValue == "" || v.items.byValue == nil || v.items.unreadable > 0 {
+		v.items.byKey.AscendGreaterOrEqual(&Item{key: start}, walk)
+		return
+	}
+	v.items.byValue.AscendGreaterOrEqual(&Item{key: start, value: m.IndexValue}, func(item *Item) bool {
+		return item.value == m.IndexValue && walk(item)
 	})
 }
 
-// all are the items that match. ErrUnreadable.
-func (v *view) all(m Match) (items []*Item, err error) {
+// manyInGroup is how many items with labels that do not match are passed one
+// by one until the rest of them are looked past.
+const manyInGroup = 8
+
+// afterAnyName follows every name in the order of keys.
+const afterAnyName = "\xff"
+
+// labelled are the items that match by their labels and all else, and whose
+// keys are not less than start, in order. enough is false if somebody should
+// walk by key instead: the match is not by labels, or not everything can be
+// read, or there are more than most, if that is not 0.
+func (v *view) labelled(m Match, start string, most int) (items []*Item, enough bool) {
+	match := v.k.matcher(m)
+	if match.labels == nil || match.key != "" || m.IndexValue != "" || v.items.unreadable > 0 {
+		return nil, false
+	}
 	items = []*Item{}
-	if m.plain() && m.Namespace == "" {
-		items = make([]*Item, 0, v.items.Len())
+	var group *labelSet // of the last item
+	var wanted bool
+	passed, next := 0, &Item{key: match.prefix}
+	look := func(item *Item) (further bool) {
+		if !strings.HasPrefix(item.key, match.prefix) {
+			return false
+		}
+		if item.labels != group {
+			group, wanted, passed = item.labels, match.labels.Matches(item.labels.pairs), 0
+		}
+		switch {
+		case wanted && item.key >= start && match.place(item) && match.others(item):
+			items = append(items, item)
+			return most == 0 || len(items) <= most
+		case wanted:
+			return true
+		}
+		if passed++; passed > manyInGroup {
+			next = &Item{key: namespaceOf(item.key) + afterAnyName, labels: group}
+			return false
+		}
+		return true
 	}
-	v.each(m, "", func(item *Item) bool {
+	for next != nil {
+		from := next
+		next = nil
+		v.items.byLabels.AscendGreaterOrEqual(from, look)
+	}
+	if most > 0 && len(items) > most {
+		return nil, false
+	}
+	if byKey := func(a, b *Item) int { return strings.Compare(a.key, b.key) }; !slices.IsSortedFunc(items, byKey) {
+		slices.SortFunc(items, byKey)
+	}
+	return items, true
+}
+
+// all are the items that match. ErrUnreadable.
+func (v *view) all(m Match) ([]*Item, error) { return v.first(m, "", 0) }
+
+// morePages is how many pages of a list by labels are found at a time, for
+// want of a better way to find the first. Where there are more, nearly each
+// object may match, and a walk by key is soon done.
+const morePages = 8
+
+// first are up to limit matching items, or all if it is 0, from start on.
+// ErrUnreadable if one of them is.
+func (v *view) first(m Match, start string, limit int) (items []*Item, err error) {
+	if found, enough := v.labelled(m, start, limit*morePages); enough {
+		return found[:min(len(found), cmp.Or(limit, len(found)))], nil
+	}
+	items = []*Item{}
+	if m.plain() && m.Namespace == "" && start == "" {
+		items = make([]*Item, 0, min(v.items.len(), cmp.Or(limit, v.items.len())))
+	}
+	v.each(m, start, func(item *Item) bool {
 		items, err = append(items, item), item.broken
-		return err == nil
+		return err == nil && (limit == 0 || len(items) < limit)
 	})
-	if err != nil {
-		return nil, err
-	}
-	return items, nil
+	return items, err
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"path"
 	"strconv"
 	"strings"
@@ -122,18 +123,11 @@ func parseVersion(version string) (int64, error) {
 // page cuts up to limit matching items from start on out of a view.
 // ErrUnreadable if that page cannot be read whole.
 func (v *view) page(m Match, start string, limit int64) (page *Page, err error) {
-	page = &Page{Items: []*Item{}, Revision: v.revision}
-	if limit <= 0 && start == "" {
-		page.Items, err = v.all(m)
-		return page, err
-	}
+	page = &Page{Revision: v.revision}
+	limit = min(max(limit, 0), math.MaxInt32) // more items there never are
 	prefix := v.k.matcher(m).prefix
-	full := func() bool { return limit > 0 && int64(len(page.Items)) == limit }
-	v.each(m, prefix+start, func(item *Item) bool {
-		page.Items, err = append(page.Items, item), item.broken
-		return err == nil && !full()
-	})
-	if err != nil || !full() {
+	page.Items, err = v.first(m, prefix+start, int(limit))
+	if err != nil || limit == 0 || len(page.Items) < int(limit) {
 		return page, err
 	}
 	last := page.Items[limit-1].key
@@ -154,6 +148,13 @@ func (v *view) page(m Match, start string, limit int64) (page *Page, err error) 
 func (v *view) after(m Match, key string) (n int64) {
 	if v.k.matcher(m).key != "" {
 		return 0 // there is no other
+	}
+	if m.plain() && m.Namespace == "" {
+		v.items.byKey.AscendGreaterOrEqual(&Item{key: key + "\x00"}, func(*Item) bool { // which looks at none of them
+			n++
+			return true
+		})
+		return n
 	}
 	all := Match{Namespace: m.Namespace, IndexValue: m.IndexValue}
 	v.each(all, key+"\x00", func(*Item) bool {
@@ -218,12 +219,12 @@ func (k *kind) rewind(revision int64) *view {
 	if !known {
 		return nil
 	}
-	items := k.items.Clone()
+	items := k.items.clone()
 	for i := len(events) - 1; i >= 0; i-- {
 		if e := events[i]; e.Old != nil {
-			items.ReplaceOrInsert(e.Old)
+			items.put(e.Old)
 		} else {
-			items.Delete(e.New)
+			items.remove(e.New.key)
 		}
 	}
 	v := &view{k: k, items: items, revision: revision}

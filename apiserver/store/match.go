@@ -1,6 +1,7 @@
 package store
 
 import (
+	"slices"
 	"strings"
 
 	"k8s.io/apimachinery/pkg/fields"
@@ -46,12 +47,11 @@ type matcher struct {
 	labels labels.Selector
 	fields fields.Requirements
 	sel    func(resource.Object) bool
-	r      *resource.Resource
 	strict bool // what is unreadable may match
 }
 
 func (k *kind) matcher(m Match) matcher {
-	out := matcher{labels: m.Labels, fields: m.Fields, sel: m.Select, r: k.r, strict: !m.Readable}
+	out := matcher{labels: m.Labels, fields: m.Fields, sel: m.Select, strict: !m.Readable}
 	switch {
 	case k.r.ClusterScoped:
 		out.key = m.Name
@@ -63,8 +63,7 @@ func (k *kind) matcher(m Match) matcher {
 		out.suffix = "/" + m.Name
 	}
 	if out.sel == nil && m.IndexValue != "" {
-		index := k.r.Fields[k.r.IndexBy]
-		out.sel = func(obj resource.Object) bool { return index(obj) == m.IndexValue }
+		out.fields = append(slices.Clip(out.fields), fields.Requirement{Field: k.r.IndexBy, Operator: selection.Equals, Value: m.IndexValue})
 	}
 	return out
 }
@@ -81,20 +80,24 @@ func (m matcher) unreadable(item *Item) bool {
 
 // possible reports whether an item matches as far as it can be read.
 func (m matcher) possible(item *Item) bool {
-	return item != nil &&
-		(m.key == "" || m.key == item.key) &&
-		strings.HasPrefix(item.key, m.prefix) &&
-		strings.HasSuffix(item.key, m.suffix) &&
-		(item.broken != nil && m.strict || item.broken == nil && m.selects(item))
+	return item != nil && m.place(item) && (item.broken != nil && m.strict || item.broken == nil && m.selects(item))
 }
 
-// selects reports whether the selectors select what is in an item. The one that may have to open it comes last.
+// place reports whether the key of an item matches.
+func (m matcher) place(item *Item) bool {
+	return (m.key == "" || m.key == item.key) && strings.HasPrefix(item.key, m.prefix) && strings.HasSuffix(item.key, m.suffix)
+}
+
+// selects reports whether the selectors select what is in an item.
 func (m matcher) selects(item *Item) bool {
-	if m.labels != nil && !m.labels.Matches(item.labels()) {
-		return false
-	}
+	return (m.labels == nil || m.labels.Matches(item.labels.pairs)) && m.others(item)
+}
+
+// others reports whether the selectors beside that of labels select what is in an item. The one that may have to open it comes
+// last.
+func (m matcher) others(item *Item) bool {
 	for _, q := range m.fields {
-		if (item.field(m.r, q.Field) == q.Value) == (q.Operator == selection.NotEquals) {
+		if (item.kept.field(q.Field) == q.Value) == (q.Operator == selection.NotEquals) {
 			return false
 		}
 	}

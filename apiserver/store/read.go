@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"errors"
+	"strings"
 	"time"
 
 	"github.com/skiff-k8s/skiff/apiserver/resource"
@@ -50,6 +51,28 @@ func (s *Store) Snapshot(ctx context.Context, r *resource.Resource, m Match, min
 	}
 	items, err := v.all(m)
 	return items, v.revision, err
+}
+
+// Count is how many objects of r there are in a namespace, or in all, as the cache has it; it does not count beyond most.
+func (s *Store) Count(r *resource.Resource, namespace string, most int) (n int) {
+	k, err := s.kind(r)
+	if err != nil {
+		return 0
+	}
+	k.mu.RLock()
+	defer k.mu.RUnlock()
+	if namespace == "" || r.ClusterScoped {
+		return min(k.items.len(), most)
+	}
+	prefix := k.key(namespace, "")
+	k.items.byKey.AscendGreaterOrEqual(&Item{key: prefix}, func(item *Item) bool {
+		if n == most || !strings.HasPrefix(item.key, prefix) {
+			return false
+		}
+		n++
+		return true
+	})
+	return n
 }
 
 // Changed is the revision of the newest change of any object of r, once the cache has the newest revision of the backend.

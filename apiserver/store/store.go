@@ -3,8 +3,9 @@
 // A single follower reads the backend's changes, in order, into a cache and a
 // feed per kind. Reads come from the cache; a consistent read waits until the
 // cache has reached the newest revision of the backend. Watchers are cursors
-// into the feed. Items and events are immutable, shared, and encoded at most
-// once per form.
+// into the feed. Items and events are immutable and shared. An item keeps what
+// is stored; its object and its encoded forms are made when somebody asks, and
+// shared for as long as they are used.
 package store
 
 import (
@@ -30,6 +31,10 @@ type Config struct {
 	// History is how long watches can be resumed and continue tokens stay good;
 	// 0 means five minutes.
 	History time.Duration
+	// Changed, if not nil, is called with what differs of objects that readers of the
+	// cache have changed, which nobody may. It is for tests: it takes a copy of every
+	// object.
+	Changed func(difference string)
 }
 
 // Store is a set of kinds kept in one backend. Its methods may be called
@@ -40,6 +45,8 @@ type Store struct {
 	history    time.Duration
 	progress   progress
 	pending    pendings
+	forms      forms
+	detector   *detector
 	end        context.CancelFunc
 	running    guard.Group // what uses the backend without being called
 
@@ -66,6 +73,9 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 		progress:   progress{end: make(chan struct{})},
 		kinds:      make(map[id]*kind),
 		prefixes:   make(map[string]*kind),
+	}
+	if c.Changed != nil {
+		s.detector = &detector{changed: c.Changed}
 	}
 	if s.encryption == nil {
 		s.encryption = Unencrypted{}
@@ -114,6 +124,7 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 func (s *Store) Close() {
 	s.end()
 	s.running.Wait()
+	s.detector.check()
 }
 
 // Add starts to serve a resource that was not among those of Open. If it is
@@ -157,7 +168,7 @@ func (s *Store) Remove(r *resource.Resource) {
 // load makes a kind with what is stored at a revision; 0 is before the first
 // write.
 func (s *Store) load(ctx context.Context, r *resource.Resource, revision int64) (*kind, error) {
-	k := newKind(r, s.encryption, revision)
+	k := newKind(newShape(r, &s.forms, s.detector), s.encryption, revision)
 	if revision == 0 {
 		return k, nil
 	}
@@ -166,7 +177,9 @@ func (s *Store) load(ctx context.Context, r *resource.Resource, revision int64) 
 		return nil, fmt.Errorf("load %s: %w", k.prefix, err)
 	}
 	for _, entry := range page.Entries {
-		k.items.ReplaceOrInsert(k.decode(ctx, entry.Key, entry.Value, entry.Revision))
+		item := k.decode(ctx, entry.Key, entry.Value, entry.Revision)
+		k.items.share(item)
+		k.items.put(item)
 	}
 	return k, nil
 }
@@ -195,12 +208,7 @@ func (k *kind) decode(ctx context.Context, key string, stored []byte, revision i
 // item makes an item of the cache.
 func (k *kind) item(obj resource.Object, revision int64, key string, value []byte) *Item {
 	item := newItem(obj, revision, key, value)
-	if !k.r.Packed {
-		return item
-	}
-	if err := pack(item, k.r, value); err != nil {
-		slog.Error("Stored object is kept as it is", "key", key, "error", err)
-	}
+	k.shape.keep(item, value)
 	return item
 }
 

@@ -80,7 +80,7 @@ func (s *Store) update(ctx context.Context, k *kind, current *Item, dryRun bool,
 	if err != nil {
 		return nil, err
 	}
-	if same(k.r, current, w.value) {
+	if same(current, w.value) {
 		if stale, err := s.stale(ctx, k, current); err != nil || !stale {
 			return current, err
 		}
@@ -209,7 +209,7 @@ func fits(key string, w *pending, current *Item) bool {
 	if current == nil {
 		return false
 	}
-	begins := current.object.GetDeletionTimestamp() == nil && w.obj.GetDeletionTimestamp() != nil
+	begins := current.Object().GetDeletionTimestamp() == nil && w.obj.GetDeletionTimestamp() != nil
 	return begins || len(w.value) <= current.size
 }
 

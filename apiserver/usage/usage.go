@@ -105,7 +105,7 @@ func (c *Collector) follow(ctx context.Context, readings *guard.Group) error {
 	slots := map[bool]chan struct{}{true: make(chan struct{}, atOnce), false: make(chan struct{}, atOnce)}
 	for pause := firstPause; ; pause = resolution {
 		if err := c.round(ctx, readings, slots); err != nil && ctx.Err() == nil {
-			c.config.Log.WarnContext(ctx, "list the nodes to read what they use", "err", err)
+			c.config.Log.WarnContext(ctx, "list the nodes to read what they use", "error", err)
 		}
 		select {
 		case <-ctx.Done():
@@ -160,7 +160,7 @@ func (c *Collector) read(ctx context.Context, node *corev1.Node, s *series, slot
 	got, err := c.scrape(ctx, node)
 	if err != nil {
 		if !errors.Is(err, context.Canceled) {
-			c.config.Log.DebugContext(ctx, "read what a node uses", "node", node.Name, "err", err)
+			c.config.Log.DebugContext(ctx, "read what a node uses", "node", node.Name, "error", err)
 		}
 		return
 	}

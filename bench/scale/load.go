@@ -37,17 +37,32 @@ type load struct {
 // figure is a row of the table.
 type figure struct{ what, value string }
 
-func table(figures []figure) string {
+// column is what was measured of one control plane.
+type column struct {
+	name    string
+	figures []figure
+}
+
+// table has the same rows for all.
+func table(columns []column) string {
 	var b strings.Builder
-	b.WriteString("| | |\n|---|---:|\n")
-	for _, f := range figures {
-		fmt.Fprintf(&b, "| %s | %s |\n", f.what, f.value)
+	b.WriteString("|")
+	for _, c := range columns {
+		b.WriteString(" | " + c.name)
+	}
+	b.WriteString(" |\n|---|" + strings.Repeat("---:|", len(columns)) + "\n")
+	for row, f := range columns[0].figures {
+		b.WriteString("| " + f.what)
+		for _, c := range columns {
+			b.WriteString(" | " + c.figures[row].value)
+		}
+		b.WriteString(" |\n")
 	}
 	return b.String()
 }
 
 // measure takes the cluster through the load.
-func (l load) measure(ctx context.Context, c *process) (figures []figure, err error) {
+func (l load) measure(ctx context.Context, c *controlPlane) (figures []figure, err error) {
 	begun := time.Now()
 	before, err := c.usage()
 	if err != nil {
@@ -72,7 +87,7 @@ func (l load) measure(ctx context.Context, c *process) (figures []figure, err er
 		figures = append(figures, more...)
 		figures = append(figures, figure{
 			what + ": processor time, memory",
-			fmt.Sprintf("%.1f s (%.0f %% of one), %d MB", (now.cpu - before.cpu).Seconds(), 100*(now.cpu-before.cpu).Seconds()/took.Seconds(), now.resident/1e6),
+			fmt.Sprintf("%.1f s (%.0f %% of one), %d MB", (now.CPU - before.CPU).Seconds(), 100*(now.CPU-before.CPU).Seconds()/took.Seconds(), now.Resident/1e6),
 		})
 		before = now
 		return nil
@@ -100,7 +115,7 @@ func pause(ctx context.Context, d time.Duration) error {
 }
 
 // awaitNodes returns when all nodes are ready and nothing keeps pods from them.
-func (l load) awaitNodes(ctx context.Context, c *process) error {
+func (l load) awaitNodes(ctx context.Context, c *controlPlane) error {
 	well := make(map[string]bool)
 	source := cache.NewListWatchFromClient(c.client.CoreV1().RESTClient(), "nodes", metav1.NamespaceAll, fields.Everything())
 	_, err := toolswatch.UntilWithSync(ctx, source, &corev1.Node{}, nil, func(e watch.Event) (bool, error) {
@@ -130,7 +145,7 @@ func isReady(node *corev1.Node) bool {
 type life struct{ made, bound, ready time.Time }
 
 // makePods returns when all pods are ready.
-func (l load) makePods(ctx context.Context, c *process) ([]figure, error) {
+func (l load) makePods(ctx context.Context, c *controlPlane) ([]figure, error) {
 	if _, err := c.client.CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: space}}, metav1.CreateOptions{}); err != nil {
 		return nil, err
 	}
@@ -211,7 +226,7 @@ func (l load) deployment(i int) *appsv1.Deployment {
 }
 
 // deletePods returns when no pod is left.
-func (l load) deletePods(ctx context.Context, c *process) error {
+func (l load) deletePods(ctx context.Context, c *controlPlane) error {
 	background := metav1.DeletePropagationBackground
 	if err := c.client.AppsV1().Deployments(space).DeleteCollection(ctx, metav1.DeleteOptions{PropagationPolicy: &background}, metav1.ListOptions{}); err != nil {
 		return err

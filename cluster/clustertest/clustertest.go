@@ -4,6 +4,7 @@ package clustertest
 
 import (
 	"bufio"
+	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
@@ -12,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -19,6 +21,8 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+
+	"github.com/skiff-k8s/skiff/proxy/nettest"
 )
 
 // Cluster is a running skiff.
@@ -30,9 +34,10 @@ type Cluster struct {
 	// there are two, joined by a comma.
 	PodCIDR, NodeCIDR string
 
-	args []string
-	cmd  *exec.Cmd
-	out  lockedBuffer
+	args    []string
+	machine *nettest.Namespace // nil: this one
+	cmd     *exec.Cmd
+	out     lockedBuffer
 }
 
 // Tools is the folder with kubectl and what nodes need, as make test names it.
@@ -116,9 +121,7 @@ func NewOf(t testing.TB, nodes int, families ...corev1.IPFamily) *Cluster {
 		if c.cmd != nil {
 			c.Kill()
 		}
-		if out, err := exec.Command(c.Program, "down", "--data-dir", dir, "--pod-cidr", c.PodCIDR).CombinedOutput(); err != nil {
-			t.Errorf("skiff down: %v\n%s", err, out)
-		}
+		c.Down(t)
 		if t.Failed() {
 			c.tell(t)
 		}
@@ -139,7 +142,7 @@ func (c *Cluster) Start(t testing.TB) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := cmd.Start(); err != nil {
+	if err := c.on(t, cmd.Start); err != nil {
 		t.Fatal(err)
 	}
 	c.cmd = cmd
@@ -161,6 +164,31 @@ func (c *Cluster) Start(t testing.TB) {
 
 // With has the next start take further arguments.
 func (c *Cluster) With(args ...string) { c.args = append(c.args, args...) }
+
+// On has the cluster run on a machine whose network is a namespace, with the first node on that machine itself.
+func (c *Cluster) On(machine *nettest.Namespace) {
+	c.machine = machine
+	c.args = slices.DeleteFunc(c.args, func(arg string) bool { return arg == "--isolated" })
+}
+
+// on calls f on the cluster's machine. f must not call t.FailNow.
+func (c *Cluster) on(t testing.TB, f func() error) (err error) {
+	t.Helper()
+	if c.machine == nil {
+		return f()
+	}
+	c.machine.Do(t, func() { err = f() })
+	return err
+}
+
+// output runs a command on the cluster's machine and returns what it prints.
+func (c *Cluster) output(t testing.TB, cmd *exec.Cmd) (string, error) {
+	t.Helper()
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	err := c.on(t, cmd.Run)
+	return out.String(), err
+}
 
 // Storage has the next start use the storage with a URL.
 func (c *Cluster) Storage(url string) { c.args = append(c.args, "--storage", url) }
@@ -203,6 +231,14 @@ func (c *Cluster) Stop(t testing.TB) {
 	}
 }
 
+// Down clears away what the program left when it was killed.
+func (c *Cluster) Down(t testing.TB) {
+	t.Helper()
+	if out, err := c.output(t, exec.Command(c.Program, "down", "--data-dir", c.DataDir, "--pod-cidr", c.PodCIDR)); err != nil {
+		t.Errorf("skiff down: %v\n%s", err, out)
+	}
+}
+
 // Kill ends the program with SIGKILL; its containers run on.
 func (c *Cluster) Kill() {
 	_ = c.cmd.Process.Kill()
@@ -224,8 +260,19 @@ func (c *Cluster) Kubectl(t testing.TB, args ...string) (string, error) {
 	t.Helper()
 	cmd := exec.Command(filepath.Join(Tools(t), "kubectl"), args...)
 	cmd.Env = append(os.Environ(), "KUBECONFIG="+c.Kubeconfig(), "HOME="+c.DataDir)
-	out, err := cmd.CombinedOutput()
-	return string(out), err
+	return c.output(t, cmd)
+}
+
+// Apply has kubectl apply a manifest.
+func (c *Cluster) Apply(t testing.TB, manifest string) {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "manifest.yaml")
+	if err := os.WriteFile(file, []byte(manifest), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := c.Kubectl(t, "apply", "-f", file); err != nil {
+		t.Fatalf("kubectl apply: %s", out)
+	}
 }
 
 // Until runs kubectl until what it prints satisfies done, for at most a minute
@@ -247,7 +294,7 @@ func (c *Cluster) Until(t testing.TB, done func(out string) bool, args ...string
 func (c *Cluster) Import(t testing.TB, archives ...string) {
 	t.Helper()
 	args := append([]string{"image", "import", "--data-dir", c.DataDir, "--tools", Tools(t)}, archives...)
-	if out, err := exec.Command(c.Program, args...).CombinedOutput(); err != nil {
+	if out, err := c.output(t, exec.Command(c.Program, args...)); err != nil {
 		t.Fatalf("skiff image import: %v\n%s", err, out)
 	}
 }

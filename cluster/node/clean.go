@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -30,8 +29,8 @@ const politeness = 2 * time.Second
 // the runtime's records stay in Dir. It must run in the node's network
 // namespace; what is not there is no error.
 func Clean(c Config) error {
-	errs := []error{CleanMachine(c), removeLink(c.Bridge), podnet.Remove(c.PodCIDRs...), removeCacheAddress(c)}
-	removeHostPortRules()
+	errs := []error{CleanMachine(c), removeBridge(c.Bridge), podnet.Remove(c.PodCIDRs...), removeCacheAddress(c)}
+	errs = append(errs, removeHostPortRules())
 	// The settings go first: route_localnet without the rules is an open door.
 	errs = append(errs, cleanProxy(), nftables.Remove(), RestoreKernel(c.Dir), removeRules())
 	return errors.Join(errs...)
@@ -227,7 +226,8 @@ func removeMounted(dir string, unmount func() error) error {
 	}
 }
 
-func removeLink(name string) error {
+// RemoveLink removes the link of a name, if there is one.
+func RemoveLink(name string) error {
 	link, err := netlink.LinkByName(name)
 	if errors.As(err, new(netlink.LinkNotFoundError)) {
 		return nil
@@ -235,38 +235,34 @@ func removeLink(name string) error {
 	if err != nil {
 		return err
 	}
-	return netlink.LinkDel(link)
+	return removeFound(link)
 }
 
-// removeHostPortRules removes what the portmap plugin made: it takes each pod's
-// rules away with the pod, but not its own chains.
-func removeHostPortRules() {
-	for _, jump := range []struct{ from, chain string }{
-		{"PREROUTING", "CNI-HOSTPORT-DNAT"}, {"OUTPUT", "CNI-HOSTPORT-DNAT"}, {"POSTROUTING", "CNI-HOSTPORT-MASQ"},
-	} {
-		for _, rule := range natRules() {
-			if strings.HasPrefix(rule, "-A "+jump.from+" ") && strings.HasSuffix(rule, "-j "+jump.chain) {
-				_ = runIptables("*nat\n-D"+strings.TrimPrefix(rule, "-A")+"\nCOMMIT\n", "iptables-restore", "--noflush", "-w")
-			}
-		}
+// removeBridge removes a bridge and the links that are joined to it, those to pods. They would go with the namespaces of
+// the pods, but that is some time later, and never while somebody else has one open.
+func removeBridge(name string) error {
+	bridge, err := netlink.LinkByName(name)
+	if errors.As(err, new(netlink.LinkNotFoundError)) {
+		return nil
 	}
-	var chains []string
-	for _, rule := range natRules() {
-		if chain, ok := strings.CutPrefix(rule, "-N "); ok && (strings.HasPrefix(chain, "CNI-HOSTPORT-") || strings.HasPrefix(chain, "CNI-DN-")) {
-			chains = append(chains, chain)
-		}
-	}
-	for _, option := range []string{"-F", "-X"} {
-		for _, chain := range chains {
-			_ = runIptables("", "iptables", "-w", "-t", "nat", option, chain)
-		}
-	}
-}
-
-func natRules() []string {
-	out, err := exec.Command("iptables", "-w", "-t", "nat", "-S").Output()
 	if err != nil {
-		return nil // no table, no rules
+		return err
 	}
-	return strings.Split(strings.TrimSpace(string(out)), "\n")
+	links, err := netlink.LinkList()
+	errs := []error{err}
+	for _, link := range links {
+		if link.Attrs().MasterIndex == bridge.Attrs().Index {
+			errs = append(errs, removeFound(link))
+		}
+	}
+	return errors.Join(append(errs, removeFound(bridge))...)
+}
+
+// removeFound removes a link that was there a moment ago. The kernel takes links away by itself too: the one to a
+// namespace goes some time after the namespace, of which the last process has ended.
+func removeFound(link netlink.Link) error {
+	if err := netlink.LinkDel(link); err != nil && !errors.Is(err, unix.ENODEV) {
+		return err
+	}
+	return nil
 }

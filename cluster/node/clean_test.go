@@ -15,7 +15,10 @@ import (
 	"time"
 	"unsafe"
 
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/skiff-k8s/skiff/proxy/nettest"
 )
 
 // TestRemoveMounted removes a folder in which the first look misses a mount.
@@ -37,6 +40,48 @@ func TestRemoveMounted(t *testing.T) {
 	}
 	if _, err := os.Stat(dir); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("the folder is still there: %v", err)
+	}
+}
+
+// TestLinkThatGoesByItself removes a link that the kernel takes away between the look and the removal, as it does with
+// the link to a namespace that ends. Without the link there is nothing to do.
+func TestLinkThatGoesByItself(t *testing.T) {
+	ns := nettest.New(t)
+	nettest.Join(t, ns, "sk-there", "192.0.2.1/24", nettest.New(t), "here", "192.0.2.2/24")
+	ns.Do(t, func() {
+		link, err := netlink.LinkByName("sk-there")
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		if err := RemoveLink("sk-there"); err != nil {
+			t.Errorf("a link that is there: %v", err)
+		}
+		if _, err := netlink.LinkByName("sk-there"); !errors.As(err, new(netlink.LinkNotFoundError)) {
+			t.Errorf("the link is still there: %v", err)
+		}
+		if err := removeFound(link); err != nil {
+			t.Errorf("a link that has gone meanwhile: %v", err)
+		}
+		if err := RemoveLink("sk-there"); err != nil {
+			t.Errorf("a link that is not there: %v", err)
+		}
+	})
+}
+
+// TestLinksOfOpenPods removes the bridge of pods while somebody has the namespace of one open: its link goes too, and links
+// that are not the bridge's stay.
+func TestLinksOfOpenPods(t *testing.T) {
+	ns, pod := nettest.New(t), nettest.New(t)
+	nettest.Join(t, ns, "other", "192.0.2.1/24", nettest.New(t), "here", "192.0.2.2/24")
+	before := ns.State(t)
+	ns.Bridge(t, "pods", "10.244.0.1/24")
+	ns.Plug(t, "pods", "port", pod, []string{"10.244.0.5/24"}, []string{"10.244.0.1"})
+	var err error
+	ns.Do(t, func() { err = errors.Join(removeBridge("pods"), removeBridge("pods")) })
+	check(t, err)
+	if left := nettest.Difference(before, ns.State(t)); left != "" {
+		t.Errorf("left behind:\n%s", left)
 	}
 }
 

@@ -11,6 +11,9 @@ import (
 	"github.com/skiff-k8s/skiff/podnet"
 )
 
+// cniNetwork is the name of the network of pods. The plugins write it beside what they make.
+const cniNetwork = "skiff"
+
 // writeCNIConfig replaces the configuration if the node's share of the pod network
 // is another than before; the runtime notices by itself. Without a
 // configuration the runtime reports its network as not ready, and so does the node.
@@ -42,7 +45,7 @@ func cniConfig(c Config, share podnet.Share) ([]byte, error) {
 	}
 	data, err := json.MarshalIndent(object{
 		"cniVersion": "1.0.0",
-		"name":       "skiff",
+		"name":       cniNetwork,
 		"plugins": []object{
 			{
 				"type":        "bridge",

@@ -164,7 +164,7 @@ func newPolicies(c Config, config *rest.Config, log *slog.Logger) (*networkpolic
 	if err != nil {
 		return nil, err
 	}
-	backend, err := nftables.New()
+	backend, err := nftables.New(mode.ByIPVS(c.ProxyMode))
 	if err != nil {
 		return nil, fmt.Errorf("%w; --network-policy=false does without", err)
 	}

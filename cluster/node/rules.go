@@ -1,18 +1,15 @@
 package node
 
 import (
-	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"net/netip"
-	"os/exec"
-	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/skiff-k8s/skiff/family"
 	"github.com/skiff-k8s/skiff/proxy/iptables"
 )
 
@@ -95,8 +92,10 @@ func rules(c Config, f corev1.IPFamily) []*iptables.Rules {
 	nat.Add(masqueradeChain, "", "-s %s -j MASQUERADE", pods)
 	nat.Add(masqueradeChain, "", "-s %s ! -d %s -j MASQUERADE", nodes, nodes)
 	// Packets for Service addresses that no Service has are refused, instead of
-	// following the default route to wherever it leads.
+	// following the default route to wherever it leads. Answers are none of those: where Service addresses are
+	// local, as for IPVS, the node asks from the address that it asks.
 	filter := iptables.NewRules("filter", strayChain, forwardChain)
+	filter.Add(strayChain, "", "-d %s -m conntrack --ctdir REPLY -j RETURN", services)
 	filter.Add(strayChain, "", "-d %s -j REJECT --reject-with %s", services, refusal)
 	// Docker and firewalls forward nothing that nobody lets pass. The mark is that of
 	// the proxy's traffic with the node's address, whose answers are of known flows.
@@ -139,20 +138,10 @@ func keepRules(ctx context.Context, c Config, keepers keepers, every time.Durati
 // may have been of other families.
 func removeRules() error {
 	var errs []error
-	for _, f := range []corev1.IPFamily{corev1.IPv4Protocol, corev1.IPv6Protocol} {
+	for _, f := range family.All {
 		if iptables.Supports(f) == nil {
 			errs = append(errs, newKeeper(f).Remove(context.Background(), ruledTables...))
 		}
 	}
 	return errors.Join(errs...)
-}
-
-func runIptables(input string, command string, args ...string) error {
-	cmd := exec.Command(command, args...)
-	cmd.Stdin = strings.NewReader(input)
-	out, err := cmd.CombinedOutput()
-	if err != nil {
-		return fmt.Errorf("%s %s: %w: %s", command, strings.Join(args, " "), err, bytes.TrimSpace(out))
-	}
-	return nil
 }

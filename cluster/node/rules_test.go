@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"net"
 	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"syscall"
 	"testing"
 	"time"
 
@@ -150,6 +152,29 @@ func TestRouteToLoopback(t *testing.T) {
 	}
 	if got, err := s.node.Ask(t, "127.0.0.1:4001", 20*time.Second); got != "loopback" {
 		t.Errorf("the node itself: got %q (%v), want what listens on its loopback", got, err)
+	}
+}
+
+// TestAnswerToServiceAddress has the node ask itself from the address of a Service, as it does where those are
+// local. Its answers arrive, while what no Service has is still refused.
+func TestAnswerToServiceAddress(t *testing.T) {
+	s := newSite(t)
+	s.apply(t)
+	s.node.Run(t, "ip", "route", "add", "local", "10.96.0.1", "dev", "lo")
+	s.node.ListenTCP(t, "192.0.2.1:6443", "node")
+	var err error
+	s.node.Do(t, func() {
+		var conn net.Conn
+		dialer := net.Dialer{Timeout: 5 * time.Second, LocalAddr: &net.TCPAddr{IP: net.IPv4(10, 96, 0, 1)}}
+		if conn, err = dialer.DialContext(t.Context(), "tcp", "192.0.2.1:6443"); err == nil {
+			err = conn.Close()
+		}
+	})
+	if err != nil {
+		t.Errorf("from the address of a Service: %v", err)
+	}
+	if _, err := s.node.Ask(t, "10.96.0.9:80", 5*time.Second); !errors.Is(err, syscall.EHOSTUNREACH) {
+		t.Errorf("at an address that no Service has: %v, want %v", err, syscall.EHOSTUNREACH)
 	}
 }
 

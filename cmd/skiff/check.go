@@ -42,7 +42,7 @@ besides.`,
 		},
 	}
 	o.flags(cmd.Flags())
-	encryptionFlags(cmd.Flags(), &keys)
+	keys.AddFlags(cmd.Flags())
 	return cmd
 }
 

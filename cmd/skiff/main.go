@@ -16,6 +16,8 @@ import (
 	"github.com/spf13/pflag"
 	"k8s.io/klog/v2"
 
+	"github.com/skiff-k8s/skiff/footprint"
+	"github.com/skiff-k8s/skiff/guard"
 	"github.com/skiff-k8s/skiff/guard/clientgo"
 )
 
@@ -26,8 +28,10 @@ func main() {
 	clientgo.Survive()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := command().ExecuteContext(ctx); err != nil && !errors.Is(err, context.Canceled) {
-		fmt.Fprintln(os.Stderr, "skiff:", err)
+	guard.Go("footprint", func() { footprint.Keep(ctx) })
+	program := called(os.Args[0])
+	if err := program.ExecuteContext(ctx); err != nil && !errors.Is(err, context.Canceled) {
+		fmt.Fprintln(os.Stderr, program.Name()+":", err)
 		os.Exit(1)
 	}
 }
@@ -43,11 +47,11 @@ func command() *cobra.Command {
 		},
 	}
 	root.AddCommand(
-		upCommand(), downCommand(), statusCommand(), logsCommand(), imageCommand(),
+		upCommand(), downCommand(), statusCommand(), logsCommand(), imageCommand(), certsCommand(),
 		kubeconfigCommand(), serviceCommand(),
 		storageCommand(), backupCommand(), restoreCommand(),
 		apiserverCommand(), controllersCommand(), schedulerCommand(), kubeletCommand(), proxyCommand(),
-		nodeCommand(), versionCommand(),
+		nodeCommand(), envtestAssetsCommand(), versionCommand(),
 	)
 	return root
 }
@@ -80,7 +84,7 @@ func fromEnvironment(flags *pflag.FlagSet) error {
 
 // logTo sends what components and libraries have to say to file, or nowhere if
 // that is empty; "-" is the standard error.
-func logTo(file string, level slog.Level) (*slog.Logger, error) {
+func logTo(file string, level slog.Leveler) (*slog.Logger, error) {
 	log := slog.New(slog.DiscardHandler)
 	switch file {
 	case "":

@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/skiff-k8s/skiff/apiserver/debug"
 	"github.com/skiff-k8s/skiff/atomicfile"
 	"github.com/skiff-k8s/skiff/cluster"
 	"github.com/skiff-k8s/skiff/proxy/mode"
@@ -27,7 +28,8 @@ func upCommand() *cobra.Command {
 			if err := atomicfile.Folder(c.DataDir, 0o755); err != nil {
 				return err
 			}
-			log, err := logTo(filepath.Join(c.DataDir, "skiff.log"), level(verbose))
+			c.Debug.Level.Set(level(verbose))
+			log, err := logTo(filepath.Join(c.DataDir, "skiff.log"), c.Debug.Level)
 			if err != nil {
 				return err
 			}
@@ -60,7 +62,8 @@ func upCommand() *cobra.Command {
 	flags.StringVar(&c.ProxyMode, "proxy-mode", "iptables", proxyModeUsage)
 	flags.StringVar(&scheduler, "ipvs-scheduler", "", schedulerUsage)
 	flags.Var(&prefixList{&c.NodePortAddresses}, "nodeport-addresses", nodePortsUsage)
-	encryptionFlags(flags, &c.Encryption)
+	c.Settings.AddFlags(flags)
+	debug.Classify(flags, "storage", "registry-mirror") // URLs have passwords
 	flags.BoolVarP(&verbose, "verbose", "v", false, "write more to skiff.log in the data directory")
 	return cmd
 }

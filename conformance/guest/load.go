@@ -28,7 +28,7 @@ func load(ctx context.Context, s settings, root string) error {
 		if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
 			return err
 		}
-		if err := command(ctx, "", "cp", "-aL", f[0], to); err != nil {
+		if err := command(ctx, "", "cp", "-aH", f[0], to); err != nil {
 			return err
 		}
 	}

@@ -1,7 +1,9 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -9,76 +11,85 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 )
 
-// machine is a virtual machine with two processors.
-type machine struct {
-	kernel, disk string
-	memory       int // MiB
-	dir          string
+// machine is what the guest's system runs on.
+type machine interface {
+	// command is a program that boots a disk, with memory in MiB, and ends on SIGTERM. What the
+	// guest writes to its console goes to the program's standard output, what it writes to its
+	// second and third serial port to the files that the program has open as 3 and 4.
+	command(disk string, memory int) (name string, args []string)
+	// speed says how fast the guest is.
+	speed() string
 }
 
-// run boots the machine, writes to out what its programs print, and fails as they
-// do. The first serial port is the kernel's console, which is shown if the programs
-// never end; the second is what they print; the third is their status.
-func (m machine) run(ctx context.Context, timeout time.Duration, out io.Writer) error {
-	if m.kernel == "" {
-		return errors.New("the guest's system has no kernel")
-	}
-	ctx, cancel := context.WithTimeout(ctx, timeout)
+// boot runs what a disk says in a machine, writes to out what its programs print, and
+// fails as they do. The kernel's console is shown if they never end.
+func boot(ctx context.Context, m machine, s settings, dir, disk string, out io.Writer) error {
+	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
-	console, status := filepath.Join(m.dir, "console"), filepath.Join(m.dir, "status")
-	accelerator, speed := m.accelerator()
-	fmt.Fprintln(out, "guest:", speed)
-	cmd := exec.CommandContext(ctx, "qemu-system-x86_64",
-		"-machine", "q35", "-accel", accelerator, "-cpu", "max", "-smp", "2", "-m", strconv.Itoa(m.memory),
-		"-nodefaults", "-no-user-config", "-display", "none", "-nic", "none", "-no-reboot",
-		"-drive", "file="+m.disk+",format=raw,if=none,id=disk,cache=unsafe", "-device", "nvme,drive=disk,serial=disk",
-		"-serial", "file:"+console, "-serial", "stdio", "-serial", "file:"+status,
-		"-kernel", m.kernel, "-append", "root=/dev/nvme0n1 rw init=/init console=ttyS0 panic=-1 quiet loglevel=4 apparmor=1 security=apparmor")
+	console, err := os.Create(filepath.Join(dir, "console"))
+	if err != nil {
+		return err
+	}
+	defer console.Close()
+	printed, printer, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	defer printed.Close()
+	status, teller, err := os.Pipe()
+	if err != nil {
+		return errors.Join(err, printer.Close())
+	}
+	defer status.Close()
+
+	fmt.Fprintln(out, "guest:", m.speed())
+	name, args := m.command(disk, s.memory)
+	cmd := exec.CommandContext(ctx, name, args...)
+	cmd.Dir, cmd.Env = dir, append(os.Environ(), "HOME="+dir) // where User Mode Linux keeps a folder
 	var complaints bytes.Buffer
-	cmd.Stdout, cmd.Stderr = out, &complaints
+	cmd.Stdout, cmd.Stderr, cmd.ExtraFiles = console, &complaints, []*os.File{printer, teller}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // Ctrl-C is for us
+	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.WaitDelay = 5 * time.Second
 	began := time.Now()
-	failed := cmd.Run()
+	err = cmd.Start()
+	printer.Close()
+	teller.Close()
+	if err != nil {
+		return err
+	}
+	copied, said := make(chan struct{}), make(chan string, 1)
+	go func() {
+		_, _ = io.Copy(out, printed)
+		close(copied)
+	}()
+	go func() {
+		line, _ := bufio.NewReader(status).ReadString('\n')
+		cancel() // all is done, and on the disk
+		said <- line
+	}()
+	failed := cmd.Wait()
+	// Processes of the machine that still end have the pipes open.
+	for _, pipe := range []*os.File{printed, status} {
+		_ = pipe.SetReadDeadline(time.Now().Add(time.Second))
+	}
+	<-copied
 	fmt.Fprintf(out, "guest: off after %.1f s\n", time.Since(began).Seconds())
-	said, err := os.ReadFile(status)
-	if code, parsed := strconv.Atoi(strings.TrimSpace(string(said))); err == nil && parsed == nil {
-		if code != 0 {
-			return fmt.Errorf("the guest's programs ended with status %d", code)
-		}
-		return nil
+	code, err := strconv.Atoi(strings.TrimSpace(<-said))
+	switch {
+	case err != nil:
+		last, _ := os.ReadFile(console.Name())
+		return fmt.Errorf("the guest's programs did not end (%w)\n%s\n%s", cmp.Or(failed, errors.New("it went off by itself")), complaints.String(), tail(last))
+	case code != 0:
+		return fmt.Errorf("the guest's programs ended with status %d", code)
 	}
-	last, _ := os.ReadFile(console)
-	return fmt.Errorf("the guest's programs did not end (%w)\n%s\n%s", cause(ctx.Err(), failed), complaints.String(), tail(last))
-}
-
-// cause is the first error there is.
-func cause(errs ...error) error {
-	for _, err := range errs {
-		if err != nil {
-			return err
-		}
-	}
-	return errors.New("it went off by itself")
+	return nil
 }
 
 func tail(text []byte) []byte { return text[max(0, len(text)-4096):] }
-
-// accelerator is what runs the guest's instructions, and what to say of it. A
-// processor without extensions for virtual machines may still have /dev/kvm, but
-// for kernels made for it alone.
-func (machine) accelerator() (name, speed string) {
-	cpu, err := os.ReadFile("/proc/cpuinfo")
-	if err == nil && regexp.MustCompile(`(?m)^flags\s*:.* (vmx|svm)( |$)`).Match(cpu) {
-		if device, err := os.OpenFile("/dev/kvm", os.O_RDWR, 0); err == nil {
-			device.Close()
-			return "kvm", "by KVM"
-		}
-	}
-	return "tcg,thread=multi", "by emulation, several times slower than this machine: no KVM here"
-}

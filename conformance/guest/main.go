@@ -22,6 +22,7 @@ import (
 
 type settings struct {
 	cache     string
+	machine   string // qemu or uml
 	arguments string // of each test program
 	command   string // instead of tests
 	files     pairs
@@ -50,6 +51,7 @@ func (p *pairs) Set(value string) error {
 func main() {
 	var s settings
 	flag.StringVar(&s.cache, "cache", filepath.Join(os.Getenv("HOME"), ".cache/skiff"), "folder for packages and the guest's system")
+	flag.StringVar(&s.machine, "machine", "qemu", "what runs the guest: qemu, with the kernel of the distribution, or uml, User Mode Linux")
 	flag.StringVar(&s.arguments, "arguments", "-test.v", "what each test program is called with, for the guest's shell")
 	flag.StringVar(&s.command, "command", "", "what the guest's shell runs in /guest instead of tests")
 	flag.Var(&s.files, "file", "a file or folder for the guest, as FROM:TO; may be given more than once")
@@ -85,6 +87,10 @@ func run(ctx context.Context, s settings) error {
 	if err != nil {
 		return fmt.Errorf("make the guest's system: %w", err)
 	}
+	m, err := s.newMachine(ctx, system)
+	if err != nil {
+		return fmt.Errorf("make the guest's machine: %w", err)
+	}
 	root := filepath.Join(dir, "root")
 	if err := system.copy(ctx, root); err != nil {
 		return fmt.Errorf("copy the guest's system: %w", err)
@@ -100,7 +106,17 @@ func run(ctx context.Context, s settings) error {
 		return err
 	}
 	fmt.Printf("guest: made in %.1f s\n", time.Since(began).Seconds())
-	m := machine{kernel: system.kernel(), disk: disk, memory: s.memory, dir: dir}
-	failed := m.run(ctx, s.timeout, os.Stdout)
+	failed := boot(ctx, m, s, dir, disk, os.Stdout)
 	return errors.Join(failed, fetch(disk, s.fetch))
+}
+
+func (s settings) newMachine(ctx context.Context, system *system) (machine, error) {
+	switch s.machine {
+	case "qemu":
+		kernel, err := system.kernel()
+		return qemu{kernel: kernel}, err
+	case "uml":
+		return newUML(ctx, s.cache)
+	}
+	return nil, fmt.Errorf("there is no machine %q; there are qemu and uml", s.machine)
 }

@@ -46,11 +46,11 @@ func newSystem(cache string) (*system, error) {
 		return nil, err
 	}
 	sum := sha256.Sum256([]byte(key + prepareScript))
-	s := &system{root: filepath.Join(cache, "guest", fmt.Sprintf("%x", sum[:8]))}
+	s := &system{root: filepath.Join(cache, "guest", fmt.Sprintf("system-%x", sum[:8]))}
 	if _, err := os.Stat(s.root); err == nil {
 		return s, nil
 	}
-	if err := os.RemoveAll(filepath.Dir(s.root)); err != nil { // older ones
+	if err := removeAll(filepath.Join(cache, "guest", "system-*")); err != nil {
 		return nil, err
 	}
 	unfinished := s.root + ".new"
@@ -66,6 +66,15 @@ func newSystem(cache string) (*system, error) {
 	return s, os.Rename(unfinished, s.root)
 }
 
+// removeAll removes what a pattern matches: what older versions of this command have left in the cache.
+func removeAll(pattern string) error {
+	found, err := filepath.Glob(pattern)
+	for _, path := range found {
+		err = errors.Join(err, os.RemoveAll(path))
+	}
+	return err
+}
+
 // prepareScript does what scripts of packages would have done.
 const prepareScript = `set -e
 mkdir -p proc sys dev run tmp root var/lib var/log
@@ -78,7 +87,7 @@ printf 'root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/nonexistent:
 printf 'root:x:0:\nnogroup:x:65534:\n' > etc/group
 printf '127.0.0.1 localhost\n::1 localhost\n127.0.1.1 guest\n' > etc/hosts
 : > etc/fstab
-: > etc/resolv.conf
+echo nameserver 192.0.2.1 > etc/resolv.conf # there is no network; CoreDNS does not start without a name
 mkdir -p usr/share/zoneinfo etc/ssl/certs
 cat usr/share/ca-certificates/mozilla/*.crt > etc/ssl/certs/ca-certificates.crt
 `
@@ -98,13 +107,13 @@ func prepare(root string) error {
 	return nil
 }
 
-// kernel is the file of the guest's kernel.
-func (s *system) kernel() string {
-	found, _ := filepath.Glob(filepath.Join(s.root, "boot/vmlinuz-*"))
-	if len(found) == 0 {
-		return ""
+// kernel is the file of the distribution's kernel.
+func (s *system) kernel() (string, error) {
+	found, err := filepath.Glob(filepath.Join(s.root, "boot/vmlinuz-*"))
+	if err != nil || len(found) == 0 {
+		return "", errors.Join(err, errors.New("the guest's system has no kernel"))
 	}
-	return found[0]
+	return found[0], nil
 }
 
 // copy makes a root folder of the guest for one run, whose files are those of the
@@ -121,9 +130,18 @@ func makeDisk(ctx context.Context, root, disk, size string) error {
 	return command(ctx, "", "mkfs.ext4", "-q", "-E", "lazy_itable_init=1,lazy_journal_init=1", "-d", root, disk, size)
 }
 
-// fetch copies files out of a disk that no machine uses.
+// fetch copies files out of a disk that no machine uses any more. Their folders may be in the
+// journal alone, which e2fsck plays back; it ends with 1 if it has.
 func fetch(disk string, files pairs) error {
+	if len(files) == 0 {
+		return nil
+	}
 	var errs []error
+	if out, err := exec.Command("e2fsck", "-f", "-y", disk).CombinedOutput(); err != nil {
+		if ended := new(exec.ExitError); !errors.As(err, &ended) || ended.ExitCode() != 1 {
+			errs = append(errs, fmt.Errorf("repair the guest's disk: %w: %s", err, out))
+		}
+	}
 	for _, f := range files {
 		// debugfs ends with 0 whatever happens.
 		out, _ := exec.Command("debugfs", "-R", fmt.Sprintf("dump %s %s", f[0], f[1]), disk).CombinedOutput()

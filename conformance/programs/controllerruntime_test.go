@@ -45,28 +45,59 @@ func TestControllerRuntime(t *testing.T) {
 	dir := module(t, "controller-runtime", "sigs.k8s.io/controller-runtime")
 	for _, suite := range suites {
 		t.Run(strings.TrimSpace(suite.folder+" "+suite.specs), func(t *testing.T) {
-			args := []string{"-test.timeout=20m", "-test.v"}
-			if suite.specs != "" {
-				args = append(args, "-ginkgo.focus="+suite.specs)
-			}
-			if suite.without != "" {
-				args = append(args, "-ginkgo.skip="+suite.without, "-test.skip="+suite.without)
-			}
-			cmd := exec.CommandContext(t.Context(), filepath.Join(os.Getenv("SKIFF_PROGRAMS"), "controller-runtime", filepath.Base(suite.folder)+".test"), args...)
-			cmd.Dir = filepath.Join(dir, "pkg", suite.folder)
-			cmd.Env = append(os.Environ(), "USE_EXISTING_CLUSTER=true", "KUBECONFIG="+serve(t))
-			out, err := cmd.CombinedOutput()
-			text := colors.ReplaceAllString(string(out), "")
-			ran := counted.FindAllString(text, -1)
-			if err != nil {
-				t.Errorf("%v: %q\n%s", err, ran, strings.Join(failures.FindAllString(text, -1), "\n"))
-			}
-			if len(ran) == 0 {
-				t.Errorf("nothing ran:\n%s", text)
-			}
-			t.Log(ran)
+			runSuite(t, dir, suite.folder, suite.specs, suite.without, "USE_EXISTING_CLUSTER=true", "KUBECONFIG="+serve(t))
 		})
 	}
+}
+
+// TestControllerRuntimeAssets runs them as they are run by those who wrote them, with a kube-apiserver and an etcd that
+// envtest starts, which are Skiff. Only what fetches a kube-apiserver of another version cannot pass.
+func TestControllerRuntimeAssets(t *testing.T) {
+	dir := module(t, "controller-runtime", "sigs.k8s.io/controller-runtime")
+	assets := t.TempDir()
+	if out, err := exec.CommandContext(t.Context(), "go", "run", "github.com/skiff-k8s/skiff/cmd/skiff", "envtest-assets", assets).CombinedOutput(); err != nil {
+		t.Fatalf("write the assets: %v\n%s", err, out)
+	}
+	t.Setenv("PATH", os.Getenv("SKIFF_TOOLS")+":"+os.Getenv("PATH")) // for kubectl
+	done := make(map[string]bool)
+	for _, suite := range suites {
+		if done[suite.folder] {
+			continue
+		}
+		done[suite.folder] = true
+		t.Run(suite.folder, func(t *testing.T) {
+			without := ""
+			if suite.folder == "client/apiutil" {
+				without = suite.without
+			}
+			runSuite(t, dir, suite.folder, "", without, "KUBEBUILDER_ASSETS="+assets)
+		})
+	}
+}
+
+// runSuite runs the specs of a suite whose names match, or all, without some.
+func runSuite(t *testing.T, dir, folder, specs, without string, environment ...string) {
+	t.Helper()
+	args := []string{"-test.timeout=20m", "-test.v"}
+	if specs != "" {
+		args = append(args, "-ginkgo.focus="+specs)
+	}
+	if without != "" {
+		args = append(args, "-ginkgo.skip="+without, "-test.skip="+without)
+	}
+	cmd := exec.CommandContext(t.Context(), filepath.Join(os.Getenv("SKIFF_PROGRAMS"), "controller-runtime", filepath.Base(folder)+".test"), args...)
+	cmd.Dir = filepath.Join(dir, "pkg", folder)
+	cmd.Env = append(os.Environ(), environment...)
+	out, err := cmd.CombinedOutput()
+	text := colors.ReplaceAllString(string(out), "")
+	ran := counted.FindAllString(text, -1)
+	if err != nil {
+		t.Errorf("%v: %q\n%s", err, ran, strings.Join(failures.FindAllString(text, -1), "\n"))
+	}
+	if len(ran) == 0 {
+		t.Errorf("nothing ran:\n%s", text)
+	}
+	t.Log(ran)
 }
 
 var (

@@ -203,6 +203,6 @@ func (h *horizontal) report(ctx context.Context, a *autoscalingv2.HorizontalPodA
 	next.Status = status
 	if _, err := h.client.AutoscalingV2().HorizontalPodAutoscalers(a.Namespace).UpdateStatus(ctx, next, metav1.UpdateOptions{}); err != nil && ctx.Err() == nil {
 		h.events.Event(a, corev1.EventTypeWarning, "FailedUpdateStatus", err.Error())
-		slog.DebugContext(ctx, "status of an autoscaler", "autoscaler", a.Namespace+"/"+a.Name, "err", err)
+		slog.DebugContext(ctx, "status of an autoscaler", "autoscaler", a.Namespace+"/"+a.Name, "error", err)
 	}
 }

@@ -116,7 +116,7 @@ func (m *monitors) run(ctx context.Context) {
 		if err := m.refresh(); err != nil && ctx.Err() == nil {
 			retry = min(max(retry*2, time.Second), time.Minute)
 			wait = retry
-			slog.Warn("garbage collector: discovery incomplete", "err", err)
+			slog.Warn("garbage collector: discovery incomplete", "error", err)
 		} else {
 			retry = 0
 		}

@@ -3,6 +3,7 @@ package nodes
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
@@ -251,7 +252,9 @@ func TestFirstFree(t *testing.T) {
 			for _, text := range test.taken {
 				taken = append(taken, netip.MustParsePrefix(text))
 			}
-			got, err := firstFree(netip.MustParsePrefix(test.cluster), test.bits, taken)
+			slices.SortFunc(taken, byAddress)
+			cluster := netip.MustParsePrefix(test.cluster)
+			got, err := firstFree(cluster, netip.PrefixFrom(cluster.Addr(), test.bits), taken)
 			if test.want == "" {
 				if err == nil {
 					t.Errorf("got %s, want none", got)

@@ -107,7 +107,7 @@ func (c *disruptions) sync(ctx context.Context, key reconcile.Key) (time.Duratio
 	if err == nil || apierrors.IsConflict(err) {
 		return again, err
 	}
-	slog.Debug("disruption budget fails safe", "budget", key.String(), "err", err)
+	slog.Debug("disruption budget fails safe", "budget", key.String(), "error", err)
 	return failRetry, c.failSafe(ctx, budget, err)
 }
 

@@ -2,6 +2,8 @@
 // brings the cluster closer to what the object asks for. This package calls it when something it watches
 // changes, retries it with back-off, and never runs it twice at once for the same key.
 //
+// What happens to a quiet key is worked on at once; a busy one rests between two syncs (rest.go).
+//
 // A controller never polls: between two changes, or before the time it asked to be called again, it costs
 // nothing. See source.go for what wakes one and expectations.go for how one survives a cache that lags.
 package reconcile
@@ -44,21 +46,23 @@ type Controller struct {
 // Run works until ctx is done, and returns when the last worker has finished. The informers it watches may be
 // started before or after.
 func (c Controller) Run(ctx context.Context) error {
-	queue := workqueue.NewTypedRateLimitingQueueWithConfig(
+	queue := restingQueue{workqueue.NewTypedRateLimitingQueueWithConfig(
 		workqueue.NewTypedItemExponentialFailureRateLimiter[Key](firstRetry, lastRetry),
-		workqueue.TypedRateLimitingQueueConfig[Key]{Name: c.Name})
+		workqueue.TypedRateLimitingQueueConfig[Key]{Name: c.Name}), newRests()}
 	defer queue.ShutDown()
 
-	var synced []cache.InformerSynced
+	var synced []cache.DoneChecker
 	for _, source := range c.Watch {
-		stop, hasSynced, err := source.start(func(key Key) { queue.Add(key) })
+		stop, hasSynced, err := source.start(func(key Key) { queue.wake(key) })
 		if err != nil {
 			return fmt.Errorf("controller %s: %w", c.Name, err)
 		}
 		defer stop()
-		synced = append(synced, hasSynced)
+		if hasSynced != nil {
+			synced = append(synced, hasSynced)
+		}
 	}
-	if !cache.WaitForCacheSync(ctx.Done(), synced...) {
+	if !cache.WaitFor(ctx, "", synced...) {
 		return nil // ctx ended first
 	}
 
@@ -75,12 +79,17 @@ func (c Controller) Run(ctx context.Context) error {
 	return nil
 }
 
-func (c Controller) next(ctx context.Context, queue workqueue.TypedRateLimitingInterface[Key]) bool {
+func (c Controller) next(ctx context.Context, queue restingQueue) bool {
 	key, shutdown := queue.Get()
 	if shutdown || ctx.Err() != nil {
 		return false
 	}
 	defer queue.Done(key)
+	if queue.putOff(key) {
+		return true
+	}
+	start := time.Now()
+	defer func() { queue.rests.begin(key, time.Since(start), time.Now()) }()
 
 	var again time.Duration
 	err := guard.Call("controller "+c.Name, func() (err error) {
@@ -111,7 +120,7 @@ func (c Controller) log(ctx context.Context, key Key, err error, before int) {
 	if before >= quietRetries {
 		level = slog.LevelWarn
 	}
-	slog.Log(ctx, level, "sync failed, will retry", "controller", c.Name, "key", key.String(), "failures", before+1, "err", err)
+	slog.Log(ctx, level, "sync failed, will retry", "controller", c.Name, "key", key.String(), "failures", before+1, "error", err)
 }
 
 // IgnoreNotFound is err unless it says that an object is gone: there is nothing left to do then.

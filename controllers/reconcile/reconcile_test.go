@@ -3,6 +3,7 @@ package reconcile
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"sync"
 	"testing"
@@ -115,6 +116,90 @@ func TestRunNeverWorksTwiceOnAKey(t *testing.T) {
 			t.Errorf("got %d calls, %d at once, want 2, one after the other", total, most)
 		}
 	})
+}
+
+// A key that is woken all the time is worked on now and then, and at last after the last time.
+func TestRunLetsBusyKeysRest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const took, events = 10 * time.Millisecond, 1000
+		var feed Feed
+		var mu sync.Mutex
+		var syncs, seen, news int
+		loop := Controller{Workers: 4, Watch: []Source{feed.Source()}, Sync: func(_ context.Context, key Key) (time.Duration, error) {
+			mu.Lock()
+			syncs, seen = syncs+1, news
+			mu.Unlock()
+			time.Sleep(took)
+			return 0, nil
+		}}
+		ctx, stop := context.WithCancel(t.Context())
+		ended := make(chan error)
+		go func() { ended <- loop.Run(ctx) }()
+		synctest.Wait()
+		begun := time.Now()
+		for range events {
+			mu.Lock()
+			news++
+			mu.Unlock()
+			feed.Add(Key{Name: "busy"})
+			time.Sleep(time.Millisecond)
+		}
+		lasted := time.Since(begun)
+		time.Sleep(longRest + took)
+		synctest.Wait()
+		stop()
+		if err := <-ended; err != nil {
+			t.Fatal(err)
+		}
+		if most := int(lasted/((1+restFactor)*took)) + 2; syncs > most || syncs < most/2 {
+			t.Errorf("got %d syncs in %s, want about %d", syncs, lasted, most)
+		}
+		if seen != events {
+			t.Errorf("the last sync saw %d of %d changes", seen, events)
+		}
+	})
+}
+
+// A key that failed is retried, although it is woken while it rests and waits for the retry.
+func TestRunForgetsNoRetryOfARestingKey(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var feed Feed
+		var mu sync.Mutex
+		calls := 0
+		loop := Controller{Watch: []Source{feed.Source()}, Sync: func(context.Context, Key) (time.Duration, error) {
+			time.Sleep(10 * firstRetry) // the rest is longer than the pause before the retry
+			mu.Lock()
+			defer mu.Unlock()
+			if calls++; calls == 1 {
+				return 0, errors.New("not yet")
+			}
+			return 0, nil
+		}}
+		ctx, stop := context.WithCancel(t.Context())
+		ended := make(chan error)
+		go func() { ended <- loop.Run(ctx) }()
+		feed.Add(Key{Name: "one"})
+		time.Sleep(10*firstRetry + firstRetry/2)
+		feed.Add(Key{Name: "one"})
+		time.Sleep(time.Minute)
+		stop()
+		if err := <-ended; err != nil {
+			t.Fatal(err)
+		}
+		if calls != 2 {
+			t.Errorf("got %d calls, want 2", calls)
+		}
+	})
+}
+
+func TestRestsAreForgotten(t *testing.T) {
+	r, now := newRests(), time.Now()
+	for i := range 1000 {
+		r.begin(Key{Name: fmt.Sprint(i)}, time.Second, now.Add(time.Duration(i)*time.Second))
+	}
+	if len(r.keys) != 1 || len(r.order) != 1 {
+		t.Errorf("got %d and %d kept, want the last one", len(r.keys), len(r.order))
+	}
 }
 
 func TestExpectations(t *testing.T) {

@@ -13,7 +13,8 @@ import (
 
 // Source turns changes of objects into keys.
 type Source struct {
-	start func(enqueue func(Key)) (stop func(), synced cache.InformerSynced, err error)
+	// start's synced is nil if there is nothing to wait for.
+	start func(enqueue func(Key)) (stop func(), synced cache.DoneChecker, err error)
 }
 
 // On calls keys for every change an informer sees: old is nil when the object is new, changed is nil when it is
@@ -22,7 +23,7 @@ func On[T interface {
 	comparable
 	metav1.Object
 }](informer cache.SharedIndexInformer, keys func(old, changed T) []Key) Source {
-	return Source{func(enqueue func(Key)) (func(), cache.InformerSynced, error) {
+	return Source{func(enqueue func(Key)) (func(), cache.DoneChecker, error) {
 		wake := func(old, changed T) {
 			for _, key := range keys(old, changed) {
 				enqueue(key)
@@ -55,11 +56,11 @@ func On[T interface {
 		switch {
 		case err != nil && informer.IsStopped():
 			// The program ends before the loop has begun: it waits for its own end, too.
-			return func() {}, func() bool { return false }, nil
+			return func() {}, never{}, nil
 		case err != nil:
 			return nil, nil, fmt.Errorf("watch: %w", err)
 		}
-		return func() { _ = informer.RemoveEventHandler(registration) }, registration.HasSynced, nil
+		return func() { _ = informer.RemoveEventHandler(registration) }, registration.HasSyncedChecker(), nil
 	}}
 }
 
@@ -73,21 +74,27 @@ func Self(informer cache.SharedIndexInformer) Source {
 	})
 }
 
+// never is a cache that will not be filled.
+type never struct{}
+
+func (never) Name() string          { return "stopped informer" }
+func (never) Done() <-chan struct{} { return nil }
+
 // Synced wakes nobody; it makes the loop wait until a cache it reads is filled.
 func Synced(informer cache.SharedIndexInformer) Source {
-	return Source{func(func(Key)) (func(), cache.InformerSynced, error) {
-		return func() {}, informer.HasSynced, nil
+	return Source{func(func(Key)) (func(), cache.DoneChecker, error) {
+		return func() {}, informer.HasSyncedChecker(), nil
 	}}
 }
 
 // Own runs an informer that no factory runs, for as long as the loop runs. It wakes nobody by itself.
 func Own(informer cache.SharedIndexInformer) Source {
-	return Source{func(func(Key)) (func(), cache.InformerSynced, error) {
+	return Source{func(func(Key)) (func(), cache.DoneChecker, error) {
 		done := make(chan struct{})
 		var running guard.Group
 		running.Go("controllers' informer", func() { informer.Run(done) })
 		stop := func() { close(done); running.Wait() }
-		return stop, informer.HasSynced, nil
+		return stop, informer.HasSyncedChecker(), nil
 	}}
 }
 
@@ -111,7 +118,7 @@ func (f *Feed) Add(key Key) {
 
 // Source returns the feed as a source, for one loop.
 func (f *Feed) Source() Source {
-	return Source{func(enqueue func(Key)) (func(), cache.InformerSynced, error) {
+	return Source{func(enqueue func(Key)) (func(), cache.DoneChecker, error) {
 		f.mu.Lock()
 		defer f.mu.Unlock()
 		f.enqueue = enqueue
@@ -124,7 +131,7 @@ func (f *Feed) Source() Source {
 			defer f.mu.Unlock()
 			f.enqueue = nil
 		}
-		return stop, func() bool { return true }, nil
+		return stop, nil, nil
 	}}
 }
 

@@ -276,7 +276,7 @@ func (b *binder) bindFitting(ctx context.Context, claim *corev1.PersistentVolume
 	if err != nil {
 		return err
 	}
-	class, err := b.classes.Get(volume.GetPersistentVolumeClaimClass(claim))
+	class, err := classOf(ctx, b.client, b.classes, claim)
 	if reconcile.IgnoreNotFound(err) != nil {
 		return err
 	}
@@ -301,6 +301,17 @@ func (b *binder) bindFitting(ctx context.Context, claim *corev1.PersistentVolume
 		b.events.Event(claim, corev1.EventTypeWarning, "ProvisioningFailed", err.Error())
 	}
 	return b.pend(ctx, claim)
+}
+
+// classOf returns the class that a claim names. A claim is often made right after its class, and a cache may hear of the class
+// last: a claim that should wait for its pod would be bound at once. So the server is asked before a class is missing.
+func classOf(ctx context.Context, client kubernetes.Interface, cached storagelisters.StorageClassLister, claim *corev1.PersistentVolumeClaim) (*storagev1.StorageClass, error) {
+	name := volume.GetPersistentVolumeClaimClass(claim)
+	class, err := cached.Get(name)
+	if name == "" || !apierrors.IsNotFound(err) {
+		return class, err
+	}
+	return client.StorageV1().StorageClasses().Get(ctx, name, metav1.GetOptions{})
 }
 
 // volumesFor are the volumes that have all the ways of access a claim asks for, or that name it.

@@ -155,7 +155,7 @@ func (p *provisioner) syncClaim(ctx context.Context, key reconcile.Key) (time.Du
 	case claim.DeletionTimestamp != nil || claim.Annotations[volume.AnnStorageProvisioner] != LocalProvisionerName:
 		return 0, nil
 	}
-	class, err := p.classes.Get(volume.GetPersistentVolumeClaimClass(claim))
+	class, err := classOf(ctx, p.client, p.classes, claim)
 	if err != nil || class.Provisioner != LocalProvisionerName {
 		return 0, reconcile.IgnoreNotFound(err)
 	}
@@ -182,7 +182,7 @@ func (p *provisioner) provision(ctx context.Context, claim *corev1.PersistentVol
 		p.failed(claim, class, err)
 		return nil // until one of them changes
 	}
-	node, err := p.nodes.Get(claim.Annotations[volume.AnnSelectedNode])
+	node, err := p.nodeFor(ctx, claim)
 	switch {
 	case apierrors.IsNotFound(err):
 		return p.reschedule(ctx, claim, class, fmt.Errorf("node %q is not there", claim.Annotations[volume.AnnSelectedNode]))
@@ -212,6 +212,17 @@ func (p *provisioner) provision(ctx context.Context, claim *corev1.PersistentVol
 	}
 	p.events.Eventf(claim, corev1.EventTypeNormal, "ProvisioningSucceeded", "Successfully provisioned volume %s", pv.Name)
 	return nil
+}
+
+// nodeFor returns the node that was chosen for a claim. A cache may hear last of what the scheduler knew when it chose the node,
+// so the server is asked before the choice is taken back: a node is missing or not ready only if the server says so.
+func (p *provisioner) nodeFor(ctx context.Context, claim *corev1.PersistentVolumeClaim) (*corev1.Node, error) {
+	name := claim.Annotations[volume.AnnSelectedNode]
+	node, err := p.nodes.Get(name)
+	if apierrors.IsNotFound(err) || err == nil && !ready(node) {
+		return p.client.CoreV1().Nodes().Get(ctx, name, metav1.GetOptions{})
+	}
+	return node, err
 }
 
 func (p *provisioner) failed(claim *corev1.PersistentVolumeClaim, class *storagev1.StorageClass, err error) {

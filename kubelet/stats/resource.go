@@ -50,7 +50,7 @@ func (c *collector) Collect(to chan<- prometheus.Metric) {
 	defer cancel()
 	summary, err := c.p.Summary(ctx, true)
 	if err != nil {
-		slog.Warn("measure for resource metrics", "err", err)
+		slog.Warn("measure for resource metrics", "error", err)
 		to <- prometheus.MustNewConstMetric(scrapeError, prometheus.GaugeValue, 1)
 		return
 	}

@@ -147,7 +147,7 @@ func (o *objects[T]) follow(ctx context.Context, key types.NamespacedName, held 
 				continue // a watch came to its ordinary end
 			}
 		} else if ctx.Err() == nil {
-			slog.Debug("watch "+o.kind, "object", key, "err", err)
+			slog.Debug("watch "+o.kind, "object", key, "error", err)
 			o.mu.Lock()
 			held.err = err
 			o.mu.Unlock()

@@ -63,7 +63,7 @@ func (t *tokens) get(ctx context.Context, pod *v1.Pod, s *v1.ServiceAccountToken
 
 	renewed, err := t.request(ctx, pod, key)
 	if err != nil && held && now.Before(old.expires) {
-		slog.Warn("renew service account token", "pod", pod.Namespace+"/"+pod.Name, "err", err)
+		slog.Warn("renew service account token", "pod", pod.Namespace+"/"+pod.Name, "error", err)
 		return old.text, nil
 	}
 	if err != nil {

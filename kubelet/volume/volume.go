@@ -125,7 +125,7 @@ func (m *Manager) Mount(ctx context.Context, pod *v1.Pod) error {
 		}
 		if err := kindOf(v).setUp(ctx, m.volumeOf(pod, v)); err != nil {
 			err = fmt.Errorf("MountVolume.SetUp failed for volume %q : %w", v.Name, err)
-			slog.Debug("volume not ready", "pod", pod.Namespace+"/"+pod.Name, "err", err)
+			slog.Debug("volume not ready", "pod", pod.Namespace+"/"+pod.Name, "error", err)
 			if first == nil {
 				first = err
 			}
@@ -272,7 +272,7 @@ func (m *Manager) refreshPod(ctx context.Context, p *podState) {
 		}
 		// A failure leaves the old contents, which is what containers should see.
 		if err := kindOf(v).refresh(ctx, m.volumeOf(pod, v)); err != nil {
-			slog.Warn("refresh volume", "pod", pod.Namespace+"/"+pod.Name, "volume", v.Name, "err", err)
+			slog.Warn("refresh volume", "pod", pod.Namespace+"/"+pod.Name, "volume", v.Name, "error", err)
 		}
 	}
 }

@@ -31,7 +31,7 @@ const (
 
 // lab is a node with three pods on its bridge, and another machine, on which a fourth pod lives.
 type lab struct {
-	t       *testing.T
+	t       testing.TB
 	node    *nettest.Namespace
 	spaces  map[string]*nettest.Namespace
 	world   *networkpolicy.World
@@ -44,8 +44,11 @@ var hosts = map[string][2]string{
 	"node": {"10.9.0.1", "fd09::1"}, "remote": {"10.8.0.2", "fd08::2"},
 }
 
-func newLab(t *testing.T) *lab {
+func newLab(t testing.TB) *lab {
 	t.Helper()
+	if err := bridgesPassRules(); err != nil {
+		t.Fatal(err)
+	}
 	l := &lab{t: t, node: nettest.New(t), spaces: make(map[string]*nettest.Namespace), world: networkpolicy.NewWorld("here")}
 	l.spaces["node"] = l.node
 	for _, name := range []string{"ipv4/ip_forward", "ipv6/conf/all/forwarding", "bridge/bridge-nf-call-iptables", "bridge/bridge-nf-call-ip6tables"} {
@@ -66,7 +69,7 @@ func newLab(t *testing.T) *lab {
 	}
 	l.node.Do(t, func() {
 		var err error
-		if l.backend, err = New(); err != nil {
+		if l.backend, err = New(false); err != nil {
 			t.Error(err)
 		}
 	})
@@ -93,7 +96,7 @@ func (l *lab) pod(name string) *corev1.Pod {
 }
 
 // listen answers everything with the same, by TCP and UDP, in both families.
-func listen(t *testing.T, ns *nettest.Namespace, name, port string) {
+func listen(t testing.TB, ns *nettest.Namespace, name, port string) {
 	t.Helper()
 	var errs []error
 	ns.Do(t, func() {
@@ -396,7 +399,7 @@ func TestReplaced(t *testing.T) {
 		}
 	}()
 	for range 20 {
-		l.backend = &Backend{}
+		l.backend = &Backend{entrances: l.backend.entrances}
 		l.apply()
 	}
 	close(stop)
@@ -404,6 +407,9 @@ func TestReplaced(t *testing.T) {
 	_ = conn.SetReadDeadline(time.Now().Add(silence))
 	if _, err := conn.Read(make([]byte, 1)); err == nil {
 		t.Error("a packet passed while rules were replaced")
+	}
+	if left := l.node.Run(t, "nft", "list", "tables"); strings.Contains(left, standIn) {
+		t.Errorf("a table that stood in is left: %s", left)
 	}
 }
 

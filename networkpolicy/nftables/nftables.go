@@ -4,6 +4,7 @@
 //
 //	forward: answers pass → egress chain of the source → ingress chain of the destination
 //	input:   answers pass → egress chain of the source
+//	output:  the same as forward, for what IPVS sends on; only there is IPVS
 //
 // Maps lead from the address to the chain, so that it does not matter how many policies there are; a chain
 // has at most four rules, whatever the policies say, for what they allow is in sets. What the node sends
@@ -16,6 +17,7 @@ import (
 	"io/fs"
 	"maps"
 	"os"
+	"os/exec"
 	"slices"
 	"syscall"
 	"time"
@@ -39,19 +41,33 @@ const (
 
 // Backend keeps the rules in the network namespace of the process.
 type Backend struct {
-	applied []*ruleset // nil: not known
+	entrances []entrance
+	applied   []*ruleset // nil: not known
 }
 
-// New returns a backend, or an error that says what the host lacks.
-func New() (*Backend, error) {
+// New returns a backend, or an error that says what the host lacks. ipvs says that IPVS spreads the flows of
+// Services, whose packets take another way.
+func New(ipvs bool) (*Backend, error) {
 	// Without this, pods of one node reach each other over their bridge, past all rules.
-	if _, err := os.Stat("/proc/sys/net/bridge/bridge-nf-call-iptables"); err != nil {
+	if err := bridgesPassRules(); err != nil {
 		return nil, fmt.Errorf("network policies need the module br_netfilter of the kernel: %w", err)
 	}
 	if _, err := dial().ListTables(); err != nil {
 		return nil, fmt.Errorf("network policies need nftables: %w", err)
 	}
-	return &Backend{}, nil
+	return &Backend{entrances: entrances(ipvs)}, nil
+}
+
+// bridgesPassRules loads the module for that, if it is not there yet and the host can.
+func bridgesPassRules() error {
+	const setting = "/proc/sys/net/bridge/bridge-nf-call-iptables"
+	if _, err := os.Stat(setting); err == nil {
+		return nil
+	}
+	// Whether it is there now says more than why it could not be loaded.
+	_ = exec.Command("modprobe", "br_netfilter").Run()
+	_, err := os.Stat(setting)
+	return err
 }
 
 func dial() *nftables.Conn {
@@ -65,28 +81,71 @@ func dial() *nftables.Conn {
 // one after an error, replaces what is there.
 func (b *Backend) Apply(t *networkpolicy.Table) error {
 	next := make([]*ruleset, 0, len(families))
-	batch := batch{Conn: dial()}
-	for i, f := range families {
+	for _, f := range families {
 		if f.number == nftables.TableFamilyIPv6 && !hasIPv6() {
 			continue
 		}
-		r := render(t, f)
-		if b.applied == nil {
-			batch.replace(r)
-		} else {
-			batch.change(b.applied[i], r)
-		}
-		next = append(next, r)
+		next = append(next, render(t, f))
 	}
-	if batch.err != nil {
-		return batch.err
-	}
+	before := b.applied
 	b.applied = nil // until it is certain
-	if err := batch.Flush(); err != nil {
-		return fmt.Errorf("change nftables: %w", err)
+	if before == nil {
+		if err := b.replace(next); err != nil {
+			return err
+		}
+		b.applied = next
+		return nil
+	}
+	batch := batch{Conn: dial(), name: tableName}
+	for i, r := range next {
+		batch.change(before[i], r)
+	}
+	if err := batch.end(); err != nil {
+		return err
 	}
 	b.applied = next
 	return nil
+}
+
+// replace makes the tables anew. A packet that comes at the moment in which one takes the other's place may be judged by neither: the
+// kernel asks the new one before and the old one after. So tables of another name stand in meanwhile, if there are any of ours.
+func (b *Backend) replace(next []*ruleset) error {
+	there, err := tables(dial())
+	if err != nil {
+		return err
+	}
+	if len(there) == 0 {
+		return b.write(tableName, next)
+	}
+	if err := errors.Join(b.write(standIn, next), b.write(tableName, next)); err != nil {
+		return err
+	}
+	conn := dial()
+	for _, r := range next {
+		conn.DelTable(&nftables.Table{Name: standIn, Family: r.family.number})
+	}
+	if err := conn.Flush(); err != nil {
+		return fmt.Errorf("change nftables: %w", err)
+	}
+	return nil
+}
+
+// write makes tables of a name, whatever there is of them.
+func (b *Backend) write(name string, next []*ruleset) error {
+	batch := batch{Conn: dial(), name: name}
+	for _, r := range next {
+		batch.replace(r, b.entrances)
+	}
+	return batch.end()
+}
+
+// tables are those of ours, of this run or an earlier one.
+func tables(conn *nftables.Conn) ([]*nftables.Table, error) {
+	all, err := conn.ListTables()
+	if err != nil {
+		return nil, fmt.Errorf("list tables of nftables: %w", err)
+	}
+	return slices.DeleteFunc(all, func(t *nftables.Table) bool { return t.Name != tableName && t.Name != standIn }), nil
 }
 
 func hasIPv6() bool {
@@ -97,17 +156,15 @@ func hasIPv6() bool {
 // Remove takes the rules away, of this run or an earlier one.
 func Remove() error {
 	conn := dial()
-	tables, err := conn.ListTables()
+	there, err := tables(conn)
 	if errors.Is(err, syscall.EOPNOTSUPP) || errors.Is(err, syscall.EPROTONOSUPPORT) { // no nftables, no rules
 		return nil
 	}
 	if err != nil {
-		return fmt.Errorf("list tables of nftables: %w", err)
+		return err
 	}
-	for _, t := range tables {
-		if t.Name == tableName {
-			conn.DelTable(t)
-		}
+	for _, t := range there {
+		conn.DelTable(t)
 	}
 	if err := conn.Flush(); err != nil {
 		return fmt.Errorf("remove nftables of network policies: %w", err)
@@ -118,7 +175,7 @@ func Remove() error {
 // Intact reports whether the rules are as Apply left them. If not, the next Apply makes everything anew.
 func (b *Backend) Intact() (bool, error) {
 	for _, r := range b.applied {
-		same, err := r.stands(dial())
+		same, err := r.stands(dial(), b.entrances)
 		if err != nil {
 			return false, fmt.Errorf("look at nftables of network policies: %w", err)
 		}
@@ -132,12 +189,15 @@ func (b *Backend) Intact() (bool, error) {
 
 // stands reports whether the kernel has as many rules and elements as it should, in chains and sets of the
 // same names.
-func (r *ruleset) stands(conn *nftables.Conn) (bool, error) {
+func (r *ruleset) stands(conn *nftables.Conn, entrances []entrance) (bool, error) {
 	rules, elems, err := count(conn, r.family)
 	if err != nil {
 		return false, err
 	}
-	wantRules := map[string]int{forwardChain: len(r.family.baseRules(forwardChain)), inputChain: len(r.family.baseRules(inputChain))}
+	wantRules := make(map[string]int)
+	for _, e := range entrances {
+		wantRules[e.name] = len(r.family.rulesOfEntrance(e))
+	}
 	for name, p := range r.chains {
 		wantRules[name] = len(r.family.rulesOf(p))
 	}
@@ -186,28 +246,44 @@ func count(conn *nftables.Conn, f family) (rules, elems map[string]int, err erro
 // batch is a transaction that is being written.
 type batch struct {
 	*nftables.Conn
-	ids uint32 // of sets, which need one that is unique in the batch
-	err error
+	name string // of the tables
+	ids  uint32 // of sets, which need one that is unique in the batch
+	err  error
+}
+
+// end has the kernel make the transaction.
+func (b *batch) end() error {
+	if b.err != nil {
+		return b.err
+	}
+	if err := b.Flush(); err != nil {
+		return fmt.Errorf("change nftables: %w", err)
+	}
+	return nil
+}
+
+func (b *batch) table(f family) *nftables.Table {
+	return &nftables.Table{Name: b.name, Family: f.number}
 }
 
 // replace makes a table anew, whatever there is of it.
-func (b *batch) replace(r *ruleset) {
-	table := r.family.table()
+func (b *batch) replace(r *ruleset, entrances []entrance) {
+	table := b.table(r.family)
 	b.AddTable(table) // so that there is one to delete
 	b.DelTable(table)
 	b.AddTable(table)
 	b.change(&ruleset{family: r.family}, r)
-	for name, hook := range map[string]*nftables.ChainHook{forwardChain: nftables.ChainHookForward, inputChain: nftables.ChainHookInput} {
+	for _, e := range entrances {
 		chain := b.AddChain(&nftables.Chain{
-			Name: name, Table: table, Type: nftables.ChainTypeFilter, Hooknum: hook, Priority: nftables.ChainPriorityFilter,
+			Name: e.name, Table: table, Type: nftables.ChainTypeFilter, Hooknum: e.hook, Priority: &e.priority,
 		})
-		b.addRules(table, chain, r.family.baseRules(name))
+		b.addRules(table, chain, r.family.rulesOfEntrance(e))
 	}
 }
 
 // change makes a table that is like old like r.
 func (b *batch) change(old, r *ruleset) {
-	table := r.family.table()
+	table := b.table(r.family)
 	for _, name := range missing(r.sets, old.sets) {
 		b.addSet(table, name, r.sets[name].kind)
 	}

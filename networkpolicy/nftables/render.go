@@ -16,6 +16,9 @@ import (
 // tableName is the name of both tables, one for each family of addresses.
 const tableName = "skiff-network-policy"
 
+// standIn is the name of those that judge while the others are replaced.
+const standIn = tableName + "-meanwhile"
+
 // family is what differs between the families of addresses.
 type family struct {
 	number nftables.TableFamily
@@ -207,44 +210,78 @@ func (f family) load(offset, register uint32) *expr.Payload {
 	return &expr.Payload{DestRegister: register, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: uint32(f.bits / 8)}
 }
 
-// Chains that the kernel enters.
+// entrance is a chain that the kernel enters, with what is judged there.
+type entrance struct {
+	name     string
+	hook     *nftables.ChainHook
+	priority nftables.ChainPriority
+	// ingress has the destination judged too, unless the node itself sends.
+	ingress bool
+}
+
 const (
 	forwardChain = "forward"
 	inputChain   = "input"
+	outputChain  = "output"
 )
 
-// baseRules are the rules of the chains that packets enter by. What the node itself sends is in none of them.
-func (f family) baseRules(chain string) [][]expr.Any {
+// entrances are those of a node, and those that it has besides if IPVS spreads flows.
+// What IPVS sends on passes output, with the addresses that it goes between: there the
+// node itself sends to pods as well. Before, it goes in, to an address that says nothing
+// about where it ends: IPVS takes it at the priorities 98 and 99, so that the chain
+// input, which comes later, has only what is for the node.
+func entrances(ipvs bool) []entrance {
+	list := []entrance{
+		{name: forwardChain, hook: nftables.ChainHookForward, priority: *nftables.ChainPriorityFilter, ingress: true},
+		{name: inputChain, hook: nftables.ChainHookInput, priority: *nftables.ChainPriorityFilter},
+	}
+	if ipvs {
+		list[1].priority = 110
+		list = append(list, entrance{name: outputChain, hook: nftables.ChainHookOutput, priority: *nftables.ChainPriorityFilter, ingress: true})
+	}
+	return list
+}
+
+// rulesOfEntrance are the rules of a chain that packets enter by.
+func (f family) rulesOfEntrance(e entrance) [][]expr.Any {
 	accept := &expr.Verdict{Kind: expr.VerdictAccept}
 	related := binary.NativeEndian.AppendUint32(nil, expr.CtStateBitRELATED)
-	rules := [][]expr.Any{
-		{ // Answers to what was allowed. All packets that go the way of the first are judged, so that a change counts at once.
+	var rules [][]expr.Any
+	if e.name == outputChain { // The node reaches all pods.
+		rules = append(rules, []expr.Any{
+			&expr.Fib{Register: firstRegister, ResultADDRTYPE: true, FlagSADDR: true},
+			&expr.Cmp{Op: expr.CmpOpEq, Register: firstRegister, Data: binary.NativeEndian.AppendUint32(nil, unix.RTN_LOCAL)},
+			accept,
+		})
+	}
+	rules = append(rules,
+		[]expr.Any{ // Answers to what was allowed. All packets that go the way of the first are judged, so that a change counts at once.
 			&expr.Ct{Key: expr.CtKeyDIRECTION, Register: firstRegister},
 			&expr.Cmp{Op: expr.CmpOpEq, Register: firstRegister, Data: []byte{1}},
 			accept,
 		},
-		{ // Errors of the network.
+		[]expr.Any{ // Errors of the network.
 			&expr.Ct{Key: expr.CtKeySTATE, Register: firstRegister},
 			&expr.Bitwise{SourceRegister: firstRegister, DestRegister: firstRegister, Len: 4, Mask: related, Xor: make([]byte, 4)},
 			&expr.Cmp{Op: expr.CmpOpNeq, Register: firstRegister, Data: make([]byte, 4)},
 			accept,
 		},
-	}
+	)
 	if f.number == nftables.TableFamilyIPv6 {
-		rules = append(rules, neighbours(chain)...)
+		rules = append(rules, neighbours(e.name)...)
 	}
-	if chain == forwardChain {
-		rules = append(rules, []expr.Any{ // A pod that reaches itself by a Service.
+	if !e.ingress {
+		return append(rules, f.judge(f.source, networkpolicy.Egress))
+	}
+	return append(rules,
+		[]expr.Any{ // A pod that reaches itself by a Service.
 			f.load(f.source, firstRegister), f.load(f.destination, firstRegister+uint32(f.bits/32)),
 			&expr.Lookup{SourceRegister: firstRegister, SetName: selfSet},
 			accept,
-		})
-	}
-	rules = append(rules, f.judge(f.source, networkpolicy.Egress))
-	if chain == forwardChain {
-		rules = append(rules, f.judge(f.destination, networkpolicy.Ingress))
-	}
-	return rules
+		},
+		f.judge(f.source, networkpolicy.Egress),
+		f.judge(f.destination, networkpolicy.Ingress),
+	)
 }
 
 // judge goes to the chain of the address's profile, if there is one.

@@ -6,10 +6,13 @@ package iptables
 import (
 	"context"
 	"errors"
+	"os/exec"
 	"slices"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/skiff-k8s/skiff/family"
 	"github.com/skiff-k8s/skiff/proxy"
 )
 
@@ -21,8 +24,6 @@ type Backend struct {
 }
 
 var _ proxy.Backend = (*Backend)(nil)
-
-var families = []corev1.IPFamily{corev1.IPv4Protocol, corev1.IPv6Protocol}
 
 // prefixes of the chains that are this backend's.
 var prefixes = []string{
@@ -36,7 +37,7 @@ func New() *Backend { return &Backend{keepers: make(map[corev1.IPFamily]*Keeper)
 // Available says what the host lacks for rules of any family.
 func Available() error {
 	var errs []error
-	for _, f := range families {
+	for _, f := range family.All {
 		err := Supports(f)
 		if err == nil {
 			return nil
@@ -55,7 +56,7 @@ func (b *Backend) Apply(ctx context.Context, t *proxy.Table) error {
 		last = nil
 	}
 	changes := proxy.Changes(last, t)
-	for _, f := range families {
+	for _, f := range family.All {
 		if b.keepers[f] == nil && (t.PodsOf(f).IsValid() || slices.ContainsFunc(t.Rules, func(r *proxy.Rule) bool { return r.Family == f })) {
 			b.keepers[f] = NewKeeper(f, prefixes, hooks)
 		}
@@ -97,11 +98,23 @@ func (b *Backend) Intact(ctx context.Context) (bool, error) {
 func (b *Backend) Remove(ctx context.Context) error {
 	b.last = nil
 	var errs []error
-	for _, f := range families {
+	for _, f := range family.All {
 		if Supports(f) == nil {
 			errs = append(errs, NewKeeper(f, prefixes, hooks).Remove(ctx, "nat", "filter"))
 		}
 		delete(b.keepers, f)
 	}
 	return errors.Join(errs...)
+}
+
+// Notes are what the owner of the node should know, in whatever mode: that iptables
+// drops what is forwarded, unless one of its rules lets it pass.
+func Notes() (notes []string) {
+	for _, f := range family.All {
+		out, err := exec.Command(program(f), "-w", lockWait, "-S", "FORWARD").Output()
+		if err == nil && strings.HasPrefix(string(out), "-P FORWARD DROP\n") {
+			notes = append(notes, program(f)+" drops what is forwarded (-P FORWARD DROP): the rules of a node (SKIFF-FORWARD) let traffic of pods pass there, a proxy alone has none")
+		}
+	}
+	return notes
 }

@@ -269,11 +269,24 @@ type state struct {
 }
 
 func (k *Keeper) read(ctx context.Context, table string) (state, error) {
-	out, err := exec.CommandContext(ctx, k.program+"-save", "-t", table).Output()
+	saved, err := save(ctx, k.program, table)
 	if err != nil {
-		return state{}, fmt.Errorf("%s-save -t %s: %w", k.program, table, err)
+		return state{}, err
 	}
-	return k.parse(string(out)), nil
+	return k.parse(saved), nil
+}
+
+// Save is what iptables-save says of a table of a family.
+func Save(ctx context.Context, f corev1.IPFamily, table string) (string, error) {
+	return save(ctx, program(f), table)
+}
+
+func save(ctx context.Context, program, table string) (string, error) {
+	out, err := exec.CommandContext(ctx, program+"-save", "-t", table).Output()
+	if err != nil {
+		return "", fmt.Errorf("%s-save -t %s: %w", program, table, err)
+	}
+	return string(out), nil
 }
 
 // parse reads what iptables-save says.

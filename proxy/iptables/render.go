@@ -191,18 +191,31 @@ func (s service) pick(local bool) string {
 		}
 	}
 	for i, e := range endpoints {
+		chance := ""
 		if left := len(endpoints) - i; left > 1 {
-			s.nat.Add(chain, about(s.r.Name, e), "-m statistic --mode random --probability %.10f -j %s", 1/float64(left), s.endpoint(e))
-		} else {
-			s.nat.Add(chain, about(s.r.Name, e), "-j %s", s.endpoint(e))
+			chance = fmt.Sprintf("-m statistic --mode random --probability %.10f ", 1/float64(left))
 		}
+		s.nat.Add(chain, about(s.r.Name, e), "%s%s", chance, s.to(e))
 	}
 	return chain
 }
 
+// to sends a packet to an endpoint. Without anything else to do with it that takes no
+// chain: iptables-restore works longer for each chain the more there are.
+func (s service) to(e netip.AddrPort) string {
+	if s.r.Sticky == 0 && !slices.Contains(s.r.Hairpin, e.Addr()) {
+		return s.translate(e)
+	}
+	return "-j " + s.endpoint(e)
+}
+
+func (s service) translate(e netip.AddrPort) string {
+	return fmt.Sprintf("%s -j DNAT --to-destination %s", s.proto(), e)
+}
+
 func about(name string, e netip.AddrPort) string { return name + " -> " + e.String() }
 
-// endpoint makes the chain that sends a packet to one endpoint.
+// endpoint makes the chain that sends a packet to one endpoint, and remembers that.
 func (s service) endpoint(e netip.AddrPort) string {
 	chain := "KUBE-SEP-" + hash(s.r.Name+s.protocol()+e.String())
 	if !s.nat.chain(chain) {
@@ -216,7 +229,7 @@ func (s service) endpoint(e netip.AddrPort) string {
 	if s.r.Sticky > 0 {
 		remember = "-m recent --name " + chain + " --set "
 	}
-	s.nat.Add(chain, s.r.Name, "%s%s -j DNAT --to-destination %s", remember, s.proto(), e)
+	s.nat.Add(chain, s.r.Name, "%s%s", remember, s.translate(e))
 	return chain
 }
 

@@ -29,8 +29,9 @@ func table(rules ...*proxy.Rule) *proxy.Table {
 }
 
 func TestRender(t *testing.T) {
-	sticky, refused := webService(), webService()
+	sticky, refused, own := webService(), webService(), webService()
 	sticky.Sticky = 3 * time.Hour
+	own.Hairpin = []netip.Addr{own.Cluster[0].Addr()}
 	refused.Cluster = nil
 	for name, test := range map[string]struct {
 		rule        *proxy.Rule
@@ -43,8 +44,17 @@ func TestRender(t *testing.T) {
 				`-A KUBE-SERVICES -m comment --comment "default/web cluster IP" -m tcp -p tcp -d 10.96.0.7 --dport 80 -j KUBE-SVC-LOLE4ISW44XBNF3G`,
 				`-A KUBE-NODEPORTS -m comment --comment "default/web" -m tcp -p tcp --dport 30080 -j KUBE-EXT-LOLE4ISW44XBNF3G`,
 				`-A KUBE-SVC-LOLE4ISW44XBNF3G -m comment --comment "default/web cluster IP" ! -s 10.244.0.0/16 -m tcp -p tcp -d 10.96.0.7 --dport 80 -j KUBE-MARK-MASQ`,
+				`-m statistic --mode random --probability 0.5000000000 -m tcp -p tcp -j DNAT --to-destination 10.244.0.5:8080`,
+				`-A KUBE-SVC-LOLE4ISW44XBNF3G -m comment --comment "default/web -> 10.244.1.5:8080" -m tcp -p tcp -j DNAT --to-destination 10.244.1.5:8080`,
+			},
+			natNot: "KUBE-SEP-",
+		},
+		"two endpoints, one of this node": {
+			rule: own,
+			nat: []string{
 				`-m statistic --mode random --probability 0.5000000000 -j KUBE-SEP-`,
-				`-j DNAT --to-destination 10.244.1.5:8080`,
+				`-m comment --comment "default/web" -s 10.244.0.5 -j KUBE-MARK-MASQ`,
+				`-A KUBE-SVC-LOLE4ISW44XBNF3G -m comment --comment "default/web -> 10.244.1.5:8080" -m tcp -p tcp -j DNAT --to-destination 10.244.1.5:8080`,
 			},
 			natNot: "-m recent",
 		},

@@ -2,6 +2,7 @@ package iptables
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -87,7 +88,8 @@ func (e *edit) text() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "*%s\n", e.table)
 	for _, chains := range [][]string{e.chains, e.stale} {
-		for _, chain := range chains {
+		// In another order iptables-restore takes five times as long for 10,000 of them.
+		for _, chain := range slices.Sorted(slices.Values(chains)) {
 			b.WriteString(":" + chain + " - [0:0]\n")
 		}
 	}

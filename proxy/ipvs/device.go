@@ -136,7 +136,7 @@ func removeDevice(link netlink.Link) error {
 	if len(errs) > 0 {
 		return errors.Join(errs...) // the interface says what they were
 	}
-	if err := netlink.LinkDel(link); err != nil {
+	if err := netlink.LinkDel(link); err != nil && !errors.Is(err, unix.ENODEV) { // it went meanwhile
 		return fmt.Errorf("delete the interface %s: %w", deviceName, err)
 	}
 	return nil

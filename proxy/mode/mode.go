@@ -22,8 +22,6 @@ type Mode struct {
 	// New returns the backend, also on a host that lacks something for Apply:
 	// Remove does what can be done.
 	New func() proxy.Backend
-	// Notes are what the owner of the node should know before it starts; may be nil.
-	Notes func() []string
 	// Loads says that Available loads modules of the kernel. Remove does not: it finds
 	// out by itself that there is nothing.
 	Loads bool
@@ -32,22 +30,47 @@ type Mode struct {
 	Over string
 }
 
-// Start clears away what other modes left, and returns the backend. tell is called
-// with what the owner of the node should know.
+// Start returns the backend. What other modes left serves on until the backend's first Apply
+// has done its work; then it is cleared away. tell is called with what the owner of the node
+// should know.
 func (m Mode) Start(ctx context.Context, tell func(note string)) (proxy.Backend, error) {
-	if err := Clean(ctx, m.Name); err != nil {
+	// A mode over this one has its rules in the same place, and could not go later without them.
+	if err := clean(ctx, func(other Mode) bool { return other.Over == m.bare() }); err != nil {
 		return nil, err
 	}
-	if m.Notes != nil {
-		for _, note := range m.Notes() {
-			tell(note)
-		}
+	for _, note := range append(nftables.Notes(), iptables.Notes()...) {
+		tell(note)
 	}
-	return m.New(), nil
+	return &successor{Backend: m.New(), mode: m.Name}, nil
 }
 
-// ByIPVS reports whether the kernel's own load balancer spreads flows.
-func (m Mode) ByIPVS() bool { return m.Name == ipvsName || strings.HasPrefix(m.Name, ipvsName+"/") }
+// bare is the name without a scheduler.
+func (m Mode) bare() string {
+	bare, _, _ := strings.Cut(m.Name, "/")
+	return bare
+}
+
+// successor is a backend that takes the place of those of other modes.
+type successor struct {
+	proxy.Backend
+	mode  string
+	alone bool // the others are cleared away
+}
+
+func (s *successor) Apply(ctx context.Context, t *proxy.Table) error {
+	if err := s.Backend.Apply(ctx, t); err != nil || s.alone {
+		return err
+	}
+	if err := Clean(ctx, s.mode); err != nil {
+		return err
+	}
+	s.alone = true
+	return nil
+}
+
+// ByIPVS reports whether the kernel's own load balancer spreads flows in the mode of a
+// name that Choose gave.
+func ByIPVS(name string) bool { return name == ipvsName || strings.HasPrefix(name, ipvsName+"/") }
 
 // ipvsName is the mode of IPVS, after which its scheduler may stand.
 const ipvsName = "ipvs"
@@ -55,20 +78,20 @@ const ipvsName = "ipvs"
 // Auto is the name that stands for the best mode of the host.
 const Auto = "auto"
 
-// modes are all, the best first. The program nft, at least up to 1.0.6, ends with an
-// assertion when it is to print the rules of the mode nftables, in which what one
-// map has is the key of another. That would take from the host's owner what shows
-// all rules, so that nobody gets this mode unasked where iptables works.
+// modes are all, the best first. With nftables the first packet of a flow costs the
+// same however many Services there are, with iptables it passes them one by one. IPVS
+// comes last, because it needs what nftables needs and more, and its packets pass by
+// rules that others have where packets are forwarded.
 var modes = []Mode{
+	{Name: "nftables", Available: nftables.Available, New: func() proxy.Backend { return nftables.New() }},
 	{Name: "iptables", Available: iptables.Available, New: func() proxy.Backend { return iptables.New() }},
-	{Name: "nftables", Available: nftables.Available, New: func() proxy.Backend { return nftables.New() }, Notes: nftables.Notes},
 	withIPVS(ipvsName, ipvs.DefaultScheduler),
 }
 
 // withIPVS is the mode of IPVS with a scheduler.
 func withIPVS(name, scheduler string) Mode {
 	return Mode{
-		Name: name, Loads: true, Over: "nftables", Notes: nftables.Notes,
+		Name: name, Loads: true, Over: "nftables",
 		Available: func() error {
 			if err := nftables.Available(); err != nil {
 				return err
@@ -157,13 +180,15 @@ func Clean(ctx context.Context, keep string) error {
 			kept[m.Over] = true
 		}
 	}
+	return clean(ctx, func(m Mode) bool { return !kept[m.Name] })
+}
+
+// clean takes away what some modes made.
+func clean(ctx context.Context, which func(Mode) bool) error {
 	var errs []error
 	for _, m := range modes {
-		if kept[m.Name] {
-			continue
-		}
 		// Without what a mode needs there can be nothing of it.
-		if !m.Loads && m.Available() != nil {
+		if !which(m) || !m.Loads && m.Available() != nil {
 			continue
 		}
 		if err := m.New().Remove(ctx); err != nil {

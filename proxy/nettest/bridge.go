@@ -8,7 +8,7 @@ import (
 )
 
 // Bridge makes a bridge inside that has addresses.
-func (n *Namespace) Bridge(t *testing.T, name string, addrs ...string) {
+func (n *Namespace) Bridge(t testing.TB, name string, addrs ...string) {
 	t.Helper()
 	n.Run(t, "ip", "link", "add", name, "type", "bridge", "forward_delay", "0")
 	n.addresses(t, name, addrs)
@@ -16,7 +16,7 @@ func (n *Namespace) Bridge(t *testing.T, name string, addrs ...string) {
 
 // Plug lays a cable from a bridge of n into other, as the CNI plugin does for a pod. The other end is called eth0, has
 // addresses, and the gateways as its ways to everywhere else.
-func (n *Namespace) Plug(t *testing.T, bridge, port string, other *Namespace, addrs, gateways []string) {
+func (n *Namespace) Plug(t testing.TB, bridge, port string, other *Namespace, addrs, gateways []string) {
 	t.Helper()
 	var err error
 	n.Do(t, func() {
@@ -37,7 +37,7 @@ func (n *Namespace) Plug(t *testing.T, bridge, port string, other *Namespace, ad
 }
 
 // addresses gives a link addresses that count at once, and switches it on.
-func (n *Namespace) addresses(t *testing.T, link string, addrs []string) {
+func (n *Namespace) addresses(t testing.TB, link string, addrs []string) {
 	t.Helper()
 	for _, addr := range addrs {
 		args := []string{"address", "add", addr, "dev", link}

@@ -5,6 +5,7 @@ package nettest
 import (
 	"bytes"
 	"encoding/binary"
+	"fmt"
 	"io"
 	"net"
 	"net/netip"
@@ -53,6 +54,9 @@ func Open(t testing.TB, file string) *Namespace {
 	t.Cleanup(func() { handle.Close() })
 	return &Namespace{handle: handle}
 }
+
+// Path is a file that is the namespace, for programs that this process starts.
+func (n *Namespace) Path() string { return fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), int(n.handle)) }
 
 // Do calls f on a thread inside the namespace. What f starts is inside too:
 // programs, and sockets, which stay there for life. f must not call t.FailNow.

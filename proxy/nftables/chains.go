@@ -1,11 +1,9 @@
 package nftables
 
 import (
-	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -22,9 +20,11 @@ func (l layout) base(b *kernel.Batch, t *proxy.Table) {
 		b.AddSet(s)
 	}
 	b.AddChain(services, nil)
-	b.AddRule(services, append(l.front(false), kernel.Dispatch(l.how(), hows))...)
+	front, _ := l.front(false)
+	b.AddRule(services, append(front, kernel.Dispatch(0, fronts))...)
 	for _, at := range l.nodePortAddresses(t) {
-		b.AddRule(services, slices.Concat(at, toNode(), l.front(true), []kernel.Expression{kernel.Dispatch(l.how(), hows)})...)
+		port, _ := l.front(true)
+		b.AddRule(services, slices.Concat(at, toNode(), port, []kernel.Expression{kernel.Dispatch(0, nodePorts)})...)
 	}
 	for _, p := range t.ServicesOf(l.ipFamily) {
 		b.AddRule(services, append(l.to(p), kernel.Reject(l.unreachable))...)
@@ -91,86 +91,6 @@ func (l layout) forward(b *kernel.Batch) {
 	)
 }
 
-// kind is the way of a front's traffic.
-type kind string
-
-const (
-	refused  kind = "refuse"   // nobody serves it
-	silenced kind = "silence"  // somebody does, but not on this node
-	internal kind = "internal" // to an endpoint, as the source is
-	external kind = "external" // to an endpoint, with the node's address
-	local    kind = "local"    // to one on this node; pods and the node itself to any
-)
-
-// how is all that a front's chain depends on. Fronts that are alike share one.
-type how struct {
-	kind     kind
-	node     bool // the front is a node port
-	all, own int  // how many endpoints there are to choose from, and on this node
-	sticky   time.Duration
-	allow    string // the clients that are let in, as text; all if empty
-}
-
-// howOf says how a front is treated.
-func howOf(r *proxy.Rule, f proxy.Front) how {
-	h := how{node: f.Kind == proxy.NodePort}
-	switch {
-	case len(r.Endpoints(f)) > 0:
-	case len(r.Cluster) == 0:
-		h.kind = refused
-		return h
-	case f.Kind == proxy.ClusterIP:
-		h.kind = silenced
-		return h
-	}
-	h.sticky = r.Sticky
-	switch {
-	case f.Kind == proxy.ClusterIP:
-		h.kind, h.all = internal, len(r.Endpoints(f))
-	case f.Local:
-		h.kind, h.all, h.own = local, len(r.Cluster), len(r.Local)
-	default:
-		h.kind, h.all = external, len(r.Cluster)
-	}
-	if f.Allow != nil {
-		// A node that asks itself arrives with the address it asked for.
-		texts := []string{netip.PrefixFrom(f.Addr.Addr(), f.Addr.Addr().BitLen()).String()}
-		for _, p := range f.Allow {
-			texts = append(texts, p.Masked().String())
-		}
-		h.allow = strings.Join(texts, " ")
-	}
-	return h
-}
-
-// inner is the way of those clients that are let in.
-func (h how) inner() how {
-	h.allow = ""
-	return h
-}
-
-// chain is the name of the chain, which tells what it is about. Those with lists of
-// clients end in the number instead.
-func (h how) chain(number uint32) string {
-	name := string(h.kind)
-	if h.all > 0 {
-		name += fmt.Sprintf("-%d", h.all)
-	}
-	if h.kind == local {
-		name += fmt.Sprintf("-%d", h.own)
-	}
-	if h.sticky > 0 {
-		name += fmt.Sprintf("-sticky-%d", int(h.sticky/time.Second))
-	}
-	if h.node {
-		name = "node-" + name
-	}
-	if h.allow != "" {
-		name = fmt.Sprintf("firewall-%d-%s", number, name)
-	}
-	return name
-}
-
 // chain writes the rules of a how.
 func (l layout) chain(b *kernel.Batch, name string, h how, inner string, pods netip.Prefix) {
 	b.AddChain(name, nil)
@@ -183,7 +103,7 @@ func (l layout) chain(b *kernel.Batch, name string, h how, inner string, pods ne
 		b.AddRule(name, kernel.Drop())
 		return
 	}
-	all, own := l.pick(h, l.pool(), h.all), l.pick(h, l.local(), h.own)
+	all, own := l.pick(h, 0, h.all, h.stayAll), l.pick(h, h.all, h.own, h.stayOwn)
 	switch h.kind {
 	case refused:
 		b.AddRule(name, kernel.Reject(l.unreachable))
@@ -218,30 +138,55 @@ func (l layout) add(b *kernel.Batch, chain string, match []kernel.Expression, ru
 	}
 }
 
-// pick is the rules that send a flow to one of so many endpoints of the pool in a
-// register.
-//
-// In a sticky pool that is first the one that the client had before, if it still
-// stays. Around the register of the pool lie those of the keys: the client before
-// it, the endpoint, or its number, after it.
-func (l layout) pick(h how, pool kernel.Register, of int) [][]kernel.Expression {
+// pick is the rules that send a flow to one of so many endpoints of its front, which
+// are numbered from the first on. Clients stay with those that have numbers of their
+// own.
+func (l layout) pick(h how, first, of int, stay string) (rules [][]kernel.Expression) {
 	if of == 0 {
 		return nil
 	}
-	client, addr := pool-l.words, pool+1
-	port := addr + l.words
-	front := l.front(h.node)
-	source := kernel.Payload(client, kernel.Network, l.source, l.bytes())
-	any := []kernel.Expression{kernel.Random(addr, uint32(of)), kernel.Lookup(pool, endpoints, addr)}
-	translate := kernel.Translate(l.protocol, addr, port)
-	spread := slices.Concat(front, any, []kernel.Expression{translate})
-	if h.sticky == 0 {
-		return [][]kernel.Expression{spread}
+	remember := []kernel.Expression{kernel.Update(affinity, 0, h.sticky)}
+	stays := parseStays(stay)
+	for _, s := range stays {
+		known := append(l.client(s), kernel.In(0, affinity))
+		rules = append(rules, slices.Concat(known, remember, l.translate(s)))
 	}
-	remember := kernel.Update(affinity, client, addr, h.sticky)
-	return [][]kernel.Expression{
-		slices.Concat(front, []kernel.Expression{source, kernel.Lookup(client, affinity, addr), kernel.In(pool, stays), remember, translate}),
-		slices.Concat(front, []kernel.Expression{source}, any, []kernel.Expression{remember, translate}),
-		spread, // too many clients to remember
+	for i, s := range stays {
+		var chance []kernel.Expression
+		if left := len(stays) - i; left > 1 {
+			chance = []kernel.Expression{kernel.Random(0, uint32(left), 0), kernel.Equal(0, kernel.Native(0))}
+		}
+		rules = append(rules, slices.Concat(chance, l.client(s), remember, l.translate(s)))
+	}
+	// The only rule, or the one when there are too many clients to remember.
+	key, number := l.front(h.node)
+	addr, from := number+1, endpoints
+	if h.node {
+		from = nodePortEndpoints
+	}
+	return append(rules, append(key,
+		kernel.Random(number, uint32(of), uint32(first)),
+		kernel.Lookup(0, from, addr),
+		kernel.Translate(l.protocol, addr, addr+l.words),
+	))
+}
+
+// client loads the key of affinity for the packet's client and an endpoint. The
+// number is one of one: nft can print that as a part of a key, a constant it cannot.
+func (l layout) client(s stay) []kernel.Expression {
+	return []kernel.Expression{
+		kernel.Payload(0, kernel.Network, l.source, l.bytes()),
+		kernel.Random(l.words, 1, s.number),
+	}
+}
+
+// translate sends the flow to one endpoint.
+func (l layout) translate(s stay) []kernel.Expression {
+	const addr = 0
+	port := l.words
+	return []kernel.Expression{
+		kernel.Load(addr, s.endpoint.Addr().AsSlice()),
+		kernel.Load(port, []byte{byte(s.endpoint.Port() >> 8), byte(s.endpoint.Port())}),
+		kernel.Translate(l.protocol, addr, port),
 	}
 }

@@ -1,6 +1,7 @@
 package nftables
 
 import (
+	"cmp"
 	"maps"
 	"net/netip"
 	"slices"
@@ -15,9 +16,10 @@ type family struct {
 	table kernel.Table
 	// What follows is how the table was left; all is empty if that is not known.
 	known   bool
-	pools   map[name]pools
 	hows    map[how]*chain
-	turns   map[netip.Addr]int // how many Rules have an address in hairpin
+	stays   map[name]map[netip.AddrPort]uint32 // the numbers of endpoints that clients stay with
+	stayed  uint32                             // the last of them that was given out
+	turns   map[netip.Addr]int                 // how many Rules have an address in hairpin
 	content map[string]*content
 	rules   map[string]int // how many each chain has
 	numbers numbers
@@ -30,6 +32,7 @@ func nameOf(r *proxy.Rule) name { return name{r.Name, string(r.Protocol)} }
 
 // chain is that of a how.
 type chain struct {
+	name   string
 	number uint32
 	users  int
 }
@@ -55,7 +58,7 @@ func (n *numbers) give(number uint32) { n.free = append(n.free, number) }
 func (f *family) forget() {
 	*f = family{
 		layout: f.layout, table: f.table,
-		pools: make(map[name]pools), hows: make(map[how]*chain), turns: make(map[netip.Addr]int), content: make(map[string]*content),
+		hows: make(map[how]*chain), stays: make(map[name]map[netip.AddrPort]uint32), turns: make(map[netip.Addr]int), content: make(map[string]*content),
 		rules: make(map[string]int),
 	}
 	for _, s := range f.sets() {
@@ -104,40 +107,67 @@ func (f *family) apply(t *proxy.Table, changes []proxy.Change) error {
 }
 
 func (s *step) change(c proxy.Change) {
-	before := make(map[string]map[element]bool)
+	// An endpoint keeps its number as long as it is there.
+	key := nameOf(cmp.Or(c.Old, c.New))
+	before := s.stays[key]
+	after := s.number(c.New, before)
+	delete(s.stays, key)
+	if len(after) > 0 {
+		s.stays[key] = after
+	}
+	there := make(map[string]map[element]bool)
 	if c.Old != nil {
-		for set, e := range elements(c.Old, s.family.pools[nameOf(c.Old)], s.number) {
-			if before[set] == nil {
-				before[set] = make(map[element]bool)
+		for set, e := range elements(c.Old, s.chainsOf(c.Old, before)) {
+			if there[set] == nil {
+				there[set] = make(map[element]bool)
 			}
-			before[set][e] = true
+			there[set][e] = true
 		}
 	}
 	if c.New != nil {
-		s.enter(c.New)
-		for set, e := range elements(c.New, s.family.pools[nameOf(c.New)], s.number) {
-			if before[set][e] {
-				delete(before[set], e)
+		s.enter(c.New, after)
+		for set, e := range elements(c.New, s.chainsOf(c.New, after)) {
+			if there[set][e] {
+				delete(there[set], e)
 			} else {
 				s.come[set] = append(s.come[set], e)
 			}
 		}
 	}
-	for set, list := range before {
+	for set, list := range there {
 		s.gone[set] = slices.AppendSeq(s.gone[set], maps.Keys(list))
 	}
 	if c.Old != nil {
-		s.leave(c.Old, c.New == nil)
+		s.leave(c.Old, before)
 	}
 }
 
-// enter counts what a Rule uses, and makes what it is the first to use.
-func (s *step) enter(r *proxy.Rule) {
-	if _, ok := s.family.pools[nameOf(r)]; !ok {
-		s.family.pools[nameOf(r)] = pools{s.numbers.take(), s.numbers.take()}
+// number numbers the endpoints that clients of a Rule stay with; r may be nil.
+func (s *step) number(r *proxy.Rule, before map[netip.AddrPort]uint32) map[netip.AddrPort]uint32 {
+	if r == nil || r.Sticky == 0 {
+		return nil
 	}
+	after := make(map[netip.AddrPort]uint32)
+	for _, e := range slices.Concat(r.Cluster, r.Local) {
+		if number, ok := before[e]; ok {
+			after[e] = number
+		} else if after[e] == 0 {
+			s.stayed++
+			after[e] = s.stayed
+		}
+	}
+	return after
+}
+
+// chainsOf says what the chains of a Rule's fronts are called.
+func (s *step) chainsOf(r *proxy.Rule, stays map[netip.AddrPort]uint32) func(proxy.Front) string {
+	return func(f proxy.Front) string { return s.family.hows[howOf(r, f, stays)].name }
+}
+
+// enter counts what a Rule uses, and makes what it is the first to use.
+func (s *step) enter(r *proxy.Rule, stays map[netip.AddrPort]uint32) {
 	for _, f := range r.Fronts {
-		s.use(howOf(r, f))
+		s.use(howOf(r, f, stays))
 	}
 	for _, a := range r.Hairpin {
 		if s.turns[a]++; s.turns[a] == 1 {
@@ -146,15 +176,9 @@ func (s *step) enter(r *proxy.Rule) {
 	}
 }
 
-func (s *step) leave(r *proxy.Rule, gone bool) {
-	if gone {
-		p := s.family.pools[nameOf(r)]
-		s.numbers.give(p.all)
-		s.numbers.give(p.own)
-		delete(s.family.pools, nameOf(r))
-	}
+func (s *step) leave(r *proxy.Rule, stays map[netip.AddrPort]uint32) {
 	for _, f := range r.Fronts {
-		s.disuse(howOf(r, f))
+		s.disuse(howOf(r, f, stays))
 	}
 	for _, a := range r.Hairpin {
 		if s.turns[a]--; s.turns[a] == 0 {
@@ -164,24 +188,18 @@ func (s *step) leave(r *proxy.Rule, gone bool) {
 	}
 }
 
-func (s *step) number(h how) uint32 { return s.family.hows[h].number }
-
 func (s *step) use(h how) {
+	inner := ""
 	if h.allow != "" {
 		s.use(h.inner())
+		inner = s.family.hows[h.inner()].name
 	}
 	c := s.family.hows[h]
 	if c == nil {
 		c = &chain{number: s.numbers.take()}
+		c.name = h.chain(c.number)
 		s.family.hows[h] = c
-		inner := ""
-		if h.allow != "" {
-			inner = h.inner().chain(s.number(h.inner()))
-		}
-		s.layout.chain(s.batch, h.chain(c.number), h, inner, s.pods)
-		e := element{key: words{}.number(c.number)}
-		s.content[hows].add(e)
-		s.batch.AddElements(hows, slices.Values([]kernel.Element{{Key: e.kernel().Key, Goto: h.chain(c.number)}}))
+		s.layout.chain(s.batch, c.name, h, inner, s.pods)
 	}
 	c.users++
 }
@@ -196,6 +214,9 @@ func (s *step) disuse(h how) {
 // write puts the elements into the transaction, and takes away chains that nobody
 // uses any more.
 func (s *step) write() {
+	for _, set := range s.sets() {
+		s.batch.Reserve(len(s.gone[set.Name]) + len(s.come[set.Name]))
+	}
 	for _, set := range s.sets() {
 		s.batch.DeleteElements(set.Name, s.list(s.gone[set.Name], s.content[set.Name].remove))
 	}
@@ -212,8 +233,7 @@ func (s *step) write() {
 	slices.SortFunc(unused, func(a, b how) int { return len(b.allow) - len(a.allow) })
 	for _, h := range unused {
 		c := s.family.hows[h]
-		s.batch.DeleteElements(hows, s.list([]element{{key: words{}.number(c.number)}}, s.content[hows].remove))
-		s.batch.DeleteChain(h.chain(c.number))
+		s.batch.DeleteChain(c.name)
 		s.numbers.give(c.number)
 		delete(s.family.hows, h)
 	}
@@ -244,7 +264,7 @@ func (f *family) intact() (bool, error) {
 	}
 	for _, set := range f.sets() {
 		if set.Name == affinity {
-			continue // the rules' own
+			continue // the rules write it
 		}
 		var there content
 		err := f.table.Elements(set.Name, func() { there = content{} }, func(e kernel.Element) { there.add(found(e)) })

@@ -9,22 +9,22 @@ import (
 	"github.com/skiff-k8s/skiff/proxy/nftables/kernel"
 )
 
-// The sets and maps of a table. Each packet that begins a flow is looked up in a
-// few of them, whatever their number of elements.
+// The sets and maps of a table. A packet that begins a flow is looked up in a few of
+// them, whatever their number of elements. What one map has is never part of the key
+// of another: the program nft, at least up to 1.0.6, ends with an assertion when it
+// lists such a rule, and then shows no rule of any program of the host.
 const (
-	// fronts leads from an address, protocol and port to the number of how to treat
-	// it, and those of the pools of endpoints on this node and of all. A node port
-	// has the address zero.
-	fronts = "fronts"
-	// hows leads from that number to a chain.
-	hows = "hows"
-	// endpoints leads from a pool and a number in it to an address and port.
-	endpoints = "endpoints"
-	// affinity leads from a client and a pool to the endpoint that the client had
-	// last. Rules write it. stays are the endpoints of such pools: what is not there
-	// is not gone on with.
+	// fronts leads from an address, protocol and port to a chain, nodePorts from a
+	// protocol and port of the node's own addresses.
+	fronts    = "fronts"
+	nodePorts = "node-ports"
+	// endpoints leads from a key of fronts and a number to an address and port,
+	// nodePortEndpoints from one of nodePorts and a number.
+	endpoints         = "endpoints"
+	nodePortEndpoints = "node-port-endpoints"
+	// affinity are clients, each with the number of the endpoint that it stays with.
+	// Rules write it.
 	affinity = "affinity"
-	stays    = "stays"
 	// hairpin are addresses of pods on this node, each twice: source and destination.
 	hairpin = "hairpin"
 )
@@ -72,33 +72,22 @@ func (l layout) sets() []kernel.Set {
 	addr := l.bytes()
 	endpoint := join(l.addrType, typePort)
 	return []kernel.Set{
-		{Name: fronts, KeyType: join(l.addrType, typeProtocol, typePort), KeyLen: addr + 2*word, DataType: join(typeNumber, typeNumber, typeNumber), DataLen: 3 * word},
-		{Name: hows, KeyType: typeNumber, KeyLen: word, Verdicts: true},
-		{Name: endpoints, KeyType: join(typeNumber, typeNumber), KeyLen: 2 * word, DataType: endpoint, DataLen: addr + word},
-		{Name: affinity, KeyType: join(l.addrType, typeNumber), KeyLen: addr + word, DataType: endpoint, DataLen: addr + word, Dynamic: true, Size: affinityLimit},
-		{Name: stays, KeyType: join(typeNumber, l.addrType, typePort), KeyLen: addr + 2*word},
+		{Name: fronts, KeyType: join(l.addrType, typeProtocol, typePort), KeyLen: addr + 2*word, Verdicts: true},
+		{Name: nodePorts, KeyType: join(typeProtocol, typePort), KeyLen: 2 * word, Verdicts: true},
+		{Name: endpoints, KeyType: join(l.addrType, typeProtocol, typePort, typeNumber), KeyLen: addr + 3*word, DataType: endpoint, DataLen: addr + word},
+		{Name: nodePortEndpoints, KeyType: join(typeProtocol, typePort, typeNumber), KeyLen: 3 * word, DataType: endpoint, DataLen: addr + word},
+		{Name: affinity, KeyType: join(l.addrType, typeNumber), KeyLen: addr + word, Dynamic: true, Size: affinityLimit},
 		{Name: hairpin, KeyType: join(l.addrType, l.addrType), KeyLen: 2 * addr},
 	}
 }
 
-// The registers of a rule that looks a front up: its key begins in the first, and
-// what the map has for it follows.
-func (l layout) how() kernel.Register   { return l.words + 2 }
-func (l layout) local() kernel.Register { return l.how() + 1 }
-func (l layout) pool() kernel.Register  { return l.how() + 2 }
-
-// front finds what fronts has for the packet; for its port alone if node.
-func (l layout) front(node bool) []kernel.Expression {
-	address := kernel.Payload(0, kernel.Network, l.destination, l.bytes())
-	if node {
-		address = kernel.Load(0, l.addr())
+// front loads the key by which a packet's front is found, into the registers from 0
+// on; next is the one behind it.
+func (l layout) front(node bool) (load []kernel.Expression, next kernel.Register) {
+	if !node {
+		load, next = []kernel.Expression{kernel.Payload(0, kernel.Network, l.destination, l.bytes())}, l.words
 	}
-	return []kernel.Expression{
-		address,
-		kernel.Meta(l.words, unix.NFT_META_L4PROTO),
-		kernel.Payload(l.words+1, kernel.Transport, 2, 2),
-		kernel.Lookup(0, fronts, l.how()),
-	}
+	return append(load, kernel.Meta(next, unix.NFT_META_L4PROTO), kernel.Payload(next+1, kernel.Transport, 2, 2)), next + 2
 }
 
 // from matches packets whose source is in a range.

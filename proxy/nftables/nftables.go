@@ -14,6 +14,7 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -51,7 +52,7 @@ func Available() error {
 	b := kernel.New(table)
 	b.AddTable()
 	ipv4.base(b, &proxy.Table{})
-	for _, h := range []how{{kind: refused}, {kind: local, all: 1, own: 1, sticky: 1e9}} {
+	for _, h := range []how{{kind: refused}, {kind: local, all: 1, own: 1, sticky: time.Second, stayAll: "1=192.0.2.1:1"}} {
 		ipv4.chain(b, h.chain(0), h, "", netip.Prefix{})
 	}
 	b.DeleteTable()
@@ -139,19 +140,22 @@ func (b *Backend) Remove(context.Context) error {
 	return errors.Join(errs...)
 }
 
-// Notes are what the owner of the node should know: chains of others that drop
-// what they do not let pass. No chain of ours can let it pass.
+// Notes are what the owner of the node should know, in whatever mode: chains of others
+// that drop what they do not let pass. No chain of another table can let it pass.
+// Those of iptables are its own business.
 func Notes() (notes []string) {
-	for _, family := range []uint8{unix.NFPROTO_IPV4, unix.NFPROTO_IPV6, unix.NFPROTO_INET} {
-		chains, err := kernel.Chains(family)
+	for number, name := range map[uint8]string{unix.NFPROTO_IPV4: "ip", unix.NFPROTO_IPV6: "ip6", unix.NFPROTO_INET: "inet"} {
+		chains, err := kernel.Chains(number)
 		if err != nil {
 			continue // a family that the kernel does not have
 		}
 		for _, c := range chains {
-			if c.Table != tableName && c.Drops && c.Hook != nil && c.Hook.Number == unix.NF_INET_FORWARD {
-				notes = append(notes, fmt.Sprintf("the chain %s of the table %s drops what none of its rules lets pass: endpoints of Services must be among that", c.Name, c.Table))
+			byIptables := c.Table == "filter" && c.Name == "FORWARD" && number != unix.NFPROTO_INET
+			if c.Table != tableName && !byIptables && c.Drops && c.Hook != nil && c.Hook.Number == unix.NF_INET_FORWARD {
+				notes = append(notes, fmt.Sprintf("the chain %s of the table %s %s drops what none of its rules lets pass: traffic of pods must be let pass there", c.Name, name, c.Table))
 			}
 		}
 	}
+	slices.Sort(notes)
 	return notes
 }

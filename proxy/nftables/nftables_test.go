@@ -104,7 +104,7 @@ func TestOtherPrograms(t *testing.T) {
 }
 
 // dump is what the tables of both families have: how many rules in each chain, and
-// all elements, without the numbers by which they refer to each other.
+// all elements.
 func dump(t *testing.T, n *nettest.Namespace) string {
 	t.Helper()
 	var lines []string
@@ -115,25 +115,13 @@ func dump(t *testing.T, n *nettest.Namespace) string {
 			rules, err := table.Rules()
 			failed = errors.Join(failed, err)
 			for chain, count := range rules {
-				lines = append(lines, fmt.Sprintf("%d chain %s %d\n", family, regexp.MustCompile(`firewall-\d+`).ReplaceAllString(chain, "firewall"), count))
+				lines = append(lines, fmt.Sprintf("%d chain %s %d\n", family, numberless(chain), count))
 			}
-			for _, set := range []string{"fronts", "hows", "endpoints", "stays", "hairpin"} {
+			for _, set := range []string{"fronts", "node-ports", "endpoints", "node-port-endpoints", "hairpin"} {
 				var elements []string
 				// A set that is not there has no elements.
 				_ = table.Elements(set, func() { elements = nil }, func(e kernel.Element) {
-					key, data := e.Key, e.Data
-					switch set {
-					case "fronts":
-						data = nil
-					case "endpoints":
-						key = key[4:]
-					case "hows":
-						key = nil
-					case "stays":
-						key = key[4:]
-					}
-					to := regexp.MustCompile(`firewall-\d+`).ReplaceAllString(e.Goto, "firewall")
-					elements = append(elements, fmt.Sprintf("%d %s %x %x %s\n", family, set, key, data, to))
+					elements = append(elements, fmt.Sprintf("%d %s %x %x %s\n", family, set, e.Key, e.Data, numberless(e.Goto)))
 				})
 				lines = append(lines, elements...)
 			}
@@ -144,6 +132,11 @@ func dump(t *testing.T, n *nettest.Namespace) string {
 	}
 	slices.Sort(lines)
 	return strings.Join(lines, "")
+}
+
+// numberless is the name of a chain without the number that tells it from others alike.
+func numberless(chain string) string {
+	return regexp.MustCompile(`^(firewall|sticky)-\d+`).ReplaceAllString(chain, "$1")
 }
 
 // TestChanges changes a table step by step: what the kernel has then is what it has

@@ -3,6 +3,7 @@
 package proxytest
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"net"
@@ -31,6 +32,7 @@ func Run(t *testing.T, backend func() proxy.Backend) {
 			t.Run("affinity", func(t *testing.T) { w.affinity(t, family) })
 			t.Run("UDP flows", func(t *testing.T) { w.flows(t, family) })
 			t.Run("SCTP", func(t *testing.T) { w.sctp(t, family) })
+			t.Run("path MTU", func(t *testing.T) { w.pathMTU(t, family) })
 		})
 	}
 	t.Run("life", func(t *testing.T) { life(t, backend) })
@@ -41,10 +43,10 @@ func Run(t *testing.T, backend func() proxy.Backend) {
 // An endpoint is the name of a host, with words: unready, going (terminating),
 // broken (not serving), zone=… and node=… (hints).
 //
-// A question is "protocol from to answer". to is cluster, external, balancer (all
+// A question is "protocol from to answer"; the protocol ping is the echo of ICMP, which has no port. to is cluster, external, balancer (all
 // port 80), node, second (the node's other address), loopback (all port 30080) or
 // the last with :port. An answer is "server<client", of which all that are joined by
-// | must come and no other; or refused or silent.
+// | must come and no other; or refused, silent, or (of ping) answered.
 type behaviour struct {
 	name      string
 	service   func(s *corev1.Service)
@@ -63,6 +65,7 @@ var behaviours = []behaviour{
 			"tcp node cluster near<node|far<node",
 			"udp beside cluster near<beside|far<beside",
 			"udp node cluster near<node|far<node",
+			"ping beside cluster refused", "ping node cluster refused", "ping outside node answered",
 		},
 	},
 	{
@@ -160,6 +163,18 @@ var behaviours = []behaviour{
 		service:   internalLocal,
 		endpoints: []string{"far"},
 		questions: []string{"tcp beside cluster silent", "tcp outside node far<node"},
+	},
+	{
+		name:      "internal traffic stays on a node whose last endpoint terminates",
+		service:   internalLocal,
+		endpoints: []string{"near unready going", "far"},
+		questions: []string{"tcp beside cluster near<beside", "tcp outside node far<node"},
+	},
+	{
+		name:      "all traffic stays on the node, in its own network",
+		service:   func(s *corev1.Service) { externalLocal(s); internalLocal(s) },
+		endpoints: []string{"node", "far"},
+		questions: []string{"tcp outside node node<outside", "tcp beside cluster node<beside", "tcp node cluster node<node", "tcp near node node<near|far<near"},
 	},
 	{
 		name:      "zones",
@@ -346,7 +361,7 @@ func table(w *world, node proxy.Node, change func(*corev1.Service), endpoints []
 	} {
 		slice := &discoveryv1.EndpointSlice{AddressType: kind}
 		for _, p := range s.Spec.Ports {
-			slice.Ports = append(slice.Ports, discoveryv1.EndpointPort{Name: ptr.To(p.Name), Protocol: ptr.To(p.Protocol), Port: ptr.To[int32](8080)})
+			slice.Ports = append(slice.Ports, discoveryv1.EndpointPort{Name: ptr.To(p.Name), Protocol: ptr.To(p.Protocol), Port: ptr.To(cmp.Or(p.TargetPort.IntVal, 8080))})
 		}
 		for _, text := range endpoints {
 			slice.Endpoints = append(slice.Endpoints, endpoint(w, family, text))

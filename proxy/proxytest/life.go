@@ -1,9 +1,6 @@
 package proxytest
 
 import (
-	"regexp"
-	"slices"
-	"strings"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
@@ -21,23 +18,11 @@ nft add chain inet others input '{ type filter hook input priority 0; }'
 nft add rule inet others input tcp dport 4444 drop
 `
 
-// Rules are all of a namespace, sorted: what iptables and nft print, without
-// counters, and what the kernel remembers of devices and virtual servers is not
-// part of it.
-func Rules(t *testing.T, n *nettest.Namespace) string {
-	t.Helper()
-	text := n.Run(t, "sh", "-c", "iptables-save; ip6tables-save; nft list ruleset 2>/dev/null")
-	text = regexp.MustCompile(`(?m)^#.*\n|\[\d+:\d+\]| counter packets \d+ bytes \d+`).ReplaceAllString(text, "")
-	// Tables and chains of the kernel that iptables made and left empty.
-	text = regexp.MustCompile(`(?m)^(\*|:[A-Z]+ |COMMIT|table ip6? |\tchain [A-Z]+ \{|\t\ttype |\t?\}|$).*\n`).ReplaceAllString(text, "")
-	return strings.Join(slices.Sorted(strings.Lines(text)), "")
-}
-
 // life has a mode begin, change, be taken over by the next run, and end.
 func life(t *testing.T, backend func() proxy.Backend) {
 	w := newWorld(t, backend())
 	w.node.Run(t, "sh", "-e", "-c", foreign)
-	before := Rules(t, w.node)
+	before := w.node.State(t)
 	do := func(what string, f func(b proxy.Backend) error) {
 		t.Helper()
 		var err error
@@ -93,8 +78,8 @@ func life(t *testing.T, backend func() proxy.Backend) {
 	w.become(t, table(w, ranges(), allowed("192.0.2.0/24"), []string{"near", "far"}))
 	do("remove", func(b proxy.Backend) error { return b.Remove(t.Context()) })
 	foreignWorks()
-	if after := Rules(t, w.node); after != before {
-		t.Errorf("left behind:\n%s\nbefore there was\n%s", after, before)
+	if left := nettest.Difference(before, w.node.State(t)); left != "" {
+		t.Errorf("after the end the node differs from before (+ is left behind):\n%s", left)
 	}
 	do("remove what is not there", func(b proxy.Backend) error { return b.Remove(t.Context()) })
 }

@@ -165,6 +165,10 @@ func (w *world) become(t *testing.T, table *proxy.Table) {
 // refused, or silent.
 func (w *world) ask(t *testing.T, network string, from host, to string, wait time.Duration) string {
 	t.Helper()
+	if network == "ping" {
+		addr, _, _ := net.SplitHostPort(to)
+		return w.ping(t, from, addr, wait)
+	}
 	var conn net.Conn
 	var err error
 	from.Do(t, func() { conn, err = net.DialTimeout(network, to, wait) })

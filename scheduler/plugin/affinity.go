@@ -2,6 +2,7 @@ package plugin
 
 import (
 	"slices"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/labels"
@@ -10,6 +11,7 @@ import (
 
 // term is one pod affinity or anti-affinity term, parsed.
 type term struct {
+	key               string // the same for terms that mean the same, whatever their weights
 	pods              labels.Selector
 	namespaces        sets.Set[string]
 	namespaceSelector labels.Selector // nil: the namespaces are those that are named
@@ -42,9 +44,12 @@ func newTerm(owner *corev1.Pod, t *corev1.PodAffinityTerm, weight int64) term {
 		namespaces.Insert(owner.Namespace)
 	}
 	parsed := term{pods: selector(t.LabelSelector), namespaces: namespaces, topologyKey: t.TopologyKey, weight: weight}
+	of := "*"
 	if t.NamespaceSelector != nil {
 		parsed.namespaceSelector = selector(t.NamespaceSelector)
+		of = parsed.namespaceSelector.String()
 	}
+	parsed.key = strings.Join([]string{t.TopologyKey, strings.Join(sets.List(namespaces), ","), of, parsed.pods.String()}, "|")
 	return parsed
 }
 
@@ -58,64 +63,39 @@ func (t *term) selects(pod *corev1.Pod, s *Snapshot) bool {
 	return t.namespaceSelector != nil && t.namespaceSelector.Matches(s.NamespaceLabels(pod.Namespace))
 }
 
-// counts is how many pods the term selects in each of its domains, by the value of its label; it may have domains
-// with none.
-func (t *term) counts(s *Snapshot) map[string]int64 {
+// counts is how many pods the term selects in each of its domains.
+func (t *term) counts(s *Snapshot) counted {
 	if t.namespaceSelector != nil {
 		return countPods(s, t.topologyKey, func(pod *Pod) bool { return t.selects(pod.Pod, s) })
 	}
-	var sum map[string]int64
+	list := make([]counted, 0, len(t.namespaces))
 	for namespace := range t.namespaces {
-		counts := s.Tallies.of(tallied{namespace: namespace, leaving: true}, t.pods, s.Nodes).domains(t.topologyKey, nil)
-		if len(t.namespaces) == 1 {
-			return counts
-		}
-		if sum == nil {
-			sum = make(map[string]int64, len(counts))
-		}
-		for value, count := range counts {
-			sum[value] += count
+		list = append(list, s.tally(tallied{namespace: namespace, leaving: true}, t.pods).domains(s.Cluster, t.topologyKey, nil, nil).counted)
+	}
+	if len(list) == 1 {
+		return list[0]
+	}
+	sum := s.newCounted(t.topologyKey)
+	for _, counts := range list {
+		sum.total += counts.total
+		for domain, n := range counts.amounts {
+			sum.amounts[domain] += n
 		}
 	}
 	return sum
 }
 
-// countPods counts pods by the values of a label of their nodes.
-func countPods(s *Snapshot, key string, counts func(*Pod) bool) map[string]int64 {
-	sum := make(map[string]int64)
-	for _, n := range s.Nodes {
-		value, ok := n.Labels[key]
-		if !ok {
+// countPods counts pods in the domains of a label.
+func countPods(s *Snapshot, key string, counts func(*Pod) bool) counted {
+	sum := s.newCounted(key)
+	for i, n := range s.Nodes {
+		if sum.of[i] < 0 {
 			continue
 		}
 		for _, pod := range n.Pods {
 			if counts(pod) {
-				sum[value]++
+				sum.add(i, 1)
 			}
-		}
-	}
-	return sum
-}
-
-// domains are numbers of groups of nodes: of those with one value of a label, by label and value.
-type domains map[string]map[string]int64
-
-func (d domains) add(n *Node, key string, number int64) {
-	value, ok := n.Labels[key]
-	if !ok {
-		return
-	}
-	if d[key] == nil {
-		d[key] = make(map[string]int64)
-	}
-	d[key][value] += number
-}
-
-// at is the sum of the numbers of the groups that n is in.
-func (d domains) at(n *Node) (sum int64) {
-	for key, values := range d {
-		if value, ok := n.Labels[key]; ok {
-			sum += values[value]
 		}
 	}
 	return sum
@@ -128,12 +108,17 @@ func interPodAffinity(pod *Pod, s *Snapshot) Check {
 	for i := range pod.antiAffinity {
 		own.unwanted = append(own.unwanted, pod.antiAffinity[i].counts(s))
 	}
+	occupied := func(c counted) bool { return c.total > 0 }
 	own.startsGroup = own.attracted != nil && !slices.ContainsFunc(own.attracted, occupied) && selectedByAll(pod.affinity, pod.Pod, s)
-	repelled, preference := make(domains), make(domains)
-	for _, n := range s.Nodes {
-		for _, other := range n.choosy {
-			repel(pod, other, n, s, repelled)
-			preferred(pod, other, n, s, preference)
+	var repelled []counted
+	preferences := ownPreferences(pod, s)
+	for _, held := range s.held {
+		switch {
+		case !held.term.selects(pod.Pod, s):
+		case held.kind.repels:
+			repelled = append(repelled, held.counted)
+		default:
+			preferences = append(preferences, preference{held.counted, held.kind.weight})
 		}
 	}
 	var check Check
@@ -142,18 +127,19 @@ func interPodAffinity(pod *Pod, s *Snapshot) Check {
 			if reason := own.meets(n); reason != nil {
 				return reason
 			}
-			if repelled.at(n) > 0 {
-				return because("node(s) didn't satisfy existing pods anti-affinity rules")
+			for i := range repelled {
+				if pods, _ := repelled[i].at(n); pods > 0 {
+					return repelledByPods
+				}
 			}
 			return nil
 		}
 	}
-	preferences := ownPreferences(pod, s)
-	if len(preference)+len(preferences) > 0 {
-		check.Score = func(n *Node) int64 {
-			sum := preference.at(n)
-			for _, p := range preferences {
-				sum += p.at(n)
+	if len(preferences) > 0 {
+		check.Score = func(n *Node) (sum int64) {
+			for i := range preferences {
+				pods, _ := preferences[i].at(n)
+				sum += preferences[i].weight * pods
 			}
 			return sum
 		}
@@ -162,26 +148,24 @@ func interPodAffinity(pod *Pod, s *Snapshot) Check {
 	return check
 }
 
+// Why nodes cannot take a pod because of pods that are there.
+var (
+	repelledByPods = because("node(s) didn't satisfy existing pods anti-affinity rules")
+	notAttracted   = finallyBecause("node(s) didn't match pod affinity rules")
+	notWanted      = because("node(s) didn't match pod anti-affinity rules")
+)
+
 // attracted is, for each term of the pod's required affinity, how many pods there are in each domain that meet all of
 // the terms.
-func attracted(pod *Pod, s *Snapshot) []map[string]int64 {
+func attracted(pod *Pod, s *Snapshot) []counted {
 	if len(pod.affinity) == 1 {
-		return []map[string]int64{pod.affinity[0].counts(s)}
+		return []counted{pod.affinity[0].counts(s)}
 	}
-	var list []map[string]int64
+	var list []counted
 	for _, t := range pod.affinity {
 		list = append(list, countPods(s, t.topologyKey, func(other *Pod) bool { return selectedByAll(pod.affinity, other.Pod, s) }))
 	}
 	return list
-}
-
-func occupied(counts map[string]int64) bool {
-	for _, count := range counts {
-		if count > 0 {
-			return true
-		}
-	}
-	return false
 }
 
 func selectedByAll(list []term, pod *corev1.Pod, s *Snapshot) bool {
@@ -196,74 +180,41 @@ func selectedByAll(list []term, pod *corev1.Pod, s *Snapshot) bool {
 // wanted is what the required terms of a pod come to in a snapshot.
 type wanted struct {
 	pod                 *Pod
-	attracted, unwanted []map[string]int64 // by term, how many pods it selects in each domain
+	attracted, unwanted []counted // by term, how many pods it selects in each domain
 	// startsGroup: the first of a group of pods that want to be together may start it.
 	startsGroup bool
 }
 
 func (w *wanted) meets(n *Node) *Reason {
-	for i := range w.pod.affinity {
-		value, ok := n.Labels[w.pod.affinity[i].topologyKey]
-		if !ok || w.attracted[i][value] == 0 && !w.startsGroup {
-			return finallyBecause("node(s) didn't match pod affinity rules")
+	for i := range w.attracted {
+		if pods, ok := w.attracted[i].at(n); !ok || pods == 0 && !w.startsGroup {
+			return notAttracted
 		}
 	}
-	for i := range w.pod.antiAffinity {
-		if value, ok := n.Labels[w.pod.antiAffinity[i].topologyKey]; ok && w.unwanted[i][value] > 0 {
-			return because("node(s) didn't match pod anti-affinity rules")
+	for i := range w.unwanted {
+		if pods, _ := w.unwanted[i].at(n); pods > 0 {
+			return notWanted
 		}
 	}
 	return nil
 }
 
-// repel notes the domains of n from which other, which runs there, keeps pod.
-func repel(pod, other *Pod, n *Node, s *Snapshot, repelled domains) {
-	for i := range other.antiAffinity {
-		if t := &other.antiAffinity[i]; t.selects(pod.Pod, s) {
-			repelled.add(n, t.topologyKey, 1)
-		}
-	}
-}
-
-// preferred adds up what the preferred terms of other, which runs on n, say of n's domains. Its required affinity
-// counts a little too, so that its friends come to it.
-func preferred(pod, other *Pod, n *Node, s *Snapshot, preference domains) {
-	const hardWeight = 1
-	add := func(list []term, weight func(*term) int64) {
-		for i := range list {
-			if t := &list[i]; t.selects(pod.Pod, s) {
-				preference.add(n, t.topologyKey, weight(t))
-			}
-		}
-	}
-	add(other.preferredAffinity, func(t *term) int64 { return t.weight })
-	add(other.preferredAntiAffinity, func(t *term) int64 { return -t.weight })
-	add(other.affinity, func(*term) int64 { return hardWeight })
-}
-
-// ownPreference is how much a pod likes, or dislikes, each pod that a term selects.
-type ownPreference struct {
-	key    string
-	counts map[string]int64
+// preference is how much a pod likes, or dislikes, each pod of a domain, or is liked by it.
+type preference struct {
+	counted
 	weight int64
 }
 
-func (p ownPreference) at(n *Node) int64 {
-	value, ok := n.Labels[p.key]
-	if !ok {
-		return 0
-	}
-	return p.weight * p.counts[value]
-}
-
 // ownPreferences are those of the pod's terms that select any pod.
-func ownPreferences(pod *Pod, s *Snapshot) (list []ownPreference) {
-	for sign, terms := range map[int64][]term{1: pod.preferredAffinity, -1: pod.preferredAntiAffinity} {
+func ownPreferences(pod *Pod, s *Snapshot) (list []preference) {
+	add := func(terms []term, sign int64) {
 		for i := range terms {
-			if counts := terms[i].counts(s); occupied(counts) {
-				list = append(list, ownPreference{terms[i].topologyKey, counts, sign * terms[i].weight})
+			if counts := terms[i].counts(s); counts.total > 0 {
+				list = append(list, preference{counts, sign * terms[i].weight})
 			}
 		}
 	}
+	add(pod.preferredAffinity, 1)
+	add(pod.preferredAntiAffinity, -1)
 	return list
 }

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"sync"
 
 	corev1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
@@ -43,14 +44,19 @@ func claims(pod *Pod, s *Snapshot) Check {
 	case len(found.bound)+len(found.waiting) == 0:
 		return Check{}
 	}
+	taken := sync.OnceValue(func() bool { return found.taken(pod, s) }) // by whatever node
+	storage := s.Storage
+	storage.Volumes = sync.OnceValues(storage.Volumes)
 	return Check{Filter: func(n *Node) *Reason {
-		if found.taken(pod, s) {
-			return because("node(s) unavailable due to PersistentVolumeClaim with ReadWriteOncePod access mode already in-use by another pod")
+		if taken() {
+			return claimTaken
 		}
-		_, reason := found.Bindings(n, s.Storage)
+		_, reason := found.Bindings(n, storage)
 		return reason
 	}}
 }
+
+var claimTaken = because("node(s) unavailable due to PersistentVolumeClaim with ReadWriteOncePod access mode already in-use by another pod")
 
 // ClaimsOf lists the claims of a pod, or says why it can run nowhere yet.
 func ClaimsOf(pod *Pod, storage Storage) (found Claims, why string) {

@@ -31,9 +31,10 @@ func (d Devices) class(name corev1.ResourceName) *resourcev1.DeviceClass {
 	return d.ClassOf(name)
 }
 
-// ByDevices reports whether a node lacks a resource for which devices stand, so that claims decide about it.
-func (d Devices) ByDevices(name corev1.ResourceName, allocatable Resources) bool {
-	return allocatable[name] == 0 && d.class(name) != nil
+// ByDevices reports whether a node with so much of a resource has none, and devices stand for it, so that claims decide
+// about it.
+func (d Devices) ByDevices(name corev1.ResourceName, allocatable int64) bool {
+	return allocatable == 0 && d.class(name) != nil
 }
 
 // Wanted reports whether a pod has claims for devices, or requests resources for which devices stand.
@@ -44,7 +45,7 @@ func (d Devices) Wanted(pod *Pod) bool {
 // extended are the requested resources for which devices stand, each with the class of those.
 func (d Devices) extended(pod *Pod) map[corev1.ResourceName]string {
 	var classes map[corev1.ResourceName]string
-	for name, amount := range pod.Requests {
+	for name, amount := range pod.Requests.other { // what every node has is no device
 		if amount == 0 {
 			continue
 		}
@@ -60,9 +61,8 @@ func (d Devices) extended(pod *Pod) map[corev1.ResourceName]string {
 
 // extendedClaim is the claim that pod needs on n besides its own, or nil.
 func (c DeviceClaims) extendedClaim(n *Node) *ExtendedClaim {
-	allocatable := amounts(n.Status.Allocatable)
 	classes := maps.Clone(c.extended)
-	maps.DeleteFunc(classes, func(name corev1.ResourceName, _ string) bool { return allocatable[name] > 0 })
+	maps.DeleteFunc(classes, func(name corev1.ResourceName, _ string) bool { return n.allocatable.of(name) > 0 })
 	if len(classes) == 0 {
 		return nil
 	}

@@ -1,6 +1,7 @@
 package plugin
 
 import (
+	"maps"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -17,11 +18,13 @@ func nodeUnschedulable(pod *Pod, _ *Snapshot) Check {
 	}
 	return Check{Filter: func(n *Node) *Reason {
 		if n.Spec.Unschedulable {
-			return finallyBecause("node(s) were unschedulable")
+			return cordoned
 		}
 		return nil
 	}}
 }
+
+var cordoned = finallyBecause("node(s) were unschedulable")
 
 // nodeName honours a node the pod names itself.
 func nodeName(pod *Pod, _ *Snapshot) Check {
@@ -30,7 +33,7 @@ func nodeName(pod *Pod, _ *Snapshot) Check {
 	}
 	return Check{Filter: func(n *Node) *Reason {
 		if pod.Spec.NodeName != n.Name {
-			return finallyBecause("node(s) didn't match the requested node name")
+			return otherName
 		}
 		return nil
 	}}
@@ -46,13 +49,20 @@ func namedNodes(pod *Pod, _ *Snapshot) Check {
 	case len(names) == 0:
 		return Check{Never: "pod affinity terms conflict"}
 	}
-	return Check{Filter: func(n *Node) *Reason {
+	return Check{Only: names, Filter: func(n *Node) *Reason {
 		if !names.Has(n.Name) {
-			return finallyBecause("node(s) didn't satisfy plugin(s) [NodeAffinity]")
+			return NotNamed
 		}
 		return nil
 	}}
 }
+
+// Why nodes cannot take a pod that names its nodes.
+var (
+	otherName = finallyBecause("node(s) didn't match the requested node name")
+	// NotNamed is why a pod with Checks.Only goes to none but those.
+	NotNamed = finallyBecause("node(s) didn't satisfy plugin(s) [NodeAffinity]")
+)
 
 // affinityNames are the nodes by whose names every term of the pod's required
 // node affinity selects; named is false if a term selects otherwise.
@@ -81,20 +91,19 @@ func affinityNames(pod *corev1.Pod) (names sets.Set[string], named bool) {
 }
 
 // nodeAffinity matches the pod's node selector and node affinity.
-func nodeAffinity(pod *Pod, _ *Snapshot) Check {
+func nodeAffinity(pod *Pod, s *Snapshot) Check {
 	var check Check
-	affinity := pod.Spec.Affinity
-	hasAffinity := affinity != nil && affinity.NodeAffinity != nil
-	if len(pod.Spec.NodeSelector) > 0 || hasAffinity && affinity.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution != nil {
-		required := nodeaffinity.GetRequiredNodeAffinity(pod.Pod)
+	if pod.where != "" {
+		selects := selects(pod, s)
 		check.Filter = func(n *Node) *Reason {
-			if ok, err := required.Match(n.Node); err != nil || !ok {
-				return finallyBecause("node(s) didn't match Pod's node affinity/selector")
+			if !selects(n) {
+				return notSelected
 			}
 			return nil
 		}
 	}
-	if hasAffinity && len(affinity.NodeAffinity.PreferredDuringSchedulingIgnoredDuringExecution) > 0 {
+	affinity := pod.Spec.Affinity
+	if affinity != nil && affinity.NodeAffinity != nil && len(affinity.NodeAffinity.PreferredDuringSchedulingIgnoredDuringExecution) > 0 {
 		preferred, err := nodeaffinity.NewPreferredSchedulingTerms(affinity.NodeAffinity.PreferredDuringSchedulingIgnoredDuringExecution)
 		if err != nil {
 			return check
@@ -103,6 +112,17 @@ func nodeAffinity(pod *Pod, _ *Snapshot) Check {
 		check.Normalize = normalize(false)
 	}
 	return check
+}
+
+var notSelected = finallyBecause("node(s) didn't match Pod's node affinity/selector")
+
+// selects tells which nodes pod selects. If it names them, as no other pod does, that is not worth keeping.
+func selects(pod *Pod, s *Snapshot) func(n *Node) bool {
+	if _, named := affinityNames(pod.Pod); named {
+		required := nodeaffinity.GetRequiredNodeAffinity(pod.Pod)
+		return func(n *Node) bool { return matches(required, n) }
+	}
+	return s.selected(pod).has
 }
 
 // Image sizes between which the score of imageLocality rises.
@@ -115,24 +135,14 @@ const (
 // few nodes have counts less, so that pods do not all gather where it is.
 func imageLocality(pod *Pod, s *Snapshot) Check {
 	uses := imagesOf(pod.Spec)
-	having := make(map[string]int64)
-	for _, n := range s.Nodes {
-		if len(n.images) == 0 {
-			continue
-		}
-		for name := range uses {
-			if _, ok := n.images[name]; ok {
-				having[name]++
-			}
-		}
-	}
-	if len(having) == 0 {
+	maps.DeleteFunc(uses, func(name string, _ int64) bool { return s.images[name] == 0 })
+	if len(uses) == 0 {
 		return Check{}
 	}
 	return Check{Score: func(n *Node) int64 {
 		var sum int64
 		for name, times := range uses {
-			sum += times * (n.images[name] * having[name] / int64(len(s.Nodes)))
+			sum += times * (n.images[name] * s.images[name] / int64(len(s.Nodes)))
 		}
 		containers := len(pod.Spec.InitContainers) + len(pod.Spec.Containers)
 		least, most := int64(smallImage), int64(largeImage*containers)

@@ -3,7 +3,11 @@
 // it applies to each node; nothing in this package acts or waits.
 package plugin
 
-import "slices"
+import (
+	"slices"
+
+	"k8s.io/apimachinery/pkg/util/sets"
+)
 
 // Plugin is one rule.
 type Plugin struct {
@@ -20,6 +24,8 @@ type Check struct {
 	Err error
 	// Never says why no node at all can take the pod.
 	Never string
+	// Only are the nodes that come into question; nil: any. Filter refuses the others with NotNamed.
+	Only sets.Set[string]
 	// Filter says why a node cannot take the pod; nil means it can.
 	Filter func(n *Node) *Reason
 	// Score says how well a node suits the pod; only the order matters when
@@ -98,6 +104,16 @@ func (c Checks) Never() string {
 		}
 	}
 	return ""
+}
+
+// Only are the nodes that come into question; nil: any. Others are refused with NotNamed.
+func (c Checks) Only() sets.Set[string] {
+	for _, check := range c {
+		if check.Only != nil {
+			return check.Only
+		}
+	}
+	return nil
 }
 
 // Filter is the first reason why n cannot take the pod, or nil.

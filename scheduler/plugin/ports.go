@@ -15,12 +15,14 @@ func nodePorts(pod *Pod, _ *Snapshot) Check {
 	return Check{Filter: func(n *Node) *Reason {
 		for _, other := range n.Pods {
 			if portsConflict(pod.ports, other.ports) {
-				return because("node(s) didn't have free ports for the requested pod ports")
+				return portsTaken
 			}
 		}
 		return nil
 	}}
 }
+
+var portsTaken = because("node(s) didn't have free ports for the requested pod ports")
 
 // hostPorts are the ports of the host that a pod takes.
 func hostPorts(pod *corev1.Pod) []corev1.ContainerPort {

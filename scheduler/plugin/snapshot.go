@@ -10,10 +10,10 @@ import (
 	"k8s.io/component-helpers/resource"
 )
 
-// Snapshot is the cluster at one moment. It and all it refers to are shared
-// and must not be changed.
+// Snapshot is what a scheduler knows at one moment. It is good until its Cluster changes. It and all it refers to are
+// shared and must not be changed.
 type Snapshot struct {
-	Nodes []*Node
+	*Cluster
 	// NamespaceLabels are the labels of a namespace, for affinity terms.
 	NamespaceLabels func(name string) labels.Set
 	// OwnerSelector selects the pods that serve with pod (of the same Service,
@@ -21,20 +21,6 @@ type Snapshot struct {
 	OwnerSelector func(pod *corev1.Pod) labels.Selector
 	Storage       Storage
 	Devices       Devices
-	// Tallies keeps what was counted of earlier snapshots; nil: all is counted anew.
-	Tallies *Tallies
-}
-
-// With is s with one node replaced by another of the same name.
-func (s *Snapshot) With(n *Node) *Snapshot {
-	changed := *s
-	changed.Nodes = slices.Clone(s.Nodes)
-	for i, old := range changed.Nodes {
-		if old.Name == n.Name {
-			changed.Nodes[i] = n
-		}
-	}
-	return &changed
 }
 
 // Node is a node with the pods on it, those being bound included.
@@ -47,6 +33,10 @@ type Node struct {
 
 	// choosy are those of the pods that want others near or far.
 	choosy []*Pod
+	// place is which of the nodes of a Cluster it is.
+	place int
+	// balance is how evenly what there is of cpu and memory is requested.
+	balance int64
 	// What follows is read from the Node object once.
 	allocatable Resources
 	images      map[string]int64 // their sizes, by all their names
@@ -54,13 +44,13 @@ type Node struct {
 
 // NewNode is a node without pods.
 func NewNode(n *corev1.Node) *Node {
-	return (&Node{Requested: Resources{}, Apparent: Resources{}}).WithNode(n)
+	return (&Node{}).WithNode(n)
 }
 
 // WithNode is n with another state of the Node object; nil: it is not known.
 func (n *Node) WithNode(object *corev1.Node) *Node {
 	changed := *n
-	changed.Node, changed.allocatable, changed.images = object, nil, nil
+	changed.Node, changed.allocatable, changed.images = object, Resources{}, nil
 	if object == nil {
 		return &changed
 	}
@@ -71,15 +61,19 @@ func (n *Node) WithNode(object *corev1.Node) *Node {
 			changed.images[name] = image.SizeBytes
 		}
 	}
+	changed.weigh()
 	return &changed
 }
+
+func (n *Node) weigh() { n.balance = balance(&n.allocatable, n.Requested.cpu, n.Requested.memory) }
 
 // Add is n with one more pod.
 func (n *Node) Add(pod *Pod) *Node {
 	changed := *n
 	changed.Pods = append(slices.Clip(n.Pods), pod)
-	changed.Requested = n.Requested.plus(pod.Requests, 1)
-	changed.Apparent = n.Apparent.plus(pod.Apparent, 1)
+	changed.Requested = n.Requested.plus(&pod.Requests, 1)
+	changed.Apparent = n.Apparent.plus(&pod.Apparent, 1)
+	changed.weigh()
 	if pod.choosy() {
 		changed.choosy = append(slices.Clip(n.choosy), pod)
 	}
@@ -98,36 +92,10 @@ func (n *Node) Remove(uid types.UID) *Node {
 	if pod.choosy() {
 		changed.choosy = slices.DeleteFunc(slices.Clone(n.choosy), func(p *Pod) bool { return p == pod })
 	}
-	changed.Requested = n.Requested.plus(pod.Requests, -1)
-	changed.Apparent = n.Apparent.plus(pod.Apparent, -1)
+	changed.Requested = n.Requested.plus(&pod.Requests, -1)
+	changed.Apparent = n.Apparent.plus(&pod.Apparent, -1)
+	changed.weigh()
 	return &changed
-}
-
-// Resources are amounts: milli-units of cpu, units of everything else.
-type Resources map[corev1.ResourceName]int64
-
-func (r Resources) plus(other Resources, sign int64) Resources {
-	sum := make(Resources, len(r)+len(other))
-	for name, amount := range r {
-		sum[name] = amount
-	}
-	for name, amount := range other {
-		sum[name] += sign * amount
-	}
-	return sum
-}
-
-// amounts turns a resource list into Resources.
-func amounts(list corev1.ResourceList) Resources {
-	r := make(Resources, len(list))
-	for name, quantity := range list {
-		if name == corev1.ResourceCPU {
-			r[name] = quantity.MilliValue()
-		} else {
-			r[name] = quantity.Value()
-		}
-	}
-	return r
 }
 
 // What a container that requests nothing is taken to use when nodes are scored.
@@ -141,6 +109,7 @@ type Pod struct {
 	*corev1.Pod
 	Requests, Apparent Resources
 	ports              []corev1.ContainerPort
+	where              string
 
 	affinity, antiAffinity                   []term
 	preferredAffinity, preferredAntiAffinity []term
@@ -159,6 +128,7 @@ func NewPod(pod *corev1.Pod) *Pod {
 		},
 	}))
 	p.ports = hostPorts(pod)
+	p.where = where(pod)
 	if a := pod.Spec.Affinity; a != nil {
 		if a.PodAffinity != nil {
 			p.affinity = terms(pod, a.PodAffinity.RequiredDuringSchedulingIgnoredDuringExecution)

@@ -3,10 +3,10 @@ package plugin
 import (
 	"math"
 	"slices"
+	"sync"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/labels"
-	"k8s.io/component-helpers/scheduling/corev1/nodeaffinity"
 )
 
 // spreadConstraint is a topology spread constraint, parsed.
@@ -34,7 +34,8 @@ func topologySpread(pod *Pod, s *Snapshot) Check {
 		check.Filter = spreadFilter(pod, s, hard)
 	}
 	if len(soft) > 0 {
-		check.Score = spreadScore(pod, s, soft)
+		score := sync.OnceValue(func() func(n *Node) int64 { return spreadScore(pod, s, soft) }) // wanted if several nodes will do
+		check.Score = func(n *Node) int64 { return score()(n) }
 		check.Normalize = leastCrowded
 	}
 	return check
@@ -116,38 +117,29 @@ func withKeys(s labels.Selector, keys []string, values map[string]string) labels
 
 // counts is how many matching pods each domain has of the nodes that count: those with all of keys which the
 // constraint includes.
-func (c *spreadConstraint) counts(pod *Pod, s *Snapshot, keys []string) map[string]int64 {
-	tally := s.Tallies.of(tallied{namespace: pod.Namespace}, c.pods, s.Nodes)
-	required := nodeaffinity.GetRequiredNodeAffinity(pod.Pod)
-	if c.includesAll(pod) {
-		return tally.domains(c.key, keys)
-	}
-	return tally.sum(c.key, func(n *Node) bool { return hasAll(n, keys) && c.includes(pod, n, required) })
-}
-
-// includesAll reports whether it does not depend on the node whether it counts.
-func (c *spreadConstraint) includesAll(pod *Pod) bool {
-	anyNode := len(pod.Spec.NodeSelector) == 0 && (pod.Spec.Affinity == nil || pod.Spec.Affinity.NodeAffinity == nil)
-	return (anyNode || c.affinity != corev1.NodeInclusionPolicyHonor) && c.taints != corev1.NodeInclusionPolicyHonor
-}
-
-func (c *spreadConstraint) includes(pod *Pod, n *Node, required nodeaffinity.RequiredNodeAffinity) bool {
+func (c *spreadConstraint) counts(pod *Pod, s *Snapshot, keys []string) *census {
+	tally := s.tally(tallied{namespace: pod.Namespace}, c.pods)
+	var selected *selection
 	if c.affinity == corev1.NodeInclusionPolicyHonor {
-		if ok, err := required.Match(n.Node); err != nil || !ok {
-			return false
-		}
+		selected = s.selected(pod)
 	}
-	return c.taints != corev1.NodeInclusionPolicyHonor || taintToleration(pod, nil).Filter(n) == nil
+	if c.taints != corev1.NodeInclusionPolicyHonor {
+		return tally.domains(s.Cluster, c.key, keys, selected)
+	}
+	tolerated := taintToleration(pod, nil).Filter
+	return tally.sum(s.Cluster, c.key, func(n *Node) bool {
+		return hasAll(n, keys) && (selected == nil || selected.has(n)) && tolerated(n) == nil
+	})
 }
 
 func spreadFilter(pod *Pod, s *Snapshot, hard []spreadConstraint) func(n *Node) *Reason {
-	counts := make([]map[string]int64, len(hard))
+	counts := make([]*census, len(hard))
 	least, self := make([]int64, len(hard)), make([]int64, len(hard))
 	keys := keysOf(pod, hard)
 	for i := range hard {
 		counts[i] = hard[i].counts(pod, s, keys)
-		if len(counts[i]) >= hard[i].minDomains { // else the least is taken to be 0
-			least[i] = smallest(counts[i])
+		if counts[i].filled >= hard[i].minDomains { // else the least is taken to be 0
+			least[i] = counts[i].smallest()
 		}
 		if hard[i].pods.Matches(labels.Set(pod.Labels)) {
 			self[i] = 1
@@ -155,28 +147,23 @@ func spreadFilter(pod *Pod, s *Snapshot, hard []spreadConstraint) func(n *Node) 
 	}
 	return func(n *Node) *Reason {
 		for i := range hard {
-			value, ok := n.Labels[hard[i].key]
+			pods, ok := counts[i].at(n)
 			if !ok {
-				return finallyBecause("node(s) didn't match pod topology spread constraints (missing required label)")
+				return inNoDomain
 			}
-			if counts[i][value]+self[i]-least[i] > hard[i].maxSkew {
-				return because("node(s) didn't match pod topology spread constraints")
+			if pods+self[i]-least[i] > hard[i].maxSkew {
+				return skewed
 			}
 		}
 		return nil
 	}
 }
 
-func smallest(counts map[string]int64) int64 {
-	if len(counts) == 0 {
-		return 0
-	}
-	least := int64(math.MaxInt64)
-	for _, count := range counts {
-		least = min(least, count)
-	}
-	return least
-}
+// Why nodes cannot take a pod that is to be spread.
+var (
+	inNoDomain = finallyBecause("node(s) didn't match pod topology spread constraints (missing required label)")
+	skewed     = because("node(s) didn't match pod topology spread constraints")
+)
 
 // outside is the score of a node that is in no domain.
 const outside = -1
@@ -184,12 +171,12 @@ const outside = -1
 // spreadScore is how crowded a node's domains are; fewer is better. Kinds of domains of which there are many weigh
 // more, since they spread finer.
 func spreadScore(pod *Pod, s *Snapshot, soft []spreadConstraint) func(n *Node) int64 {
-	counts := make([]map[string]int64, len(soft))
+	counts := make([]*census, len(soft))
 	weights := make([]float64, len(soft))
 	keys := keysOf(pod, soft)
 	for i := range soft {
 		counts[i] = soft[i].counts(pod, s, keys)
-		weights[i] = math.Log(float64(len(counts[i]) + 2))
+		weights[i] = math.Log(float64(counts[i].filled + 2))
 	}
 	return func(n *Node) int64 {
 		if !hasAll(n, keys) {
@@ -197,8 +184,8 @@ func spreadScore(pod *Pod, s *Snapshot, soft []spreadConstraint) func(n *Node) i
 		}
 		var sum float64
 		for i := range soft {
-			if value, ok := n.Labels[soft[i].key]; ok {
-				sum += float64(counts[i][value])*weights[i] + float64(soft[i].maxSkew-1)
+			if pods, ok := counts[i].at(n); ok {
+				sum += float64(pods)*weights[i] + float64(soft[i].maxSkew-1)
 			}
 		}
 		return int64(math.Round(sum))

@@ -15,23 +15,25 @@ func taintToleration(pod *Pod, _ *Snapshot) Check {
 			for i := range n.Spec.Taints {
 				taint := &n.Spec.Taints[i]
 				if taint.Effect != corev1.TaintEffectPreferNoSchedule && !tolerates(pod.Spec.Tolerations, taint) {
-					return finallyBecause("node(s) had untolerated taint(s)")
+					return untolerated
 				}
 			}
 			return nil
 		},
-		Score: func(n *Node) (untolerated int64) {
+		Score: func(n *Node) (taints int64) {
 			for i := range n.Spec.Taints {
 				taint := &n.Spec.Taints[i]
 				if taint.Effect == corev1.TaintEffectPreferNoSchedule && !tolerates(pod.Spec.Tolerations, taint) {
-					untolerated++
+					taints++
 				}
 			}
-			return untolerated
+			return taints
 		},
 		Normalize: normalize(true),
 	}
 }
+
+var untolerated = finallyBecause("node(s) had untolerated taint(s)")
 
 func tolerates(tolerations []corev1.Toleration, taint *corev1.Taint) bool {
 	return slices.ContainsFunc(tolerations, func(t corev1.Toleration) bool {

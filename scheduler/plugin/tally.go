@@ -6,15 +6,11 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 )
 
-// mostTallied bounds what Tallies keeps, in nodes counted.
-const mostTallied = 1 << 20
+// mostKept bounds what is kept of tallies, and of selections, in nodes looked at.
+const mostKept = 1 << 20
 
-// Tallies counts pods on nodes and keeps the counts, since from one cycle to the next few nodes change. What a node
-// held is known by its *Node, which never changes. It is not safe for concurrent use: one cycle runs at a time.
-type Tallies struct {
-	tallies map[tallied]*tally
-	used    int64 // rises with each use, so that what was not used for long goes
-}
+// mostSums is in how many ways a tally is summed up at once. Pods that are counted together are mostly of one template.
+const mostSums = 64
 
 // tallied is which pods are counted.
 type tallied struct {
@@ -22,62 +18,79 @@ type tallied struct {
 	leaving             bool // those that are being deleted too
 }
 
-// NewTallies returns tallies that have counted nothing.
-func NewTallies() *Tallies { return &Tallies{tallies: make(map[tallied]*tally)} }
-
-// of is the tally of the pods of a namespace that a selector selects, on nodes.
-func (t *Tallies) of(which tallied, pods labels.Selector, nodes []*Node) *tally {
-	if t == nil {
-		return newTally(which, pods, nodes)
-	}
-	t.used++
-	which.selector = pods.String()
-	found := t.tallies[which]
-	if found == nil || len(found.nodes) != len(nodes) {
-		found = newTally(which, pods, nodes)
-		t.tallies[which] = found
-		t.shrink(len(nodes))
-	} else {
-		found.update(nodes)
-	}
-	found.used = t.used
-	return found
-}
-
-// shrink drops what was used least recently.
-func (t *Tallies) shrink(nodes int) {
-	for len(t.tallies) > 1 && len(t.tallies)*nodes > mostTallied {
-		var oldest tallied
-		least := t.used + 1
-		for key, tally := range t.tallies {
-			if tally.used != 0 && tally.used < least {
-				oldest, least = key, tally.used
-			}
-		}
-		delete(t.tallies, oldest)
-	}
-}
-
-// tally is how many pods there are on each node.
+// tally is how many pods there are on each node, and in domains of nodes.
 type tally struct {
 	tallied
 	selects labels.Selector
 
-	nodes []*Node
-	pods  []int32
-	used  int64
-	sums  map[summed]map[string]int64
+	pods []int32 // by place of the node
+	sums map[summed]*census
+	seen int64 // how many changes of the cluster are counted
+	used int64
 }
 
-// summed is how a tally is summed up: by the values of a label, over the nodes that have others too.
-type summed struct{ key, within string }
+// summed is how a tally is summed up: by the values of a label, over the nodes that have others too and that a pod's
+// node selector selects.
+type summed struct{ key, within, selected string }
 
-func newTally(which tallied, pods labels.Selector, nodes []*Node) *tally {
-	t := &tally{tallied: which, selects: pods, nodes: nodes, pods: make([]int32, len(nodes)), sums: make(map[summed]map[string]int64)}
-	for i, n := range nodes {
+// census is how many pods there are in each domain of the nodes that count.
+type census struct {
+	counted
+	counts func(n *Node) bool
+	nodes  []int32 // of each domain, how many count
+	filled int     // domains with nodes that count
+}
+
+// smallest is how many pods the domain with the fewest has; 0 if there is none.
+func (c *census) smallest() int64 {
+	least := int64(-1)
+	for domain, nodes := range c.nodes {
+		if nodes > 0 && (least < 0 || c.amounts[domain] < least) {
+			least = c.amounts[domain]
+		}
+	}
+	return max(least, 0)
+}
+
+// tally counts the pods of a namespace that a selector selects, now. What it was at earlier times is kept.
+func (c *Cluster) tally(which tallied, pods labels.Selector) *tally {
+	c.used++
+	which.selector = pods.String()
+	t := c.tallies[which]
+	if t == nil {
+		t = &tally{tallied: which, selects: pods}
+		c.tallies[which] = t
+	}
+	t.used = c.used
+	if places, ok := c.changes.since(t.seen); ok && t.pods != nil {
+		t.update(c, places)
+	} else {
+		t.countAll(c)
+	}
+	t.seen = c.changes.total
+	dropOldest(c.tallies, len(c.Nodes), func(t *tally) int64 { return t.used })
+	return t
+}
+
+// dropOldest drops what was used least recently, if too much is kept.
+func dropOldest[K comparable, V any](kept map[K]V, nodes int, used func(V) int64) {
+	for len(kept) > 1 && len(kept)*nodes > mostKept {
+		var oldest K
+		least := int64(-1)
+		for key, value := range kept {
+			if u := used(value); least < 0 || u < least {
+				oldest, least = key, u
+			}
+		}
+		delete(kept, oldest)
+	}
+}
+
+func (t *tally) countAll(c *Cluster) {
+	t.pods, t.sums = make([]int32, len(c.Nodes)), make(map[summed]*census)
+	for i, n := range c.Nodes {
 		t.pods[i] = t.countOn(n)
 	}
-	return t
 }
 
 func (t *tally) countOn(n *Node) (count int32) {
@@ -89,53 +102,56 @@ func (t *tally) countOn(n *Node) (count int32) {
 	return count
 }
 
-// update counts anew on the nodes that have changed.
-func (t *tally) update(nodes []*Node) {
-	for i, n := range nodes {
-		old := t.nodes[i]
-		if n == old {
+// update counts anew on the nodes at some places.
+func (t *tally) update(c *Cluster, places []int) {
+	for _, i := range places {
+		n := c.Nodes[i]
+		count := t.countOn(n)
+		if count == t.pods[i] {
 			continue
 		}
-		count := t.countOn(n)
-		if n.Node != old.Node { // it may be in other domains now
-			clear(t.sums)
-		}
-		for by, sum := range t.sums {
-			if value, ok := n.Labels[by.key]; ok && hasAll(n, by.keys()) {
-				sum[value] += int64(count - t.pods[i])
+		for _, sum := range t.sums {
+			if sum.counts(n) {
+				sum.add(i, int64(count-t.pods[i]))
 			}
 		}
 		t.pods[i] = count
 	}
-	t.nodes = nodes
 }
 
-func (s summed) keys() []string {
-	if s.within == "" {
-		return nil
+// domains is how many pods the domains of a label have, of the nodes that have all of keys and that selected has; nil:
+// all. It must not be changed, and is good until the cluster changes.
+func (t *tally) domains(c *Cluster, key string, keys []string, selected *selection) *census {
+	by := summed{key: key, within: strings.Join(keys, ",")}
+	counts := func(n *Node) bool { return hasAll(n, keys) }
+	if selected != nil {
+		by.selected = selected.key
+		counts = func(n *Node) bool { return hasAll(n, keys) && selected.has(n) }
 	}
-	return strings.Split(s.within, ",")
-}
-
-// domains is how many pods each value of a label has, of the nodes that have all of keys. It must not be changed, and
-// is good until the next snapshot is counted.
-func (t *tally) domains(key string, keys []string) map[string]int64 {
-	by := summed{key, strings.Join(keys, ",")}
 	sum, ok := t.sums[by]
 	if !ok {
-		sum = t.sum(key, func(n *Node) bool { return hasAll(n, keys) })
+		if len(t.sums) >= mostSums {
+			clear(t.sums)
+		}
+		sum = t.sum(c, key, counts)
 		t.sums[by] = sum
 	}
 	return sum
 }
 
-// sum is how many pods each value of a label has, of some nodes.
-func (t *tally) sum(key string, counts func(n *Node) bool) map[string]int64 {
-	sum := make(map[string]int64)
-	for i, n := range t.nodes {
-		if value, ok := n.Labels[key]; ok && counts(n) {
-			sum[value] += int64(t.pods[i])
+// sum is how many pods the domains of a label have, of some nodes.
+func (t *tally) sum(c *Cluster, key string, counts func(n *Node) bool) *census {
+	sum := &census{counted: c.newCounted(key), counts: counts}
+	sum.nodes = make([]int32, sum.topology.domains)
+	for i, n := range c.Nodes {
+		domain := sum.of[i]
+		if domain < 0 || !counts(n) {
+			continue
 		}
+		if sum.nodes[domain]++; sum.nodes[domain] == 1 {
+			sum.filled++
+		}
+		sum.add(i, int64(t.pods[i]))
 	}
 	return sum
 }

@@ -25,6 +25,7 @@ import (
 var engines = map[string]func(address string) (backend.Backend, error){
 	"memory":   openMemory,
 	"file":     openFile,
+	"unsynced": openUnsynced,
 	"sqlite":   openSQLite,
 	"postgres": openPostgres,
 	"mysql":    openMySQL,
@@ -34,6 +35,7 @@ var engines = map[string]func(address string) (backend.Backend, error){
 // Help says which URLs there are, for people.
 const (
 	Help = `  file:///path     a file, for one server; in a directory it is named skiff.db
+  unsynced:///path the same, quick, and not to be relied on when the machine fails: for tests
   sqlite:///path   a SQLite database, for one server; in a directory it is named skiff.sqlite
   postgres://…     a PostgreSQL database, as libpq has its URLs
   mysql://…        a MySQL or MariaDB database: mysql://user:password@host:3306/database
@@ -81,7 +83,7 @@ func OpenExisting(address string) (backend.Backend, error) {
 }
 
 // files are what engines of a file name it in a directory.
-var files = map[string]string{"file": "skiff.db", "sqlite": "skiff.sqlite"}
+var files = map[string]string{"file": "skiff.db", "unsynced": "skiff.db", "sqlite": "skiff.sqlite"}
 
 // ErrURL: the URL is malformed. What is wrong is not said, as it may be a
 // password that is not escaped.
@@ -100,6 +102,14 @@ func openFile(address string) (backend.Backend, error) {
 		return nil, err
 	}
 	return opened(file.Open(path))
+}
+
+func openUnsynced(address string) (backend.Backend, error) {
+	path, err := pathOf(address, files["unsynced"])
+	if err != nil {
+		return nil, err
+	}
+	return opened(file.OpenUnsynced(path))
 }
 
 func openSQLite(address string) (backend.Backend, error) {

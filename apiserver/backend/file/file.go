@@ -63,7 +63,13 @@ var (
 
 // Open opens the database at path, and makes it and its directory if they are
 // not there. It must be closed. backend.ErrInUse.
-func Open(path string) (*Backend, error) {
+func Open(path string) (*Backend, error) { return start(path, true) }
+
+// OpenUnsynced is Open of a database that nobody will miss: what is written outlives the process, and need not outlive the
+// machine.
+func OpenUnsynced(path string) (*Backend, error) { return start(path, false) }
+
+func start(path string, synced bool) (*Backend, error) {
 	if err := makeFolder(filepath.Dir(path)); err != nil {
 		return nil, fmt.Errorf("open storage: %w", err)
 	}
@@ -71,6 +77,7 @@ func Open(path string) (*Backend, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open storage %s: %w", path, err)
 	}
+	db.NoSync, db.NoGrowSync = !synced, !synced
 	if path, err = filepath.EvalSymlinks(path); err == nil {
 		err = removeLeftover(path)
 	}

@@ -13,15 +13,19 @@ import (
 )
 
 func TestContract(t *testing.T) {
-	var dirs sync.Map // of each test, so that it can open its file again
-	backendtest.Run(t, backendtest.Engine{Durable: true, Open: func(t testing.TB) backend.Backend {
-		dir, _ := dirs.LoadOrStore(t.Name(), t.TempDir())
-		b, err := file.Open(filepath.Join(dir.(string), "data", "skiff.db"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		return b
-	}})
+	for name, open := range map[string]func(string) (*file.Backend, error){"synced": file.Open, "unsynced": file.OpenUnsynced} {
+		t.Run(name, func(t *testing.T) {
+			var dirs sync.Map // of each test, so that it can open its file again
+			backendtest.Run(t, backendtest.Engine{Durable: true, Open: func(t testing.TB) backend.Backend {
+				dir, _ := dirs.LoadOrStore(t.Name(), t.TempDir())
+				b, err := open(filepath.Join(dir.(string), "data", "skiff.db"))
+				if err != nil {
+					t.Fatal(err)
+				}
+				return b
+			}})
+		})
+	}
 }
 
 // Compacted history gives its space back: a file that is written for ever and

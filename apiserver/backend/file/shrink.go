@@ -133,6 +133,7 @@ func (b *Backend) begin(used int64) (*smaller, error) {
 	if c.db, err = bbolt.Open(c.path, 0o600, o); err != nil {
 		return nil, err
 	}
+	c.db.NoSync, c.db.NoGrowSync = b.db.NoSync, b.db.NoGrowSync
 	// Nothing is compacted meanwhile, so that what meta says stays.
 	if err = b.db.View(func(from *bbolt.Tx) error { return c.db.Update(func(to *bbolt.Tx) error { return copyMeta(to, from) }) }); err != nil {
 		return nil, errors.Join(err, c.db.Close(), os.Remove(c.path))

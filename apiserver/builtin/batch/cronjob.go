@@ -161,7 +161,7 @@ func cronJobColumns() []resource.Column[*batchv1.CronJob] {
 		}),
 		suspendColumn(),
 		table.Number("Active", table.Doc(batchv1.CronJobStatus{}, "active"), func(c cronJob) int64 { return int64(len(c.Status.Active)) }),
-		table.Text("Last Schedule", table.Doc(batchv1.CronJobStatus{}, "lastScheduleTime"), func(c cronJob) string {
+		table.Ago("Last Schedule", table.Doc(batchv1.CronJobStatus{}, "lastScheduleTime"), func(c cronJob) any {
 			if c.Status.LastScheduleTime == nil {
 				return "<none>"
 			}

@@ -5,7 +5,6 @@ import (
 	"maps"
 	"math"
 	"strconv"
-	"time"
 
 	batchv1 "k8s.io/api/batch/v1"
 	v1 "k8s.io/api/core/v1"
@@ -158,7 +157,7 @@ func jobColumns() []resource.Column[*batchv1.Job] {
 		resource.NameColumn[job](),
 		table.Text("Status", "Status of the job.", jobState),
 		table.Text("Completions", table.Doc(batchv1.JobStatus{}, "succeeded"), completions),
-		table.Text("Duration", "Time required to complete the job.", jobDuration),
+		table.Ago("Duration", "Time required to complete the job.", jobDuration),
 		resource.AgeColumn[job](),
 		table.Wide(podspec.ContainersColumn(spec)),
 		table.Wide(podspec.ImagesColumn(spec)),
@@ -194,13 +193,13 @@ func completions(j *batchv1.Job) string {
 	return fmt.Sprintf("%d/1", j.Status.Succeeded)
 }
 
-func jobDuration(j *batchv1.Job) string {
+func jobDuration(j *batchv1.Job) any {
 	start, end := j.Status.StartTime, j.Status.CompletionTime
 	switch {
 	case start == nil:
 		return ""
 	case end == nil:
-		return duration.HumanDuration(time.Since(start.Time))
+		return resource.Since{Time: start.Time}
 	}
 	return duration.HumanDuration(end.Sub(start.Time))
 }

@@ -2,11 +2,9 @@ package core
 
 import (
 	"fmt"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/util/duration"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
@@ -109,14 +107,14 @@ func validateTimedEvent(e *corev1.Event, controller string) field.ErrorList {
 }
 
 var eventColumns = []resource.Column[*corev1.Event]{
-	table.Text("Last Seen", "The time at which the most recent occurrence of this event was recorded.", LastSeen),
+	table.Ago("Last Seen", "The time at which the most recent occurrence of this event was recorded.", LastSeen),
 	table.Text("Type", table.Doc(corev1.Event{}, "type"), func(e *corev1.Event) string { return e.Type }),
 	table.Text("Reason", table.Doc(corev1.Event{}, "reason"), func(e *corev1.Event) string { return e.Reason }),
 	table.Text("Object", table.Doc(corev1.Event{}, "involvedObject"), eventObject),
 	table.Wide(table.Text("Subobject", table.Doc(corev1.ObjectReference{}, "fieldPath"), func(e *corev1.Event) string { return e.InvolvedObject.FieldPath })),
 	table.Wide(table.Text("Source", table.Doc(corev1.Event{}, "source"), eventSource)),
 	table.Text("Message", table.Doc(corev1.Event{}, "message"), func(e *corev1.Event) string { return e.Message }),
-	table.Wide(table.Text("First Seen", table.Doc(corev1.Event{}, "firstTimestamp"), firstSeen)),
+	table.Wide(table.Ago("First Seen", table.Doc(corev1.Event{}, "firstTimestamp"), firstSeen)),
 	table.Wide(table.Count("Count", table.Doc(corev1.Event{}, "count"), eventCount)),
 	table.Wide(resource.NameColumn[*corev1.Event]()),
 }
@@ -125,7 +123,7 @@ var eventColumns = []resource.Column[*corev1.Event]{
 func EventColumns() []resource.Column[*corev1.Event] { return eventColumns }
 
 // LastSeen is the age of the last occurrence.
-func LastSeen(e *corev1.Event) string {
+func LastSeen(e *corev1.Event) any {
 	last := resource.Age(e.LastTimestamp)
 	if e.LastTimestamp.IsZero() {
 		last = firstSeen(e)
@@ -136,19 +134,14 @@ func LastSeen(e *corev1.Event) string {
 	return last
 }
 
-func firstSeen(e *corev1.Event) string {
+func firstSeen(e *corev1.Event) any {
 	if e.FirstTimestamp.IsZero() {
 		return sinceMicro(e.EventTime)
 	}
 	return resource.Age(e.FirstTimestamp)
 }
 
-func sinceMicro(t metav1.MicroTime) string {
-	if t.IsZero() {
-		return "<unknown>"
-	}
-	return duration.HumanDuration(time.Since(t.Time))
-}
+func sinceMicro(t metav1.MicroTime) any { return resource.Age(metav1.NewTime(t.Time)) }
 
 func eventCount(e *corev1.Event) int64 {
 	switch {

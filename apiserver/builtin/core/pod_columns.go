@@ -21,8 +21,8 @@ func podColumns() []resource.Column[*corev1.Pod] {
 			return fmt.Sprintf("%d/%d", s.ready, s.total)
 		}),
 		table.Text("Status", "The aggregate status of the containers in this pod.", func(p pod) string { return summarize(p).reason }),
-		table.Text("Restarts", "The number of times the containers in this pod have been restarted and when the last container in this pod has restarted.",
-			func(p pod) string { return summarize(p).restarts.String() }),
+		table.Ago("Restarts", "The number of times the containers in this pod have been restarted and when the last container in this pod has restarted.",
+			func(p pod) any { return summarize(p).restarts.cell() }),
 		resource.AgeColumn[pod](),
 		table.Wide(table.Text("IP", table.Doc(corev1.PodStatus{}, "podIP"), func(p pod) string { return table.OrNone(podIP(p)) })),
 		table.Wide(table.Text("Node", table.Doc(corev1.PodSpec{}, "nodeName"), func(p pod) string { return table.OrNone(p.Spec.NodeName) })),
@@ -51,11 +51,11 @@ func (r *restartCount) add(s *corev1.ContainerStatus) {
 	}
 }
 
-func (r restartCount) String() string {
+func (r restartCount) cell() any {
 	if r.count == 0 || r.last.IsZero() {
 		return strconv.Itoa(r.count)
 	}
-	return fmt.Sprintf("%d (%s ago)", r.count, resource.Age(r.last))
+	return resource.Since{Before: strconv.Itoa(r.count) + " (", Time: r.last.Time, After: " ago)"}
 }
 
 // summarize tells how far a pod is: the phase, unless something more telling is

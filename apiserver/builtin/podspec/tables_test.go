@@ -87,7 +87,8 @@ func writeCell(b *strings.Builder, c resource.Column[resource.Object], value any
 		text = []byte(err.Error())
 	}
 	cell := years.ReplaceAllString(uidInCell.ReplaceAllString(string(text), "UID"), "YEARS")
-	if s, ok := value.(string); ok && age.MatchString(s) {
+	var shown string // an age is a string when it is shown
+	if json.Unmarshal(text, &shown) == nil && age.MatchString(shown) {
 		cell = "AGE"
 	}
 	fmt.Fprintf(b, "%s|%s|%s|%d|%s: %s\n", c.Name, c.Type, c.Format, c.Priority, c.Description, cell)

@@ -22,6 +22,11 @@ func Text[P any](name, description string, value func(P) string) resource.Column
 		Value: func(obj P) any { return value(obj) }}
 }
 
+// Ago is a column of strings that may say how long ago something was.
+func Ago[P any](name, description string, value func(P) any) resource.Column[P] {
+	return resource.Column[P]{Name: name, Type: "string", Description: description, Value: value}
+}
+
 // Number is a column of integers.
 func Number[P any](name, description string, value func(P) int64) resource.Column[P] {
 	return resource.Column[P]{Name: name, Type: "integer", Description: description,

@@ -122,22 +122,23 @@ func Dispatch(key Register, set string) Expression {
 	}}
 }
 
-// Update makes a dynamic map have data for a key, for a time from now on.
-func Update(set string, key, data Register, timeout time.Duration) Expression {
+// Update makes a dynamic set have a key, for a time from now on. It does not match if
+// the set is full.
+func Update(set string, key Register, timeout time.Duration) Expression {
 	return Expression{"dynset", func(a *attributes) {
 		a.text(unix.NFTA_DYNSET_SET_NAME, set)
 		a.number(unix.NFTA_DYNSET_SREG_KEY, key.number())
-		a.number(unix.NFTA_DYNSET_SREG_DATA, data.number())
 		a.number(unix.NFTA_DYNSET_OP, unix.NFT_DYNSET_OP_UPDATE)
 		a.long(unix.NFTA_DYNSET_TIMEOUT, uint64(timeout.Milliseconds()))
 	}}
 }
 
-// Random loads a number below a limit.
-func Random(to Register, limit uint32) Expression {
+// Random loads a number that is one of so many from the first on.
+func Random(to Register, of, first uint32) Expression {
 	return Expression{"numgen", func(a *attributes) {
 		a.number(unix.NFTA_NG_DREG, to.number())
-		a.number(unix.NFTA_NG_MODULUS, limit)
+		a.number(unix.NFTA_NG_MODULUS, of)
+		a.number(unix.NFTA_NG_OFFSET, first)
 		a.number(unix.NFTA_NG_TYPE, unix.NFT_NG_RANDOM)
 	}}
 }

@@ -8,6 +8,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 
 	"golang.org/x/sys/unix"
 )
@@ -186,6 +187,13 @@ type Element struct {
 // listLimit is how many bytes of elements go into one message, whose attributes
 // have lengths of 16 bits.
 const listLimit = 48 << 10
+
+// elementSize is about how much an element takes in a message.
+const elementSize = 88
+
+// Reserve makes room for so many elements, without which the message grows step by
+// step.
+func (b *Batch) Reserve(elements int) { b.message = slices.Grow(b.message, elements*elementSize) }
 
 // AddElements adds elements to a set. Whoever yields them may use their memory
 // again.

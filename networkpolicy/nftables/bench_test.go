@@ -1,14 +1,9 @@
 package nftables
 
 import (
-	"flag"
 	"fmt"
-	"net"
 	"net/netip"
-	"runtime"
-	"slices"
 	"testing"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
@@ -22,28 +17,28 @@ import (
 	"github.com/skiff-k8s/skiff/proxy/nettest"
 )
 
-var figures = flag.Bool("figures", false, "measure what docs/network.md tells, which takes a while")
-
-// TestPacketFigures measures what policies cost a packet. A sender of datagrams does all the work of their
-// way to the other pod itself, so that the time it takes is what a packet costs.
-func TestPacketFigures(t *testing.T) {
-	if !*figures {
-		t.Skip("only with -figures")
-	}
+// BenchmarkPacket is what policies cost a packet. A sender of datagrams does all the work of their way to the other pod
+// itself, so that the time it takes is what a packet costs.
+func BenchmarkPacket(b *testing.B) {
 	for _, n := range []int{0, 1, 10, 100, 1000} {
-		l := newLab(t)
-		for i := range n {
-			manyPolicies(l.world, i, "a", "b")
-		}
-		begin := time.Now()
-		l.apply()
-		applied := time.Since(begin)
-		conn, err := l.dial("a", "udp", hosts["b"][0]+":81", soon)
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Logf("%4d policies about both pods: %d ns a packet; applied in %v", n, cheapest(conn), applied.Round(10*time.Microsecond))
-		conn.Close()
+		b.Run(fmt.Sprint(n, " policies"), func(b *testing.B) {
+			l := newLab(b)
+			for i := range n {
+				manyPolicies(l.world, i, "a", "b")
+			}
+			l.apply()
+			conn, err := l.dial("a", "udp", hosts["b"][0]+":81", soon)
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer conn.Close()
+			if !echo(conn, soon) {
+				b.Fatal("packets do not pass")
+			}
+			for b.Loop() {
+				_, _ = conn.Write([]byte("0123456789"))
+			}
+		})
 	}
 }
 
@@ -63,31 +58,9 @@ func manyPolicies(w *networkpolicy.World, i int, pods ...string) {
 	w.SetPolicy(p)
 }
 
-// cheapest is the least time that a packet takes in nanoseconds, of several rounds.
-func cheapest(conn net.Conn) int64 {
-	const rounds, packets = 1000, 300 // short, so that some are not disturbed
-	best := int64(1 << 62)
-	for range rounds {
-		begin := time.Now()
-		for range packets {
-			_, _ = conn.Write([]byte("0123456789"))
-		}
-		best = min(best, time.Since(begin).Nanoseconds()/packets)
-	}
-	return best
-}
-
-// TestScaleFigures measures a large cluster on one node: 50 namespaces with 100 pods and 20 policies each.
-func TestScaleFigures(t *testing.T) {
-	if !*figures {
-		t.Skip("only with -figures")
-	}
-	node := nettest.New(t)
-	var before, after runtime.MemStats
-	runtime.GC()
-	runtime.ReadMemStats(&before)
+// largeWorld is a large cluster: 50 namespaces with 100 pods and 20 policies each; 100 of the pods are on this node.
+func largeWorld() *networkpolicy.World {
 	w := networkpolicy.NewWorld("here")
-	begin := time.Now()
 	for n := range 50 {
 		ns := fmt.Sprint("ns-", n)
 		w.SetNamespace(&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: ns, Labels: map[string]string{"kubernetes.io/metadata.name": ns, "team": fmt.Sprint(n % 5)}}})
@@ -98,44 +71,55 @@ func TestScaleFigures(t *testing.T) {
 			w.SetPod(scalePod(ns, n, i))
 		}
 	}
-	t.Logf("5,000 pods and 1,000 policies told in %v", time.Since(begin).Round(time.Millisecond))
-	var backend *Backend
-	apply := func(what string) {
-		t.Helper()
-		begin := time.Now()
-		table := w.Table()
-		computed := time.Since(begin)
-		var err error
-		node.Do(t, func() {
-			if backend == nil {
-				backend, err = New()
-			}
-			if err == nil {
-				err = backend.Apply(table)
-			}
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Logf("%s: %v, of which the table %v", what, time.Since(begin).Round(10*time.Microsecond), computed.Round(10*time.Microsecond))
+	return w
+}
+
+// BenchmarkFirst makes the rules of a node of a large cluster from nothing.
+func BenchmarkFirst(b *testing.B) {
+	w, node := largeWorld(), nettest.New(b)
+	for b.Loop() {
+		enforce(b, node, newBackend(b), w)
 	}
-	apply("first")
-	for range 3 {
-		p := scalePod("ns-7", 250, int(time.Now().UnixNano()%200))
-		p.UID = types.UID(fmt.Sprint(time.Now().UnixNano()))
-		begin := time.Now()
+}
+
+// BenchmarkPodMore has one pod more in it, BenchmarkPolicyMore one policy.
+func BenchmarkPodMore(b *testing.B) {
+	oneMore(b, func(w *networkpolicy.World, i int) {
+		p := scalePod("ns-7", 250, i%200)
+		p.UID = types.UID(fmt.Sprint(i))
 		w.SetPod(p)
-		t.Logf("told of a pod in %v", time.Since(begin).Round(10*time.Microsecond))
-		apply("one pod more")
-		begin = time.Now()
-		w.SetPolicy(scalePolicy("ns-7", 100+int(time.Now().UnixNano()%200)))
-		t.Logf("told of a policy in %v", time.Since(begin).Round(10*time.Microsecond))
-		apply("one policy more")
+	})
+}
+
+func BenchmarkPolicyMore(b *testing.B) {
+	oneMore(b, func(w *networkpolicy.World, i int) { w.SetPolicy(scalePolicy("ns-7", 100+i%200)) })
+}
+
+func oneMore(b *testing.B, change func(w *networkpolicy.World, i int)) {
+	w, node, backend := largeWorld(), nettest.New(b), newBackend(b)
+	enforce(b, node, backend, w)
+	for i := 0; b.Loop(); i++ {
+		change(w, i)
+		enforce(b, node, backend, w)
 	}
-	runtime.GC()
-	runtime.ReadMemStats(&after)
-	t.Logf("%d MB of memory", (after.HeapAlloc-before.HeapAlloc)>>20)
-	runtime.KeepAlive(w)
+}
+
+func newBackend(b *testing.B) *Backend {
+	b.Helper()
+	backend, err := New(false)
+	if err != nil {
+		b.Fatal(err)
+	}
+	return backend
+}
+
+func enforce(b *testing.B, node *nettest.Namespace, backend *Backend, w *networkpolicy.World) {
+	b.Helper()
+	var err error
+	node.Do(b, func() { err = backend.Apply(w.Table()) })
+	if err != nil {
+		b.Fatal(err)
+	}
 }
 
 // inside is a backend of another network namespace, which notes when it has applied what.
@@ -158,46 +142,53 @@ func (i inside) Intact() (ok bool, err error) {
 	return ok, err
 }
 
-// TestEffectFigures measures how long it takes from the write of a policy to the API until it is in force, and how long the
-// start of a pod waits.
-func TestEffectFigures(t *testing.T) {
-	if !*figures {
-		t.Skip("only with -figures")
-	}
-	l := inside{newLab(t), make(chan *networkpolicy.Table, 1)}
-	client := kubernetes.NewForConfigOrDie(apiservertest.Config(apiservertest.Start(t, nil), "admin", "system:masters"))
-	engine, err := networkpolicy.New(networkpolicy.Config{Client: client, NodeName: "here", Backend: l})
-	if err != nil {
-		t.Fatal(err)
-	}
-	go func() { _ = engine.Run(t.Context()) }()
-	var admitted, effective []time.Duration
-	for i := range 40 {
-		p := l.pod("b")
-		p.Namespace, p.UID = "default", types.UID(fmt.Sprint(i))
-		addr := netip.AddrFrom4([4]byte{10, 9, 1, byte(i)})
-		begin := time.Now()
-		if err := engine.Admit(t.Context(), p, []netip.Addr{addr}); err != nil {
-			t.Fatal(err)
+// BenchmarkAdmit is how long the start of a pod waits, BenchmarkEffect how long it takes from the write of a policy to
+// the API until it is in force.
+func BenchmarkAdmit(b *testing.B) {
+	l, _, engine := running(b)
+	for i := 0; b.Loop(); i++ {
+		if err := engine.Admit(b.Context(), numberedPod(l.lab, i), []netip.Addr{netip.AddrFrom4([4]byte{10, 9, byte(i >> 8), byte(i)})}); err != nil {
+			b.Fatal(err)
 		}
-		admitted = append(admitted, time.Since(begin))
+	}
+}
+
+func BenchmarkEffect(b *testing.B) {
+	l, client, engine := running(b)
+	if err := engine.Admit(b.Context(), numberedPod(l.lab, 0), []netip.Addr{netip.MustParseAddr("10.9.1.1")}); err != nil {
+		b.Fatal(err)
+	}
+	for i := 0; b.Loop(); i++ {
 		for len(l.applied) > 0 {
 			<-l.applied
 		}
 		policy := &networkingv1.NetworkPolicy{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprint("p", i)}}
 		policy.Spec.Ingress = []networkingv1.NetworkPolicyIngressRule{from(podNamed("a"))}
 		policy.Spec.PodSelector.MatchLabels = map[string]string{"pod": "b"}
-		begin = time.Now()
-		if _, err := client.NetworkingV1().NetworkPolicies("default").Create(t.Context(), policy, metav1.CreateOptions{}); err != nil {
-			t.Fatal(err)
+		if _, err := client.NetworkingV1().NetworkPolicies("default").Create(b.Context(), policy, metav1.CreateOptions{}); err != nil {
+			b.Fatal(err)
 		}
 		<-l.applied
-		effective = append(effective, time.Since(begin))
 	}
-	for what, list := range map[string][]time.Duration{"a pod waits": admitted, "a policy takes": effective} {
-		slices.Sort(list)
-		t.Logf("%s %v, at most %v", what, list[len(list)/2].Round(10*time.Microsecond), list[len(list)-1].Round(10*time.Microsecond))
+}
+
+// running is an engine that follows an API, and enforces in a lab.
+func running(b *testing.B) (inside, kubernetes.Interface, *networkpolicy.Engine) {
+	b.Helper()
+	l := inside{newLab(b), make(chan *networkpolicy.Table, 1)}
+	client := kubernetes.NewForConfigOrDie(apiservertest.Config(apiservertest.Start(b, nil), "admin", "system:masters"))
+	engine, err := networkpolicy.New(networkpolicy.Config{Client: client, NodeName: "here", Backend: l})
+	if err != nil {
+		b.Fatal(err)
 	}
+	go func() { _ = engine.Run(b.Context()) }()
+	return l, client, engine
+}
+
+func numberedPod(l *lab, i int) *corev1.Pod {
+	p := l.pod("b")
+	p.Namespace, p.UID = "default", types.UID(fmt.Sprint(i))
+	return p
 }
 
 func scalePod(ns string, n, i int) *corev1.Pod {
