@@ -14,7 +14,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/skiff-k8s/skiff/proxy"
-	"github.com/skiff-k8s/skiff/proxy/conntrack"
 )
 
 func prefix(text string) netip.Prefix { return netip.MustParsePrefix(text) }
@@ -35,12 +34,7 @@ func (w *world) flows(t *testing.T, family corev1.IPFamily) {
 			endpoints []string
 			want      string // empty: nobody answers
 		}{{[]string{"near"}, "near"}, {[]string{"near", "far"}, "near"}, {[]string{"far"}, "far"}, {nil, ""}, {[]string{"near"}, "near"}} {
-			before := w.last
 			w.become(t, table(w, ranges(), nil, step.endpoints))
-			w.node.Do(t, func() { err = conntrack.Netlink{}.Forget(t.Context(), before, w.last) })
-			if err != nil {
-				t.Fatal(err)
-			}
 			got, err := exchange(conn, step.want == "")
 			if name, _, _ := bytes.Cut(got, []byte(" ")); string(name) != step.want {
 				t.Errorf("%s, endpoints %v: got %q (%v), want %q", to, step.endpoints, got, err, step.want)

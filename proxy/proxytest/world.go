@@ -13,6 +13,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/skiff-k8s/skiff/proxy"
+	"github.com/skiff-k8s/skiff/proxy/conntrack"
 	"github.com/skiff-k8s/skiff/proxy/nettest"
 )
 
@@ -150,11 +151,16 @@ func serveUDP(t *testing.T, n *nettest.Namespace, addr, name string) {
 	}()
 }
 
-// become applies a table as the proxy does.
+// become applies a table as the proxy does: a flow of UDP to an endpoint that is
+// gone would answer who happens to ask from the same port.
 func (w *world) become(t *testing.T, table *proxy.Table) {
 	t.Helper()
 	var err error
-	w.node.Do(t, func() { err = w.backend.Apply(t.Context(), table) })
+	w.node.Do(t, func() {
+		if err = w.backend.Apply(t.Context(), table); err == nil {
+			err = conntrack.Netlink{}.Forget(t.Context(), w.last, table)
+		}
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
