@@ -34,9 +34,16 @@ build: ## Build bin/skiff
 	@ln -sfn $(TOOLS) bin/tools
 	@ln -sfn tools/kubectl bin/kubectl
 
+# These tests run containers, databases and networks, which share the machine's ports, links and processors with whatever runs beside
+# them: one package after the other. The others run as many at once as there are processors.
+ALONE = cluster cmd kubelet networkpolicy podnet proxy robustness
+
 .PHONY: test
 test: packages database-packages tools test-tools conformance-tools conformance-images lint ## Run all tests: what CI runs
-	SKIFF_TOOLS=$(TOOLS) SKIFF_IMAGES=$(CACHE)/images go test -timeout 40m ./...
+	export SKIFF_TOOLS=$(TOOLS) SKIFF_IMAGES=$(CACHE)/images; status=0; \
+	go test -timeout 40m $$(go list ./... | grep -vE "^$$(go list -m)/($$(echo $(ALONE) | tr ' ' '|'))(/|$$)") || status=1; \
+	go test -timeout 40m -p 1 $(ALONE:%=./%/...) || status=1; \
+	exit $$status
 
 .PHONY: lint
 lint: staticcheck ## Check format, vet and staticcheck

@@ -12,6 +12,8 @@ import (
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
+
+	"github.com/skiff-k8s/skiff/bench/quantile"
 )
 
 // extensions is how much load there is of what others add to an API.
@@ -177,8 +179,8 @@ func (l *load) webhooks(ctx context.Context, k keys) error {
 	if err != nil {
 		return err
 	}
-	l.add("create a ConfigMap, 1 worker: p50", millis, inMillis(quantile(before.took, 0.5)))
-	l.add("a webhook adds to that", millis, inMillis(quantile(with.took, 0.5)-quantile(before.took, 0.5)))
+	l.add("create a ConfigMap, 1 worker: p50", millis, inMillis(quantile.Of(before.took, 0.5)))
+	l.add("a webhook adds to that", millis, inMillis(quantile.Of(with.took, 0.5)-quantile.Of(before.took, 0.5)))
 	return nil
 }
 

@@ -11,6 +11,8 @@ import (
 	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
+
+	"github.com/skiff-k8s/skiff/bench/quantile"
 )
 
 // scale is how much load there is.
@@ -175,7 +177,7 @@ func (l *load) addCost(row string, spent time.Duration, n int) {
 
 func (l *load) addOutcome(row string, o outcome, q float64) {
 	l.add(row, perSecond, o.rate())
-	l.add(fmt.Sprintf("%s: p%g", row, q*100), millis, inMillis(quantile(o.took, q)))
+	l.add(fmt.Sprintf("%s: p%g", row, q*100), millis, inMillis(quantile.Of(o.took, q)))
 }
 
 func plural(n int, what string) string {

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/skiff-k8s/skiff/bench/quantile"
 )
 
 // describeMachine says in a line what was measured on: processors and how busy
@@ -49,5 +51,5 @@ func syncTime(name string) (time.Duration, error) {
 		took = append(took, time.Since(began))
 	}
 	slices.Sort(took)
-	return quantile(took, 0.5), nil
+	return quantile.Of(took, 0.5), nil
 }

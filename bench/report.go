@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/skiff-k8s/skiff/bench/quantile"
 )
 
 // engineReport is what the comparison of engines found so far, in Markdown.
@@ -60,11 +62,11 @@ func (w writes) cells() []string {
 	if len(w.took) == 0 {
 		return []string{"0", "–", "–"}
 	}
-	return []string{digits(w.rate()), ms(quantile(w.took, 0.5)), ms(quantile(w.took, 0.99))}
+	return []string{digits(w.rate()), ms(quantile.Of(w.took, 0.5)), ms(quantile.Of(w.took, 0.99))}
 }
 
 func (s sight) cells() []string {
-	return []string{ms(quantile(s.lags, 0.5)), ms(quantile(s.lags, 0.99)), share(len(s.lags), s.due)}
+	return []string{ms(quantile.Of(s.lags, 0.5)), ms(quantile.Of(s.lags, 0.99)), share(len(s.lags), s.due)}
 }
 
 func ms(d time.Duration) string { return digits(inMillis(d)) }

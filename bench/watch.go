@@ -11,6 +11,8 @@ import (
 	v1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/skiff-k8s/skiff/bench/quantile"
 )
 
 // watches updates one ConfigMap of 1 KiB that many watch: first as fast as one
@@ -42,7 +44,7 @@ func (l *load) watches(ctx context.Context) error {
 	}
 	for _, q := range []float64{0.5, 0.99} {
 		row := fmt.Sprintf("%d watchers, %d updates/s: lag, p%g", l.scale.watchers, time.Second/l.scale.pace, q*100)
-		l.add(row, millis, inMillis(quantile(paced.took, q)))
+		l.add(row, millis, inMillis(quantile.Of(paced.took, q)))
 	}
 	return nil
 }

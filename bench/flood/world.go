@@ -18,6 +18,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
+	"github.com/skiff-k8s/skiff/bench/quantile"
 	"github.com/skiff-k8s/skiff/bench/rig"
 )
 
@@ -204,15 +205,11 @@ func head(out io.Writer, s settings) {
 }
 
 func (s *seen) row(out io.Writer, name string, flooders int) {
+	slices.Sort(s.renewals)
+	slices.Sort(s.gets)
 	ms := func(all []time.Duration, share float64) string {
-		return fmt.Sprintf("%.1f ms", quantile(all, share).Seconds()*1000)
+		return fmt.Sprintf("%.1f ms", quantile.Of(all, share).Seconds()*1000)
 	}
 	fmt.Fprintf(out, "| %s | %d | %s | %s | %s | %s | %s | %s | %d | %d | %d | %d |\n", name, flooders, ms(s.renewals, 0.5), ms(s.renewals, 0.99), ms(s.renewals, 1),
 		ms(s.gets, 0.5), ms(s.gets, 0.99), ms(s.gets, 1), s.failed, s.lists, s.refused, s.broken)
-}
-
-// quantile is the smallest duration that a share of all do not exceed.
-func quantile(all []time.Duration, share float64) time.Duration {
-	sorted := slices.Sorted(slices.Values(all))
-	return sorted[max(0, int(share*float64(len(sorted))+0.999999)-1)]
 }

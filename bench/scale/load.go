@@ -17,6 +17,8 @@ import (
 	"k8s.io/client-go/tools/cache"
 	toolswatch "k8s.io/client-go/tools/watch"
 	"k8s.io/utils/ptr"
+
+	"github.com/skiff-k8s/skiff/bench/quantile"
 )
 
 const (
@@ -189,16 +191,12 @@ func (l load) makePods(ctx context.Context, c *controlPlane) ([]figure, error) {
 	return []figure{
 		{"pods made", rate(l.pods, slices.Max(made))},
 		{"pods bound", rate(l.pods, slices.Max(bound))},
-		{"from made to bound, p50 / p99", fmt.Sprintf("%.2f / %.2f s", quantile(waits, 0.5).Seconds(), quantile(waits, 0.99).Seconds())},
+		{"from made to bound, p50 / p99", fmt.Sprintf("%.2f / %.2f s", quantile.Of(waits, 0.5).Seconds(), quantile.Of(waits, 0.99).Seconds())},
 	}, nil
 }
 
 func rate(n int, d time.Duration) string {
 	return fmt.Sprintf("%.0f/s, all after %.1f s", float64(n)/d.Seconds(), d.Seconds())
-}
-
-func quantile(sorted []time.Duration, q float64) time.Duration {
-	return sorted[min(len(sorted)-1, int(q*float64(len(sorted))))]
 }
 
 func (l load) deployment(i int) *appsv1.Deployment {
