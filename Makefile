@@ -39,7 +39,7 @@ build: ## Build bin/skiff
 ALONE = cluster cmd kubelet networkpolicy podnet proxy robustness
 
 .PHONY: test
-test: packages database-packages tools test-tools conformance-tools conformance-images lint ## Run all tests: what CI runs
+test: packages test-packages database-packages tools test-tools conformance-tools conformance-images lint ## Run all tests: what CI runs
 	export SKIFF_TOOLS=$(TOOLS) SKIFF_IMAGES=$(CACHE)/images; status=0; \
 	go test -timeout 40m $$(go list ./... | grep -vE "^$$(go list -m)/($$(echo $(ALONE) | tr ' ' '|'))(/|$$)") || status=1; \
 	go test -timeout 40m -p 1 $(ALONE:%=./%/...) || status=1; \
@@ -177,6 +177,11 @@ need = missing=; for n in $(1); do command -v $${n%%:*} >/dev/null || missing="$
 .PHONY: packages
 packages:
 	@$(call need,$(NEEDS))
+
+# What tests ask about the rules that there are, besides what makes them.
+.PHONY: test-packages
+test-packages:
+	@$(call need,nft:nftables)
 
 # The databases that tests start. Only programs are wanted, no service: MariaDB's are packages of their own; of PostgreSQL, Debian
 # makes and starts a server when it is installed, unless told not to. Who has one already keeps it as it is, and the tests use its
