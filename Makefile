@@ -181,7 +181,7 @@ packages:
 # What tests ask about the rules that there are, besides what makes them.
 .PHONY: test-packages
 test-packages:
-	@$(call need,nft:nftables)
+	@$(call need,nft:nftables ipset:ipset)
 
 # The databases that tests start. Only programs are wanted, no service: MariaDB's are packages of their own; of PostgreSQL, Debian
 # makes and starts a server when it is installed, unless told not to. Who has one already keeps it as it is, and the tests use its
