@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -110,8 +111,10 @@ func TestSmuggling(t *testing.T) {
 	for _, odd := range []string{"/..%2f..%2fhidden", "/%0d%0aX-Smuggled:%201", "/a%20HTTP/1.1%0d%0aX-Smuggled:%201%0d%0a", "/a?x=%0d%0aX-Smuggled:%201"} {
 		ask(t, address, "admin-token", strings.TrimSuffix(path, "/a")+odd, nil)
 		pod.mu.Lock()
-		if len(pod.seen) > 1 || len(pod.seen) == 1 && (strings.Contains(pod.seen[0], "with") || strings.ContainsAny(pod.seen[0], "\r\n")) {
-			t.Errorf("%s: the pod gets %q", odd, pod.seen)
+		// A request from above may arrive only now: its client hung up, and nobody waited.
+		seen := slices.DeleteFunc(pod.seen, func(line string) bool { return line == "POST /a" })
+		if len(seen) > 1 || len(seen) == 1 && (strings.Contains(seen[0], "with") || strings.ContainsAny(seen[0], "\r\n")) {
+			t.Errorf("%s: the pod gets %q", odd, seen)
 		}
 		pod.seen = nil
 		pod.mu.Unlock()
