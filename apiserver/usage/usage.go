@@ -160,7 +160,11 @@ func (c *Collector) read(ctx context.Context, node *corev1.Node, s *series, slot
 	got, err := c.scrape(ctx, node)
 	if err != nil {
 		if !errors.Is(err, context.Canceled) {
-			c.config.Log.DebugContext(ctx, "read what a node uses", "node", node.Name, "error", err)
+			level := slog.LevelDebug
+			if isReady(node) {
+				level = slog.LevelWarn // one that is not ready is known not to answer
+			}
+			c.config.Log.Log(ctx, level, "read what a node uses", "node", node.Name, "error", err)
 		}
 		return
 	}

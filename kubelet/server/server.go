@@ -122,7 +122,8 @@ func (s *Server) routes() http.Handler {
 		{"GET /stats/summary", s.summary},
 		{"GET /metrics", promhttp.HandlerFor(s.cfg.Metrics, promhttp.HandlerOpts{}).ServeHTTP},
 		{"GET /metrics/resource", func(w http.ResponseWriter, r *http.Request) {
-			promhttp.HandlerFor(s.cfg.Stats.Resources(), promhttp.HandlerOpts{}).ServeHTTP(w, r)
+			// What is wrong with one pod leaves the others their figures.
+			promhttp.HandlerFor(s.cfg.Stats.Resources(), promhttp.HandlerOpts{ErrorHandling: promhttp.ContinueOnError}).ServeHTTP(w, r)
 		}},
 		{"GET /logs/", s.logs},
 		{"PUT /localVolumes/{name}", s.makeVolume},

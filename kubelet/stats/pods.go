@@ -1,6 +1,7 @@
 package stats
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"os"
@@ -11,6 +12,7 @@ import (
 
 	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 	statsapi "k8s.io/kubelet/pkg/apis/stats/v1alpha1"
 )
@@ -26,7 +28,7 @@ func (p *Provider) pods(ctx context.Context, onlyCPUAndMemory bool) ([]statsapi.
 		known[string(pod.UID)] = pod
 	}
 	all := []statsapi.PodStats{}
-	for _, sandbox := range newest(answer.Stats) {
+	for _, sandbox := range newest(answer.Stats, known) {
 		pod := known[sandbox.GetAttributes().GetMetadata().GetUid()]
 		stats := p.pod(sandbox, pod)
 		if onlyCPUAndMemory {
@@ -45,16 +47,42 @@ func (p *Provider) pods(ctx context.Context, onlyCPUAndMemory bool) ([]statsapi.
 	return all, nil
 }
 
-// newest keeps the last sandbox of each pod, as one that was replaced can linger.
-func newest(sandboxes []*cri.PodSandboxStats) map[string]*cri.PodSandboxStats {
-	last := map[string]*cri.PodSandboxStats{}
+// newest keeps one sandbox for each name of a pod, as those that were replaced can linger: the last sandbox of
+// the youngest pod.
+func newest(sandboxes []*cri.PodSandboxStats, known map[string]*v1.Pod) map[types.NamespacedName]*cri.PodSandboxStats {
+	made := func(m *cri.PodSandboxMetadata) (at time.Time) {
+		if pod := known[m.Uid]; pod != nil {
+			at = pod.CreationTimestamp.Time
+		}
+		return at
+	}
+	younger := func(a, b *cri.PodSandboxMetadata) bool {
+		return cmp.Or(made(a).Compare(made(b)), cmp.Compare(a.Attempt, b.Attempt)) > 0
+	}
+	last := map[types.NamespacedName]*cri.PodSandboxStats{}
 	for _, s := range sandboxes {
 		m := s.GetAttributes().GetMetadata()
 		if s.GetLinux() == nil || m.GetUid() == "" {
 			continue
 		}
-		if old := last[m.Uid]; old == nil || old.Attributes.Metadata.Attempt < m.Attempt {
-			last[m.Uid] = s
+		name := types.NamespacedName{Namespace: m.Namespace, Name: m.Name}
+		if old := last[name]; old == nil || younger(m, old.Attributes.Metadata) {
+			last[name] = s
+		}
+	}
+	return last
+}
+
+// running are the containers that use something, one of each name: the runtime tells of those that have ended, too.
+func running(containers []*cri.ContainerStats) map[string]*cri.ContainerStats {
+	last := map[string]*cri.ContainerStats{}
+	for _, c := range containers {
+		if c.Cpu == nil && c.Memory == nil {
+			continue
+		}
+		name := c.GetAttributes().GetMetadata().GetName()
+		if old := last[name]; old == nil || old.GetAttributes().GetMetadata().GetAttempt() < c.GetAttributes().GetMetadata().GetAttempt() {
+			last[name] = c
 		}
 	}
 	return last
@@ -75,7 +103,7 @@ func (p *Provider) pod(s *cri.PodSandboxStats, pod *v1.Pod) statsapi.PodStats {
 	if linux.Process != nil {
 		stats.ProcessStats = &statsapi.ProcessStats{ProcessCount: value(linux.Process.ProcessCount)}
 	}
-	for _, c := range linux.Containers {
+	for _, c := range running(linux.Containers) {
 		stats.Containers = append(stats.Containers, p.container(c, pod))
 	}
 	slices.SortFunc(stats.Containers, func(a, b statsapi.ContainerStats) int { return strings.Compare(a.Name, b.Name) })

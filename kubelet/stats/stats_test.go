@@ -14,7 +14,8 @@ import (
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// runtime is a container runtime with one pod, and a replaced sandbox of it.
+// runtime is a container runtime with one pod, a replaced sandbox of it, and one of an earlier pod of its name. Each
+// has a container that runs, and one before that, which has ended.
 type runtime struct {
 	cri.RuntimeServiceClient
 	cri.ImageServiceClient
@@ -22,15 +23,18 @@ type runtime struct {
 }
 
 func (r runtime) ListPodSandboxStats(context.Context, *cri.ListPodSandboxStatsRequest, ...grpc.CallOption) (*cri.ListPodSandboxStatsResponse, error) {
-	sandbox := func(id string, attempt uint32, cpu uint64) *cri.PodSandboxStats {
+	sandbox := func(id, uid string, attempt uint32, cpu uint64) *cri.PodSandboxStats {
 		return &cri.PodSandboxStats{
-			Attributes: &cri.PodSandboxAttributes{Id: id, Metadata: &cri.PodSandboxMetadata{Name: "p", Namespace: "ns", Uid: "uid", Attempt: attempt}},
+			Attributes: &cri.PodSandboxAttributes{Id: id, Metadata: &cri.PodSandboxMetadata{Name: "p", Namespace: "ns", Uid: uid, Attempt: attempt}},
 			Linux: &cri.LinuxPodSandboxStats{
 				Cpu:     &cri.CpuUsage{Timestamp: 5e9, UsageCoreNanoSeconds: &cri.UInt64Value{Value: cpu}},
 				Memory:  &cri.MemoryUsage{Timestamp: 5e9, WorkingSetBytes: &cri.UInt64Value{Value: 4096}},
 				Network: &cri.NetworkUsage{Timestamp: 5e9, DefaultInterface: &cri.NetworkInterfaceUsage{Name: "eth0", RxBytes: &cri.UInt64Value{Value: 7}}},
 				Containers: []*cri.ContainerStats{{
-					Attributes:    &cri.ContainerAttributes{Id: "c-" + id, Metadata: &cri.ContainerMetadata{Name: "c"}},
+					Attributes:    &cri.ContainerAttributes{Id: "ended-" + id, Metadata: &cri.ContainerMetadata{Name: "c"}},
+					WritableLayer: &cri.FilesystemUsage{FsId: &cri.FilesystemIdentifier{Mountpoint: r.dir}, UsedBytes: &cri.UInt64Value{Value: 700}},
+				}, {
+					Attributes:    &cri.ContainerAttributes{Id: "c-" + id, Metadata: &cri.ContainerMetadata{Name: "c", Attempt: 1}},
 					Cpu:           &cri.CpuUsage{Timestamp: 5e9, UsageCoreNanoSeconds: &cri.UInt64Value{Value: 2e9}},
 					Memory:        &cri.MemoryUsage{Timestamp: 5e9, WorkingSetBytes: &cri.UInt64Value{Value: 2048}},
 					WritableLayer: &cri.FilesystemUsage{FsId: &cri.FilesystemIdentifier{Mountpoint: r.dir}, UsedBytes: &cri.UInt64Value{Value: 100}, InodesUsed: &cri.UInt64Value{Value: 3}},
@@ -38,7 +42,9 @@ func (r runtime) ListPodSandboxStats(context.Context, *cri.ListPodSandboxStatsRe
 			},
 		}
 	}
-	return &cri.ListPodSandboxStatsResponse{Stats: []*cri.PodSandboxStats{sandbox("new", 1, 3e9), sandbox("old", 0, 9e9)}}, nil
+	return &cri.ListPodSandboxStatsResponse{Stats: []*cri.PodSandboxStats{
+		sandbox("earlier", "another", 7, 8e9), sandbox("new", "uid", 1, 3e9), sandbox("old", "uid", 0, 9e9),
+	}}, nil
 }
 
 func (r runtime) ImageFsInfo(context.Context, *cri.ImageFsInfoRequest, ...grpc.CallOption) (*cri.ImageFsInfoResponse, error) {
@@ -59,7 +65,7 @@ func newProvider(t *testing.T) *Provider {
 		}
 	}
 	pod := &v1.Pod{
-		ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "p", UID: "uid"},
+		ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "p", UID: "uid", CreationTimestamp: metav1.Unix(900, 0)},
 		Spec:       v1.PodSpec{Volumes: []v1.Volume{{Name: "v", VolumeSource: v1.VolumeSource{EmptyDir: &v1.EmptyDirVolumeSource{}}}}},
 		Status: v1.PodStatus{ContainerStatuses: []v1.ContainerStatus{{
 			Name: "c", State: v1.ContainerState{Running: &v1.ContainerStateRunning{StartedAt: metav1.Unix(1000, 0)}},
