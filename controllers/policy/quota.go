@@ -8,6 +8,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	resourcev1 "k8s.io/api/resource/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -48,51 +49,72 @@ func Quota(d Deps, counter Counter) reconcile.Controller {
 		client: d.Client, quotas: quotas.Lister(), counter: counter,
 		pods: core.Pods().Lister(), services: core.Services().Lister(), claims: core.PersistentVolumeClaims().Lister(),
 		devices: devices.Lister(),
-		added:   map[string]time.Time{},
+		charged: map[string]time.Time{},
 	}
 	counter.OnCount(c.countChanged)
 	return reconcile.Controller{
 		Name:    "ResourceQuota",
 		Workers: d.Workers,
 		Watch: []reconcile.Source{
-			reconcile.On(quotas.Informer(), quotaChanged),
+			reconcile.On(quotas.Informer(), c.quotaChanged),
 			c.counted.Source(),
-			reconcile.On(core.Pods().Informer(), func(old, pod *corev1.Pod) []reconcile.Key {
-				return c.usageChanged(quota.Pods, podOrNil(old), podOrNil(pod))
-			}),
-			reconcile.On(core.Services().Informer(), func(old, service *corev1.Service) []reconcile.Key {
-				if old == nil || service == nil {
-					return nil // its count has changed
-				}
-				return c.usageChanged(quota.Services, old, service)
-			}),
-			reconcile.On(core.PersistentVolumeClaims().Informer(), func(old, claim *corev1.PersistentVolumeClaim) []reconcile.Key {
-				if old == nil || claim == nil {
-					return nil
-				}
-				return c.usageChanged(quota.Claims, old, claim)
-			}),
-			reconcile.Synced(devices.Informer()), // what a claim asks for does not change
+			reconcile.On(core.Pods().Informer(), usageOf[*corev1.Pod](c, quota.Pods)),
+			reconcile.On(core.Services().Informer(), usageOf[*corev1.Service](c, quota.Services)),
+			reconcile.On(core.PersistentVolumeClaims().Informer(), usageOf[*corev1.PersistentVolumeClaim](c, quota.Claims)),
+			reconcile.On(devices.Informer(), usageOf[*resourcev1.ResourceClaim](c, quota.DeviceClaims)),
 		},
 		Sync: c.sync,
 	}
 }
 
-// quotaChanged leaves out what the API server charges: it does so before the object is stored, and we would take
-// it back.
-func quotaChanged(old, q *corev1.ResourceQuota) []reconcile.Key {
-	if q == nil || old != nil && equality.Semantic.DeepEqual(old.Spec, q.Spec) && equality.Semantic.DeepEqual(q.Status.Hard, q.Spec.Hard) {
+// listed are the kinds that are counted from informers of their own. Only these wake their quotas: the Counter may know
+// of a deletion before the informer does, and nothing would tell when the informer does too.
+var listed = []schema.GroupResource{quota.Pods, quota.Services, quota.Claims, quota.DeviceClaims}
+
+// quotaChanged has what the API server charges looked at after a while. It does so before the object is stored, and
+// counting at once would take it back; not counting would keep what is charged in vain, or is gone already.
+func (c *quotaLoop) quotaChanged(old, q *corev1.ResourceQuota) []reconcile.Key {
+	if q == nil {
 		return nil
+	}
+	if old != nil && equality.Semantic.DeepEqual(old.Spec, q.Spec) && equality.Semantic.DeepEqual(q.Status.Hard, q.Spec.Hard) {
+		if !isMore(old.Status.Used, q.Status.Used) {
+			return nil // given back, by this controller
+		}
+		c.leaveAlone(q.Namespace)
 	}
 	return []reconcile.Key{reconcile.KeyOf(q)}
 }
 
-// podOrNil makes a nil pod a nil object.
-func podOrNil(pod *corev1.Pod) runtime.Object {
-	if pod == nil {
-		return nil
+func isMore(before, now corev1.ResourceList) bool {
+	for name, amount := range now {
+		if was := before[name]; amount.Cmp(was) > 0 {
+			return true
+		}
 	}
-	return pod
+	return false
+}
+
+// usageOf wakes the quotas of a kind when an object of it uses something else than before.
+func usageOf[T interface {
+	comparable
+	metav1.Object
+	runtime.Object
+}](c *quotaLoop, kind schema.GroupResource) func(old, changed T) []reconcile.Key {
+	return func(old, changed T) []reconcile.Key {
+		var none T
+		switch {
+		case old == none:
+			return c.limiting(kind, changed.GetNamespace(), true)
+		case changed == none:
+			return c.limiting(kind, old.GetNamespace(), false)
+		}
+		now := time.Now()
+		if equality.Semantic.DeepEqual(quota.Usage(kind, old, now), quota.Usage(kind, changed, now)) {
+			return nil
+		}
+		return c.limiting(kind, changed.GetNamespace(), false)
+	}
 }
 
 type quotaLoop struct {
@@ -105,34 +127,22 @@ type quotaLoop struct {
 	counter  Counter
 	counted  reconcile.Feed
 
-	mu    sync.Mutex
-	added map[string]time.Time // when an object was last added to a namespace with quotas
+	mu      sync.Mutex
+	charged map[string]time.Time // when quotas of a namespace were last charged, or an object of theirs added
 }
 
 // countChanged wakes the quotas that limit a resource whose number has changed. It is called for every object
 // there is, so it looks for quotas first.
 func (c *quotaLoop) countChanged(resource schema.GroupResource, namespace string, added bool) {
-	if namespace == "" || resource == quota.Pods {
-		return // pods are looked at closer
+	if namespace == "" || slices.Contains(listed, resource) {
+		return
 	}
 	for _, key := range c.limiting(resource, namespace, added) {
 		c.counted.Add(key)
 	}
 }
 
-// usageChanged names the quotas that limit a resource if an object uses another amount of it than before.
-func (c *quotaLoop) usageChanged(kind schema.GroupResource, old, changed runtime.Object) []reconcile.Key {
-	now := time.Now()
-	if old != nil && changed != nil && equality.Semantic.DeepEqual(quota.Usage(kind, old, now), quota.Usage(kind, changed, now)) {
-		return nil
-	}
-	obj := changed
-	if obj == nil {
-		obj = old
-	}
-	return c.limiting(kind, obj.(metav1.Object).GetNamespace(), old == nil)
-}
-
+// limiting names the quotas that limit a kind in a namespace, where an object of it was added, or has changed.
 func (c *quotaLoop) limiting(kind schema.GroupResource, namespace string, added bool) []reconcile.Key {
 	quotas, err := c.quotas.ResourceQuotas(namespace).List(labels.Everything())
 	if err != nil {
@@ -145,11 +155,16 @@ func (c *quotaLoop) limiting(kind schema.GroupResource, namespace string, added 
 		}
 	}
 	if added && len(keys) > 0 {
-		c.mu.Lock()
-		c.added[namespace] = time.Now()
-		c.mu.Unlock()
+		c.leaveAlone(namespace)
 	}
 	return keys
+}
+
+// leaveAlone has the quotas of a namespace wait until it is settled.
+func (c *quotaLoop) leaveAlone(namespace string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.charged[namespace] = time.Now()
 }
 
 func (c *quotaLoop) sync(ctx context.Context, key reconcile.Key) (time.Duration, error) {
@@ -182,13 +197,13 @@ func (c *quotaLoop) sync(ctx context.Context, key reconcile.Key) (time.Duration,
 func (c *quotaLoop) unsettled(namespace string) time.Duration {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	at, ok := c.added[namespace]
+	at, ok := c.charged[namespace]
 	if !ok {
 		return 0
 	}
 	left := settle - time.Since(at)
 	if left <= 0 {
-		delete(c.added, namespace)
+		delete(c.charged, namespace)
 	}
 	return max(left, 0)
 }
