@@ -10,7 +10,9 @@ import (
 	"testing"
 	"time"
 
+	coordinationv1 "k8s.io/api/coordination/v1"
 	flowcontrolv1 "k8s.io/api/flowcontrol/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
@@ -183,3 +185,62 @@ func (h *held) Read([]byte) (int, error) {
 }
 
 func (h *held) Close() error { return nil }
+
+// TestListsKeepTheirSeats has ordinary users ask for lists that they do not read: those that are being written keep all seats these users can have, and
+// give them on when they are read. A node renews its lease meanwhile.
+func TestListsKeepTheirSeats(t *testing.T) {
+	s := apiservertest.Start(t, func(o *apiserver.Options) {
+		o.Limits = apiserver.Limits{MaxRequests: 100, RequestTimeout: time.Hour} // who waits is not refused
+	})
+	admin := kubernetes.NewForConfigOrDie(apiservertest.Config(s, "admin", "system:masters"))
+	for n := range 150 { // a second seat is for those beyond 100
+		c := configMap(fmt.Sprint("c-", n))
+		c.Data = map[string]string{"x": strings.Repeat("x", 10_000)}
+		if _, err := admin.CoreV1().ConfigMaps("default").Create(t.Context(), c, metav1.CreateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const lists, wide, users = 10, 2, 2 // each user can have half of the seats
+	for n := range users {
+		grant(t, s, fmt.Sprint("user-", n), []rbacv1.PolicyRule{{Verbs: []string{"list"}, APIGroups: []string{""}, Resources: []string{"configmaps"}}})
+	}
+	begun := make(chan io.ReadCloser, lists)
+	ctx, end := context.WithCancel(t.Context())
+	var asked sync.WaitGroup
+	for n := range lists {
+		asked.Go(func() {
+			api := kubernetes.NewForConfigOrDie(apiservertest.Config(s, fmt.Sprint("user-", n%users), "devs")).CoreV1().RESTClient()
+			body, err := api.Get().Namespace("default").Resource("configmaps").Stream(ctx)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			begun <- body
+		})
+	}
+	defer func() {
+		end() // whatever is not read
+		asked.Wait()
+	}()
+	atOnce := 9 / wide // global-default has 9 of 100 seats
+	eventually(t, "all others wait", func() bool { return waiting(t, s) == lists-atOnce })
+	if seats := gauge(t, s, "apiserver_flowcontrol_current_executing_seats", `priority_level="global-default"`); seats != atOnce*wide {
+		t.Errorf("%d lists that are being written have %d seats", atOnce, seats)
+	}
+	node := kubernetes.NewForConfigOrDie(apiservertest.Config(s, "system:node:n", "system:nodes")).CoordinationV1().Leases("kube-node-lease")
+	lease, err := node.Create(t.Context(), &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Name: "n"}}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	lease.Spec.RenewTime = &metav1.MicroTime{Time: time.Now()}
+	if _, err := node.Update(t.Context(), lease, metav1.UpdateOptions{}); err != nil {
+		t.Error(err)
+	}
+	for range lists { // each that is read lets another begin
+		body := <-begun
+		if _, err := io.Copy(io.Discard, body); err != nil {
+			t.Error(err)
+		}
+		body.Close()
+	}
+}

@@ -1,7 +1,6 @@
 package codec
 
 import (
-	"compress/gzip"
 	"io"
 	"net/http"
 	"strings"
@@ -20,19 +19,6 @@ func (b Body) Size() int {
 	}
 	return n
 }
-
-// Answers larger than compressOver bytes are compressed for clients that can
-// take it, at the level that costs least: the network gains, and small answers
-// would only lose time.
-const compressOver = 128 * 1024
-
-var compressors = sync.Pool{New: func() any {
-	w, err := gzip.NewWriterLevel(nil, gzip.BestSpeed)
-	if err != nil {
-		panic(err) // the level is a constant
-	}
-	return w
-}}
 
 // Write answers r with b. After an error the connection is of no use.
 func (b Body) Write(w http.ResponseWriter, r *http.Request, code int, m Media) error {
@@ -83,21 +69,6 @@ func (b Body) writeTo(w io.Writer) error {
 	}
 	_, err := w.Write(joined)
 	return err
-}
-
-func (b Body) compress(w http.ResponseWriter, code int) error {
-	w.Header().Set("Content-Encoding", "gzip")
-	w.Header().Add("Vary", "Accept-Encoding")
-	w.WriteHeader(code)
-	z := compressors.Get().(*gzip.Writer)
-	defer compressors.Put(z)
-	z.Reset(w)
-	for _, piece := range b {
-		if _, err := z.Write(piece); err != nil {
-			return err
-		}
-	}
-	return z.Close()
 }
 
 func acceptsGzip(r *http.Request) bool {

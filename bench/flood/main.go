@@ -1,6 +1,7 @@
 // Command flood measures what a flood of lists does to others: the leases of nodes, and what an administrator asks, at Skiff's
 // API server and at kube-apiserver with etcd, one after the other on the same machine. Most clients list without a pause, as
-// ordinary users; the rest are nodes that renew their leases, and one administrator.
+// ordinary users; the rest are nodes that renew their leases, and one administrator. Those that flood have a process of their own: in
+// one with them, it would be their work that the others wait for.
 package main
 
 import (
@@ -20,7 +21,7 @@ import (
 
 func main() {
 	var s settings
-	var out string
+	var out, as string
 	flag.StringVar(&s.skiff, "skiff", "bin/skiff", "Skiff's program")
 	flag.StringVar(&s.tools, "tools", "bin/tools", "folder with kube-apiserver and etcd")
 	flag.IntVar(&s.clients, "clients", 400, "how many clients there are, each with a connection of its own")
@@ -28,7 +29,12 @@ func main() {
 	flag.IntVar(&s.objects, "objects", 1000, "how many objects they list")
 	flag.DurationVar(&s.length, "time", 30*time.Second, "how long is measured, once without the flood and once with it")
 	flag.StringVar(&out, "out", "", "write the table to this file too")
+	flag.StringVar(&as, "as-flooders", "", "be the flooders: list as the users of these kubeconfigs, each once for each time it is named, until there is no more input")
 	flag.Parse()
+	if as != "" {
+		beFlooders(strings.Split(as, ","))
+		return
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
 	if err := run(ctx, s, out); err != nil {

@@ -16,7 +16,6 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/rest"
 
 	"github.com/skiff-k8s/skiff/bench/quantile"
 	"github.com/skiff-k8s/skiff/bench/rig"
@@ -60,7 +59,7 @@ func prepare(ctx context.Context, r *rig.Rig, objects int) error {
 // world are the clients of a server.
 type world struct {
 	admin    *kubernetes.Clientset
-	flooders []*kubernetes.Clientset
+	flooders []string // kubeconfigs
 	nodes    []*kubernetes.Clientset
 	leases   []*coordinationv1.Lease
 }
@@ -73,11 +72,11 @@ func newWorld(ctx context.Context, r *rig.Rig, s settings) (*world, error) {
 	}
 	for i := range s.flooders {
 		name := fmt.Sprint("flooder-", i%users)
-		c, err := client(r, name, name, group)
+		kubeconfig, err := r.Kubeconfig(name, name, group)
 		if err != nil {
 			return nil, err
 		}
-		w.flooders = append(w.flooders, c)
+		w.flooders = append(w.flooders, kubeconfig)
 	}
 	for i := range s.clients - s.flooders - 1 {
 		name := fmt.Sprint("n", i)
@@ -114,9 +113,11 @@ func own(kubeconfig string) (*kubernetes.Clientset, error) {
 
 // seen is what the clients saw.
 type seen struct {
-	mu                             sync.Mutex
-	renewals, gets                 []time.Duration
-	failed, lists, refused, broken int
+	mu             sync.Mutex
+	renewals, gets []time.Duration
+	failed         int
+	inServer       spent // of renewals
+	flooded
 }
 
 func (s *seen) add(to *[]time.Duration, began time.Time, err error) {
@@ -132,12 +133,17 @@ func (s *seen) add(to *[]time.Duration, began time.Time, err error) {
 // observe has the first of the flooders list for a time, and nodes and administrator do what they do.
 func (w *world) observe(ctx context.Context, flooders int, length time.Duration) (*seen, error) {
 	s := &seen{}
+	stop, err := startFlooders(w.flooders[:flooders])
+	if err != nil {
+		return nil, err
+	}
+	before, err := w.spent(ctx)
+	if err != nil {
+		return nil, err
+	}
 	ctx, end := context.WithTimeout(ctx, length)
 	defer end()
 	var all sync.WaitGroup
-	for _, c := range w.flooders[:flooders] {
-		all.Go(func() { s.flood(ctx, c.CoreV1().RESTClient()) })
-	}
 	for i, c := range w.nodes {
 		all.Go(func() {
 			every(ctx, between, func() {
@@ -158,6 +164,14 @@ func (w *world) observe(ctx context.Context, flooders int, length time.Duration)
 		})
 	})
 	all.Wait()
+	after, err := w.spent(context.WithoutCancel(ctx))
+	if err != nil {
+		return nil, err
+	}
+	s.inServer = after.since(before)
+	if s.flooded, err = stop(); err != nil {
+		return nil, err
+	}
 	if len(s.renewals) == 0 || len(s.gets) == 0 {
 		return nil, fmt.Errorf("nothing was answered, and %d requests failed", s.failed)
 	}
@@ -175,33 +189,9 @@ func every(ctx context.Context, pause time.Duration, do func()) {
 	}
 }
 
-// flood lists until ctx ends. Who is refused asks again at once.
-func (s *seen) flood(ctx context.Context, c rest.Interface) {
-	for ctx.Err() == nil {
-		body, err := c.Get().Namespace("default").Resource("configmaps").MaxRetries(0).Stream(ctx)
-		if err == nil {
-			_, err = io.Copy(io.Discard, body)
-			body.Close()
-		}
-		if ctx.Err() != nil {
-			return
-		}
-		s.mu.Lock()
-		switch {
-		case err == nil:
-			s.lists++
-		case apierrors.IsTooManyRequests(err):
-			s.refused++
-		default:
-			s.broken++
-		}
-		s.mu.Unlock()
-	}
-}
-
 func head(out io.Writer, s settings) {
 	fmt.Fprintf(out, "%d clients: %d nodes, an administrator, and those that list %d objects of 1 KB without a pause; %s each.\n\n", s.clients, s.clients-s.flooders-1, s.objects, s.length)
-	fmt.Fprint(out, "| server | flooders | leases p50 | p99 | max | get p50 | p99 | max | failed | lists | refused (429) | broken |\n|---|---|---|---|---|---|---|---|---|---|---|---|\n")
+	fmt.Fprint(out, "| server | flooders | leases p50 | p99 | max | mean in the server | of it for a seat | get p50 | p99 | max | failed | lists | refused (429) | broken |\n|---|---|---|---|---|---|---|---|---|---|---|---|---|---|\n")
 }
 
 func (s *seen) row(out io.Writer, name string, flooders int) {
@@ -210,6 +200,6 @@ func (s *seen) row(out io.Writer, name string, flooders int) {
 	ms := func(all []time.Duration, share float64) string {
 		return fmt.Sprintf("%.1f ms", quantile.Of(all, share).Seconds()*1000)
 	}
-	fmt.Fprintf(out, "| %s | %d | %s | %s | %s | %s | %s | %s | %d | %d | %d | %d |\n", name, flooders, ms(s.renewals, 0.5), ms(s.renewals, 0.99), ms(s.renewals, 1),
-		ms(s.gets, 0.5), ms(s.gets, 0.99), ms(s.gets, 1), s.failed, s.lists, s.refused, s.broken)
+	fmt.Fprintf(out, "| %s | %d | %s | %s | %s | %s | %s | %s | %s | %s | %d | %d | %d | %d |\n", name, flooders, ms(s.renewals, 0.5), ms(s.renewals, 0.99), ms(s.renewals, 1),
+		s.inServer.serving, s.inServer.waiting, ms(s.gets, 0.5), ms(s.gets, 0.99), ms(s.gets, 1), s.failed, s.Lists, s.Refused, s.Broken)
 }
