@@ -24,11 +24,12 @@ var mayImport = map[string][]string{
 	"apiserver/encryption": {"apiserver/store"},
 	"apiserver/connect":    {"apiserver/reach", "apiserver/request", "apiserver/resource", "spdy"},
 	"apiserver/reach":      {"apiserver/resource"},
+	"apiserver/tracing":    nil,
 	"apiserver/usage":      {"apiserver/resource"},
 	"apiserver/audit":      {"apiserver/request"},
 	"apiserver/fairness":   {"apiserver/resource", "apiserver/store"},
 	"apiserver/rest": {
-		"apiserver/admission", "apiserver/audit", "apiserver/codec", "apiserver/heavy", "apiserver/managedfields", "apiserver/request", "apiserver/resource", "apiserver/store", "apiserver/connect",
+		"apiserver/admission", "apiserver/audit", "apiserver/codec", "apiserver/heavy", "apiserver/managedfields", "apiserver/request", "apiserver/resource", "apiserver/store", "apiserver/connect", "apiserver/tracing",
 	},
 	"apiserver/builtin":  {"apiserver/alloc", "apiserver/authn", "apiserver/authz", "apiserver/expression", "apiserver/resource", "apiserver/request"},
 	"controllers":        {"quota", "serviceaccount", "apiserver/expression"}, // the language of policies, as a library

@@ -25,6 +25,7 @@ func (s *Server) chain() http.Handler {
 		s.limitTime, // deadline, also of body and answer; shutdown ends long-running requests
 		s.warn,
 		s.authenticate, // 401
+		s.trace,        // whom to believe which trace a request belongs to depends on who asks
 		s.audit,        // knows who asks, and sees all that becomes of it
 		s.impersonate,
 		limits.limit, // waits for a seat, or 429

@@ -18,6 +18,7 @@ import (
 	"github.com/skiff-k8s/skiff/apiserver/resource"
 	"github.com/skiff-k8s/skiff/apiserver/rest"
 	"github.com/skiff-k8s/skiff/apiserver/store"
+	"github.com/skiff-k8s/skiff/apiserver/tracing"
 )
 
 // Config of a server. Backend, Resources, Authenticator and Authorizer are
@@ -54,6 +55,8 @@ type Config struct {
 
 	// Audit is where is written down who asked for what; nil: nowhere. The server closes it.
 	Audit *audit.Log
+	// Tracing is told what becomes of requests; nil: nobody is. The server closes it.
+	Tracing *tracing.Tracer
 	// Encryption is what objects are encrypted by in the backend; nil: they are not.
 	Encryption store.Encryption
 	// History is how long watches can be resumed; 0 means five minutes.

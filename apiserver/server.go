@@ -122,6 +122,9 @@ func (s *Server) Close() {
 	if err := s.config.Audit.Close(wait); err != nil {
 		s.config.Log.Error("close the audit log", "error", err)
 	}
+	if err := s.config.Tracing.Close(wait); err != nil {
+		s.config.Log.Warn("send the last traces", "error", err)
+	}
 }
 
 // drainTime is how long requests may go on after Serve was told to end.

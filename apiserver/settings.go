@@ -16,6 +16,7 @@ import (
 	"github.com/skiff-k8s/skiff/apiserver/debug"
 	"github.com/skiff-k8s/skiff/apiserver/encryption"
 	"github.com/skiff-k8s/skiff/apiserver/features"
+	"github.com/skiff-k8s/skiff/apiserver/tracing"
 )
 
 // Settings are what those who run a server choose by kube-apiserver's flags, be it alone or part of a cluster. The zero value
@@ -44,6 +45,8 @@ type Settings struct {
 	Admission admission.Choice
 	// Features are what of Kubernetes' API is served.
 	Features features.Config
+	// Tracing is where is told what becomes of requests. Its ServerID and Log are the server's.
+	Tracing tracing.Config
 	// Debug is what those who run the server may see and change of it. Its Paths are the server's.
 	Debug debug.Config
 }
@@ -62,6 +65,7 @@ func (s *Settings) AddFlags(flags *pflag.FlagSet) {
 	s.Debug.AddFlags(flags)
 	s.Admission.AddFlags(flags)
 	s.Features.AddFlags(flags)
+	s.Tracing.AddFlags(flags)
 }
 
 // issuers are those of service account tokens: of the settings, or what the options say without them.

@@ -44,6 +44,7 @@ import (
 	"github.com/skiff-k8s/skiff/apiserver/reach"
 	"github.com/skiff-k8s/skiff/apiserver/resource"
 	"github.com/skiff-k8s/skiff/apiserver/rest"
+	"github.com/skiff-k8s/skiff/apiserver/tracing"
 	"github.com/skiff-k8s/skiff/apiserver/usage"
 	"github.com/skiff-k8s/skiff/family"
 	"github.com/skiff-k8s/skiff/guard"
@@ -164,15 +165,20 @@ func Standard(ctx context.Context, o Options) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
+	o.Tracing.ServerID, o.Tracing.Log = o.Advertise.String(), o.Log
+	traces, err := tracing.Open(ctx, o.Tracing)
+	if err != nil {
+		return nil, errors.Join(err, written.Close(ctx))
+	}
 	o.Debug = o.pages(gates)
 	ctx, end := context.WithCancel(ctx)
 	keys, err := o.encryption(ctx, registry)
 	if err != nil {
 		end()
-		return nil, errors.Join(err, written.Close(ctx))
+		return nil, errors.Join(err, written.Close(ctx), traces.Close(ctx))
 	}
 	s, err = New(ctx, Config{
-		Backend: o.Backend, Encryption: keys.store(), Audit: written, Changed: o.Changed,
+		Backend: o.Backend, Encryption: keys.store(), Audit: written, Tracing: traces, Changed: o.Changed,
 		Resources: rows, Hides: hides, NoWatchLists: !gates.Enabled(features.WatchList), OneImpersonation: !gates.Enabled(features.ConstrainedImpersonation),
 		Authenticator: authn.New(users.Config),
 		Authorizer:    rights,
@@ -192,7 +198,7 @@ func Standard(ctx context.Context, o Options) (*Server, error) {
 	if err != nil {
 		keys.close()
 		end()
-		return nil, errors.Join(err, written.Close(ctx))
+		return nil, errors.Join(err, written.Close(ctx), traces.Close(ctx))
 	}
 	s.end = end
 	keys.run(ctx, s)

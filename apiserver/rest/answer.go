@@ -10,6 +10,7 @@ import (
 
 	"github.com/skiff-k8s/skiff/apiserver/audit"
 	"github.com/skiff-k8s/skiff/apiserver/codec"
+	"github.com/skiff-k8s/skiff/apiserver/tracing"
 )
 
 // answer is what a request is answered with.
@@ -24,7 +25,9 @@ type answer struct {
 
 // send answers r with a. The audit event of the request gets the answer in JSON, if the policy wants it to.
 func (a answer) send(w http.ResponseWriter, r *http.Request) error {
+	_, end := tracing.Start(r.Context(), "Encode")
 	body, err := a.encode(a.out)
+	end()
 	if err != nil {
 		return err
 	}
@@ -32,6 +35,8 @@ func (a answer) send(w http.ResponseWriter, r *http.Request) error {
 		body, err := a.encode(codec.Output{As: a.out.As})
 		return bytes.Join(body, nil), err
 	})
+	_, end = tracing.Start(r.Context(), "Write the answer")
+	defer end()
 	body.Write(w, r, a.code, a.out.Media) // an error here is the client's leaving
 	return nil
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/skiff-k8s/skiff/apiserver/request"
 	"github.com/skiff-k8s/skiff/apiserver/resource"
 	"github.com/skiff-k8s/skiff/apiserver/store"
+	"github.com/skiff-k8s/skiff/apiserver/tracing"
 )
 
 // nameAttempts is how many generated names are tried before giving up.
@@ -123,16 +124,23 @@ func (h *Handler) insert(ctx context.Context, w *write, obj resource.Object) (*s
 		return nil, err
 	}
 	name := obj.GetName()
-	item, err := h.Store.Create(ctx, w.stored(), obj, w.dryRun)
-	if w.mayForget(err) {
-		obj.SetManagedFields(nil)
-		item, err = h.Store.Create(ctx, w.stored(), obj, w.dryRun)
-	}
+	item, err := h.createStored(ctx, w, obj)
 	if err != nil {
 		return nil, h.createError(ctx, w, name, generate, err)
 	}
 	held.settle(!w.dryRun)
 	return item, nil
+}
+
+func (h *Handler) createStored(ctx context.Context, w *write, obj resource.Object) (*store.Item, error) {
+	ctx, end := tracing.Start(ctx, "Create in the store")
+	defer end()
+	item, err := h.Store.Create(ctx, w.stored(), obj, w.dryRun)
+	if w.mayForget(err) {
+		obj.SetManagedFields(nil)
+		item, err = h.Store.Create(ctx, w.stored(), obj, w.dryRun)
+	}
+	return item, err
 }
 
 // createError says why an object was not created; one that is there already

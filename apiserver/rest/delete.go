@@ -17,6 +17,7 @@ import (
 	"github.com/skiff-k8s/skiff/apiserver/request"
 	"github.com/skiff-k8s/skiff/apiserver/resource"
 	"github.com/skiff-k8s/skiff/apiserver/store"
+	"github.com/skiff-k8s/skiff/apiserver/tracing"
 )
 
 // delete serves DELETE of one object.
@@ -159,7 +160,9 @@ func (h *Handler) remove(ctx context.Context, w *write, current *store.Item) (co
 	if err != nil {
 		return nil, err
 	}
+	ctx, end := tracing.Start(ctx, "Delete from the store")
 	item, err := h.Store.Delete(ctx, w.stored(), current, w.dryRun)
+	end()
 	release(err == nil && !w.dryRun)
 	if err != nil {
 		return nil, err

@@ -8,6 +8,7 @@ import (
 
 	"github.com/skiff-k8s/skiff/apiserver/codec"
 	"github.com/skiff-k8s/skiff/apiserver/store"
+	"github.com/skiff-k8s/skiff/apiserver/tracing"
 )
 
 // list serves GET of a collection.
@@ -20,7 +21,9 @@ func (h *Handler) list(w http.ResponseWriter, r *http.Request, t *target) error 
 	if err != nil {
 		return err
 	}
-	page, err := h.Store.List(r.Context(), t.resource, options)
+	ctx, end := tracing.Start(r.Context(), "List from the store")
+	page, err := h.Store.List(ctx, t.resource, options)
+	end()
 	if err != nil {
 		return fromStore(err, t.resource, "")
 	}

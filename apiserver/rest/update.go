@@ -20,6 +20,7 @@ import (
 	"github.com/skiff-k8s/skiff/apiserver/request"
 	"github.com/skiff-k8s/skiff/apiserver/resource"
 	"github.com/skiff-k8s/skiff/apiserver/store"
+	"github.com/skiff-k8s/skiff/apiserver/tracing"
 )
 
 // update serves PUT of an object or of a view of it.
@@ -133,6 +134,8 @@ func (h *Handler) updateObject(ctx context.Context, w *write, c change) (item co
 
 // tryUpdate takes the live object through the steps of a write.
 func (h *Handler) tryUpdate(ctx context.Context, w *write, c change) (*store.Item, error) {
+	ctx, end := tracing.Start(ctx, "Update in the store")
+	defer end()
 	var held reservation
 	defer held.settle(false)
 	r := w.stored()

@@ -19,6 +19,7 @@ import (
 	"github.com/skiff-k8s/skiff/apiserver/request"
 	"github.com/skiff-k8s/skiff/apiserver/resource"
 	"github.com/skiff-k8s/skiff/apiserver/store"
+	"github.com/skiff-k8s/skiff/apiserver/tracing"
 )
 
 // write is one write on its way: what its steps need to know.
@@ -66,6 +67,8 @@ func (h *Handler) mutate(ctx context.Context, w *write, verb string, obj, old re
 	if w.trusted {
 		return nil
 	}
+	ctx, end := tracing.Start(ctx, "Mutating admission")
+	defer end()
 	if err := h.change(ctx, w, h.attributes(ctx, w, verb, obj, old)); err != nil || obj == nil {
 		return err
 	}
@@ -107,6 +110,8 @@ func (h *Handler) admit(ctx context.Context, w *write, verb string, obj, old res
 	case w.trusted:
 		return nil
 	}
+	ctx, end := tracing.Start(ctx, "Validating admission")
+	defer end()
 	return admissionError(w, h.Admission.Validate(ctx, h.attributes(ctx, w, verb, obj, old)))
 }
 
@@ -219,6 +224,8 @@ func (v *reservation) settle(committed bool) {
 // decode reads a body of the kind of t, fills in defaults, and returns the
 // object in the stored version.
 func (t *target) decode(r *http.Request, body []byte, validation string) (resource.Object, error) {
+	_, end := tracing.Start(r.Context(), "Decode")
+	defer end()
 	obj := t.resource.New()
 	media, err := codec.NegotiateInput(r, codec.HasProtobuf(obj))
 	if err != nil {

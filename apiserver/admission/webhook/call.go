@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 
+	"go.opentelemetry.io/otel/attribute"
 	admissionv1 "k8s.io/api/admission/v1"
 	admissionv1beta1 "k8s.io/api/admission/v1beta1"
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
@@ -17,6 +18,7 @@ import (
 	"github.com/skiff-k8s/skiff/apiserver/admission/matching"
 	"github.com/skiff-k8s/skiff/apiserver/resource"
 	"github.com/skiff-k8s/skiff/apiserver/store"
+	"github.com/skiff-k8s/skiff/apiserver/tracing"
 )
 
 // callError says that a webhook could not be asked, or that its answer makes no sense. The failure policy decides what
@@ -60,6 +62,8 @@ func (h *hook) call(ctx context.Context, a *admission.Attributes, row *resource.
 		return said, nil, apierrors.NewInternalError(err)
 	}
 	defer store.Anew(ctx) // h may have written something
+	ctx, end := tracing.Start(ctx, callStep(mutating), attribute.String("configuration", h.configuration), attribute.String("webhook", h.Name))
+	defer end()
 	ctx, cancel := context.WithTimeout(ctx, h.timeout())
 	defer cancel()
 	if err := h.client.post(ctx, body, into); err != nil {
@@ -82,6 +86,14 @@ func (h *hook) call(ctx context.Context, a *admission.Attributes, row *resource.
 		return said, nil, denied(h.Name, said.Result)
 	}
 	return said, object, nil
+}
+
+// callStep is how a trace names a call.
+func callStep(mutating bool) string {
+	if mutating {
+		return "Call mutating webhook"
+	}
+	return "Call validating webhook"
 }
 
 // version is the first version of AdmissionReview that both sides know, and an empty one of it.

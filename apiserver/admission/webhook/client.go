@@ -28,6 +28,7 @@ import (
 	"github.com/skiff-k8s/skiff/apiserver/codec"
 	"github.com/skiff-k8s/skiff/apiserver/reach"
 	"github.com/skiff-k8s/skiff/apiserver/resource"
+	"github.com/skiff-k8s/skiff/apiserver/tracing"
 )
 
 // maxAnswer bounds what is read of an answer: room for a patch that replaces the largest object.
@@ -120,6 +121,11 @@ func isLocal(host string) bool {
 // post asks, and reads the answer into review.
 func (c *client) post(ctx context.Context, body []byte, review runtime.Object) error {
 	r := c.rest.Post().SetHeader("Content-Type", runtime.ContentTypeJSON).Body(body)
+	said := make(http.Header)
+	tracing.Inject(ctx, said)
+	for name, values := range said {
+		r.SetHeader(name, values...)
+	}
 	if deadline, ok := ctx.Deadline(); ok {
 		if left := time.Until(deadline); left > 0 {
 			r.Timeout((left + time.Second - 1).Truncate(time.Second)) // in whole seconds, rounded up
