@@ -17,6 +17,7 @@ import (
 	"github.com/skiff-k8s/skiff/apiserver"
 	"github.com/skiff-k8s/skiff/apiserver/admission"
 	"github.com/skiff-k8s/skiff/apiserver/apiservertest"
+	"github.com/skiff-k8s/skiff/apiserver/features"
 	"github.com/skiff-k8s/skiff/controllers"
 	"github.com/skiff-k8s/skiff/controlplane"
 	"github.com/skiff-k8s/skiff/fakenodes"
@@ -83,7 +84,7 @@ func (o options) serve(b Engine, probes map[string]func(context.Context) error, 
 	ctx, stop := context.WithCancel(context.Background())
 	server, err := apiserver.Standard(ctx, apiserver.Options{
 		Backend: b, ClientCA: keys.Certificate, ServiceAccountKey: keys.Key, Advertise: advertise,
-		Settings: apiserver.Settings{Admission: admission.Choice{Enable: o.enable, Disable: o.disable}}, Components: probes, Log: log, Seldom: seldom,
+		Settings: apiserver.Settings{Admission: admission.Choice{Enable: o.enable, Disable: o.disable}, Features: features.OfGates(o.gates)}, Components: probes, Log: log, Seldom: seldom,
 	})
 	if err != nil {
 		stop()

@@ -1,6 +1,7 @@
 package skifftest
 
 import (
+	"maps"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -25,6 +26,7 @@ type options struct {
 	behave                 func(*corev1.Pod) Behaviour
 	open                   func() (Engine, error)
 	enable, disable        []string
+	gates                  map[string]bool
 }
 
 func with(opts []Option) options {
@@ -69,6 +71,17 @@ func WithAdmission(plugins ...string) Option {
 // WithoutAdmission turns admission plugins off.
 func WithoutAdmission(plugins ...string) Option {
 	return func(o *options) { o.disable = append(o.disable, plugins...) }
+}
+
+// WithFeatureGates turns feature gates of Kubernetes on and off, as --feature-gates does. Start fails with those that Kubernetes
+// does not have, and with those that Skiff would not act on.
+func WithFeatureGates(gates map[string]bool) Option {
+	return func(o *options) {
+		all := make(map[string]bool)
+		maps.Copy(all, o.gates)
+		maps.Copy(all, gates)
+		o.gates = all
+	}
 }
 
 // startLimit is how long a cluster may take to start, which is much more than it needs.

@@ -185,6 +185,48 @@ func TestAdmissionIsChosen(t *testing.T) {
 	}
 }
 
+func TestFeatureGatesAreChosen(t *testing.T) {
+	t.Parallel()
+	c := skifftest.Start(t, skifftest.WithFeatureGates(map[string]bool{"WatchList": false, "ComponentStatusz": true}),
+		skifftest.WithFeatureGates(map[string]bool{"ComponentStatusz": false}))
+	for _, test := range []struct {
+		name         string
+		start        func(testing.TB) *skifftest.Cluster
+		lists, pages bool // what is on
+	}{
+		{"without the option", func(t testing.TB) *skifftest.Cluster { return skifftest.Start(t) }, true, true},
+		{"with both off", func(testing.TB) *skifftest.Cluster { return c }, false, false},
+		{"a fork of that", c.Fork, false, false},
+	} {
+		api := test.start(t).Client()
+		w, err := api.CoreV1().ConfigMaps("default").Watch(t.Context(), metav1.ListOptions{SendInitialEvents: ptr.To(true),
+			ResourceVersionMatch: metav1.ResourceVersionMatchNotOlderThan, AllowWatchBookmarks: true})
+		if err == nil {
+			w.Stop()
+		}
+		if test.lists && err != nil || !test.lists && !apierrors.IsInvalid(err) {
+			t.Errorf("%s: a watch that begins with what there is: %v", test.name, err)
+		}
+		_, err = api.Discovery().RESTClient().Get().AbsPath("/statusz").SetHeader("Accept", "text/plain").DoRaw(t.Context())
+		if test.pages && err != nil || !test.pages && !apierrors.IsNotFound(err) {
+			t.Errorf("%s: /statusz: %v", test.name, err)
+		}
+	}
+}
+
+// What kube-apiserver refuses, and what Skiff would not obey, a test is told at once.
+func TestFeatureGatesThatAreNotThere(t *testing.T) {
+	t.Parallel()
+	for gate, want := range map[string]string{"Nope": "unrecognized feature gate: Nope", "OpenAPIEnums": "feature gates that Skiff does not act on"} {
+		errors := (&strict{TB: t}).run(func(inner testing.TB) {
+			skifftest.Start(inner, skifftest.WithFeatureGates(map[string]bool{gate: false}))
+		})
+		if len(errors) != 1 || !strings.Contains(errors[0], want) {
+			t.Errorf("%s: the test was told %q", gate, errors)
+		}
+	}
+}
+
 func TestUsersHaveTheRightsTheyWereGiven(t *testing.T) {
 	t.Parallel()
 	c := skifftest.Start(t)

@@ -4,6 +4,10 @@
 package features
 
 import (
+	"maps"
+	"slices"
+	"strconv"
+
 	"github.com/spf13/pflag"
 	"k8s.io/component-base/cli/flag"
 )
@@ -19,4 +23,13 @@ func (c *Config) AddFlags(flags *pflag.FlagSet) {
 	c.apis = make(flag.ConfigurationMap)
 	flags.Var(flag.NewColonSeparatedMultimapStringStringAllowDefaultEmptyKey(&c.gates), "feature-gates", "pairs NAME=true|false of Kubernetes' feature gates; Skiff acts on "+acted())
 	flags.Var(&c.apis, "runtime-config", "pairs KEY=true|false: which APIs are served; a key is api/all, api/ga, api/beta, GROUP/VERSION or GROUP/VERSION/RESOURCE")
+}
+
+// OfGates is what --feature-gates says that has gates by their names, and nothing else.
+func OfGates(gates map[string]bool) Config {
+	var pairs []string
+	for _, gate := range slices.Sorted(maps.Keys(gates)) {
+		pairs = append(pairs, gate+"="+strconv.FormatBool(gates[gate]))
+	}
+	return Config{gates: map[string][]string{"": pairs}}
 }
