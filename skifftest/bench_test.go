@@ -17,6 +17,19 @@ func BenchmarkStart(b *testing.B) {
 	}
 }
 
+// alone are the options of what envtest has: an API server with nothing besides.
+func alone() []skifftest.Option {
+	return []skifftest.Option{skifftest.WithoutControllers(), skifftest.WithoutScheduler(), skifftest.Nodes(0)}
+}
+
+// BenchmarkStartAlone is BenchmarkStart of an API server with nothing besides.
+func BenchmarkStartAlone(b *testing.B) {
+	skifftest.Start(b, alone()...)
+	for b.Loop() {
+		run(b, func(t testing.TB) *skifftest.Cluster { return skifftest.Start(t, alone()...) })
+	}
+}
+
 // BenchmarkFork forks a cluster that has run a Deployment.
 func BenchmarkFork(b *testing.B) {
 	c := skifftest.Start(b)
@@ -51,9 +64,14 @@ func BenchmarkRestore(b *testing.B) {
 }
 
 // BenchmarkParallel has a hundred clusters at once, each with all controllers, and tells what one holds of memory.
-func BenchmarkParallel(b *testing.B) {
-	const count = 100
-	skifftest.Start(b)
+func BenchmarkParallel(b *testing.B) { together(b, 100) }
+
+// BenchmarkParallelTen has ten, each an API server with nothing besides.
+func BenchmarkParallelTen(b *testing.B) { together(b, 10, alone()...) }
+
+// together has as many clusters as count at once.
+func together(b *testing.B, count int, options ...skifftest.Option) {
+	skifftest.Start(b, options...)
 	for b.Loop() {
 		before := held()
 		begun := time.Now()
@@ -64,7 +82,7 @@ func BenchmarkParallel(b *testing.B) {
 		for range count {
 			all.Go(func() {
 				(&strict{TB: b}).run(func(t testing.TB) {
-					c := skifftest.Start(t)
+					c := skifftest.Start(t, options...)
 					makeMap(t, c.Client(), "own")
 					up.Done()
 					<-release
@@ -72,9 +90,9 @@ func BenchmarkParallel(b *testing.B) {
 			})
 		}
 		up.Wait()
-		b.ReportMetric(time.Since(begun).Seconds(), "s/100-starts")
-		b.ReportMetric(float64(held()-before)/count/1e6, "MB/cluster")
-		b.ReportMetric(float64(runtime.NumGoroutine())/count, "goroutines/cluster")
+		b.ReportMetric(time.Since(begun).Seconds(), "s/all-starts")
+		b.ReportMetric(float64(held()-before)/float64(count)/1e6, "MB/cluster")
+		b.ReportMetric(float64(runtime.NumGoroutine())/float64(count), "goroutines/cluster")
 		close(release)
 		all.Wait()
 	}

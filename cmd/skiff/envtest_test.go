@@ -143,8 +143,15 @@ func free(t testing.TB) string {
 	return port
 }
 
-// run starts a program until it is told to end, or the test ends.
+// run starts a program until it is told to end, or the test ends, and waits until it is healthy.
 func run(t testing.TB, line string) *exec.Cmd {
+	t.Helper()
+	cmd := begin(t, line)
+	await(t, cmd)
+	return cmd
+}
+
+func begin(t testing.TB, line string) *exec.Cmd {
 	t.Helper()
 	words := strings.Split(line, " ")
 	cmd := exec.CommandContext(t.Context(), words[0], words[1:]...)
@@ -162,13 +169,18 @@ func run(t testing.TB, line string) *exec.Cmd {
 			t.Logf("%s:\n%s", words[0], &said)
 		}
 	})
-	for !healthy(words) {
+	return cmd
+}
+
+// await waits until a program is healthy.
+func await(t testing.TB, cmd *exec.Cmd) {
+	t.Helper()
+	for !healthy(cmd.Args) {
 		if err := cmd.Process.Signal(syscall.Signal(0)); err != nil || t.Context().Err() != nil {
-			t.Fatalf("%s is not up: %v", line, err)
+			t.Fatalf("%s is not up: %v", cmd, err)
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
-	return cmd
 }
 
 // stop ends a program as envtest does.
@@ -358,53 +370,4 @@ func TestAssetsAreWrittenAgain(t *testing.T) {
 	if err := writeAssets(dir); err == nil || !strings.Contains(err.Error(), "is a program already") {
 		t.Errorf("over a real etcd: %v", err)
 	}
-}
-
-// BenchmarkEnvtest starts what envtest starts, until it is healthy, with the programs of Skiff and with those of Kubernetes, which
-// SKIFF_TOOLS has. Besides, it tells what memory both processes have of their own then.
-func BenchmarkEnvtest(b *testing.B) {
-	for _, programs := range []struct{ name, dir string }{{"skiff", assets(b)}, {"kubernetes", os.Getenv("SKIFF_TOOLS")}} {
-		b.Run(programs.name, func(b *testing.B) {
-			if programs.dir == "" {
-				b.Skip("SKIFF_TOOLS does not name the folder of kube-apiserver and etcd")
-			}
-			memory := 0
-			for b.Loop() {
-				b.StopTimer()
-				e := prepare(b, programs.dir)
-				b.StartTimer()
-				etcd := run(b, e.etcd)
-				server := run(b, e.apiserver)
-				b.StopTimer()
-				memory = own(b, etcd) + own(b, server)
-				for _, program := range []*exec.Cmd{server, etcd} {
-					if err := program.Process.Signal(syscall.SIGTERM); err != nil {
-						b.Fatal(err)
-					}
-					_ = program.Wait() // etcd ends by the signal, which is an error
-				}
-				b.StartTimer()
-			}
-			b.ReportMetric(float64(memory)/1e3, "MB")
-		})
-	}
-}
-
-// own is the memory of a process that it does not share, in kilobytes.
-func own(t testing.TB, cmd *exec.Cmd) (kilobytes int) {
-	t.Helper()
-	content, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", cmd.Process.Pid))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for line := range strings.Lines(string(content)) {
-		var part int
-		if _, err := fmt.Sscanf(line, "Private_Clean: %d kB", &part); err == nil {
-			kilobytes += part
-		}
-		if _, err := fmt.Sscanf(line, "Private_Dirty: %d kB", &part); err == nil {
-			kilobytes += part
-		}
-	}
-	return kilobytes
 }
