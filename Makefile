@@ -75,11 +75,15 @@ APPLICATIONS = image-packages busybox podinfo t4 gatekeeper local-path-provision
 
 .PHONY: programs
 programs: packages build tools helm helm4 cert-manager metrics-server operator kyverno $(APPLICATIONS) ## Install programs of others, as users do, and see that they work
-	$(PROGRAMS) -skip '^TestControllerRuntime'
+	$(PROGRAMS) -skip '^Test(ControllerRuntime|Fluxcd)'
 
 .PHONY: controller-runtime
 controller-runtime: packages tools controller-runtime-suites ## Run the suites of controller-runtime on the API server, and on envtest-assets: RUN='client/apiutil'
 	$(PROGRAMS) -run '^TestControllerRuntime(Assets)?$$$(if $(RUN),/$(RUN))'
+
+.PHONY: fluxcd-ssa
+fluxcd-ssa: packages fluxcd-ssa-suites ## Run the suites of Flux's library for server-side apply on envtest-assets
+	$(PROGRAMS) -run '^TestFluxcdSSA$$'
 
 PROGRAMS = SKIFF_TOOLS=$(TOOLS) SKIFF_PROGRAMS=$(TOOLS) go test -tags programs -count=1 -timeout 75m -v ./conformance/programs
 
@@ -272,6 +276,8 @@ $(eval $(call tool,operator,$(call MODULE,operator) third_party/operator/main.go
 $(eval $(call tool,controller-runtime-suites,$(call MODULE,controller-runtime),third_party/controller-runtime,-o $(TOOLS)/controller-runtime/ -ldflags "-s -w" \
   $(addprefix sigs.k8s.io/controller-runtime/pkg/,builder cache client client/apiutil cluster controller controller/controllerutil envtest handler manager \
   manager/internal/integration metrics/filters reconcile source webhook),go test -c))
+$(eval $(call tool,fluxcd-ssa-suites,$(call MODULE,fluxcd-ssa),third_party/fluxcd-ssa,-o $(TOOLS)/fluxcd-ssa/ -ldflags "-s -w" \
+  github.com/fluxcd/pkg/ssa github.com/fluxcd/pkg/ssa/jsondiff,go test -c))
 $(eval $(call tool,nonewprivs,$(call MODULE,kubernetes),third_party/kubernetes,-o $(TOOLS)/ -ldflags "-s -w" k8s.io/kubernetes/test/images/nonewprivs))
 $(eval $(call tool,resource-consumer,$(call MODULE,kubernetes),third_party/kubernetes,-o $(TOOLS)/resource-consumer/ -ldflags "-s -w" \
   k8s.io/kubernetes/test/images/resource-consumer k8s.io/kubernetes/test/images/resource-consumer/consume-cpu))

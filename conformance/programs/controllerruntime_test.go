@@ -32,11 +32,18 @@ import (
 // suites are those of controller-runtime that talk to an API server, by folder below pkg. Where specs leave something
 // behind that others stumble on, each has a server of its own: specs says which. No spec can pass that counts service
 // accounts, of which a cluster makes one, and none that fetches a kube-apiserver of another version.
-var suites = []struct{ folder, specs, without string }{
+var suites = []suite{
 	{"builder", "", ""}, {"cache", "", "Should list serviceaccounts and find exactly one"}, {"client", "", ""},
 	{"client/apiutil", "", "/aggregatedDiscovery=false"}, {"cluster", "", ""}, {"controller", "", ""}, {"controller/controllerutil", "", ""},
 	{"envtest", "", ""}, {"handler", "", ""}, {"manager", "", ""}, {"manager/internal/integration", "warmup enabled", ""},
 	{"manager/internal/integration", "warmup not enabled", ""}, {"metrics/filters", "", ""}, {"reconcile", "", ""}, {"source", "", ""}, {"webhook", "", ""},
+}
+
+type suite struct{ folder, specs, without string }
+
+// program is where the suite is below the folder of programs.
+func (s suite) program() string {
+	return filepath.Join("controller-runtime", filepath.Base(s.folder)+".test")
 }
 
 // TestControllerRuntime runs the suites of controller-runtime, each on an API server of its own and next to nothing
@@ -45,7 +52,7 @@ func TestControllerRuntime(t *testing.T) {
 	dir := module(t, "controller-runtime", "sigs.k8s.io/controller-runtime")
 	for _, suite := range suites {
 		t.Run(strings.TrimSpace(suite.folder+" "+suite.specs), func(t *testing.T) {
-			runSuite(t, dir, suite.folder, suite.specs, suite.without, "USE_EXISTING_CLUSTER=true", "KUBECONFIG="+serve(t))
+			runSuite(t, suite.program(), filepath.Join(dir, "pkg", suite.folder), only(suite.specs, suite.without), "USE_EXISTING_CLUSTER=true", "KUBECONFIG="+serve(t))
 		})
 	}
 }
@@ -54,10 +61,7 @@ func TestControllerRuntime(t *testing.T) {
 // envtest starts, which are Skiff. Only what fetches a kube-apiserver of another version cannot pass.
 func TestControllerRuntimeAssets(t *testing.T) {
 	dir := module(t, "controller-runtime", "sigs.k8s.io/controller-runtime")
-	assets := t.TempDir()
-	if out, err := exec.CommandContext(t.Context(), "go", "run", "github.com/skiff-k8s/skiff/cmd/skiff", "envtest-assets", assets).CombinedOutput(); err != nil {
-		t.Fatalf("write the assets: %v\n%s", err, out)
-	}
+	assets := writeAssets(t)
 	t.Setenv("PATH", os.Getenv("SKIFF_TOOLS")+":"+os.Getenv("PATH")) // for kubectl
 	done := make(map[string]bool)
 	for _, suite := range suites {
@@ -70,23 +74,38 @@ func TestControllerRuntimeAssets(t *testing.T) {
 			if suite.folder == "client/apiutil" {
 				without = suite.without
 			}
-			runSuite(t, dir, suite.folder, "", without, "KUBEBUILDER_ASSETS="+assets)
+			runSuite(t, suite.program(), filepath.Join(dir, "pkg", suite.folder), only("", without), "KUBEBUILDER_ASSETS="+assets)
 		})
 	}
 }
 
-// runSuite runs the specs of a suite whose names match, or all, without some.
-func runSuite(t *testing.T, dir, folder, specs, without string, environment ...string) {
+// writeAssets writes the programs that envtest starts into a folder.
+func writeAssets(t *testing.T) string {
 	t.Helper()
-	args := []string{"-test.timeout=20m", "-test.v"}
+	dir := t.TempDir()
+	if out, err := exec.CommandContext(t.Context(), "go", "run", "github.com/skiff-k8s/skiff/cmd/skiff", "envtest-assets", dir).CombinedOutput(); err != nil {
+		t.Fatalf("write the assets: %v\n%s", err, out)
+	}
+	return dir
+}
+
+// only has a suite run the specs whose names match, or all, without some.
+func only(specs, without string) (args []string) {
 	if specs != "" {
 		args = append(args, "-ginkgo.focus="+specs)
 	}
 	if without != "" {
 		args = append(args, "-ginkgo.skip="+without, "-test.skip="+without)
 	}
-	cmd := exec.CommandContext(t.Context(), filepath.Join(os.Getenv("SKIFF_PROGRAMS"), "controller-runtime", filepath.Base(folder)+".test"), args...)
-	cmd.Dir = filepath.Join(dir, "pkg", folder)
+	return args
+}
+
+// runSuite runs a suite in the folder of its sources.
+func runSuite(t *testing.T, program, dir string, args []string, environment ...string) {
+	t.Helper()
+	args = append([]string{"-test.timeout=20m", "-test.v"}, args...)
+	cmd := exec.CommandContext(t.Context(), filepath.Join(os.Getenv("SKIFF_PROGRAMS"), program), args...)
+	cmd.Dir = dir
 	cmd.Env = append(os.Environ(), environment...)
 	out, err := cmd.CombinedOutput()
 	text := colors.ReplaceAllString(string(out), "")
