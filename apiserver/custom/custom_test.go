@@ -426,6 +426,52 @@ func TestApplyMergesByKeys(t *testing.T) {
 	}
 }
 
+// What a manager applied in a version that is served no more is still its own: a field that it applies no longer goes.
+func TestFieldsOfAVersionThatIsServedNoMore(t *testing.T) {
+	const cards = `
+apiVersion: apiextensions.k8s.io/v1
+kind: CustomResourceDefinition
+metadata: {name: cards.example.com}
+spec:
+  group: example.com
+  names: {plural: cards, kind: Card}
+  scope: Namespaced
+  versions:
+  - {name: v1, served: true, storage: true, schema: &schema {openAPIV3Schema: {type: object, properties: {spec: {type: object, properties: {suit: {type: string}, rank: {type: string}}}}}}}
+  - {name: v1beta1, served: true, storage: false, schema: *schema}
+`
+	s := start(t, nil)
+	s.define(t, cards)
+	of := func(version string) dynamic.ResourceInterface {
+		return s.Resource(schema.GroupVersionResource{Group: "example.com", Version: version, Resource: "cards"}).Namespace("default")
+	}
+	apply := func(version, spec string) *unstructured.Unstructured {
+		t.Helper()
+		patch := `{"apiVersion":"example.com/` + version + `","kind":"Card","metadata":{"name":"ace"},"spec":` + spec + `}`
+		got, err := of(version).Patch(t.Context(), "ace", types.ApplyPatchType, []byte(patch), metav1.PatchOptions{FieldManager: "dealer"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return got
+	}
+	apply("v1beta1", `{"suit":"spades","rank":"ace"}`)
+	unserve := `[{"op":"replace","path":"/spec/versions/1/served","value":false}]`
+	if _, err := s.Resource(definitions).Patch(t.Context(), "cards.example.com", types.JSONPatchType, []byte(unserve), metav1.PatchOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	for {
+		if _, err := of("v1beta1").Get(t.Context(), "ace", metav1.GetOptions{}); apierrors.IsNotFound(err) {
+			break // the version is served no more
+		} else if err != nil {
+			t.Fatal(err)
+		}
+	}
+	got := apply("v1", `{"suit":"spades"}`)
+	if spec, _, _ := unstructured.NestedMap(got.Object, "spec"); len(spec) != 1 || spec["suit"] != "spades" {
+		t.Errorf("after the rank is applied no longer the card is %v", spec)
+	}
+}
+
 // TestDeletedDefinition: objects go first, held ones when they are let go, and
 // none can be made meanwhile.
 func TestDeletedDefinition(t *testing.T) {

@@ -137,8 +137,17 @@ func (v *served) define(d *definition) *resource.Resource {
 		u.SetGroupVersionKind(r.GVK())
 		return u
 	}
-	r.Custom = &resource.Custom{Prune: v.prune, Types: k.types, Schema: v.openAPI, Revision: revision(d, k.names)}
+	r.Custom = &resource.Custom{Prune: v.prune, Types: k.types, Schema: v.openAPI, Version: k.version, Revision: revision(d, k.names)}
 	return r
+}
+
+// version is the row of a version, served or not.
+func (k *kind) version(name string) *resource.Resource {
+	i := slices.IndexFunc(k.versions, func(v *served) bool { return v.name == name })
+	if i < 0 {
+		return nil
+	}
+	return k.versions[i].row
 }
 
 // verbs of custom resources, in the order of discovery.

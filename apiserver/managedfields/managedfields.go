@@ -29,7 +29,7 @@ import (
 // Managers makes and keeps a manager per resource and subresource. The zero
 // value serves built-in kinds.
 type Managers struct {
-	// Versions finds the resource of a kind in another version of its group;
+	// Versions finds the resource of a built-in kind in another version of its group;
 	// nil, or a nil result, means there is none.
 	Versions func(gv schema.GroupVersion, plural string) *resource.Resource
 
@@ -216,6 +216,11 @@ func (o objects) version(kind schema.GroupVersionKind) *resource.Resource {
 		return r
 	case kind == r.Stored.GVK():
 		return r.Stored
+	case r.Custom != nil:
+		if kind.Group != r.Group || kind.Kind != r.Kind {
+			return nil
+		}
+		return r.Custom.Version(kind.Version)
 	case o.managers.Versions == nil:
 		return nil
 	default:

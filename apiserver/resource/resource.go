@@ -334,6 +334,9 @@ type Custom struct {
 	// FromStored is Resource.FromStored for many objects at once, where that
 	// is dearer one by one; else nil.
 	FromStored func(objects []Object) ([]Object, error)
+	// Version is the row of a version of the definition, served or not; nil: there is none. Who owns a field may know the object
+	// in a version that is served no more.
+	Version func(name string) *Resource
 	// Revision names what the row was made of: rows of the same name and the
 	// same Revision are alike, also those of other servers. It may be empty.
 	Revision string
