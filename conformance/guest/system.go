@@ -25,7 +25,7 @@ const kernel = "linux-image-cloud-amd64"
 
 // programs are packages of what tests and nodes run in the guest.
 var programs = []string{
-	"apparmor", "bash", "ca-certificates", "conntrack", "coreutils", "curl", "dash", "e2fsprogs", "findutils", "grep", "iproute2", "iptables", "iputils-ping",
+	"apparmor", "bash", "ca-certificates", "conntrack", "coreutils", "curl", "dash", "e2fsprogs", "findutils", "grep", "iproute2", "ipset", "iptables", "iputils-ping",
 	"ipvsadm", "kmod", "mount", "nftables", "procps", "runc", "sed", "util-linux",
 }
 
