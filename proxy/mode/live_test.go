@@ -16,7 +16,8 @@ import (
 const patience = 10 * time.Second
 
 // TestLiveConnections changes the mode of a node while a client, at a node port, and a pod, at a cluster IP, talk with
-// their endpoint. From the end of one mode to the first table of the next they talk on, and others find the Service.
+// their endpoint. From the end of one mode to the first table of the next they talk on, and others find the Service. From
+// ipvs to nftables they do not: the rules of ipvs are in the same table, and go first.
 func TestLiveConnections(t *testing.T) {
 	fronts := []proxy.Front{
 		{Kind: proxy.ClusterIP, Addr: netip.MustParseAddrPort("10.96.0.7:80")},
@@ -26,8 +27,12 @@ func TestLiveConnections(t *testing.T) {
 		Name: "ns/s", Protocol: corev1.ProtocolTCP, Family: corev1.IPv4Protocol, Fronts: fronts,
 		Cluster: []netip.AddrPort{netip.MustParseAddrPort("10.244.0.5:8080")},
 	}}}
-	for _, names := range [][]string{{"iptables", "nftables", "iptables"}, {"nftables", "iptables", "nftables"}} {
+	for _, names := range [][]string{
+		{"iptables", "nftables", "iptables"}, {"nftables", "iptables", "nftables"}, {"iptables", "ipvs", "iptables"}, {"nftables", "ipvs"},
+		{"ipvs", "iptables", "ipvs"},
+	} {
 		t.Run(fmt.Sprint(names), func(t *testing.T) {
+			needs(t, names...)
 			node, server, pod, outside := nettest.New(t), nettest.New(t), nettest.New(t), nettest.New(t)
 			nettest.Join(t, node, "server", "10.244.0.1/24", server, "eth0", "10.244.0.5/24")
 			nettest.Join(t, node, "pod", "10.244.1.1/24", pod, "eth0", "10.244.1.5/24")
