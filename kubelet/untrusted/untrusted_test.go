@@ -233,6 +233,26 @@ func TestModesStayInside(t *testing.T) {
 	}
 }
 
+// TestWalkStaysInside exchanges a directory for a link to one of the host, after it was seen and before it is entered.
+func TestWalkStaysInside(t *testing.T) {
+	dir := hostile(t)
+	path := filepath.Join(dir, "dir")
+	exchanged := false
+	must(t, Walk(t.Context(), dir, func(e *Entry) error {
+		switch {
+		case e.name == "dir" && !exchanged:
+			must(t, os.Rename(path, path+"-gone"), os.Symlink(filepath.Dir(dir), path))
+			exchanged = true
+		case e.name == "secret":
+			t.Error("the walk sees a file of the host")
+		}
+		return nil
+	}))
+	if !exchanged {
+		t.Error("the directory was not seen")
+	}
+}
+
 // deep makes directories nested so deep that no path names the last, with a file in each.
 func deep(t *testing.T, dir string, levels int) {
 	t.Helper()
