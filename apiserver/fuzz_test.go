@@ -2,12 +2,16 @@ package apiserver_test
 
 import (
 	"bytes"
+	"encoding/base64"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
 	"strings"
 	"testing"
 
+	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apiserver/pkg/authentication/user"
 
@@ -107,10 +111,28 @@ func FuzzQueries(f *testing.F) {
 	})
 }
 
+// forged is a token of an administrator that nobody has signed. All else about it is as it should be.
+func forged(f *testing.F, s *apiserver.Server) string {
+	c := client(f, apiservertest.Config(s, "admin"), inJSON)
+	robot, err := c.CoreV1().ServiceAccounts("default").Create(f.Context(), &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: "robot"}}, metav1.CreateOptions{})
+	if err != nil {
+		f.Fatal(err)
+	}
+	must(f)(c.RbacV1().ClusterRoleBindings().Create(f.Context(), &rbacv1.ClusterRoleBinding{
+		ObjectMeta: metav1.ObjectMeta{Name: "robot"}, RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: "cluster-admin"},
+		Subjects: []rbacv1.Subject{{Kind: "ServiceAccount", Namespace: "default", Name: "robot"}},
+	}, metav1.CreateOptions{}))
+	const own = "https://kubernetes.default.svc.cluster.local"
+	claims := fmt.Sprintf(`{"iss":%q,"aud":[%[1]q],"sub":"system:serviceaccount:default:robot","kubernetes.io":{"namespace":"default","serviceaccount":{"name":"robot","uid":%[2]q}}}`, own, robot.UID)
+	part := base64.RawURLEncoding.EncodeToString
+	return part([]byte(`{"alg":"ES256"}`)) + "." + part([]byte(claims)) + "." + part(make([]byte, 64))
+}
+
 // FuzzCredentials shows what is said to be a token, or to be somebody else. Nobody is an administrator by that.
 func FuzzCredentials(f *testing.F) {
 	s := apiservertest.Start(f, func(o *apiserver.Options) { o.BootstrapTokens = true })
 	for _, seed := range [][2]string{
+		{"Bearer " + forged(f, s), ""},
 		{"Bearer eyJhbGciOiJub25lIn0.eyJpc3MiOiJodHRwczovL2t1YmVybmV0ZXMuZGVmYXVsdC5zdmMuY2x1c3Rlci5sb2NhbCJ9.", "Impersonate-User: admin"},
 		{"Bearer eyJhbGciOiJIUzI1NiJ9.eyJpc3MiOiJrdWJlcm5ldGVzL3NlcnZpY2VhY2NvdW50In0.AAAA", "X-Remote-User: admin"}, {"Bearer abcdef.0123456789abcdef", "X-Remote-Group: system:masters"}, {"Basic YTpi", ""},
 	} {

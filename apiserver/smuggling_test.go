@@ -1,6 +1,7 @@
 package apiserver_test
 
 import (
+	"bufio"
 	"context"
 	"encoding/pem"
 	"fmt"
@@ -35,7 +36,9 @@ type behind struct {
 }
 
 func (b *behind) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	io.Copy(io.Discard, r.Body)
+	if _, err := io.Copy(io.Discard, r.Body); err != nil {
+		return // it was broken off, some time after its client had an answer
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.seen = append(b.seen, r.Method+" "+r.RequestURI)
@@ -43,6 +46,24 @@ func (b *behind) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		b.seen = append(b.seen, fmt.Sprint("with the headers ", r.Header))
 	}
 	w.WriteHeader(http.StatusOK)
+}
+
+// take returns what has reached the pod when a function has asked it for something more.
+func (b *behind) take(more func()) []string {
+	more()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	seen := b.seen
+	b.seen = nil
+	return seen
+}
+
+// saw fails the test unless that is what is wanted.
+func (b *behind) saw(t *testing.T, more func(), want []string) {
+	t.Helper()
+	if seen := b.take(more); !slices.Equal(seen, want) {
+		t.Errorf("the pod gets %q, want %q", seen, want)
+	}
 }
 
 // podAt makes a pod that has an address, and returns the client that made it.
@@ -76,6 +97,12 @@ func TestSmuggling(t *testing.T) {
 	address := serve(t, s)
 	const path, hidden = "/api/v1/namespaces/default/pods/web/proxy/a", "GET /hidden HTTP/1.1\r\nHost: x\r\nX-Smuggled: 1\r\n\r\n"
 	chunked := fmt.Sprintf("0\r\n\r\n%s", hidden)
+	// What was hidden comes to the pod before what is asked for afterwards.
+	after := func() {
+		if code, answer := ask(t, address, "admin-token", strings.TrimSuffix(path, "a")+"after", nil); code != http.StatusOK {
+			t.Errorf("the pod is asked no more: %d %s", code, answer)
+		}
+	}
 	for name, more := range map[string]string{
 		"length and chunks":        fmt.Sprintf("Content-Length: %d\r\nTransfer-Encoding: chunked\r\n\r\n%s", len(chunked), chunked),
 		"two lengths":              fmt.Sprintf("Content-Length: 0\r\nContent-Length: %d\r\n\r\n%s", len(hidden), hidden),
@@ -93,31 +120,29 @@ func TestSmuggling(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			conn := connect(t, address)
 			fmt.Fprintf(conn, "POST %s HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer admin-token\r\n%s", path, more)
+			read := bufio.NewReader(conn)
+			first, err := http.ReadResponse(read, nil) // a request whose client has gone goes nowhere
+			if err != nil {
+				t.Fatal(err)
+			}
+			io.Copy(io.Discard, first.Body) // an error is as good as an end, here and below
 			conn.(*net.TCPConn).CloseWrite()
-			answers, _ := io.ReadAll(conn) // an error is as good as an end
-			if strings.Count(string(answers), "HTTP/1.1 200") > 1 {
-				t.Errorf("answers: %s", answers)
+			if rest, _ := io.ReadAll(read); strings.Contains(string(rest), "HTTP/1.1 200") {
+				t.Errorf("what follows is answered: %s", rest)
 			}
-			pod.mu.Lock()
-			defer pod.mu.Unlock()
-			for _, seen := range pod.seen {
-				if seen != "POST /a" {
-					t.Errorf("the pod gets %s", seen)
-				}
+			if want := []string{"POST /a", "GET /after"}; first.StatusCode == http.StatusOK {
+				pod.saw(t, after, want)
+			} else {
+				pod.saw(t, after, want[1:])
 			}
-			pod.seen = nil
 		})
 	}
 	for _, odd := range []string{"/..%2f..%2fhidden", "/%0d%0aX-Smuggled:%201", "/a%20HTTP/1.1%0d%0aX-Smuggled:%201%0d%0a", "/a?x=%0d%0aX-Smuggled:%201"} {
-		ask(t, address, "admin-token", strings.TrimSuffix(path, "/a")+odd, nil)
-		pod.mu.Lock()
-		// A request from above may arrive only now: its client hung up, and nobody waited.
-		seen := slices.DeleteFunc(pod.seen, func(line string) bool { return line == "POST /a" })
-		if len(seen) > 1 || len(seen) == 1 && (strings.Contains(seen[0], "with") || strings.ContainsAny(seen[0], "\r\n")) {
+		code, _ := ask(t, address, "admin-token", strings.TrimSuffix(path, "/a")+odd, nil)
+		seen := pod.take(after)
+		if len(seen) > 2 || (len(seen) == 2) != (code == http.StatusOK) || strings.Contains(fmt.Sprint(seen), "with") || strings.ContainsAny(fmt.Sprint(seen), "\r\n") {
 			t.Errorf("%s: the pod gets %q", odd, seen)
 		}
-		pod.seen = nil
-		pod.mu.Unlock()
 	}
 }
 
@@ -159,6 +184,50 @@ func TestProxyLeadsNowhereElse(t *testing.T) {
 			if n := dialed.Load(); n > 0 {
 				t.Errorf("it was dialed %d times", n)
 			}
+		})
+	}
+}
+
+// TestProxyLeadsToPodsAlone has endpoints that say that a pod is where it is not.
+func TestProxyLeadsToPodsAlone(t *testing.T) {
+	var mu sync.Mutex
+	var dialed []string
+	s := apiservertest.Start(t, func(o *apiserver.Options) {
+		o.Dial = func(_ context.Context, _, address string) (net.Conn, error) {
+			mu.Lock()
+			defer mu.Unlock()
+			dialed = append(dialed, address)
+			return nil, io.EOF
+		}
+	})
+	c := podAt(t, s, "192.0.2.9")
+	pod := func(namespace, name string) *corev1.ObjectReference {
+		return &corev1.ObjectReference{Kind: "Pod", Namespace: namespace, Name: name}
+	}
+	for name, e := range map[string]struct {
+		address string
+		target  *corev1.ObjectReference
+		leads   bool
+	}{
+		"itself": {"192.0.2.9", pod("default", "web"), true}, "elsewhere": {"192.0.2.7", pod("default", "web"), false}, "nobody": {"192.0.2.9", nil, false},
+		"missing": {"192.0.2.9", pod("default", "none"), false}, "stranger": {"192.0.2.9", pod("kube-system", "web"), false},
+		"node": {"192.0.2.9", &corev1.ObjectReference{Kind: "Node", Namespace: "default", Name: "web"}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			must(t)(c.CoreV1().Services("default").Create(t.Context(), &corev1.Service{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: corev1.ServiceSpec{Ports: []corev1.ServicePort{{Port: 80}}}}, metav1.CreateOptions{}))
+			must(t)(c.DiscoveryV1().EndpointSlices("default").Create(t.Context(), &discoveryv1.EndpointSlice{
+				ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{discoveryv1.LabelServiceName: name}}, AddressType: discoveryv1.AddressTypeIPv4,
+				Ports: []discoveryv1.EndpointPort{{Port: ptr.To[int32](80), Name: ptr.To("")}}, Endpoints: []discoveryv1.Endpoint{{Addresses: []string{e.address}, TargetRef: e.target}},
+			}, metav1.CreateOptions{}))
+			if _, err := c.CoreV1().RESTClient().Get().AbsPath("/api/v1/namespaces/default/services/" + name + ":80/proxy/").DoRaw(t.Context()); !apierrors.IsServiceUnavailable(err) {
+				t.Errorf("answer %v, want that the service is not available", err)
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			if got := len(dialed) > 0; got != e.leads {
+				t.Errorf("dialed %q, want anything: %t", dialed, e.leads)
+			}
+			dialed = nil
 		})
 	}
 }

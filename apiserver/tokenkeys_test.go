@@ -14,6 +14,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -112,22 +113,44 @@ func inside(s *apiserver.Server) *http.Client {
 	return &http.Client{Transport: apiservertest.Config(s, "admin").Transport}
 }
 
-// TestAudienceConfusion: a token that says nothing of audiences is for this server alone.
+// TestAudienceConfusion: a token is for its audiences, and one that says nothing of audiences for this server alone.
 func TestAudienceConfusion(t *testing.T) {
+	const own = "https://kubernetes.default.svc.cluster.local"
 	s := apiservertest.Start(t, func(o *apiserver.Options) {
 		o.StaticTokens = map[string]user.Info{"static": &user.DefaultInfo{Name: "jane"}}
 	})
-	client := clientset(t, apiservertest.Config(s, "admin"))
-	for _, c := range []struct {
-		audiences []string
-		good      bool
-	}{{nil, true}, {[]string{"https://kubernetes.default.svc.cluster.local", "vault"}, true}, {[]string{"vault"}, false}} {
-		review, err := client.AuthenticationV1().TokenReviews().Create(t.Context(), &authenticationv1.TokenReview{Spec: authenticationv1.TokenReviewSpec{Token: "static", Audiences: c.audiences}}, metav1.CreateOptions{})
+	client, address := clientset(t, apiservertest.Config(s, "admin")), serve(t, s)
+	must(t)(client.CoreV1().ServiceAccounts("default").Create(t.Context(), &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: "default"}}, metav1.CreateOptions{}))
+	tokenFor := func(audiences ...string) string {
+		r, err := client.CoreV1().ServiceAccounts("default").CreateToken(t.Context(), "default", &authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{Audiences: audiences}}, metav1.CreateOptions{})
 		if err != nil {
 			t.Fatal(err)
 		}
-		if review.Status.Authenticated != c.good || c.good && len(review.Status.Audiences) != 1 {
-			t.Errorf("for %q: got %+v, want it authenticated: %t", c.audiences, review.Status, c.good)
+		return r.Status.Token
+	}
+	for name, token := range map[string]struct {
+		text string
+		of   []string // its audiences
+		code int      // of a request to this server
+	}{
+		"static": {"static", []string{own}, http.StatusOK}, "ours": {tokenFor(), []string{own}, http.StatusOK},
+		"another's": {tokenFor("vault"), []string{"vault"}, http.StatusUnauthorized}, "of both": {tokenFor("vault", own), []string{"vault", own}, http.StatusOK},
+	} {
+		if code, _ := ask(t, address, token.text, "/version", nil); code != token.code {
+			t.Errorf("%s: a request with it is answered with %d, want %d", name, code, token.code)
+		}
+		for _, wanted := range [][]string{nil, {own}, {"vault"}, {"vault", own}, {"bank"}} {
+			review, err := client.AuthenticationV1().TokenReviews().Create(t.Context(), &authenticationv1.TokenReview{Spec: authenticationv1.TokenReviewSpec{Token: token.text, Audiences: wanted}}, metav1.CreateOptions{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if wanted == nil {
+				wanted = []string{own}
+			}
+			common := slices.DeleteFunc(slices.Clone(token.of), func(a string) bool { return !slices.Contains(wanted, a) })
+			if review.Status.Authenticated != (len(common) > 0) || !slices.Equal(review.Status.Audiences, common) {
+				t.Errorf("%s for %q: got %+v, want the audiences %q", name, wanted, review.Status, common)
+			}
 		}
 	}
 }

@@ -220,7 +220,11 @@ func TestClaims(t *testing.T) {
 func TestForeignTokens(t *testing.T) {
 	cluster := objects{"serviceaccounts/robot": &corev1.ServiceAccount{ObjectMeta: meta("robot", "sa-uid")}}
 	b := Binding{Namespace: "ns", ServiceAccount: Reference{"robot", "sa-uid"}}
-	ours, others := tokens(t, TokensConfig{}), tokens(t, TokensConfig{})
+	signing, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ours, others := tokens(t, TokensConfig{Key: signing}), tokens(t, TokensConfig{})
 	ours.Use(cluster)
 	forged, err := others.Issue(b, []string{issuer}, time.Now(), time.Hour, 0)
 	if err != nil {
@@ -234,11 +238,27 @@ func TestForeignTokens(t *testing.T) {
 		t.Fatal(err)
 	}
 	parts := strings.Split(good, ".")
+	payload, err := base64.RawURLEncoding.DecodeString(parts[1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	longer := base64.RawURLEncoding.EncodeToString([]byte(strings.Replace(string(payload), `"exp":`, `"exp":9`, 1)))
+	if _, ok, err := ours.AuthenticateToken(t.Context(), parts[0]+"."+longer+"."+parts[2]); ok || err == nil {
+		t.Errorf("a token that was changed: got %t, %v; want an error", ok, err)
+	}
 	none := base64.RawURLEncoding.EncodeToString([]byte(`{"alg":"none"}`)) + "." + parts[1] + "."
 	if _, ok, _ := ours.AuthenticateToken(t.Context(), none); ok {
 		t.Error("a token without a signature was accepted")
 	}
-	for _, text := range []string{"", "x", "a.b.c"} {
+	elsewhere, err := NewTokens(TokensConfig{Issuer: "https://elsewhere.example", Key: signing})
+	if err != nil {
+		t.Fatal(err)
+	}
+	another, err := elsewhere.Issue(b, []string{issuer}, time.Now(), time.Hour, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, text := range []string{"", "x", "a.b.c", another} {
 		if _, ok, err := ours.AuthenticateToken(t.Context(), text); ok || err != nil {
 			t.Errorf("%q: got %t, %v; want not ours, no error", text, ok, err)
 		}

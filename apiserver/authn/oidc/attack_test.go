@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -129,10 +130,15 @@ func TestHostileProviders(t *testing.T) {
 	reached := make(chan string, 10)
 	metadata := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { reached <- r.URL.Path }))
 	defer metadata.Close()
+	var most atomic.Int64 // that one answer without end has had
 	endless := func(w http.ResponseWriter, r *http.Request) {
 		io.WriteString(w, `{"keys":[`)
-		for r.Context().Err() == nil {
-			if _, err := io.WriteString(w, strings.Repeat(`{"kty":"oct","k":"AAAA"},`, 1000)); err != nil {
+		for sent := 0; r.Context().Err() == nil; {
+			n, err := io.WriteString(w, strings.Repeat(`{"kty":"oct","k":"AAAA"},`, 1000))
+			if sent += n; int64(sent) > most.Load() {
+				most.Store(int64(sent))
+			}
+			if err != nil {
 				return
 			}
 		}
@@ -160,6 +166,11 @@ func TestHostileProviders(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Cleanup(func() { // when the provider has ended
+				if n := most.Swap(0); n > 32<<20 {
+					t.Errorf("%d MiB of an answer are read", n>>20)
+				}
+			})
 			p := newProvider(t)
 			attack(p)
 			a := run(t, write(t, filepath.Join(t.TempDir(), "config"), fileOf(p, "a", "b")), nil)
