@@ -92,7 +92,13 @@ func NewWebhook(c WebhookConfig) (authenticator.Token, error) {
 	}
 	server.RawQuery = "timeout=" + webhookTime.String()
 	w.url = server.String()
-	return Remember(w, c.Cache, c.Cache), nil
+	remembered := Remember(w, c.Cache, c.Cache)
+	return authenticator.TokenFunc(func(ctx context.Context, token string) (*authenticator.Response, bool, error) {
+		if _, asked := authenticator.AudiencesFrom(ctx); !asked {
+			ctx = authenticator.WithAudiences(ctx, c.Audiences) // so that a request and a review of its token are one question
+		}
+		return remembered.AuthenticateToken(ctx, token)
+	}), nil
 }
 
 // AuthenticateToken implements authenticator.Token.
@@ -179,7 +185,7 @@ func (w *Webhook) post(ctx context.Context, body []byte) (*authenticationv1.Toke
 	if err := json.Unmarshal(said, &review); err != nil {
 		return nil, fmt.Errorf("the answer is no TokenReview: %w", err)
 	}
-	if review.Kind != "TokenReview" || review.APIVersion != w.apiVersion {
+	if cmp.Or(review.Kind, "TokenReview") != "TokenReview" || cmp.Or(review.APIVersion, w.apiVersion) != w.apiVersion { // what it leaves out is as asked
 		return nil, fmt.Errorf("the answer is a %q of %q, not a TokenReview of %q", review.Kind, review.APIVersion, w.apiVersion)
 	}
 	return &review.Status, nil
