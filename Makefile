@@ -97,8 +97,8 @@ SERVICE_RANGES = fd00:96::/108 10.96.0.0/16,fd00:96::/108 fd00:96::/108,10.96.0.
 
 .PHONY: oracle
 oracle: build etcd kube-apiserver ## Ask kube-apiserver and Skiff the same, list the differences: GROUP=apps KIND=Deployment OUT=differences.txt
-	SKIFF_TOOLS=$(TOOLS) go test -tags oracle -count=1 -run "TestInterchange|^TestRecord" ./apiserver/encryption ./apiserver/audit ./apiserver/authn/oidc \
-	  ./apiserver/authz ./apiserver/admission ./apiserver/debug
+	SKIFF_TOOLS=$(TOOLS) go test -tags oracle -count=1 -run "TestInterchange|^TestRecord" ./apiserver/encryption ./apiserver/audit ./apiserver/authn ./apiserver/authn/oidc \
+	  ./apiserver/authz ./apiserver/admission ./apiserver/debug ./apiserver/rest
 	go run ./conformance/oracle -tools $(TOOLS) $(if $(GROUP),-group $(GROUP)) $(if $(KIND),-kind $(KIND)) $(if $(OUT),-out $(OUT))
 	$(if $(GROUP)$(KIND),,for r in $(SERVICE_RANGES); do go run ./conformance/oracle -tools $(TOOLS) -group families -service-cidr $$r || exit 1; done)
 

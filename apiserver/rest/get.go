@@ -1,9 +1,7 @@
 package rest
 
 import (
-	"fmt"
 	"net/http"
-	"strconv"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
@@ -40,11 +38,11 @@ func (h *Handler) read(r *http.Request, t *target, version string) (*store.Item,
 		item, err := h.Store.Get(r.Context(), t.resource, t.namespace, t.name)
 		return item, fromStore(err, t.resource, t.name)
 	}
-	atLeast, err := strconv.ParseUint(version, 10, 63)
+	atLeast, err := store.ParseVersion(version)
 	if err != nil {
-		return nil, fmt.Errorf("resourceVersion: Invalid value: %q: %w", version, err) // 500, oddly, but so it is
+		return nil, err // 500, oddly, but so it is
 	}
-	items, _, err := h.Store.Snapshot(r.Context(), t.resource, store.Match{Namespace: t.namespace, Name: t.name}, int64(atLeast))
+	items, _, err := h.Store.Snapshot(r.Context(), t.resource, store.Match{Namespace: t.namespace, Name: t.name}, atLeast)
 	if err != nil {
 		return nil, fromStore(err, t.resource, t.name)
 	}

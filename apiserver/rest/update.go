@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"strconv"
+	"strings"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -190,12 +191,14 @@ func uidConflict(r *resource.Resource, w *write, want, have types.UID) error {
 // sameVersion checks that obj is based on the object that is there. Without a
 // resourceVersion it is, for kinds that allow it.
 func sameVersion(r *resource.Resource, obj, old resource.Object) error {
-	switch version := obj.GetResourceVersion(); {
-	case (version == "" || version == "0") && r.NeedsVersion:
+	version := obj.GetResourceVersion()
+	none := strings.Trim(version, "0") == ""
+	switch {
+	case none && r.NeedsVersion:
 		resource := schema.GroupKind{Group: r.Group, Kind: r.Plural} // as Kubernetes has it
 		return apierrors.NewInvalid(resource, obj.GetName(), field.ErrorList{
 			field.Invalid(metadata.Child("resourceVersion"), 0, "must be specified for an update")})
-	case version == "" || version == "0":
+	case none:
 		obj.SetResourceVersion(old.GetResourceVersion())
 		return nil
 	case version != old.GetResourceVersion():

@@ -86,19 +86,17 @@ type start struct {
 
 func parseStart(o *internalversion.ListOptions) (start, error) {
 	s := start{newest: o.ResourceVersion == ""}
+	if !s.newest {
+		var err error
+		if s.after, err = store.ParseVersion(o.ResourceVersion); err != nil {
+			return s, err // 500, as for get
+		}
+	}
 	if o.SendInitialEvents != nil {
 		s.initial, s.announced = *o.SendInitialEvents, *o.SendInitialEvents
 	} else {
-		s.initial = o.ResourceVersion == "" || o.ResourceVersion == "0"
+		s.initial = s.after == 0
 	}
-	if s.newest {
-		return s, nil
-	}
-	after, err := strconv.ParseUint(o.ResourceVersion, 10, 63)
-	if err != nil {
-		return s, fmt.Errorf("resourceVersion: Invalid value: %q: %w", o.ResourceVersion, err)
-	}
-	s.after = int64(after)
 	return s, nil
 }
 

@@ -81,12 +81,14 @@ func (o ListOptions) from() (origin, error) {
 	if o.ResourceVersion == "" {
 		return origin{revision: -1, limit: o.Limit}, nil
 	}
-	revision, err := parseVersion(o.ResourceVersion)
+	revision, err := ParseVersion(o.ResourceVersion)
 	switch {
 	case err != nil:
-		return origin{}, err
-	case o.ResourceVersionMatch == metav1.ResourceVersionMatchExact && revision == 0:
+		return origin{}, &InvalidError{fmt.Sprintf("invalid resource version: %v", err)}
+	case o.ResourceVersionMatch == metav1.ResourceVersionMatchExact && o.ResourceVersion == "0":
 		return origin{}, &InvalidError{`resourceVersionMatch "exact" is forbidden for resourceVersion "0"`}
+	case o.ResourceVersionMatch == metav1.ResourceVersionMatchExact && revision == 0: // "00": exactly none is the newest
+		return origin{revision: -1, limit: o.Limit}, nil
 	case o.ResourceVersionMatch == metav1.ResourceVersionMatchExact:
 		return origin{revision: revision, exact: true, limit: o.Limit}, nil
 	case revision == 0:
@@ -112,12 +114,13 @@ func (o ListOptions) fromToken() (origin, error) {
 	return from, nil
 }
 
-func parseVersion(version string) (int64, error) {
-	revision, err := strconv.ParseUint(version, 10, 63)
+// ParseVersion reads a resourceVersion. It may have 64 bits, and revisions have 63: what is larger is as far away as the largest.
+func ParseVersion(version string) (revision int64, err error) {
+	n, err := strconv.ParseUint(version, 10, 64)
 	if err != nil {
-		return 0, &InvalidError{fmt.Sprintf("invalid resource version: resourceVersion: Invalid value: %q: %v", version, err)}
+		return 0, fmt.Errorf("resourceVersion: Invalid value: %q: %w", version, err)
 	}
-	return int64(revision), nil
+	return int64(min(n, math.MaxInt64)), nil
 }
 
 // page cuts up to limit matching items from start on out of a view.
