@@ -73,6 +73,7 @@ func FuzzPatches(f *testing.F) {
 	paths := []string{"/api/v1/namespaces/default/configmaps/c", "/apis/apps/v1/namespaces/default/deployments/d", "/apis/apps/v1/namespaces/default/deployments/d/scale", "/apis/apps/v1/namespaces/default/deployments/d/status"}
 	for path := range paths {
 		f.Add(uint8(0), uint8(path), []byte(`[{"op":"add","path":"/data/x","value":"y"},{"op":"copy","from":"/data","path":"/metadata/labels"},{"op":"test","path":"/data/x","value":1}]`))
+		f.Add(uint8(0), uint8(path), []byte(`[{"op":"test","path":"/data/none"}]`))
 		f.Add(uint8(1), uint8(path), []byte(`{"data":{"n":null},"metadata":{"labels":{"a":"b"}}}`))
 		f.Add(uint8(2), uint8(path), []byte(`{"spec":{"template":{"spec":{"$setElementOrder/containers":[{"name":"c"}],"containers":[{"name":"c","$patch":"delete"}],"$retainKeys":["x"]}}}}`))
 		f.Add(uint8(3), uint8(path), []byte("apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: d}\nspec: {template: {spec: {containers: [{name: c, image: j}]}}}\n"))

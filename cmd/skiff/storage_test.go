@@ -420,7 +420,7 @@ func TestCheckWhileWriting(t *testing.T) {
 				if err := json.Unmarshal(answer.Bytes(), &report); err != nil {
 					t.Fatal(err)
 				}
-				if report.Found > 0 || report.Compared < 100 || report.Revision <= compacted {
+				if report.Found > 0 || report.Compared < 100 || report.Revision < compacted { // the same, if all wait for the disk meanwhile
 					t.Errorf("the server reports %+v", report)
 				}
 				if c.shared {
