@@ -200,6 +200,7 @@ func TestCollectorThatHangs(t *testing.T) {
 			t.Fatal(code)
 		}
 	}
+	s.Close() // and what was not sent is given up
 }
 
 // TestWebhooksAreTold of which trace a call is, whose span is below the request.

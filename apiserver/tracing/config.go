@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/spf13/pflag"
-	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracegrpc"
 	"go.opentelemetry.io/otel/sdk/resource"
@@ -42,6 +41,7 @@ func (c *Config) AddFlags(flags *pflag.FlagSet) {
 type Tracer struct {
 	provider *sdktrace.TracerProvider
 	tracer   trace.Tracer
+	exporter *exporter
 }
 
 // Open makes a Tracer, nil if there is no configuration. The collector need not be there yet.
@@ -57,7 +57,7 @@ func Open(ctx context.Context, c Config) (*Tracer, error) {
 	if file.Endpoint != nil {
 		options = append(options, otlptracegrpc.WithEndpoint(*file.Endpoint))
 	}
-	exporter, err := otlptracegrpc.New(ctx, options...)
+	collector, err := otlptracegrpc.New(ctx, options...)
 	if err != nil {
 		return nil, fmt.Errorf("trace to %s: %w", ptr.Deref(file.Endpoint, "the collector"), err)
 	}
@@ -65,13 +65,13 @@ func Open(ctx context.Context, c Config) (*Tracer, error) {
 	if log == nil {
 		log = slog.Default()
 	}
-	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) { log.Warn("send traces", "error", err) }))
+	exporter := newExporter(collector, log)
 	provider := sdktrace.NewTracerProvider(
 		sdktrace.WithBatcher(exporter),
 		sdktrace.WithSampler(sdktrace.ParentBased(sampler(ptr.Deref(file.SamplingRatePerMillion, 0)))),
 		sdktrace.WithResource(resource.NewSchemaless(attribute.String("service.name", "apiserver"), attribute.String("service.instance.id", c.ServerID))),
 	)
-	return &Tracer{provider, provider.Tracer(scope)}, nil
+	return &Tracer{provider, provider.Tracer(scope), exporter}, nil
 }
 
 // sampler is for requests that are of no trace yet.
@@ -90,6 +90,7 @@ func (t *Tracer) Close(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, lastMoment)
 	defer cancel()
+	defer t.exporter.end()
 	return t.provider.Shutdown(ctx)
 }
 
