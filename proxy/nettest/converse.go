@@ -12,25 +12,7 @@ import (
 // Echo listens inside until the test ends. Whoever connects hears what they say.
 func (n *Namespace) Echo(t testing.TB, addr string) {
 	t.Helper()
-	var listener net.Listener
-	var err error
-	n.Do(t, func() { listener, err = net.Listen("tcp", addr) })
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { listener.Close() })
-	go func() {
-		for {
-			conn, err := listener.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer conn.Close()
-				_, _ = io.Copy(conn, conn)
-			}()
-		}
-	}()
+	n.ServeTCP(t, addr, func(conn net.Conn) { _, _ = io.Copy(conn, conn) })
 }
 
 // Conversation is a connection to an Echo that lasts.

@@ -167,6 +167,13 @@ func (n *Namespace) ListenTCP(t testing.TB, addr, name string) {
 // says to its client, and closed.
 func (n *Namespace) AnswerTCP(t testing.TB, addr string, answer func(client net.Addr) string) {
 	t.Helper()
+	n.ServeTCP(t, addr, func(conn net.Conn) { _, _ = io.WriteString(conn, answer(conn.RemoteAddr())) })
+}
+
+// ServeTCP listens inside until the test ends. Every connection has a goroutine of its
+// own that serves it, and is closed then.
+func (n *Namespace) ServeTCP(t testing.TB, addr string, serve func(net.Conn)) {
+	t.Helper()
 	var listener net.Listener
 	var err error
 	n.Do(t, func() { listener, err = net.Listen("tcp", addr) })
@@ -180,8 +187,10 @@ func (n *Namespace) AnswerTCP(t testing.TB, addr string, answer func(client net.
 			if err != nil {
 				return
 			}
-			_, _ = io.WriteString(conn, answer(conn.RemoteAddr()))
-			conn.Close()
+			go func() {
+				defer conn.Close()
+				serve(conn)
+			}()
 		}
 	}()
 }

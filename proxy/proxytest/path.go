@@ -105,28 +105,12 @@ func (w *world) forgetPaths(t *testing.T) {
 // serveMuch sends much to each client, and then reads as much.
 func serveMuch(t *testing.T, n *nettest.Namespace, addr string) {
 	t.Helper()
-	var listener net.Listener
-	var err error
-	n.Do(t, func() { listener, err = net.Listen("tcp", addr) })
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { listener.Close() })
-	go func() {
-		for {
-			conn, err := listener.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer conn.Close()
-				_, _ = conn.Write(make([]byte, much))
-				if got, _ := io.CopyN(io.Discard, conn, much); got == much {
-					_, _ = conn.Write([]byte{'.'})
-				}
-			}()
+	n.ServeTCP(t, addr, func(conn net.Conn) {
+		_, _ = conn.Write(make([]byte, much))
+		if got, _ := io.CopyN(io.Discard, conn, much); got == much {
+			_, _ = conn.Write([]byte{'.'})
 		}
-	}()
+	})
 }
 
 // sendMuch reads much from a server and sends it as much.
