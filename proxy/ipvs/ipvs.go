@@ -114,7 +114,7 @@ func (b *Backend) Apply(ctx context.Context, t *proxy.Table) error {
 	s := newStep(&b.state, requests, b.scheduler, next, time.Now())
 	if len(b.state.draining) > 0 {
 		// What leaves now may get flows until the kernel is told: it is looked at next time.
-		list, err := listServers()
+		list, err := listDestinations(b.state.draining)
 		if err != nil {
 			return err
 		}
@@ -152,7 +152,7 @@ func (b *Backend) begin() error {
 	if err != nil {
 		return err
 	}
-	if b.state, err = read(device); err != nil {
+	if b.state, err = read(device, b.state.servers); err != nil {
 		return err
 	}
 	b.state.fresh = true
@@ -180,7 +180,7 @@ func (b *Backend) intact() (bool, error) {
 	if set, err := settingsHold(); err != nil || !set {
 		return false, err
 	}
-	found, err := read(device)
+	found, err := read(device, b.state.servers)
 	if err != nil {
 		return false, err
 	}
@@ -196,11 +196,11 @@ func (b *Backend) Remove(ctx context.Context) error {
 	if err != nil || device == nil {
 		return err
 	}
-	s, err := read(device)
-	if err != nil {
+	if err := b.rules.Remove(ctx); err != nil {
 		return err
 	}
-	if err := b.rules.Remove(ctx); err != nil {
+	s, err := read(device, b.state.servers)
+	if err != nil {
 		return err
 	}
 	batch, err := newServers()
@@ -232,14 +232,14 @@ type state struct {
 }
 
 // read is the state of the kernel: virtual servers at addresses that are routed to
-// the interface.
-func read(device netlink.Link) (state, error) {
+// the interface. Those that should be there are not overlooked.
+func read(device netlink.Link, expected map[place]*server) (state, error) {
 	s := state{device: device.Attrs().Index, draining: make(map[place]map[netip.AddrPort]time.Time)}
 	var err error
 	if s.addresses, err = routed(device); err != nil {
 		return state{}, err
 	}
-	list, err := listServers()
+	list, err := listServers(expected)
 	if err != nil {
 		return state{}, err
 	}

@@ -145,6 +145,56 @@ func TestTakesOver(t *testing.T) {
 	do(t, n, func() error { return newBackend().Remove(t.Context()) }) // of nothing
 }
 
+// TestNeighbours has other network namespaces of the same kernel have virtual servers
+// too, which come and go while ours are listed. None of ours is overlooked, by whoever
+// made them or by who takes them over.
+func TestNeighbours(t *testing.T) {
+	needsKernel(t)
+	const services = 600
+	ours, theirs := nettest.New(t), nettest.New(t)
+	table := many(services)
+	b, neighbour := newBackend(), newBackend()
+	do(t, theirs, func() error { return neighbour.Apply(t.Context(), table) })
+	do(t, ours, func() error { return b.Apply(t.Context(), table) })
+	do(t, ours, func() error {
+		list, err := listServers(nil)
+		if len(list) != services {
+			t.Errorf("listed %d virtual servers of %d", len(list), services)
+		}
+		return err
+	})
+	do(t, ours, func() error { return newBackend().Apply(t.Context(), table) })
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	go theirs.Do(t, func() {
+		defer close(stopped)
+		for half := *table; ; {
+			for _, n := range []int{services / 2, services} {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				half.Rules = table.Rules[:n]
+				if err := neighbour.Apply(t.Context(), &half); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		}
+	})
+	for range 20 {
+		do(t, ours, func() error {
+			is, err := b.Intact(t.Context())
+			if !is {
+				t.Error("virtual servers seem to be gone, which are there")
+			}
+			return err
+		})
+	}
+	close(stop)
+	<-stopped
+}
+
 // TestOtherPrograms has other programs damage what is there: it is noticed, and the
 // next Apply makes it as it was.
 func TestOtherPrograms(t *testing.T) {

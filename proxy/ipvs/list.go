@@ -1,116 +1,260 @@
 package ipvs
 
 import (
-	"bufio"
-	"encoding/hex"
+	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
-	"io/fs"
 	"net/netip"
-	"os"
-	"slices"
-	"strconv"
-	"strings"
 
 	"golang.org/x/sys/unix"
 )
 
 // listServers are all virtual servers of the thread's network namespace that have
-// addresses. The kernel's file tells of all at once, where netlink would be asked for
-// each.
-func listServers() (map[place]*server, error) {
-	file, err := os.Open("/proc/thread-self/net/ip_vs")
-	if errors.Is(err, fs.ErrNotExist) { // the module is not loaded
-		return nil, nil
-	}
+// addresses. The kernel tells of servers in pieces, and goes on after so many of all
+// that there are, in other namespaces too: if one of those goes meanwhile, one of ours
+// is left out. So those that should be there are asked for alone, where the list lacks
+// them.
+func listServers(expected map[place]*server) (map[place]*server, error) {
+	l, err := newLister()
 	if err != nil {
 		return nil, err
 	}
-	defer file.Close()
-	list, err := parseServers(file)
-	if err != nil {
-		return nil, fmt.Errorf("read %s: %w", file.Name(), err)
+	defer l.close()
+	list := make(map[place]*server, len(expected))
+	if err := l.servers(list); err != nil {
+		return nil, err
 	}
-	return list, nil
-}
-
-// parseServers reads the kernel's list. Under each server, which may be persistent,
-//
-//	TCP  0A600001:01BB rr persistent 2700000 FFFFFFFF
-//
-// come its destinations with their weights and flows, active and inactive ones:
-//
-//	-> 0AF40005:192B Masq 1 0 3
-func parseServers(text io.Reader) (map[place]*server, error) {
-	list := make(map[place]*server)
-	var last *server
-	lines := bufio.NewScanner(text)
-	for lines.Scan() {
-		words := strings.Fields(lines.Text())
-		if len(words) < 3 {
-			continue
-		}
-		if words[0] == "->" {
-			if last == nil {
-				continue // the heading, or of a server without address
-			}
-			addr, err := parseAddrPort(words[1])
-			if err != nil {
+	for at := range expected {
+		if list[at] == nil {
+			if err := l.server(at, list); err != nil {
 				return nil, err
 			}
-			if last.destinations[addr], err = parseDestination(words[2:]); err != nil {
-				return nil, fmt.Errorf("%q: %w", lines.Text(), err)
-			}
-			continue
 		}
-		last = nil
-		protocol, ok := map[string]uint8{"TCP": unix.IPPROTO_TCP, "UDP": unix.IPPROTO_UDP, "SCTP": unix.IPPROTO_SCTP}[words[0]]
-		if !ok {
-			continue
-		}
-		addr, err := parseAddrPort(words[1])
-		if err != nil {
+	}
+	for at, found := range list {
+		if found.destinations, err = l.destinations(at); err != nil {
 			return nil, err
 		}
-		last = &server{scheduler: words[2], persistent: slices.Contains(words, "persistent"), destinations: make(map[netip.AddrPort]destination)}
-		list[place{protocol, addr}] = last
-	}
-	if err := lines.Err(); err != nil {
-		return nil, err
 	}
 	return list, nil
 }
 
-func parseDestination(words []string) (destination, error) {
-	if len(words) != 4 {
-		return destination{}, errors.New("not a destination")
+// listDestinations are those of some servers, without any of a server that is not there.
+func listDestinations[V any](of map[place]V) (map[place]map[netip.AddrPort]destination, error) {
+	l, err := newLister()
+	if err != nil {
+		return nil, err
 	}
-	weight, err1 := strconv.ParseUint(words[1], 10, 32)
-	active, err2 := strconv.Atoi(words[2])
-	inactive, err3 := strconv.Atoi(words[3])
-	return destination{weight: uint32(weight), flows: active + inactive}, errors.Join(err1, err2, err3)
+	defer l.close()
+	list := make(map[place]map[netip.AddrPort]destination, len(of))
+	for at := range of {
+		if list[at], err = l.destinations(at); err != nil {
+			return nil, err
+		}
+	}
+	return list, nil
 }
 
-// parseAddrPort reads 0A600001:01BB and [2001:0db8:…:0001]:01BB.
-func parseAddrPort(text string) (netip.AddrPort, error) {
-	colon := strings.LastIndexByte(text, ':')
-	if colon < 0 {
-		return netip.AddrPort{}, fmt.Errorf("%q is no address with a port", text)
-	}
-	port, err := strconv.ParseUint(text[colon+1:], 16, 16)
+// lister asks the kernel one question after the other. The files below /proc tell of
+// servers too, but leave some out where other network namespaces have any: they come
+// in pieces of a page, and go on by numbers of two kinds.
+type lister struct {
+	socket   int
+	requests *servers
+	buffer   []byte
+}
+
+func newLister() (*lister, error) {
+	requests, err := newServers()
 	if err != nil {
-		return netip.AddrPort{}, err
+		return nil, err
 	}
-	var addr netip.Addr
-	if host := text[:colon]; strings.HasPrefix(host, "[") {
-		addr, err = netip.ParseAddr(strings.Trim(host, "[]"))
-	} else {
-		var raw []byte
-		if raw, err = hex.DecodeString(host); err == nil && len(raw) != 4 {
-			err = fmt.Errorf("%q is no address", host)
+	socket, err := open(requests.protocol)
+	if err != nil {
+		return nil, err
+	}
+	return &lister{socket, requests, make([]byte, messageLimit)}, nil
+}
+
+func (l *lister) close() { unix.Close(l.socket) }
+
+// servers lists all there are, without their destinations.
+func (l *lister) servers(list map[place]*server) error {
+	l.requests.begin("list virtual servers", false, l.requests.family, unix.NLM_F_DUMP, getService, 1, 0, 0)
+	l.requests.end()
+	return l.ask(func(attributes []byte) error { return listed(list, attributes) })
+}
+
+// server lists one, if it is there.
+func (l *lister) server(at place, list map[place]*server) error {
+	l.requests.request("look for a virtual server", true, getService)
+	l.requests.at(at)
+	l.requests.close()
+	l.requests.end()
+	return l.ask(func(attributes []byte) error { return listed(list, attributes) })
+}
+
+func (l *lister) destinations(at place) (map[netip.AddrPort]destination, error) {
+	l.requests.begin("list endpoints", true, l.requests.family, unix.NLM_F_DUMP, getDest, 1, 0, 0)
+	l.requests.at(at)
+	l.requests.close()
+	l.requests.end()
+	list := make(map[netip.AddrPort]destination)
+	return list, l.ask(func(attributes []byte) error {
+		addr, d, err := parseDestination(attributes, at)
+		list[addr] = d
+		return err
+	})
+}
+
+// ask sends the one request that there is and has tell called with the attributes of
+// each message that answers it.
+func (l *lister) ask(tell func(attributes []byte) error) error {
+	message, what, absent := l.requests.message, l.requests.what[0], l.requests.absent[0]
+	l.requests.reset()
+	if err := unix.Sendto(l.socket, message, 0, kernel); err != nil {
+		return fmt.Errorf("netlink: %w", err)
+	}
+	for {
+		n, _, err := unix.Recvfrom(l.socket, l.buffer, unix.MSG_DONTWAIT)
+		if err != nil {
+			return fmt.Errorf("netlink: no answer: %w", err)
 		}
-		addr, _ = netip.AddrFromSlice(raw)
+		last, err := answer(l.buffer[:n], tell)
+		if gone := errors.Is(err, unix.ESRCH) || errors.Is(err, unix.ENOENT); gone && absent {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("%s: %w", what, err)
+		}
+		if last {
+			return nil
+		}
 	}
-	return netip.AddrPortFrom(addr, uint16(port)), err
+}
+
+// answer reads messages that answer a question, and says whether the last is among
+// them.
+func answer(messages []byte, tell func(attributes []byte) error) (last bool, err error) {
+	const header = unix.NLMSG_HDRLEN
+	for len(messages) >= header+4 && !last {
+		length := int(binary.NativeEndian.Uint32(messages))
+		if length < header+4 || length > len(messages) {
+			return true, errCut
+		}
+		kind, flags := binary.NativeEndian.Uint16(messages[4:]), binary.NativeEndian.Uint16(messages[6:])
+		switch kind {
+		case unix.NLMSG_ERROR, unix.NLMSG_DONE:
+			if failure := unix.Errno(-int32(binary.NativeEndian.Uint32(messages[header:]))); failure != 0 {
+				return true, failure
+			}
+			last = true
+		default:
+			if err := tell(messages[header+4 : length]); err != nil { // after what generic netlink puts first
+				return true, err
+			}
+			last = flags&unix.NLM_F_MULTI == 0
+		}
+		messages = messages[min(len(messages), (length+3)&^3):]
+	}
+	return last, nil
+}
+
+var errCut = errors.New("a message of the kernel is cut")
+
+// listed adds the server that attributes are about, unless it has no address.
+func listed(list map[place]*server, attributes []byte) error {
+	values, err := nested(attributes, attrService)
+	if err != nil {
+		return err
+	}
+	family, protocol := values.short(serviceFamily), values.short(serviceProtocol)
+	addr, ok := values.addrPort(serviceAddress, servicePort, family)
+	if !ok || values[serviceMark] != nil {
+		return nil
+	}
+	scheduler, flags := values[serviceSched], values[serviceFlags]
+	if len(scheduler) == 0 || len(flags) < 4 {
+		return errCut
+	}
+	list[place{uint8(protocol), addr}] = &server{
+		scheduler:  unix.ByteSliceToString(scheduler),
+		persistent: binary.NativeEndian.Uint32(flags)&flagPersistent != 0,
+	}
+	return nil
+}
+
+// parseDestination reads a destination of a server, of whose family kernels before
+// 3.18 say nothing.
+func parseDestination(attributes []byte, of place) (netip.AddrPort, destination, error) {
+	values, err := nested(attributes, attrDest)
+	if err != nil {
+		return netip.AddrPort{}, destination{}, err
+	}
+	f := family(of.addr.Addr())
+	if values[destFamily] != nil {
+		f = values.short(destFamily)
+	}
+	addr, ok := values.addrPort(destAddress, destPort, f)
+	if !ok {
+		return netip.AddrPort{}, destination{}, errCut
+	}
+	flows := values.number(destActive) + values.number(destInactive)
+	return addr, destination{weight: values.number(destWeight), flows: int(flows)}, nil
+}
+
+// values are attributes by their kinds, those that are looked at.
+type values [destFamily + 1][]byte
+
+// nested are the attributes within the one of a kind.
+func nested(attributes []byte, kind uint16) (*values, error) {
+	outer, err := parseValues(attributes)
+	if err != nil {
+		return nil, err
+	}
+	return parseValues(outer[kind])
+}
+
+func parseValues(attributes []byte) (*values, error) {
+	v := new(values)
+	for len(attributes) >= unix.SizeofNlAttr {
+		length := int(binary.NativeEndian.Uint16(attributes))
+		if length < unix.SizeofNlAttr || length > len(attributes) {
+			return nil, errCut
+		}
+		kind := binary.NativeEndian.Uint16(attributes[2:]) &^ (unix.NLA_F_NESTED | unix.NLA_F_NET_BYTEORDER)
+		if int(kind) < len(v) {
+			v[kind] = attributes[unix.SizeofNlAttr:length]
+		}
+		attributes = attributes[min(len(attributes), (length+3)&^3):]
+	}
+	return v, nil
+}
+
+func (v *values) short(kind uint16) uint16 {
+	if len(v[kind]) < 2 {
+		return 0
+	}
+	return binary.NativeEndian.Uint16(v[kind])
+}
+
+func (v *values) number(kind uint16) uint32 {
+	if len(v[kind]) < 4 {
+		return 0
+	}
+	return binary.NativeEndian.Uint32(v[kind])
+}
+
+// addrPort is an address with a port. The kernel gives each address the room of IPv6.
+func (v *values) addrPort(addrKind, portKind, family uint16) (netip.AddrPort, bool) {
+	size := 4
+	if family == unix.AF_INET6 {
+		size = 16
+	}
+	raw, port := v[addrKind], v[portKind]
+	if len(raw) < size || len(port) < 2 {
+		return netip.AddrPort{}, false
+	}
+	addr, _ := netip.AddrFromSlice(raw[:size])
+	return netip.AddrPortFrom(addr, binary.BigEndian.Uint16(port)), true
 }

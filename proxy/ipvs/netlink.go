@@ -88,8 +88,13 @@ func (b *batch) commit() (first error) {
 		first = cmp.Or(first, b.send(from, to))
 		from = to
 	}
-	b.message, b.began, b.what, b.absent = b.message[:0], b.began[:0], b.what[:0], b.absent[:0]
+	b.reset()
 	return first
+}
+
+// reset forgets all requests. What was made of them is good until the next begins.
+func (b *batch) reset() {
+	b.message, b.began, b.what, b.absent = b.message[:0], b.began[:0], b.what[:0], b.absent[:0]
 }
 
 // after is where the request after one begins.
@@ -105,20 +110,32 @@ func (b *batch) send(from, to int) error {
 	// The last one is answered in any case, the others if they fail.
 	flags := b.message[b.began[to-1]+6:]
 	binary.NativeEndian.PutUint16(flags, binary.NativeEndian.Uint16(flags)|unix.NLM_F_ACK)
-	socket, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, b.protocol)
+	socket, err := open(b.protocol)
 	if err != nil {
-		return fmt.Errorf("netlink: %w", err)
+		return err
 	}
 	defer unix.Close(socket)
-	kernel := &unix.SockaddrNetlink{Family: unix.AF_NETLINK}
-	// Complaints need not repeat the requests.
-	if err := errors.Join(unix.Bind(socket, kernel), unix.SetsockoptInt(socket, unix.SOL_NETLINK, unix.NETLINK_CAP_ACK, 1)); err != nil {
-		return fmt.Errorf("netlink: %w", err)
-	}
 	if err := unix.Sendto(socket, b.message[b.began[from]:b.after(to-1)], 0, kernel); err != nil {
 		return fmt.Errorf("netlink: %w", err)
 	}
 	return b.receive(socket, to-1)
+}
+
+// kernel is who is at the other end of each socket.
+var kernel = &unix.SockaddrNetlink{Family: unix.AF_NETLINK}
+
+// open makes a socket of the thread's network namespace.
+func open(protocol int) (socket int, err error) {
+	socket, err = unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, protocol)
+	if err != nil {
+		return 0, fmt.Errorf("netlink: %w", err)
+	}
+	// Complaints need not repeat the requests.
+	if err := errors.Join(unix.Bind(socket, kernel), unix.SetsockoptInt(socket, unix.SOL_NETLINK, unix.NETLINK_CAP_ACK, 1)); err != nil {
+		unix.Close(socket)
+		return 0, fmt.Errorf("netlink: %w", err)
+	}
+	return socket, nil
 }
 
 // receive reads the answers. The kernel works while it is sent to, so that all of
@@ -147,7 +164,7 @@ func (b *batch) answers(message []byte, last int) (done bool, first error) {
 	for len(message) >= unix.NLMSG_HDRLEN+4 {
 		length := int(binary.NativeEndian.Uint32(message))
 		if length < unix.NLMSG_HDRLEN+4 || length > len(message) {
-			return true, errors.New("netlink: a message of the kernel is cut")
+			return true, fmt.Errorf("netlink: %w", errCut)
 		}
 		request := int(binary.NativeEndian.Uint32(message[8:]))
 		failure := unix.Errno(-int32(binary.NativeEndian.Uint32(message[unix.NLMSG_HDRLEN:])))
@@ -174,10 +191,11 @@ const (
 	newService = 1 + iota
 	setService
 	deleteService
-	_
+	getService
 	newDest
 	setDest
 	deleteDest
+	getDest
 )
 
 const (
@@ -194,15 +212,18 @@ const (
 	serviceTimeout  = 8
 	serviceNetmask  = 9
 
-	destAddress = 1
-	destPort    = 2
-	destForward = 3
-	destWeight  = 4
-	destUpper   = 5
-	destLower   = 6
-	destFamily  = 11
+	destAddress  = 1
+	destPort     = 2
+	destForward  = 3
+	destWeight   = 4
+	destUpper    = 5
+	destLower    = 6
+	destActive   = 7
+	destInactive = 8
+	destFamily   = 11
 
-	flagPort = 0x10 // of the scheduler mh: clients' ports count too
+	flagPersistent = 0x1
+	flagPort       = 0x10 // of the scheduler mh: clients' ports count too
 )
 
 func newServers() (*servers, error) {

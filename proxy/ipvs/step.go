@@ -148,7 +148,7 @@ func (s *step) remove(at place, have *server, e netip.AddrPort) {
 
 // drained removes destinations whose last flow has ended, or had time enough to, by
 // what the kernel counts.
-func (s *step) drained(list map[place]*server) {
+func (s *step) drained(list map[place]map[netip.AddrPort]destination) {
 	for at, leaving := range s.draining {
 		have := s.servers[at]
 		if have == nil || len(leaving) == 0 {
@@ -157,7 +157,7 @@ func (s *step) drained(list map[place]*server) {
 		}
 		for e, since := range leaving {
 			late := !since.IsZero() && s.now.Sub(since) >= drainLimit
-			if found := list[at]; late || found != nil && found.destinations[e].flows == 0 {
+			if late || list[at][e].flows == 0 {
 				s.remove(at, have, e)
 			}
 		}

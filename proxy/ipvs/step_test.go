@@ -3,11 +3,9 @@ package ipvs
 import (
 	"net/netip"
 	"slices"
-	"strings"
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/skiff-k8s/skiff/proxy"
@@ -25,11 +23,11 @@ type life struct {
 func (l *life) become(flows int, rules ...*proxy.Rule) []string {
 	next := plan(&proxy.Table{Rules: rules}, l.last)
 	s := newStep(&l.state, &servers{}, "rr", next, l.now)
-	counted := make(map[place]*server)
+	counted := make(map[place]map[netip.AddrPort]destination)
 	for at, have := range l.state.servers {
-		counted[at] = &server{destinations: make(map[netip.AddrPort]destination)}
+		counted[at] = make(map[netip.AddrPort]destination)
 		for e := range have.destinations {
-			counted[at].destinations[e] = destination{flows: flows}
+			counted[at][e] = destination{flows: flows}
 		}
 	}
 	s.drained(counted)
@@ -113,45 +111,6 @@ func TestEarlierRun(t *testing.T) {
 	if !slices.Equal(got, want) {
 		t.Errorf("got %q, want %q", got, want)
 	}
-}
-
-// TestParseServers reads what the kernel of the guest printed.
-func TestParseServers(t *testing.T) {
-	got, err := parseServers(strings.NewReader(`IP Virtual Server version 1.2.1 (size=4096)
-Prot LocalAddress:Port Scheduler Flags
-  -> RemoteAddress:Port Forward Weight ActiveConn InActConn
-TCP  0A600001:01BB rr persistent 2700000 FFFFFFFF
-  -> C0000201:192B      Masq    1      2          3         
-UDP  [fd96:0000:0000:0000:0000:0000:0000:0007]:0050 mh (flag-2) 
-  -> [fd44:0000:0000:0001:0000:0000:0000:0005]:1F90      Masq    0      0          0         
-FWM  00000001 rr 
-  -> 0AF40005:1F90      Masq    1      0          0         
-`))
-	if err != nil {
-		t.Fatal(err)
-	}
-	one, two := got[tcp("10.96.0.1:443")], got[place{unix.IPPROTO_UDP, addr("[fd96::7]:80")}]
-	if len(got) != 2 || one == nil || two == nil {
-		t.Fatalf("got %v", got)
-	}
-	if !one.persistent || one.scheduler != "rr" || one.destinations[addr("192.0.2.1:6443")] != (destination{weight: 1, flows: 5}) {
-		t.Errorf("got %+v", one)
-	}
-	if d, ok := two.destinations[addr("[fd44:0:0:1::5]:8080")]; two.persistent || two.scheduler != "mh" || !ok || d != (destination{}) {
-		t.Errorf("got %+v", two)
-	}
-}
-
-// FuzzParseServers reads anything without harm.
-func FuzzParseServers(f *testing.F) {
-	f.Add("TCP  0A600001:01BB rr \n  -> C0000201:192B Masq 1 2 3\n")
-	f.Add("UDP  [fd96::7]:0050 mh\n  -> [fd44::5]:1F90 Masq 0 0 0\n")
-	f.Fuzz(func(t *testing.T, text string) {
-		list, err := parseServers(strings.NewReader(text))
-		if (list == nil) != (err != nil) {
-			t.Errorf("got %v and the error %v", list, err)
-		}
-	})
 }
 
 // TestScheduler refuses names that are none, before anything is asked of the kernel.
