@@ -1,8 +1,10 @@
 package apiserver_test
 
 import (
+	"context"
 	"fmt"
 	"net/http"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -10,10 +12,14 @@ import (
 	authenticationv1 "k8s.io/api/authentication/v1"
 	authorizationv1 "k8s.io/api/authorization/v1"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apiserver/pkg/authentication/user"
 
+	"github.com/skiff-k8s/skiff/apiserver"
 	"github.com/skiff-k8s/skiff/apiserver/apiservertest"
+	"github.com/skiff-k8s/skiff/apiserver/backend"
+	"github.com/skiff-k8s/skiff/apiserver/backend/memory"
 )
 
 // TestNothingComesIntoANamespaceThatEnds makes objects while their namespace is deleted. What is asked for after the answer to
@@ -120,5 +126,41 @@ func TestNodesMayNotAskKubelets(t *testing.T) {
 				}
 			}
 		}
+	}
+}
+
+// overtaken has others remove objects of a prefix just before they are removed.
+type overtaken struct {
+	backend.Backend
+	prefix  string
+	removed atomic.Int64
+}
+
+func (o *overtaken) Delete(ctx context.Context, key string, expected int64) (int64, error) {
+	if !strings.HasPrefix(key, o.prefix) {
+		return o.Backend.Delete(ctx, key, expected)
+	}
+	o.removed.Add(1)
+	if _, err := o.Backend.Delete(ctx, key, expected); err != nil {
+		return 0, err
+	}
+	return 0, backend.ErrConflict
+}
+
+// TestDeleteOvertaken deletes a pod that runs nowhere. Who collects garbage sees that it is marked, and may be sooner: it is
+// deleted all the same. The delete of what has never been marked says that it is not there.
+func TestDeleteOvertaken(t *testing.T) {
+	o := &overtaken{Backend: memory.New(), prefix: "/registry/pods/"}
+	c := clientset(t, apiservertest.Config(apiservertest.Start(t, func(options *apiserver.Options) { options.Backend = o }), "admin"))
+	must(t)(c.CoreV1().ServiceAccounts("default").Create(t.Context(), &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: "default"}}, metav1.CreateOptions{}))
+	must(t)(c.CoreV1().Pods("default").Create(t.Context(), &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "gone"}, Spec: deploymentOf("i").Spec.Template.Spec}, metav1.CreateOptions{}))
+	if err := c.CoreV1().Pods("default").Delete(t.Context(), "gone", *metav1.NewDeleteOptions(0)); err != nil {
+		t.Errorf("overtaken: %v", err)
+	}
+	if n := o.removed.Load(); n != 1 {
+		t.Fatalf("the pod was removed %d times", n)
+	}
+	if err := c.CoreV1().Pods("default").Delete(t.Context(), "gone", *metav1.NewDeleteOptions(0)); !apierrors.IsNotFound(err) {
+		t.Errorf("again: got %v", err)
 	}
 }

@@ -95,14 +95,19 @@ func itemObject(i codec.Item) resource.Object {
 
 // deleteObject deletes an object, or begins to where finalizers or a grace
 // period hold it. It returns the object as it is then, and whether it is gone.
+// Once it has marked the object as being deleted, it does not mind who removes it.
 func (h *Handler) deleteObject(ctx context.Context, w *write, options *metav1.DeleteOptions) (item codec.Item, gone bool, err error) {
 	r := w.stored()
+	var marked *store.Item
 	for {
 		current, err := h.Store.Get(ctx, r, w.objectNamespace(), w.name)
+		if marked != nil && replaced(marked, current, err) {
+			return marked, true, nil
+		}
 		if err != nil {
 			return nil, false, fromStore(err, w.resource, w.name)
 		}
-		item, gone, err := h.tryDelete(ctx, w, current, options.DeepCopy())
+		item, gone, err := h.tryDelete(ctx, w, current, options.DeepCopy(), &marked)
 		if errors.Is(err, store.ErrConflict) && ctx.Err() == nil {
 			continue
 		}
@@ -110,7 +115,15 @@ func (h *Handler) deleteObject(ctx context.Context, w *write, options *metav1.De
 	}
 }
 
-func (h *Handler) tryDelete(ctx context.Context, w *write, current *store.Item, options *metav1.DeleteOptions) (codec.Item, bool, error) {
+// replaced reports whether an object is not there any more, by what a later Get has
+// returned.
+func replaced(was, now *store.Item, err error) bool {
+	return errors.Is(err, store.ErrNotFound) || err == nil && now.Object().GetUID() != was.Object().GetUID()
+}
+
+// tryDelete does the same if nobody changes the object meanwhile, else store.ErrConflict.
+// It tells of an object that it has marked and not removed.
+func (h *Handler) tryDelete(ctx context.Context, w *write, current *store.Item, options *metav1.DeleteOptions, marked **store.Item) (codec.Item, bool, error) {
 	r := w.stored()
 	old := current.Object()
 	if err := preconditions(r, old, options); err != nil {
@@ -150,6 +163,7 @@ func (h *Handler) tryDelete(ctx context.Context, w *write, current *store.Item, 
 	if w.dryRun { // the object is not marked, and a deletion would show it so
 		return item, true, nil
 	}
+	*marked = item
 	last, err := h.remove(ctx, w, item)
 	return last, true, err
 }
