@@ -158,10 +158,10 @@ var table = []row{
 		return services.Endpoints(m.services()), nil
 	}},
 	{"endpointslice", append(inDiscovery("endpointslices"), core("services", "pods", "nodes")...), func(m *Manager) (runner, error) {
-		return services.EndpointSlice(m.services()), nil
+		return services.EndpointSlice(m.services())
 	}},
 	{"endpointslice-mirroring", append(inDiscovery("endpointslices"), core("services", "endpoints")...), func(m *Manager) (runner, error) {
-		return services.Mirror(m.services()), nil
+		return services.Mirror(m.services())
 	}},
 	{"service-cidr", in(networkingv1.SchemeGroupVersion, "servicecidrs", "ipaddresses"), func(m *Manager) (runner, error) {
 		return services.ServiceCIDR(m.services()), nil
@@ -170,7 +170,7 @@ var table = []row{
 		if m.config.LoadBalancers.Off() {
 			return nil, nil
 		}
-		return services.LoadBalancer(m.services(), m.config.LoadBalancers, m.config.Ingress), nil
+		return services.LoadBalancer(m.services(), m.config.LoadBalancers, m.config.Ingress)
 	}},
 	{"node-health", append(core("nodes", "pods"), in(coordinationv1.SchemeGroupVersion, "leases")...), func(m *Manager) (runner, error) {
 		return made(nodes.Health(m.nodes(), m.config.NodeMonitorGrace))

@@ -7,11 +7,10 @@ import (
 
 	"github.com/go-logr/logr"
 	corev1 "k8s.io/api/core/v1"
-	discoveryv1 "k8s.io/api/discovery/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/labels"
 	corelisters "k8s.io/client-go/listers/core/v1"
-	discoverylisters "k8s.io/client-go/listers/discovery/v1"
+	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/record"
 	"k8s.io/endpointslice"
 	"k8s.io/endpointslice/topologycache"
@@ -33,14 +32,18 @@ const (
 // EndpointSlice keeps EndpointSlices of the pods that each Service with a selector selects. What slices there
 // should be is worked out by k8s.io/endpointslice. It is woken by the Service, by its pods, by changes of its
 // slices that are not its own, and by nodes for the hints that name zones.
-func EndpointSlice(d Deps) reconcile.Controller {
+func EndpointSlice(d Deps) (reconcile.Controller, error) {
 	services := d.Informers.Core().V1().Services()
 	pods := d.Informers.Core().V1().Pods()
 	nodes := d.Informers.Core().V1().Nodes()
 	all := d.Informers.Discovery().V1().EndpointSlices()
+	index, err := indexByService(all.Informer())
+	if err != nil {
+		return reconcile.Controller{}, err
+	}
 	events := d.Recorder("endpoint-slice-controller")
 	c := &endpointSlices{
-		services: services.Lister(), pods: pods.Lister(), nodes: nodes.Lister(), slices: all.Lister(),
+		services: services.Lister(), pods: pods.Lister(), nodes: nodes.Lister(), slices: index,
 		tracker:  slices.NewEndpointSliceTracker(),
 		triggers: slices.NewTriggerTimeTracker(),
 		topology: topologycache.NewTopologyCache(),
@@ -59,14 +62,14 @@ func EndpointSlice(d Deps) reconcile.Controller {
 			c.overloaded.Source(),
 		},
 		Sync: c.sync,
-	}
+	}, nil
 }
 
 type endpointSlices struct {
 	services   corelisters.ServiceLister
 	pods       corelisters.PodLister
 	nodes      corelisters.NodeLister
-	slices     discoverylisters.EndpointSliceLister
+	slices     cache.Indexer
 	tracker    *slices.EndpointSliceTracker
 	triggers   *slices.TriggerTimeTracker
 	topology   *topologycache.TopologyCache
@@ -132,7 +135,7 @@ func (c *endpointSlices) sync(_ context.Context, key reconcile.Key) (time.Durati
 	if err != nil {
 		return 0, err
 	}
-	existing, err := slicesOf(c.slices, key, sliceManager)
+	existing, err := slicesBy(c.slices, key, sliceManager)
 	if err != nil {
 		return 0, err
 	}
@@ -149,22 +152,4 @@ func (c *endpointSlices) sync(_ context.Context, key reconcile.Key) (time.Durati
 		return 0, fmt.Errorf("update slices: %w", err)
 	}
 	return 0, nil
-}
-
-// slicesOf lists the slices of a Service that a manager made and that are not being deleted.
-func slicesOf(lister discoverylisters.EndpointSliceLister, key reconcile.Key, manager string) ([]*discoveryv1.EndpointSlice, error) {
-	all, err := lister.EndpointSlices(key.Namespace).List(labels.SelectorFromSet(labels.Set{
-		discoveryv1.LabelServiceName: key.Name,
-		discoveryv1.LabelManagedBy:   manager,
-	}))
-	if err != nil {
-		return nil, err
-	}
-	var left []*discoveryv1.EndpointSlice
-	for _, slice := range all {
-		if slice.DeletionTimestamp == nil {
-			left = append(left, slice)
-		}
-	}
-	return left, nil
 }

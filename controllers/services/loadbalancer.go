@@ -18,8 +18,8 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 	corelisters "k8s.io/client-go/listers/core/v1"
-	discoverylisters "k8s.io/client-go/listers/discovery/v1"
 	networkinglisters "k8s.io/client-go/listers/networking/v1"
+	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/record"
 	"k8s.io/utils/ptr"
 
@@ -43,15 +43,19 @@ var allBalancers = reconcile.Key{Name: "load balancers"}
 // nodes that come, go or change, and by endpoints of Services whose traffic stays on their nodes.
 //
 // Ingresses that nodes serve have ports there, too: a Service that is younger than the oldest Ingress does not get them.
-func LoadBalancer(d Deps, pool Pool, served Ingress) reconcile.Controller {
+func LoadBalancer(d Deps, pool Pool, served Ingress) (reconcile.Controller, error) {
 	services := d.Informers.Core().V1().Services()
 	nodes := d.Informers.Core().V1().Nodes()
 	all := d.Informers.Discovery().V1().EndpointSlices()
 	ingresses := d.Informers.Networking().V1().Ingresses()
 	classes := d.Informers.Networking().V1().IngressClasses()
+	index, err := indexByService(all.Informer())
+	if err != nil {
+		return reconcile.Controller{}, err
+	}
 	c := &balancers{
 		served: served, ingresses: ingresses.Lister(), classes: classes.Lister(),
-		client: d.Client, pool: pool, services: services.Lister(), nodes: nodes.Lister(), slices: all.Lister(),
+		client: d.Client, pool: pool, services: services.Lister(), nodes: nodes.Lister(), slices: index,
 		events: d.Recorder("service-controller"), writes: reconcile.NewWrites(), problems: make(map[types.UID]string),
 	}
 	return reconcile.Controller{
@@ -75,7 +79,7 @@ func LoadBalancer(d Deps, pool Pool, served Ingress) reconcile.Controller {
 			reconcile.On(classes.Informer(), func(_, _ *networkingv1.IngressClass) []reconcile.Key { return []reconcile.Key{allBalancers} }),
 		},
 		Sync: c.sync,
-	}
+	}, nil
 }
 
 type balancers struct {
@@ -83,7 +87,7 @@ type balancers struct {
 	pool     Pool
 	services corelisters.ServiceLister
 	nodes    corelisters.NodeLister
-	slices   discoverylisters.EndpointSliceLister
+	slices   cache.Indexer
 	events   record.EventRecorder
 	writes   *reconcile.Writes
 
@@ -196,9 +200,9 @@ func classOf(ing *networkingv1.Ingress) string {
 }
 
 func (c *balancers) slicesOf(key reconcile.Key) []*discoveryv1.EndpointSlice {
-	list, err := c.slices.EndpointSlices(key.Namespace).List(labels.SelectorFromSet(labels.Set{discoveryv1.LabelServiceName: key.Name}))
+	list, err := slicesOf(c.slices, key)
 	if err != nil {
-		return nil // a cache gives no error
+		return nil // an index that is there gives no error
 	}
 	return list
 }

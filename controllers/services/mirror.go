@@ -16,7 +16,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 	corelisters "k8s.io/client-go/listers/core/v1"
-	discoverylisters "k8s.io/client-go/listers/discovery/v1"
+	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
 	"k8s.io/client-go/tools/record"
 	slices "k8s.io/endpointslice/util"
@@ -32,12 +32,16 @@ const (
 
 // Mirror keeps EndpointSlices that say the same as the Endpoints somebody made for a Service without a selector
 // (KEP-1713). It is woken by the Endpoints, the Service, and changes of its slices that are not its own.
-func Mirror(d Deps) reconcile.Controller {
+func Mirror(d Deps) (reconcile.Controller, error) {
 	services := d.Informers.Core().V1().Services()
 	endpoints := d.Informers.Core().V1().Endpoints()
 	all := d.Informers.Discovery().V1().EndpointSlices()
+	index, err := indexByService(all.Informer())
+	if err != nil {
+		return reconcile.Controller{}, err
+	}
 	m := &mirror{
-		client: d.Client, services: services.Lister(), endpoints: endpoints.Lister(), slices: all.Lister(),
+		client: d.Client, services: services.Lister(), endpoints: endpoints.Lister(), slices: index,
 		tracker: slices.NewEndpointSliceTracker(),
 		events:  d.Recorder("endpoint-slice-mirroring-controller"),
 	}
@@ -58,20 +62,20 @@ func Mirror(d Deps) reconcile.Controller {
 			sliceSource(all.Informer(), mirrorManager, m.tracker),
 		},
 		Sync: m.sync,
-	}
+	}, nil
 }
 
 type mirror struct {
 	client    kubernetes.Interface
 	services  corelisters.ServiceLister
 	endpoints corelisters.EndpointsLister
-	slices    discoverylisters.EndpointSliceLister
+	slices    cache.Indexer
 	tracker   *slices.EndpointSliceTracker
 	events    record.EventRecorder
 }
 
 func (m *mirror) sync(ctx context.Context, key reconcile.Key) (time.Duration, error) {
-	existing, err := slicesOf(m.slices, key, mirrorManager)
+	existing, err := slicesBy(m.slices, key, mirrorManager)
 	if err != nil {
 		return 0, err
 	}

@@ -1,0 +1,58 @@
+package services
+
+import (
+	"fmt"
+
+	discoveryv1 "k8s.io/api/discovery/v1"
+	"k8s.io/client-go/tools/cache"
+
+	"github.com/skiff-k8s/skiff/controllers/reconcile"
+)
+
+// serviceIndex finds slices by the Service whose endpoints they have, by whoever they were made.
+const serviceIndex = "service"
+
+// indexByService adds serviceIndex to an informer that has not started yet. Several controllers share an informer,
+// so the index may be there already.
+func indexByService(informer cache.SharedIndexInformer) (cache.Indexer, error) {
+	index := informer.GetIndexer()
+	if _, ok := index.GetIndexers()[serviceIndex]; ok {
+		return index, nil
+	}
+	err := informer.AddIndexers(cache.Indexers{serviceIndex: func(obj any) ([]string, error) {
+		slice, ok := obj.(*discoveryv1.EndpointSlice)
+		if !ok {
+			return nil, fmt.Errorf("index by Service: %T is no EndpointSlice", obj)
+		}
+		return []string{reconcile.Key{Namespace: slice.Namespace, Name: slice.Labels[discoveryv1.LabelServiceName]}.String()}, nil
+	}})
+	return index, err
+}
+
+// slicesOf lists the slices of a Service.
+func slicesOf(index cache.Indexer, service reconcile.Key) ([]*discoveryv1.EndpointSlice, error) {
+	objs, err := index.ByIndex(serviceIndex, service.String())
+	if err != nil {
+		return nil, err
+	}
+	list := make([]*discoveryv1.EndpointSlice, 0, len(objs))
+	for _, obj := range objs {
+		list = append(list, obj.(*discoveryv1.EndpointSlice))
+	}
+	return list, nil
+}
+
+// slicesBy lists the slices of a Service that a manager made and that are not being deleted.
+func slicesBy(index cache.Indexer, service reconcile.Key, manager string) ([]*discoveryv1.EndpointSlice, error) {
+	all, err := slicesOf(index, service)
+	if err != nil {
+		return nil, err
+	}
+	var left []*discoveryv1.EndpointSlice
+	for _, slice := range all {
+		if slice.Labels[discoveryv1.LabelManagedBy] == manager && slice.DeletionTimestamp == nil {
+			left = append(left, slice)
+		}
+	}
+	return left, nil
+}
