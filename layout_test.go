@@ -19,6 +19,7 @@ var mayImport = map[string][]string{
 	"apiserver/resource":   nil,
 	"apiserver/expression": nil,
 	"apiserver/deflate":    nil,
+	"apiserver/gather":     nil,
 	"apiserver/backend":    nil,
 	"apiserver/store":      {"apiserver/deflate", "apiserver/backend", "apiserver/resource"},
 	"apiserver/encryption": {"apiserver/store"},

@@ -17,6 +17,7 @@ import (
 
 	"github.com/skiff-k8s/skiff/apiserver/bootstrap"
 	"github.com/skiff-k8s/skiff/apiserver/fairness"
+	"github.com/skiff-k8s/skiff/apiserver/gather"
 	"github.com/skiff-k8s/skiff/apiserver/heavy"
 	"github.com/skiff-k8s/skiff/apiserver/managedfields"
 	"github.com/skiff-k8s/skiff/apiserver/request"
@@ -138,7 +139,7 @@ const mostStreams = 100
 func (s *Server) Serve(ctx context.Context, l net.Listener, config *tls.Config) error {
 	s.serving.Store(config)
 	limits := s.config.Limits
-	l = newCapped(l, limits.MaxConnections)
+	l = gather.Listen(newCapped(l, limits.MaxConnections), limits.RequestTimeout)
 	server := &http.Server{
 		Handler:           s.handler,
 		TLSConfig:         config,
@@ -149,12 +150,12 @@ func (s *Server) Serve(ctx context.Context, l net.Listener, config *tls.Config) 
 		ReadTimeout:  limits.RequestTimeout + limits.AnswerTimeout,
 		WriteTimeout: limits.RequestTimeout + limits.AnswerTimeout,
 		ConnContext:  withConn,
+		ConnState:    gather.HTTP2,
 		ErrorLog:     slog.NewLogLogger(s.config.Log.Handler(), slog.LevelDebug),
 		// As kube-apiserver has it: every stream is a request in memory, and clients
 		// with more watches than that open another connection.
 		HTTP2: &http.HTTP2Config{
 			MaxConcurrentStreams: mostStreams, MaxReceiveBufferPerStream: 256 << 10, MaxReceiveBufferPerConnection: mostStreams * 256 << 10,
-			WriteByteTimeout: limits.RequestTimeout,
 		},
 	}
 	failed := make(chan error, 1)
