@@ -87,12 +87,13 @@ func (o Output) EncodeItem(i Item, r *resource.Resource, table TableOptions) (Bo
 	case "PartialObjectMetadataList":
 		return nil, NotAcceptable("you requested PartialObjectMetadataList, but the requested object is not a list (*%s.%s)", goPackage(r.Group), r.Kind)
 	}
+	if o.Media == Protobuf {
+		head, rest, err := newMessages(r, o.As).append(nil, i)
+		return Body{envelopeHead(objectKind(r, o.As), len(head)+len(rest)), head, rest, envelopeTail}, err
+	}
 	data, err := encodeItem(i, r, o.Media, o.As)
 	if err != nil {
 		return nil, err
-	}
-	if o.Media == Protobuf {
-		return Body{envelopeHead(objectKind(r, o.As), len(data)), data, envelopeTail}, nil
 	}
 	return o.text(data)
 }

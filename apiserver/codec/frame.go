@@ -49,6 +49,13 @@ func (f *Framer) Item(t watch.EventType, i Item) ([]byte, error) {
 		}
 		return f.Object(t, obj)
 	}
+	if f.Media == Protobuf {
+		head, rest, err := newMessages(f.Resource, f.As).append(nil, i)
+		if err != nil {
+			return nil, err
+		}
+		return protobufFrame(t, objectKind(f.Resource, f.As), head, rest), nil
+	}
 	data, err := encodeItem(i, f.Resource, f.Media, f.As)
 	if err != nil {
 		return nil, err
@@ -121,7 +128,7 @@ func (f *Framer) whole(t watch.EventType, obj runtime.Object) ([]byte, error) {
 // frame puts data, JSON or a protobuf message of a kind, into an event.
 func (f *Framer) frame(t watch.EventType, kind schema.GroupVersionKind, data []byte) ([]byte, error) {
 	if f.Media == Protobuf {
-		return protobufFrame(t, kind, data), nil
+		return protobufFrame(t, kind, nil, data), nil
 	}
 	return jsonFrame(t, data), nil
 }
@@ -135,15 +142,16 @@ func jsonFrame(t watch.EventType, data []byte) []byte {
 	return append(b, '}', '\n')
 }
 
-func protobufFrame(t watch.EventType, kind schema.GroupVersionKind, message []byte) []byte {
-	object := len(envelopeHead(kind, len(message))) + len(message) + len(envelopeTail)
+// protobufFrame frames a message in two pieces.
+func protobufFrame(t watch.EventType, kind schema.GroupVersionKind, head, rest []byte) []byte {
+	envelope := envelopeHead(kind, len(head)+len(rest))
+	object := len(envelope) + len(head) + len(rest) + len(envelopeTail)
 	size := fieldSize(len(t)) + fieldSize(fieldSize(object))
 	b := make([]byte, 0, 4+size)
 	b = binary.BigEndian.AppendUint32(b, uint32(size))
 	b = appendField(b, eventType, string(t))
 	b = appendHead(b, eventObject, fieldSize(object))
 	b = appendHead(b, extensionRaw, object)
-	b = append(b, envelopeHead(kind, len(message))...)
-	b = append(b, message...)
+	b = append(append(append(b, envelope...), head...), rest...)
 	return append(b, envelopeTail...)
 }

@@ -36,16 +36,16 @@ func EncodeList[I Item](o Output, items []I, r *resource.Resource, listMeta meta
 	case "PartialObjectMetadata":
 		return nil, NotAcceptable("you requested PartialObjectMetadata, but the requested object is a list (*%s.%sList)", goPackage(r.Group), r.Kind)
 	}
-	encoded, err := encodeItems(o, items, r)
-	if err != nil {
-		return nil, err
-	}
 	kind := r.GroupVersion().WithKind(r.ListKind)
 	if !o.As.Empty() {
 		kind = o.As
 	}
 	if o.Media == Protobuf {
-		return protobufList(kind, listMeta, encoded)
+		return protobufList(kind, listMeta, items, newMessages(r, o.As))
+	}
+	encoded, err := encodeItems(o, items, r)
+	if err != nil {
+		return nil, err
 	}
 	var metadata any = listMeta
 	if r.Custom != nil && o.As.Empty() {
@@ -144,26 +144,3 @@ func jsonList(kind schema.GroupVersionKind, listMeta any, items [][]byte, prefix
 }
 
 var separators = map[string][]byte{",": []byte(","), "{": []byte("{"), ",{": []byte(",{")}
-
-// protobufList joins items to the message of a list in its envelope.
-func protobufList(kind schema.GroupVersionKind, listMeta metav1.ListMeta, items [][]byte) (Body, error) {
-	metadata, err := listMeta.Marshal()
-	if err != nil {
-		return nil, err
-	}
-	size := fieldSize(len(metadata))
-	heads := 0
-	for _, data := range items {
-		size += fieldSize(len(data))
-		heads += fieldSize(len(data)) - len(data)
-	}
-	body := make(Body, 0, 2*len(items)+2)
-	body = append(body, appendField(envelopeHead(kind, size), listMetadata, metadata))
-	buffer := make([]byte, 0, heads)
-	for _, data := range items {
-		start := len(buffer)
-		buffer = appendHead(buffer, listItem, len(data))
-		body = append(body, buffer[start:len(buffer):len(buffer)], data)
-	}
-	return append(body, envelopeTail), nil
-}

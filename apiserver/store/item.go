@@ -22,6 +22,7 @@ type Item struct {
 	value    string // of the field that the kind is indexed by
 	encoded  onces
 	used     atomic.Bool // somebody has asked for an encoded form lately
+	like     likeness    // what is stored and the protobuf message
 	formed   int         // bytes of the forms; guarded by forms.mu
 }
 
