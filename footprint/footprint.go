@@ -2,11 +2,12 @@
 //
 // Go collects garbage when the heap has doubled, and keeps what was freed for the heap that it expects. After a load that
 // heap does not come, and nothing is allocated that would tell: a server that held a hundred megabytes for a minute would hold
-// them for good.
+// them for good. So would the pages of the program that only its start needed.
 package footprint
 
 import (
 	"context"
+	"log/slog"
 	"runtime/debug"
 	"runtime/metrics"
 	"time"
@@ -16,6 +17,9 @@ import (
 const Every = 10 * time.Second
 
 const (
+	// early is how often it looks at first: what a process needs to start alone is most of what it holds until it has something to do.
+	early      = 3 * time.Second
+	earlyLooks = 2
 	// quiet is how much a process allocates between two looks that has nothing to do.
 	quiet = 4 << 20
 	// worthwhile is the least for which memory is given back, beside a quarter of the live heap: it takes a collection.
@@ -26,17 +30,23 @@ const (
 
 // Keep gives back what is free or garbage whenever the process is quiet after a load, until ctx ends.
 func Keep(ctx context.Context) {
-	ticks := time.NewTicker(Every)
-	defer ticks.Stop()
 	var k keeper
-	for {
+	for looks := 0; ; looks++ {
+		wait := Every
+		if looks < earlyLooks {
+			wait = early
+		}
 		select {
 		case <-ctx.Done():
 			return
-		case <-ticks.C:
+		case <-time.After(wait):
 		}
-		if k.look(take()) {
-			debug.FreeOSMemory()
+		if !k.look(take()) {
+			continue
+		}
+		debug.FreeOSMemory()
+		if err := giveBackProgram(); err != nil {
+			slog.Debug("The pages of the program stay", "error", err)
 		}
 	}
 }
