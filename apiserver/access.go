@@ -55,26 +55,18 @@ func (s *Server) authorize(next http.Handler) http.Handler {
 		decision, reason, err := s.config.Authorizer.Authorize(r.Context(), a)
 		switch {
 		case decision == authorizer.DecisionAllow:
-			request.Annotate(r.Context(), decisionNote, "allow")
-			request.Annotate(r.Context(), reasonNote, reason)
+			request.Decided(r.Context(), "allow", reason)
 			next.ServeHTTP(w, r)
 		case err != nil:
-			request.Annotate(r.Context(), reasonNote, "internal error")
+			request.Decided(r.Context(), "", "internal error")
 			request.Fail(r.Context(), err)
 			http.Error(w, request.Escape(rest.Short(fmt.Sprintf("Internal Server Error: %q: %v", r.URL.RequestURI(), err))), http.StatusInternalServerError)
 		default:
-			request.Annotate(r.Context(), decisionNote, "forbid")
-			request.Annotate(r.Context(), reasonNote, reason)
+			request.Decided(r.Context(), "forbid", reason)
 			refuse(w, r, request.Forbidden(a, reason))
 		}
 	})
 }
-
-// Annotations of audit events.
-const (
-	decisionNote = "authorization.k8s.io/decision"
-	reasonNote   = "authorization.k8s.io/reason"
-)
 
 // attributes are what the request of ctx is about, but for its selectors, which only the authorizer asks for.
 func attributes(ctx context.Context) authorizer.AttributesRecord {

@@ -51,8 +51,16 @@ func (s *Server) identify(next http.Handler) http.Handler {
 		}
 		id = id[:min(len(id), mostAuditID)]
 		w.Header().Set(auditIDHeader, id)
-		next.ServeHTTP(w, r.WithContext(request.WithAuditID(r.Context(), id)))
+		next.ServeHTTP(w, r.WithContext(request.Begin(r.Context(), id)))
 	})
+}
+
+// under is r with a context: itself, if it has that.
+func under(ctx context.Context, r *http.Request) *http.Request {
+	if r.Context() == ctx {
+		return r
+	}
+	return r.WithContext(ctx)
 }
 
 // headers keeps answers out of caches: all depend on who asks.
@@ -79,7 +87,7 @@ func (s *Server) parse(next http.Handler) http.Handler {
 			http.Error(w, rest.Short(fmt.Sprintf("Internal Server Error: %q: failed to create RequestInfo: %v", r.RequestURI, err)), http.StatusInternalServerError)
 			return
 		}
-		next.ServeHTTP(w, r.WithContext(request.With(r.Context(), info)))
+		next.ServeHTTP(w, under(request.With(r.Context(), info), r))
 	})
 }
 
@@ -89,7 +97,7 @@ func (s *Server) log(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		began, out := time.Now(), &response{ResponseWriter: w}
 		ctx, failure := request.WithFailure(r.Context())
-		next.ServeHTTP(out, r.WithContext(ctx))
+		next.ServeHTTP(out, under(ctx, r))
 		level := slog.LevelDebug
 		if out.code >= http.StatusInternalServerError && out.code != http.StatusGatewayTimeout {
 			level = slog.LevelWarn
@@ -188,6 +196,6 @@ func (s *Server) warn(next http.Handler) http.Handler {
 			size += len(header)
 			w.Header().Add("Warning", header)
 		})
-		next.ServeHTTP(w, r.WithContext(ctx))
+		next.ServeHTTP(w, under(ctx, r))
 	})
 }

@@ -49,9 +49,9 @@ func (l *limits) limit(next http.Handler) http.Handler {
 			l.serve(w, r, next, long, func() {})
 			return
 		}
-		ctx, cancel := l.patience(r.Context())
-		release, class, err := l.server.fairness.Take(ctx, fairness.Request{Attributes: attributes(r.Context()), Seats: func(most int) int { return l.seats(r, info, most) }})
-		cancel()
+		release, class, err := l.server.fairness.Take(r.Context(), fairness.Request{
+			Attributes: attributes(r.Context()), Seats: func(most int) int { return l.seats(r, info, most) }, Patience: l.patience(r.Context()),
+		})
 		if info.Subresource != "log" { // kube-apiserver takes no seat for these; here those do that end by themselves
 			w.Header()[schemaHeader], w.Header()[levelHeader] = []string{string(class.SchemaUID)}, []string{string(class.LevelUID)}
 		}
@@ -67,12 +67,12 @@ func (l *limits) limit(next http.Handler) http.Handler {
 }
 
 // patience is how long a request waits for its seats: no longer than a quarter of the time it has.
-func (l *limits) patience(ctx context.Context) (context.Context, context.CancelFunc) {
+func (l *limits) patience(ctx context.Context) time.Duration {
 	wait := l.wait
 	if deadline, ok := ctx.Deadline(); ok {
 		wait = min(wait, time.Until(deadline)/4)
 	}
-	return context.WithTimeout(ctx, wait)
+	return max(1, wait) // 0 would be for ever
 }
 
 func (l *limits) serve(w http.ResponseWriter, r *http.Request, next http.Handler, long bool, begun func()) {

@@ -48,7 +48,7 @@ const everything = "apiVersion: audit.k8s.io/v1\nkind: Policy\nrules: [{level: R
 // ask has a request served that sends and is answered with an object.
 func ask(l *Log, sent, answered string) error {
 	r := httptest.NewRequest(http.MethodPost, "/api/v1/namespaces/n/configmaps", nil)
-	r = r.WithContext(request.WithAuditID(request.WithNotes(r.Context(), nil), "id"))
+	r = r.WithContext(request.WithNotes(request.Begin(r.Context(), "id"), nil))
 	record := l.Begin(r, authorizer.AttributesRecord{User: &user.DefaultInfo{Name: "u"}, Verb: "create", Resource: "configmaps", Namespace: "n", ResourceRequest: true})
 	if err := record.Received(); err != nil {
 		return err

@@ -111,6 +111,8 @@ type Request struct {
 	authorizer.Attributes
 	// Seats are how many it takes, at a level that has so many at most for one request; nil means one.
 	Seats func(most int) int
+	// Patience is how long it waits for them, if it must; 0: until the context ends.
+	Patience time.Duration
 }
 
 // Class is where a request belongs.
@@ -122,7 +124,8 @@ type Class struct {
 // ErrRejected means that a request should be tried again later.
 var ErrRejected = errors.New("too many requests")
 
-// Take waits until a request has its seats, which release gives back. If it must not wait, or until ctx ends, ErrRejected is returned.
+// Take waits until a request has its seats, which release gives back. If it must not wait, or has not got them when ctx or its patience ends,
+// ErrRejected is returned.
 func (f *Controller) Take(ctx context.Context, r Request) (release func(), c Class, err error) {
 	s := f.now.Load().schema(r.Attributes)
 	l := s.level
@@ -142,6 +145,11 @@ func (f *Controller) Take(ctx context.Context, r Request) (release func(), c Cla
 	release = sync.OnceFunc(func() { l.leave(t) })
 	if t.ready == nil {
 		return release, c, nil
+	}
+	if r.Patience > 0 {
+		limited, cancel := context.WithTimeout(ctx, r.Patience)
+		defer cancel()
+		ctx = limited
 	}
 	select {
 	case <-t.ready:

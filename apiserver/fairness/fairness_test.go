@@ -200,9 +200,14 @@ func TestWaitingEnds(t *testing.T) {
 		defer cancel()
 		gone, leave := context.WithCancel(t.Context())
 		var wait sync.WaitGroup
-		for _, ctx := range []context.Context{late, gone} {
+		for _, w := range []struct {
+			ctx      context.Context
+			patience time.Duration
+		}{{late, 0}, {gone, 0}, {t.Context(), time.Second}} {
 			wait.Go(func() {
-				if _, _, err := c.Take(ctx, by("a")); !errors.Is(err, ErrRejected) {
+				r := by("a")
+				r.Patience = w.patience
+				if _, _, err := c.Take(w.ctx, r); !errors.Is(err, ErrRejected) {
 					t.Errorf("who waited no longer got %v", err)
 				}
 			})
@@ -211,7 +216,7 @@ func TestWaitingEnds(t *testing.T) {
 		leave()
 		wait.Wait()
 		l := c.levels["all"]
-		if l.counts.timedOut != 1 || l.counts.cancelled != 1 || l.waiting != 0 || l.wanted != 0 {
+		if l.counts.timedOut != 2 || l.counts.cancelled != 1 || l.waiting != 0 || l.wanted != 0 {
 			t.Errorf("%+v, %d wait for %d seats", l.counts, l.waiting, l.wanted)
 		}
 		release()
