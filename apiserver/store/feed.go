@@ -167,6 +167,16 @@ func (f *feed) inherit(old *feed) {
 	f.floor, f.bytes = old.floor, f.bytes+old.bytes
 }
 
+// wakeReaders has those who wait look again, and see that it is over.
+func (f *feed) wakeReaders() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.all.wakeReaders()
+	for _, l := range f.parts {
+		l.wakeReaders()
+	}
+}
+
 // logsOf are the logs of parts that hold e.
 func (f *feed) logsOf(e *Event) (logs []*log) {
 	if e.unreadable() {
@@ -328,6 +338,11 @@ func (l *log) index(revision int64) int {
 
 func (l *log) append(e *Event) {
 	l.events = append(l.events, e)
+	l.wakeReaders()
+}
+
+// wakeReaders has those who wait look again.
+func (l *log) wakeReaders() {
 	if l.wake != nil {
 		close(l.wake)
 		l.wake = nil
@@ -338,10 +353,7 @@ func (l *log) append(e *Event) {
 func (l *log) reset() {
 	l.first += len(l.events) + 1
 	l.events = nil
-	if l.wake != nil {
-		close(l.wake)
-		l.wake = nil
-	}
+	l.wakeReaders()
 }
 
 func (l *log) truncate(revision int64) {

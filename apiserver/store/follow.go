@@ -15,9 +15,19 @@ import (
 // that gave an error.
 const retryAfter = 200 * time.Millisecond
 
+// ended says that nothing follows any more.
+func (s *Store) ended() {
+	close(s.progress.end)
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	for _, k := range s.prefixes {
+		k.feed.wakeReaders()
+	}
+}
+
 // follow applies the backend's changes until ctx ends.
 func (s *Store) follow(ctx context.Context) {
-	defer close(s.progress.end)
+	defer s.ended()
 	for {
 		err := guard.Call("store", func() error { return s.followOnce(ctx) })
 		if ctx.Err() != nil || errors.Is(err, backend.ErrClosed) {

@@ -49,6 +49,12 @@ func (k *kind) get(key string) (*Item, bool) {
 	return k.items.get(key)
 }
 
+// end says that the kind is gone.
+func (k *kind) end() {
+	close(k.gone)
+	k.feed.wakeReaders()
+}
+
 // step is a change of one object: item (nil: a delete) becomes current under key.
 type step struct {
 	key      string

@@ -141,7 +141,7 @@ func (s *Store) Add(ctx context.Context, r *resource.Resource) error {
 	defer s.mu.Unlock()
 	if old := s.kinds[idOf(r)]; old != nil {
 		k.feed.inherit(old.feed)
-		close(old.gone)
+		old.end()
 	}
 	s.serve(k)
 	return nil
@@ -161,7 +161,7 @@ func (s *Store) Remove(r *resource.Resource) {
 	if k := s.kinds[idOf(r)]; k != nil {
 		delete(s.kinds, idOf(r))
 		delete(s.prefixes, k.prefix)
-		close(k.gone)
+		k.end()
 	}
 }
 

@@ -94,17 +94,31 @@ func (w *watcher) step(ctx context.Context, yield func(Step, error) bool) bool {
 		return w.yield(events, yield)
 	}
 	w.reached = max(w.reached, applied)
+	// Whoever says one of these wakes all afterwards. To wait for less costs each watcher less at each event.
+	switch {
+	case closed(w.kind.gone):
+		return false
+	case closed(w.store.progress.end):
+		yield(Step{}, backend.ErrClosed)
+		return false
+	}
 	select {
 	case <-ctx.Done():
-	case <-w.kind.gone:
-	case <-w.store.progress.end:
-		yield(Step{}, backend.ErrClosed)
 	case <-wake:
 		return true
 	case <-w.ticks:
 		return yield(Step{Revision: w.reached}, nil)
 	}
 	return false
+}
+
+func closed(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
+	}
 }
 
 // yield passes on what matches, each step when it is known whether more follow.
