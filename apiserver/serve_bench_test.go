@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"io"
 	"math/big"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"sync"
@@ -40,10 +41,12 @@ import (
 // benched is a server whose handler is asked as over a connection with a client certificate, without the connection:
 // what is measured is the server alone.
 type benched struct {
-	b     *testing.B
-	http  http.Handler
-	state *tls.ConnectionState
-	conn  context.Context
+	b      *testing.B
+	server *apiserver.Server
+	http   http.Handler
+	state  *tls.ConnectionState
+	conn   context.Context
+	client tls.Certificate
 }
 
 func serveBench(b *testing.B) *benched {
@@ -62,10 +65,11 @@ func serveBench(b *testing.B) *benched {
 	}
 	ca := &x509.Certificate{Subject: pkix.Name{CommonName: "ca"}, IsCA: true, BasicConstraintsValid: true}
 	authority := sign(ca, ca)
-	leaf, err := x509.ParseCertificate(sign(&x509.Certificate{
+	signed := sign(&x509.Certificate{
 		Subject:     pkix.Name{CommonName: "bench", Organization: []string{"system:masters"}},
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
-	}, ca))
+	}, ca)
+	leaf, err := x509.ParseCertificate(signed)
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -73,7 +77,53 @@ func serveBench(b *testing.B) *benched {
 		o.ClientCA = pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: authority})
 	})
 	makeServiceAccount(b, s)
-	return &benched{b: b, http: s.Handler(), state: &tls.ConnectionState{PeerCertificates: []*x509.Certificate{leaf}}, conn: authn.WithConnection(b.Context())}
+	return &benched{
+		b: b, server: s, http: s.Handler(), state: &tls.ConnectionState{PeerCertificates: []*x509.Certificate{leaf}}, conn: authn.WithConnection(b.Context()),
+		client: tls.Certificate{Certificate: [][]byte{signed}, PrivateKey: key},
+	}
+}
+
+// listen has the server answer over connections, as the program does, until the benchmark ends.
+func (s *benched) listen() (url string) {
+	certificate, err := apiservertest.Authority().Server()
+	if err != nil {
+		s.b.Fatal(err)
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		s.b.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() {
+		ended <- s.server.Serve(ctx, l, &tls.Config{Certificates: []tls.Certificate{certificate}, ClientAuth: tls.RequestClientCert})
+	}()
+	s.b.Cleanup(func() {
+		stop()
+		if err := <-ended; err != nil {
+			s.b.Error(err)
+		}
+	})
+	return "https://" + l.Addr().String()
+}
+
+// floor answers with nothing but net/http, until the benchmark ends.
+func floor(b *testing.B, h http.HandlerFunc) (url string) {
+	server := httptest.NewUnstartedServer(h)
+	server.EnableHTTP2 = true
+	server.StartTLS()
+	b.Cleanup(server.Close)
+	return server.URL
+}
+
+// connect is a client with a connection of its own.
+func (s *benched) connect() *http.Client {
+	transport := &http.Transport{
+		TLSClientConfig:   &tls.Config{InsecureSkipVerify: true, Certificates: []tls.Certificate{s.client}},
+		ForceAttemptHTTP2: true, DisableCompression: true,
+	}
+	s.b.Cleanup(transport.CloseIdleConnections)
+	return &http.Client{Transport: transport}
 }
 
 // counted counts what is written, and keeps nothing.
@@ -283,27 +333,21 @@ func BenchmarkConnection(b *testing.B) {
 	for name, path := range map[string]string{"pod": podsPath + "/p-0", "5000 pods": podsPath} {
 		known := httptest.NewRecorder()
 		s.http.ServeHTTP(known, s.request(http.MethodGet, path, inProtobuf, nil))
-		floor := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { w.Write(known.Body.Bytes()) })
-		ours := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			r.TLS = s.state
-			s.http.ServeHTTP(w, r)
-		})
-		for of, handler := range map[string]http.Handler{"skiff": ours, "floor": floor} {
-			b.Run(name+"/"+of, func(b *testing.B) { fetchAgain(b, handler, path) })
+		for of, listen := range map[string]func(*testing.B) string{
+			"skiff": func(b *testing.B) string { return s.listen() },
+			"floor": func(b *testing.B) string {
+				return floor(b, func(w http.ResponseWriter, r *http.Request) { w.Write(known.Body.Bytes()) })
+			},
+		} {
+			b.Run(name+"/"+of, func(b *testing.B) { fetchAgain(b, s.connect(), listen(b)+path) })
 		}
 	}
 }
 
-// fetchAgain gets a path over a connection again and again.
-func fetchAgain(b *testing.B, handler http.Handler, path string) {
-	server := httptest.NewUnstartedServer(handler)
-	server.EnableHTTP2 = true
-	server.StartTLS()
-	defer server.Close()
-	client := server.Client()
-	client.Transport.(*http.Transport).DisableCompression = true
+// fetchAgain gets a URL over a connection again and again.
+func fetchAgain(b *testing.B, client *http.Client, url string) {
 	measured(b, func() {
-		r, err := http.NewRequestWithContext(b.Context(), http.MethodGet, server.URL+path, nil)
+		r, err := http.NewRequestWithContext(b.Context(), http.MethodGet, url, nil)
 		if err != nil {
 			b.Fatal(err)
 		}
@@ -315,47 +359,41 @@ func fetchAgain(b *testing.B, handler http.Handler, path string) {
 		n, err := io.Copy(io.Discard, resp.Body)
 		resp.Body.Close()
 		if err != nil || resp.StatusCode != http.StatusOK {
-			b.Fatalf("GET %s: %d, %v", path, resp.StatusCode, err)
+			b.Fatalf("GET %s: %d, %v", url, resp.StatusCode, err)
 		}
 		b.SetBytes(n)
 	})
 }
 
-// BenchmarkWatchers is what a change costs that 200 watch on 16 connections over TLS and HTTP/2, clients included, beside what
+// BenchmarkWatchers is what a change costs that 200 watch on 8 connections over TLS and HTTP/2, clients included, beside what
 // the same bytes cost when nothing but net/http stands behind them: that is the floor.
 func BenchmarkWatchers(b *testing.B) {
-	const watchers, connections = 200, 16
+	const watchers, connections = 200, 8
 	for _, of := range []string{"skiff", "floor"} {
 		b.Run(of, func(b *testing.B) {
 			s, n := serveBench(b), 0
-			handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-				r.TLS = s.state
-				s.http.ServeHTTP(w, r)
-			})
 			change := func() {
 				n++
 				body := protobufBody(b, configMap(fmt.Sprint("watched-", n)), "ConfigMap")
 				s.ask(http.MethodPost, "/api/v1/namespaces/default/configmaps", inProtobuf, inProtobuf, body, http.StatusCreated)
 			}
+			listen := s.listen
 			if of == "floor" {
 				f := &broadcast{next: make(chan struct{})}
 				frame := protobufBody(b, configMap("watched-0"), "ConfigMap")
 				f.frame = append(binary.BigEndian.AppendUint32(nil, uint32(len(frame))), frame...)
-				handler, change = f.serve, f.tell
+				change, listen = f.tell, func() string { return floor(b, f.serve) }
 			}
-			server := httptest.NewUnstartedServer(handler)
-			server.EnableHTTP2 = true
-			server.StartTLS()
-			defer server.Close()
+			url := listen()
 			seen := make(chan struct{}, watchers)
 			ctx, stop := context.WithCancel(b.Context())
 			defer stop()
 			var client *http.Client
 			for i := range watchers {
 				if i%(watchers/connections) == 0 {
-					client = &http.Client{Transport: server.Client().Transport.(*http.Transport).Clone()}
+					client = s.connect()
 				}
-				watchAll(ctx, b, client, server.URL+"/api/v1/namespaces/default/configmaps?watch=1&resourceVersion=1", seen)
+				watchAll(ctx, b, client, url+"/api/v1/namespaces/default/configmaps?watch=1&resourceVersion=1", seen)
 			}
 			measured(b, func() {
 				change()
