@@ -1,8 +1,11 @@
 package store
 
 import (
+	"bytes"
 	"fmt"
 	"reflect"
+	"slices"
+	"strconv"
 	"sync"
 
 	"k8s.io/apimachinery/pkg/util/diff"
@@ -35,6 +38,28 @@ func (d *detector) watch(obj resource.Object) {
 		d.compare(mostWatched / 2)
 	}
 	d.watched = append(d.watched, watched{obj, obj.DeepCopyObject().(resource.Object)})
+}
+
+// compareWritten decodes an item that was not, and compares what was said of it with what a reader finds.
+func (d *detector) compareWritten(item *Item) {
+	if d == nil {
+		return
+	}
+	obj, err := decode(item.kept.r, item.kept.bytes)
+	if err != nil {
+		d.changed(fmt.Sprintf("%s cannot be read again: %v", item.key, err))
+		return
+	}
+	obj.SetResourceVersion(strconv.FormatInt(item.revision, 10))
+	read, err := obj.(interface{ Marshal() ([]byte, error) }).Marshal()
+	head, rest, ok := item.Message(nil, nil)
+	if written := slices.Concat(head, rest); err != nil || !ok || !bytes.Equal(written, read) {
+		d.changed(fmt.Sprintf("%T %s is written as %q and read as %q (%v)", obj, item.key, written, read, err))
+	}
+	if labels := newLabelSet(obj.GetLabels()); labels.compare(item.labels) != 0 || !slices.Equal(item.kept.values(obj), item.kept.fields) {
+		d.changed(fmt.Sprintf("%T %s has labels %v and fields %v where it is read, not %v and %v",
+			obj, item.key, labels, item.kept.values(obj), item.labels, item.kept.fields))
+	}
 }
 
 // check compares everything that is watched.

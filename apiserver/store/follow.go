@@ -94,7 +94,7 @@ func (s *Store) applyTo(ctx context.Context, k *kind, changes []backend.Change) 
 		switch {
 		case c.Value == nil:
 		case w != nil && w.kind == k:
-			steps[i].item = k.item(w.obj, c.Revision, w.key, w.value)
+			steps[i].item = k.written(w, c.Revision)
 		default:
 			steps[i].item = k.decode(ctx, c.Key, c.Value, c.Revision)
 		}

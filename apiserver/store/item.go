@@ -98,6 +98,7 @@ func (e *Event) Last() *Item {
 		return item
 	}
 	item := &Item{kept: e.Old.kept.at(e.Revision), revision: e.Revision, key: e.Old.key, size: e.Old.size, labels: e.Old.labels, value: e.Old.value}
+	item.like.known.Store(e.Old.like.known.Load()) // nothing but the revision is another
 	e.last.CompareAndSwap(nil, item)
 	return e.last.Load()
 }

@@ -42,8 +42,23 @@ func newShape(r *resource.Resource, f *forms, d *detector) *shape {
 // keep makes item, which nobody else knows yet, keep its object as value, which
 // is what is stored of it.
 func (s *shape) keep(item *Item, value []byte) {
-	k := &kept{shape: s, revision: item.revision, bytes: value, fields: s.values(item.object)}
-	k.hold(item.object)
+	obj := item.object
+	item.object = nil
+	s.describe(item, obj, value)
+	item.kept.hold(obj)
+}
+
+// keepWritten makes item keep value, which was just made of obj. Nobody will see obj, which its writer may have left in
+// another form than it is read in: who wants the object has it decoded.
+func (s *shape) keepWritten(item *Item, obj resource.Object, value []byte) {
+	s.describe(item, obj, value)
+	item.like.known.Store(alike)
+	s.watching.compareWritten(item)
+}
+
+// describe makes item keep value, and beside it what of obj it can be found by.
+func (s *shape) describe(item *Item, obj resource.Object, value []byte) {
+	k := &kept{shape: s, revision: item.revision, bytes: value, fields: s.values(obj)}
 	if s.r.Packed {
 		if packed, err := deflate.Pack(value); err != nil {
 			slog.Error("Stored object is not compressed", "key", item.key, "error", err)
@@ -51,8 +66,8 @@ func (s *shape) keep(item *Item, value []byte) {
 			k.bytes, k.packed = packed, true
 		}
 	}
-	item.labels, item.value = newLabelSet(item.object.GetLabels()), k.field(s.r.IndexBy)
-	item.kept, item.object = k, nil
+	item.labels, item.value = newLabelSet(obj.GetLabels()), k.field(s.r.IndexBy)
+	item.kept = k
 }
 
 // values are the values of the fields of an object.

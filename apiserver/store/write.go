@@ -10,6 +10,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"k8s.io/apimachinery/pkg/runtime"
+
 	"github.com/skiff-k8s/skiff/apiserver/backend"
 	"github.com/skiff-k8s/skiff/apiserver/resource"
 )
@@ -33,7 +35,7 @@ func (s *Store) Create(ctx context.Context, r *resource.Resource, obj resource.O
 		} else if !errors.Is(err, ErrNotFound) {
 			return nil, err
 		}
-		return newItem(w.obj, 0, w.key, w.value), nil
+		return k.rehearsed(w, 0)
 	}
 	item, err := s.put(ctx, k, w, nil)
 	if errors.Is(err, backend.ErrConflict) {
@@ -86,7 +88,7 @@ func (s *Store) update(ctx context.Context, k *kind, current *Item, dryRun bool,
 		}
 	}
 	if dryRun {
-		return newItem(w.obj, current.revision, w.key, w.value), nil
+		return k.rehearsed(w, current.revision)
 	}
 	return s.put(ctx, k, w, current)
 }
@@ -151,18 +153,50 @@ func (s *Store) DeleteUnreadable(ctx context.Context, r *resource.Resource, name
 	return nil
 }
 
-// prepare encodes obj and decodes it again: what readers get is what the
-// bytes say, whether the follower takes it from here or reads the backend.
+// prepare encodes obj. What readers get is what the bytes say, whether the
+// follower takes it from here or reads the backend: of most kinds somebody
+// decodes them who wants the object, of the others it is done here.
 func (k *kind) prepare(key string, obj resource.Object) (*pending, error) {
+	later := k.decodesLater(obj)
+	if later {
+		k.r.Default(obj) // as it is when it is read: it may have been converted since
+	}
 	value, err := encode(k.r, obj)
 	if err != nil {
 		return nil, fmt.Errorf("encode %s %s: %w", k.r.Kind, key, err)
 	}
-	decoded, err := decode(k.r, value)
+	if !later {
+		if obj, err = decode(k.r, value); err != nil {
+			return nil, err
+		}
+	}
+	return &pending{kind: k, key: key, value: value, obj: obj, later: later}, nil
+}
+
+// decodesLater reports whether what is made of obj can be decoded, and gives nothing else than obj: kinds without a Go type
+// have rules of their own, and a row may fill in something when it reads.
+func (k *kind) decodesLater(obj resource.Object) bool {
+	_, typed := obj.(runtime.ProtobufMarshaller)
+	return typed && k.r.Custom == nil && k.r.Read == nil && !k.r.Packed
+}
+
+// written makes an item of the cache of a write of this process.
+func (k *kind) written(w *pending, revision int64) *Item {
+	if !w.later {
+		return k.item(w.obj, revision, w.key, w.value)
+	}
+	item := &Item{revision: revision, key: w.key, size: len(w.value)}
+	k.shape.keepWritten(item, w.obj, w.value)
+	return item
+}
+
+// rehearsed is the item that a write would have made that was for show.
+func (k *kind) rehearsed(w *pending, revision int64) (*Item, error) {
+	obj, err := decode(k.r, w.value)
 	if err != nil {
 		return nil, err
 	}
-	return &pending{kind: k, key: key, value: value, obj: decoded}, nil
+	return newItem(obj, revision, w.key, w.value), nil
 }
 
 // put writes w in place of current (nil: there is none) and waits until the
@@ -191,11 +225,7 @@ func (s *Store) put(ctx context.Context, k *kind, w *pending, current *Item) (*I
 	if event := s.await(ctx, w, revision); event != nil {
 		return event.New, nil
 	}
-	obj, err := decode(k.r, w.value) // the follower may have taken w.obj
-	if err != nil {
-		return nil, err
-	}
-	return newItem(obj, revision, w.key, w.value), nil
+	return k.rehearsed(w, revision) // the follower may have taken w.obj
 }
 
 // fits reports whether w may be stored under key. An object that is too large
@@ -267,10 +297,11 @@ func (p *pendings) take(key string, stored []byte) *pending {
 // pending is a write under way.
 type pending struct {
 	kind   *kind
-	key    string // below the prefix of the kind
-	value  []byte // the encoded object
-	stored []byte // the same, encrypted; nil for a delete
-	obj    resource.Object
+	key    string                // below the prefix of the kind
+	value  []byte                // the encoded object
+	stored []byte                // the same, encrypted; nil for a delete
+	obj    resource.Object       // what the bytes say, or what they were made of
+	later  bool                  // obj is what they were made of
 	taken  bool                  // by the follower; guarded by pendings.mu
 	event  atomic.Pointer[Event] // what the follower made of it
 }
