@@ -3,6 +3,7 @@ package managedfields
 import (
 	"reflect"
 	"slices"
+	"strings"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
@@ -49,12 +50,40 @@ type fieldShape struct {
 	json  []byte // the name in a set of fields
 	entry *value.FieldCacheEntry
 	shape *shape
+	// What the entry says of most fields, so that it need not be asked for each of each object.
+	index     int  // of the field in the Go type; -1: it is in a part of it, or left out by rules of its own
+	omitEmpty bool // JSON leaves it out where it is empty
 }
 
 // of is the field of a structure; present is false if JSON leaves it out.
 func (f *fieldShape) of(v reflect.Value) (field reflect.Value, present bool) {
-	field = f.entry.GetFrom(v)
-	return field, !f.entry.CanOmit(field)
+	if f.index < 0 {
+		field = f.entry.GetFrom(v)
+		return field, !f.entry.CanOmit(field)
+	}
+	field = v.Field(f.index)
+	return field, !f.omitEmpty || !isEmpty(field)
+}
+
+// isEmpty reports whether a value is empty for omitempty, as encoding/json has it.
+func isEmpty(v reflect.Value) bool {
+	switch v.Kind() {
+	case reflect.Pointer, reflect.Interface:
+		return v.IsNil()
+	case reflect.String, reflect.Slice, reflect.Map, reflect.Array:
+		return v.Len() == 0
+	case reflect.Bool:
+		return !v.Bool()
+	}
+	switch {
+	case v.CanInt():
+		return v.Int() == 0
+	case v.CanUint():
+		return v.Uint() == 0
+	case v.CanFloat():
+		return v.Float() == 0
+	}
+	return false // a structure is never left out
 }
 
 type keyShape struct {
@@ -151,10 +180,22 @@ func (m *shapes) makeStructure(s *shape, of *schema.Map, t reflect.Type) {
 			ref = known.Type
 		}
 		field := entry.GetFrom(reflect.Zero(t))
-		s.fields = append(s.fields, fieldShape{
-			fieldpath.FieldNameElement(entry.JsonName), []byte(`"f:` + entry.JsonName + `"`), entry, m.of(ref, field.Type()),
-		})
+		f := fieldShape{name: fieldpath.FieldNameElement(entry.JsonName), json: []byte(`"f:` + entry.JsonName + `"`), entry: entry, shape: m.of(ref, field.Type())}
+		f.index, f.omitEmpty = placeOf(entry.JsonName, t)
+		s.fields = append(s.fields, f)
 	}
+}
+
+// placeOf finds the field that has a name in JSON; -1 if more has to be known than where it is and whether it is empty.
+func placeOf(name string, t reflect.Type) (index int, omitEmpty bool) {
+	for i := range t.NumField() {
+		f := t.Field(i)
+		called, options, _ := strings.Cut(f.Tag.Get("json"), ",")
+		if called == name && !f.Anonymous && !strings.Contains(options, "omitzero") {
+			return i, slices.Contains(strings.Split(options, ","), "omitempty")
+		}
+	}
+	return -1, false
 }
 
 func (m *shapes) makeList(s *shape, of *schema.List, t reflect.Type) {
