@@ -59,18 +59,20 @@ func (p *patch) merge(ctx context.Context, run heavy.Runner, named, rest runtime
 	if err != nil {
 		return err
 	}
-	value := fmt.Sprintf("%+v", changes)
 	err = runtime.DefaultUnstructuredConverter.FromUnstructuredWithValidation(after, into, !p.lax())
 	if unknown, ok := runtime.AsStrictDecodingError(err); ok {
 		strict, err = append(strict, unknown.Errors()...), nil
 	}
 	if err != nil {
-		return invalidPatch(value, err)
+		return invalidPatch(fmt.Sprintf("%+v", changes), err)
 	}
 	if rest != nil {
 		unite(into, rest, changes)
 	}
-	return p.strictErrors(ctx, value, strict)
+	if len(strict) == 0 {
+		return nil
+	}
+	return p.strictErrors(ctx, fmt.Sprintf("%+v", changes), strict)
 }
 
 // divide returns of live, a pointer to a struct, what changes name and a copy of what they do not, each as an object with

@@ -36,7 +36,7 @@ func DefaultSpec(s *v1.PodSpec) {
 }
 
 func defaultContainer(c *v1.Container) {
-	set(&c.ImagePullPolicy, pullPolicy(c.Image))
+	setPullPolicy(&c.ImagePullPolicy, c.Image)
 	set(&c.TerminationMessagePath, v1.TerminationMessagePathDefault)
 	set(&c.TerminationMessagePolicy, v1.TerminationMessageReadFile)
 	for i := range c.Ports {
@@ -116,7 +116,7 @@ func defaultVolume(v *v1.Volume) {
 		defaultProjected(s.Projected)
 	}
 	if s.Image != nil {
-		set(&s.Image.PullPolicy, pullPolicy(s.Image.Reference))
+		setPullPolicy(&s.Image.PullPolicy, s.Image.Reference)
 	}
 	if s.Ephemeral != nil && s.Ephemeral.VolumeClaimTemplate != nil {
 		DefaultClaimSpec(&s.Ephemeral.VolumeClaimTemplate.Spec)
@@ -196,6 +196,7 @@ func set[T comparable](field *T, value T) {
 // SetDefault gives an absent field its default.
 func SetDefault[T any](field **T, value T) {
 	if *field == nil {
-		*field = &value
+		own := value // so that only what is absent costs memory: most is there, of objects that are read
+		*field = &own
 	}
 }

@@ -17,6 +17,14 @@ var imageReference = regexp.MustCompile(`^(?:[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z
 // imageID is the bare identifier of an image, which is not taken for a name.
 var imageID = regexp.MustCompile(`^[a-f0-9]{64}$`)
 
+// setPullPolicy gives a policy that is not there its default. To read a reference takes long beside the other defaults, and there
+// is a policy in all that was stored.
+func setPullPolicy(field *v1.PullPolicy, image string) {
+	if *field == "" {
+		*field = pullPolicy(image)
+	}
+}
+
 // pullPolicy is the default pull policy of an image: Always where the reference
 // can move (the tag latest, or neither tag nor digest), else IfNotPresent. What
 // is not a reference at all gets IfNotPresent as well.
