@@ -64,11 +64,12 @@ func (s *itemSet) put(item *Item) (old *Item) {
 	old, _ = s.byKey.ReplaceOrInsert(item)
 	s.count(old, -1)
 	s.count(item, +1)
+	moved := old != nil && (old.value != item.value || old.labels.compare(item.labels) != 0)
 	for _, t := range s.others() {
 		if t == nil {
 			continue
 		}
-		if old != nil {
+		if moved { // else it takes the place of old
 			t.Delete(old)
 		}
 		t.ReplaceOrInsert(item)
