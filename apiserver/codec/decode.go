@@ -226,20 +226,23 @@ func WarnStrict(errs []error, warn func(string)) {
 	}
 }
 
-// DecodeOptions reads DeleteOptions, of meta.k8s.io or of any group.
+// DecodeOptions reads DeleteOptions of any group and version, also of one that
+// nobody serves: clients write that of the object.
 func DecodeOptions(body []byte, m Media, into *metav1.DeleteOptions) error {
 	kind := schema.GroupVersionKind{Version: "v1", Kind: "DeleteOptions"}
-	obj, _, err := optionsDecoders[m].Decode(body, &kind, into)
+	obj, _, err := optionsDecoders[m].Decode(body, &kind, nil)
 	if err != nil {
 		return apierrors.NewBadRequest(err.Error())
 	}
-	if obj != runtime.Object(into) {
+	options, ok := obj.(*metav1.DeleteOptions)
+	if !ok {
 		return apierrors.NewBadRequest("decoded object cannot be converted to DeleteOptions")
 	}
+	*into = *options
 	return nil
 }
 
-// optionsDecoders know what Scheme knows, and meta.k8s.io/v1 besides.
+// optionsDecoders know DeleteOptions alone.
 var optionsDecoders = []runtime.Decoder{
 	JSON:     serializerjson.NewSerializerWithOptions(serializerjson.DefaultMetaFactory, optionsScheme, optionsScheme, serializerjson.SerializerOptions{}),
 	YAML:     serializerjson.NewSerializerWithOptions(serializerjson.DefaultMetaFactory, optionsScheme, optionsScheme, serializerjson.SerializerOptions{Yaml: true}),
@@ -250,9 +253,6 @@ var optionsScheme = newOptionsScheme()
 
 func newOptionsScheme() *runtime.Scheme {
 	s := runtime.NewScheme()
-	s.AddKnownTypeWithName(metav1.SchemeGroupVersion.WithKind("DeleteOptions"), &metav1.DeleteOptions{})
-	for _, gv := range Scheme.PrioritizedVersionsAllGroups() {
-		s.AddKnownTypeWithName(gv.WithKind("DeleteOptions"), &metav1.DeleteOptions{})
-	}
+	s.AddUnversionedTypes(metav1.SchemeGroupVersion, &metav1.DeleteOptions{})
 	return s
 }
