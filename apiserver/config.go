@@ -70,7 +70,7 @@ type Config struct {
 	MinWatch time.Duration
 	// BookmarkEvery is the time between bookmarks of a watch; 0 means a minute.
 	BookmarkEvery time.Duration
-	// Seldom is how many times longer watches of a Source last than they ask, and how many times more seldom bookmarks are;
+	// Seldom is how many times longer watches of a Source or a ComponentTransport last than they ask, and how many times more seldom bookmarks are;
 	// 0 means once.
 	Seldom int
 	// Metrics is where the server counts; nil: nowhere.

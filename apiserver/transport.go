@@ -9,7 +9,10 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
+	"strconv"
+	"strings"
 	"sync"
 
 	"k8s.io/apiserver/pkg/authentication/user"
@@ -25,19 +28,27 @@ func (s *Server) Transport(u user.Info) http.RoundTripper {
 	return &transport{handler: s.handler, user: u}
 }
 
+// ComponentTransport is Transport for a part of the control plane: its watches last as
+// much longer than they ask as those of a Source do.
+func (s *Server) ComponentTransport(u user.Info) http.RoundTripper {
+	return &transport{handler: s.handler, user: u, seldom: max(s.config.Seldom, 1)}
+}
+
 // inProcess is the address of clients in this process.
 const inProcess = "in-process"
 
 type transport struct {
 	handler http.Handler
 	user    user.Info
+	seldom  int // how many times longer watches last than they ask; 0 means once
 }
 
 func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	ctx, cancel := context.WithCancel(r.Context())
 	a := &answer{request: r, header: make(http.Header), body: newPipe(cancel), begun: make(chan struct{})}
 	served := r.Clone(withCut(request.WithUser(ctx, t.user), func() { a.body.closeWith(os.ErrDeadlineExceeded) }))
-	served.RequestURI, served.RemoteAddr = r.URL.RequestURI(), inProcess
+	served.URL = t.lengthened(r.URL)
+	served.RequestURI, served.RemoteAddr = served.URL.RequestURI(), inProcess
 	if served.Host == "" {
 		served.Host = r.URL.Host
 	}
@@ -57,6 +68,23 @@ func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
 		return nil, r.Context().Err()
 	}
 	return a.result()
+}
+
+// lengthened is where a request goes that asks for u.
+func (t *transport) lengthened(u *url.URL) *url.URL {
+	const limit = "timeoutSeconds"
+	if t.seldom <= 1 || !strings.Contains(u.RawQuery, limit) {
+		return u
+	}
+	query := u.Query()
+	seconds, err := strconv.ParseInt(query.Get(limit), 10, 64)
+	if watch, _ := strconv.ParseBool(query.Get("watch")); !watch || err != nil {
+		return u
+	}
+	query.Set(limit, strconv.FormatInt(seconds*int64(t.seldom), 10))
+	longer := *u
+	longer.RawQuery = query.Encode()
+	return &longer
 }
 
 // answer is the response as the handler writes it and as the client reads it.

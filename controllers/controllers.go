@@ -77,6 +77,9 @@ type Config struct {
 	NodeMonitorGrace time.Duration
 	// AutoscalerPeriod is how often a HorizontalPodAutoscaler is looked at; 15 s.
 	AutoscalerPeriod time.Duration
+	// DiscoveryPeriod is how often the garbage collector reads what resources there are although nothing was heard of
+	// CRDs and APIServices; 10 min.
+	DiscoveryPeriod time.Duration
 	// TerminatedPodThreshold is how many ended pods are kept before the oldest are deleted; 12500.
 	TerminatedPodThreshold int
 }
@@ -101,6 +104,7 @@ func (c *Config) setDefaults() error {
 	setDefault(&c.Concurrency, 5)
 	setDefault(&c.NodeMonitorGrace, 50*time.Second)
 	setDefault(&c.AutoscalerPeriod, 15*time.Second)
+	setDefault(&c.DiscoveryPeriod, 10*time.Minute)
 	setDefault(&c.TerminatedPodThreshold, 12500)
 	for _, share := range c.shares() {
 		switch {

@@ -198,12 +198,13 @@ var table = []row{
 // newCollector makes the garbage collector, which also counts objects for quotas.
 func (m *Manager) newCollector() (*garbage.Collector, error) {
 	return garbage.New(garbage.Config{
-		Discovery: m.config.Client.Discovery(),
-		Metadata:  m.config.Metadata,
-		Informers: m.config.Informers,
-		Shared:    m.shared(),
-		Events:    m.recorder("garbage-collector-controller"),
-		Workers:   4 * m.config.Concurrency,
+		Discovery:   m.config.Client.Discovery(),
+		Metadata:    m.config.Metadata,
+		Informers:   m.config.Informers,
+		Shared:      m.shared(),
+		Events:      m.recorder("garbage-collector-controller"),
+		Workers:     4 * m.config.Concurrency,
+		RereadEvery: m.config.DiscoveryPeriod,
 	})
 }
 

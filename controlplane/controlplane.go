@@ -39,7 +39,7 @@ func (c component) info() user.Info {
 
 // Reach is how a component with an identity reaches s in process.
 func Reach(s *apiserver.Server, who user.Info, agent string) *rest.Config {
-	config := &rest.Config{Host: "https://in-process", Transport: s.Transport(who), UserAgent: agent}
+	config := &rest.Config{Host: "https://in-process", Transport: s.ComponentTransport(who), UserAgent: agent}
 	Tune(config)
 	return config
 }

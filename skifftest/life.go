@@ -105,7 +105,7 @@ func (o options) beside() controlplane.Config {
 	if keys := apiservertest.Authority(); o.controllers {
 		c.Controllers = &controllers.Config{
 			RootCA: keys.Certificate, ServiceAccountKey: keys.Key, SigningCA: keys.Certificate, SigningKey: keys.Key,
-			PodCIDRs: family.MustParse(pods), NodeVolumes: volumes{},
+			PodCIDRs: family.MustParse(pods), NodeVolumes: volumes{}, DiscoveryPeriod: seldom * 10 * time.Minute,
 		}
 	}
 	return c

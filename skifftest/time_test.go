@@ -2,6 +2,8 @@ package skifftest_test
 
 import (
 	"fmt"
+	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -146,6 +148,43 @@ func TestLittleHappensByTheClock(t *testing.T) {
 			t.Errorf("%d bookmarks came, and %d renewals of a lease", told, renewed)
 		}
 	})
+}
+
+// TestControllersAskLittleByTheClock: what nothing happens to is neither asked for nor watched anew all the time.
+func TestControllersAskLittleByTheClock(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := skifftest.Start(t, skifftest.Nodes(0))
+		time.Sleep(time.Minute) // until all controllers have begun
+		before := served(t, c)
+		time.Sleep(time.Hour)
+		if n := served(t, c) - before; n > 20 {
+			t.Errorf("%d requests came in a quiet hour", n)
+		}
+	})
+}
+
+// served is how many requests the server has answered, and watches that have ended.
+func served(t *testing.T, c *skifftest.Cluster) (n int) {
+	t.Helper()
+	text, err := c.Client().CoreV1().RESTClient().Get().AbsPath("/metrics").DoRaw(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(text)) {
+		if !strings.HasPrefix(line, "apiserver_request_total{") {
+			continue
+		}
+		fields := strings.Fields(line)
+		count, err := strconv.ParseFloat(fields[len(fields)-1], 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		n += int(count)
+	}
+	if n == 0 {
+		t.Fatal("the server counts no requests")
+	}
+	return n
 }
 
 // count is how many events of a type a watch has, to its end.

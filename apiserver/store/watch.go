@@ -11,7 +11,7 @@ import (
 )
 
 // tickEvery is how often a quiet Watch yields the revision it has reached.
-const tickEvery = 5 * time.Second
+const tickEvery = time.Minute
 
 // Step is an event a watcher must know of, or (Event nil) only progress: all
 // events up to Revision have been yielded. Was and Is tell whether Event.Old
@@ -26,7 +26,7 @@ type Step struct {
 }
 
 // Watch yields the matching events after a revision, once each and in order,
-// and every few seconds the progress made. It ends without an error when ctx
+// and every minute the progress made. It ends without an error when ctx
 // ends or the resource is removed or added anew, with ErrExpired when its place
 // in the feed is gone, with ErrUnreadable at an object that may match, and with
 // backend.ErrClosed when the store ends.

@@ -238,7 +238,7 @@ func TestProgress(t *testing.T) { synctest.Test(t, testProgress) }
 func testProgress(t *testing.T) {
 	s := open(t)
 	r := create(t, s, "a", "x", "1").Revision()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	for step, err := range s.Watch(ctx, pods, store.Match{}, 0) {
 		if err != nil || step.Event != nil || step.Revision < r {

@@ -33,6 +33,8 @@ type Config struct {
 	Shared    []schema.GroupVersionResource
 	Events    record.EventRecorder
 	Workers   int
+	// RereadEvery is how often discovery is read although nothing was heard of CRDs and APIServices.
+	RereadEvery time.Duration
 }
 
 // Collector is the garbage collector.

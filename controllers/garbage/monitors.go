@@ -34,8 +34,6 @@ const (
 	syncTimeout = 30 * time.Second
 	// syncPause is when to look again whether they have.
 	syncPause = 100 * time.Millisecond
-	// idleTime is when discovery is read although nothing was heard.
-	idleTime = 10 * time.Minute
 )
 
 // ignored are resources that have no owners and come and go in masses.
@@ -109,7 +107,7 @@ func (m *monitors) run(ctx context.Context) {
 	started, changed := false, false
 	retry := time.Duration(0)
 	for {
-		wait := idleTime
+		wait := m.config.RereadEvery
 		if changed {
 			wait = rereadTime
 		}
@@ -218,7 +216,7 @@ func (m *monitors) renewPatience() {
 	}
 	for group, until := range m.patience {
 		waits, watched := waiting[group]
-		if watched && !waits || !watched && time.Since(until) > idleTime {
+		if watched && !waits || !watched && time.Since(until) > m.config.RereadEvery {
 			delete(m.patience, group)
 		}
 	}
@@ -238,14 +236,10 @@ func (m *monitors) resourceOf(apiVersion, kind string) (resource schema.GroupVer
 // refresh reads discovery and starts and stops monitors to match. Where a group could not be read, its monitors
 // stay: it may be back soon.
 func (m *monitors) refresh() error {
-	_, lists, err := m.config.Discovery.ServerGroupsAndResources()
+	groups, lists, err := m.config.Discovery.ServerGroupsAndResources()
 	var partial *discovery.ErrGroupDiscoveryFailed
 	if err != nil && !errors.As(err, &partial) {
 		return err
-	}
-	preferred, preferredErr := m.config.Discovery.ServerPreferredResources()
-	if preferredErr != nil && !discovery.IsGroupDiscoveryFailedError(preferredErr) {
-		return preferredErr
 	}
 
 	m.mu.Lock()
@@ -260,7 +254,7 @@ func (m *monitors) refresh() error {
 		m.kinds[s.kind] = s
 	}
 	wanted := map[schema.GroupVersionResource]served{}
-	for _, s := range servedIn(preferred, "list", "watch", "delete") {
+	for _, s := range servedIn(preferred(groups, lists), "list", "watch", "delete") {
 		if !ignored[s.resource.GroupResource()] {
 			wanted[s.resource] = s
 		}
@@ -285,10 +279,35 @@ func (m *monitors) refresh() error {
 			}
 		}
 	}
-	if err == nil {
-		err = preferredErr
-	}
 	return err
+}
+
+// preferred are of each resource the version that its group prefers, or the first of those that have it.
+func preferred(groups []*metav1.APIGroup, lists []*metav1.APIResourceList) (all []*metav1.APIResourceList) {
+	of := make(map[string]*metav1.APIResourceList, len(lists))
+	for _, list := range lists {
+		of[list.GroupVersion] = list
+	}
+	for _, group := range groups {
+		taken := make(map[string]bool)
+		for _, version := range append([]metav1.GroupVersionForDiscovery{group.PreferredVersion}, group.Versions...) {
+			list := of[version.GroupVersion]
+			if list == nil {
+				continue
+			}
+			chosen := &metav1.APIResourceList{GroupVersion: list.GroupVersion}
+			for _, r := range list.APIResources {
+				if !taken[r.Name] {
+					chosen.APIResources = append(chosen.APIResources, r)
+				}
+			}
+			for _, r := range chosen.APIResources {
+				taken[r.Name] = true
+			}
+			all = append(all, chosen)
+		}
+	}
+	return all
 }
 
 func failedGroup(partial *discovery.ErrGroupDiscoveryFailed, gv schema.GroupVersion) bool {

@@ -48,7 +48,7 @@ type Controller struct {
 func (c Controller) Run(ctx context.Context) error {
 	queue := restingQueue{workqueue.NewTypedRateLimitingQueueWithConfig(
 		workqueue.NewTypedItemExponentialFailureRateLimiter[Key](firstRetry, lastRetry),
-		workqueue.TypedRateLimitingQueueConfig[Key]{Name: c.Name}), newRests()}
+		workqueue.TypedRateLimitingQueueConfig[Key]{Name: c.Name, Clock: restfulClock{}}), newRests()}
 	defer queue.ShutDown()
 
 	var synced []cache.DoneChecker
