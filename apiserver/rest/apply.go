@@ -2,11 +2,13 @@ package rest
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	utiljson "k8s.io/apimachinery/pkg/util/json"
 	"sigs.k8s.io/yaml"
 
 	"github.com/skiff-k8s/skiff/apiserver/codec"
@@ -28,10 +30,17 @@ func (h *Handler) apply(ctx context.Context, w *write, p *patch, live resource.O
 	return obj, p.strictYAML(ctx)
 }
 
-// config is the applied configuration.
+// config is the applied configuration. Its whole numbers are integers, as in objects that come otherwise.
 func (p *patch) config() (*unstructured.Unstructured, error) {
 	config := &unstructured.Unstructured{Object: map[string]any{}}
-	if err := yaml.Unmarshal(p.body, &config.Object); err != nil {
+	err := yaml.Unmarshal(p.body, &config.Object, func(d *json.Decoder) *json.Decoder {
+		d.UseNumber()
+		return d
+	})
+	if err == nil {
+		err = utiljson.ConvertMapNumbers(config.Object, 0)
+	}
+	if err != nil {
 		return nil, apierrors.NewBadRequest(fmt.Sprintf("error decoding YAML: %v", err))
 	}
 	return config, nil
