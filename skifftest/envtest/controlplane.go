@@ -3,6 +3,7 @@ package envtest
 import (
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"slices"
 
@@ -22,7 +23,13 @@ type ControlPlane struct {
 }
 
 // APIServer has the arguments of the API server.
-type APIServer struct{ arguments Arguments }
+type APIServer struct {
+	// Err gets the log of the server; nil: nobody reads it, unless Environment.AttachControlPlaneOutput has it on the standard
+	// output. Out gets nothing, as the log is all that a server says.
+	Out, Err io.Writer
+
+	arguments Arguments
+}
 
 // Configure returns the arguments, to change them before Start.
 func (s *APIServer) Configure() *Arguments { return &s.arguments }

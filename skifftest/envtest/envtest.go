@@ -9,7 +9,6 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"time"
 
@@ -125,8 +124,8 @@ func (e *Environment) begin() error {
 		return err
 	}
 	options = append(options, e.Options...)
-	var out io.Writer
-	if e.AttachControlPlaneOutput || os.Getenv("KUBEBUILDER_ATTACH_CONTROL_PLANE_OUTPUT") == "true" {
+	out := e.ControlPlane.GetAPIServer().Err
+	if out == nil && (e.AttachControlPlaneOutput || os.Getenv("KUBEBUILDER_ATTACH_CONTROL_PLANE_OUTPUT") == "true") {
 		out = os.Stdout
 	}
 	e.test = &test{out: out}

@@ -28,6 +28,7 @@ import (
 	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/tools/clientcmd"
 
+	"github.com/skiff-k8s/skiff/apiserver/backend/memory"
 	"github.com/skiff-k8s/skiff/skifftest"
 	"github.com/skiff-k8s/skiff/skifftest/envtest"
 )
@@ -211,6 +212,37 @@ func TestAnExistingCluster(t *testing.T) {
 }
 
 // TestMissingPaths are an error, or not.
+// TestTheLogIsWrittenWhereItIsAsked: a server says that its storage has ended.
+func TestTheLogIsWrittenWhereItIsAsked(t *testing.T) {
+	t.Setenv("USE_EXISTING_CLUSTER", "")
+	stored := memory.New()
+	e := &envtest.Environment{Options: []skifftest.Option{skifftest.Storage(func() (skifftest.Engine, error) { return stored, nil })}}
+	log := make(lines, 100)
+	e.ControlPlane.GetAPIServer().Err = log
+	if _, err := e.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if err := stored.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if line := <-log; !strings.Contains(line, "level=ERROR") {
+		t.Errorf("the server says %q", line)
+	}
+	_ = e.Stop() // it may miss its storage
+}
+
+// lines takes what is written to it as long as there is room.
+type lines chan string
+
+// Write implements io.Writer.
+func (l lines) Write(line []byte) (int, error) {
+	select {
+	case l <- string(line):
+	default:
+	}
+	return len(line), nil
+}
+
 func TestMissingPaths(t *testing.T) {
 	for _, test := range []struct {
 		options envtest.CRDInstallOptions
