@@ -95,6 +95,17 @@ type Gates struct {
 
 // Gates are those that the flag says.
 func (c Config) Gates() (Gates, error) {
+	if len(c.gates) == 0 {
+		return defaults()
+	}
+	return c.read()
+}
+
+// defaults are the gates of all servers that were told nothing of any: to look each up once takes longer than most of
+// what a server of a test begins with.
+var defaults = sync.OnceValues(Config{}.read)
+
+func (c Config) read() (Gates, error) {
 	g := Gates{specs: known(), on: make(map[Gate]bool)}
 	set := featuregate.NewVersionedFeatureGate(utilversion.MustParse(version.Kubernetes))
 	if err := set.Add(g.specs); err != nil {
