@@ -75,7 +75,7 @@ APPLICATIONS = image-packages busybox podinfo t4 gatekeeper local-path-provision
 
 .PHONY: programs
 programs: packages build tools helm helm4 cert-manager metrics-server operator kyverno $(APPLICATIONS) ## Install programs of others, as users do, and see that they work
-	$(PROGRAMS) -skip '^Test(ControllerRuntime|Fluxcd)'
+	$(PROGRAMS) -skip '^Test(ControllerRuntime|Fluxcd|Kueue)'
 
 .PHONY: controller-runtime
 controller-runtime: packages tools controller-runtime-suites ## Run the suites of controller-runtime on the API server, and on envtest-assets: RUN='client/apiutil'
@@ -84,6 +84,10 @@ controller-runtime: packages tools controller-runtime-suites ## Run the suites o
 .PHONY: fluxcd-ssa
 fluxcd-ssa: packages fluxcd-ssa-suites ## Run the suites of Flux's library for server-side apply on envtest-assets
 	$(PROGRAMS) -run '^TestFluxcdSSA$$'
+
+.PHONY: kueue
+kueue: packages kubectl kueue-suites kueue-controllers ## Run suites of Kueue on envtest-assets
+	$(PROGRAMS) -run '^TestKueue$$'
 
 PROGRAMS = SKIFF_TOOLS=$(TOOLS) SKIFF_PROGRAMS=$(TOOLS) go test -tags programs -count=1 -timeout 75m -v ./conformance/programs
 
@@ -278,6 +282,10 @@ $(eval $(call tool,controller-runtime-suites,$(call MODULE,controller-runtime),t
   manager/internal/integration metrics/filters reconcile source webhook),go test -c))
 $(eval $(call tool,fluxcd-ssa-suites,$(call MODULE,fluxcd-ssa),third_party/fluxcd-ssa,-o $(TOOLS)/fluxcd-ssa/ -ldflags "-s -w" \
   github.com/fluxcd/pkg/ssa github.com/fluxcd/pkg/ssa/jsondiff,go test -c))
+$(eval $(call tool,kueue-suites,$(call MODULE,kueue),third_party/kueue,-o $(TOOLS)/kueue/ -ldflags "-s -w" \
+  $(addprefix sigs.k8s.io/kueue/test/integration/singlecluster/,controller/jobs/job conversion scheduler webhook/core),go test -c))
+$(eval $(call tool,kueue-controllers,$(call MODULE,kueue),third_party/kueue,-o $(TOOLS)/kueue/controllers.test -ldflags "-s -w" \
+  sigs.k8s.io/kueue/test/integration/singlecluster/controller/core,go test -c))
 $(eval $(call tool,nonewprivs,$(call MODULE,kubernetes),third_party/kubernetes,-o $(TOOLS)/ -ldflags "-s -w" k8s.io/kubernetes/test/images/nonewprivs))
 $(eval $(call tool,resource-consumer,$(call MODULE,kubernetes),third_party/kubernetes,-o $(TOOLS)/resource-consumer/ -ldflags "-s -w" \
   k8s.io/kubernetes/test/images/resource-consumer k8s.io/kubernetes/test/images/resource-consumer/consume-cpu))
