@@ -7,28 +7,29 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 )
 
-// inScopes reports whether obj is in all scopes of a quota. Objects other than
-// pods and claims are in no scope, so only quotas without scopes are about them.
+// inScopes reports whether obj is in all scopes of a quota, of which objects that know no scopes are in none.
 func inScopes(q *corev1.ResourceQuotaSpec, obj runtime.Object) bool {
-	for _, s := range selectors(q) {
-		switch o := obj.(type) {
-		case *corev1.Pod:
-			if !podInScope(o, s) {
-				return false
-			}
-		case *corev1.PersistentVolumeClaim:
-			if !claimInScope(o, s) {
-				return false
-			}
-		default:
+	for _, s := range Scopes(q) {
+		if !InScope(obj, s) {
 			return false
 		}
 	}
 	return true
 }
 
-// selectors are the scopes of a quota in their general form.
-func selectors(q *corev1.ResourceQuotaSpec) []corev1.ScopedResourceSelectorRequirement {
+// InScope reports whether obj is in a scope. Objects other than pods and claims are in none.
+func InScope(obj runtime.Object, s corev1.ScopedResourceSelectorRequirement) bool {
+	switch o := obj.(type) {
+	case *corev1.Pod:
+		return podInScope(o, s)
+	case *corev1.PersistentVolumeClaim:
+		return claimInScope(o, s)
+	}
+	return false
+}
+
+// Scopes are the scopes of a quota in their general form.
+func Scopes(q *corev1.ResourceQuotaSpec) []corev1.ScopedResourceSelectorRequirement {
 	var list []corev1.ScopedResourceSelectorRequirement
 	for _, name := range q.Scopes {
 		list = append(list, corev1.ScopedResourceSelectorRequirement{ScopeName: name, Operator: corev1.ScopeSelectorOpExists})

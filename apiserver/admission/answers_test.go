@@ -60,17 +60,6 @@ func TestWrongConfigurations(t *testing.T) {
 	}
 }
 
-// TestUnservedConfiguration: what would be without effect is refused.
-func TestUnservedConfiguration(t *testing.T) {
-	file := t.TempDir() + "/file"
-	save(t, file, "apiVersion: apiserver.config.k8s.io/v1\nkind: AdmissionConfiguration\nplugins:\n- name: ResourceQuota\n"+
-		"  configuration: {apiVersion: apiserver.config.k8s.io/v1, kind: ResourceQuotaConfiguration, limitedResources: []}\n")
-	_, err := admission.Standard(admission.Config{Choice: admission.Choice{File: file}})
-	if want := "a configuration of ResourceQuota is not served by Skiff"; err == nil || err.Error() != want {
-		t.Errorf("got %v, want %s", err, want)
-	}
-}
-
 var enabled = []string{"AlwaysAdmit", "EventRateLimit", "ExtendedResourceToleration", "ImagePolicyWebhook", "LimitPodHardAntiAffinityTopology",
 	"NamespaceAutoProvision", "NamespaceExists", "PodNodeSelector", "PodTolerationRestriction"}
 
@@ -101,6 +90,16 @@ plugins:
     apiVersion: eventratelimit.admission.k8s.io/v1alpha1
     kind: Configuration
     limits: [{type: Namespace, qps: 1, burst: 5}, {type: User, qps: 1, burst: 5, cacheSize: 10}, {type: SourceAndObject, qps: 1, burst: 5}, {type: Server, qps: 1000, burst: 1000}]
+- name: ResourceQuota
+  configuration:
+    apiVersion: apiserver.config.k8s.io/v1
+    kind: ResourceQuotaConfiguration
+    limitedResources:
+    - {resource: pods, matchContains: [limits.ephemeral], matchScopes: [{scopeName: PriorityClass, operator: In, values: [urgent]}, {scopeName: Terminating, operator: Exists}]}
+    - {resource: persistentvolumeclaims, matchContains: [gold.storageclass.storage.k8s.io/requests.storage, silver.storageclass]}
+    - {resource: services, matchContains: [services.loadbalancers]}
+    - {apiGroup: apps, resource: daemonsets, matchContains: [count/]}
+    - {resource: secrets, matchScopes: [{scopeName: PriorityClass, operator: In, values: [vital]}]}
 - name: PodSecurity
   configuration:
     apiVersion: pod-security.admission.config.k8s.io/v1

@@ -1,7 +1,6 @@
 package admission
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"slices"
@@ -67,9 +66,6 @@ func (c Choice) configure(chain Chain, made map[string]func(configuration []byte
 	all, err := readConfigurations(c.File)
 	if err != nil {
 		return nil, fmt.Errorf("failed to apply admission: failed to read plugin config: %w", err)
-	}
-	if quotas, err := all.of("ResourceQuota"); quotas != nil || err != nil {
-		return nil, cmp.Or(err, errors.New("a configuration of ResourceQuota is not served by Skiff"))
 	}
 	for i, p := range chain {
 		build := made[p.Name]

@@ -90,12 +90,19 @@ func (c configurations) of(plugin string) ([]byte, error) {
 
 // decodeOwn decodes the configuration of a plugin, of a group of its own, into the type of empty.
 func decodeOwn[T runtime.Object](data []byte, group string, empty T) (T, error) {
+	return decodeAs(data, empty, serializer.DisableStrict, schema.GroupVersionKind{Group: group, Version: "v1alpha1", Kind: "Configuration"})
+}
+
+// decodeAs decodes the configuration of a plugin, which is of one of the kinds, into the type of empty.
+func decodeAs[T runtime.Object](data []byte, empty T, strictness serializer.CodecFactoryOptionsMutator, kinds ...schema.GroupVersionKind) (T, error) {
 	if data == nil {
 		return empty, nil
 	}
 	scheme := runtime.NewScheme()
-	scheme.AddKnownTypeWithName(schema.GroupVersionKind{Group: group, Version: "v1alpha1", Kind: "Configuration"}, empty)
-	obj, err := runtime.Decode(serializer.NewCodecFactory(scheme).UniversalDeserializer(), data)
+	for _, kind := range kinds {
+		scheme.AddKnownTypeWithName(kind, empty)
+	}
+	obj, err := runtime.Decode(serializer.NewCodecFactory(scheme, strictness).UniversalDeserializer(), data)
 	if err != nil {
 		return empty, err
 	}

@@ -80,7 +80,7 @@ func Standard(c Config) (Chain, error) {
 		// what will be stored.
 		roleEscalation(rights),
 	}, c.Validating, Chain{
-		resourceQuota(),
+		{Name: "ResourceQuota"},
 		alwaysDeny(),
 	}))
 	if err != nil {
@@ -89,7 +89,7 @@ func Standard(c Config) (Chain, error) {
 	chain = slices.DeleteFunc(chain, func(p Plugin) bool { return gated[p.Name] != "" && !c.Features.Enabled(gated[p.Name]) })
 	return c.Choice.configure(chain, map[string]func([]byte) (Plugin, error){
 		"ImagePolicyWebhook": imagePolicyWebhook, "PodNodeSelector": podNodeSelector, "PodTolerationRestriction": podTolerationRestriction,
-		"EventRateLimit": eventRateLimit,
-		"PodSecurity":    func(data []byte) (Plugin, error) { return podSecurity(data, newSecurityMetrics(c.Metrics)) },
+		"EventRateLimit": eventRateLimit, "ResourceQuota": resourceQuota,
+		"PodSecurity": func(data []byte) (Plugin, error) { return podSecurity(data, newSecurityMetrics(c.Metrics)) },
 	})
 }

@@ -20,21 +20,25 @@ import (
 // It runs last, so that nothing is charged that another plugin refuses. What
 // is charged and then not stored, and what is deleted, a controller finds out
 // by counting.
-func resourceQuota() Plugin {
+func resourceQuota(data []byte) (Plugin, error) {
+	limits, err := readQuotaLimits(data)
+	if err != nil {
+		return Plugin{}, err
+	}
 	return Plugin{Name: "ResourceQuota", Validate: func(ctx context.Context, a *Attributes) error {
 		if !costs(a) {
 			return nil
 		}
 		quotas, err := list[*corev1.ResourceQuota](ctx, a.Cluster, "", "resourcequotas", a.Namespace)
-		if err != nil || len(quotas) == 0 {
+		if err != nil || len(quotas) == 0 && len(limits) == 0 {
 			return err
 		}
-		charges, err := chargesOf(a, quotas, time.Now())
+		charges, err := limits.chargesOf(a, quotas, time.Now())
 		if err != nil || a.DryRun {
 			return err
 		}
 		return a.charge(ctx, charges)
-	}}
+	}}, nil
 }
 
 // costs reports whether a can raise what is used.
@@ -63,11 +67,43 @@ type charge struct {
 	more  corev1.ResourceList
 }
 
-// chargesOf computes what a adds to each quota, and refuses what does not fit.
-func chargesOf(a *Attributes, quotas []*corev1.ResourceQuota, now time.Time) ([]charge, error) {
+// chargesOf computes what a adds to each quota, and refuses what does not fit, or needs a quota that there is not.
+func (l quotaLimits) chargesOf(a *Attributes, quotas []*corev1.ResourceQuota, now time.Time) ([]charge, error) {
+	about, err := quotasAbout(a, quotas)
+	if err != nil {
+		return nil, err
+	}
 	kind := a.Resource.GR()
 	used := quota.Usage(kind, a.New, now)
+	growths := make([]corev1.ResourceList, len(about))
+	grows := len(about) == 0 && len(quota.Growth(usedBefore(a, now), used)) > 0
+	for i, q := range about {
+		growths[i] = quota.Growth(before(a, q, now), used)
+		grows = grows || len(growths[i]) > 0
+	}
+	if !grows {
+		return nil, nil
+	}
+	if err := l.covered(a, used, quotas, about); err != nil {
+		return nil, err
+	}
 	var charges []charge
+	for i, q := range about {
+		more := quota.Mask(growths[i], quota.Limited(q.Status.Hard, kind))
+		if len(more) == 0 {
+			continue
+		}
+		if err := fits(a, q, more); err != nil {
+			return nil, err
+		}
+		charges = append(charges, charge{q.Name, more})
+	}
+	return charges, nil
+}
+
+// quotasAbout are those of quotas that are about a. It refuses pods that do not say what they use, and what cannot be charged yet.
+func quotasAbout(a *Attributes, quotas []*corev1.ResourceQuota) (about []*corev1.ResourceQuota, err error) {
+	kind := a.Resource.GR()
 	for _, q := range quotas {
 		if !quota.Matches(q, q.Status.Hard, kind, a.New) {
 			continue
@@ -81,16 +117,9 @@ func chargesOf(a *Attributes, quotas []*corev1.ResourceQuota, now time.Time) ([]
 		if slices.ContainsFunc(limited, func(name corev1.ResourceName) bool { _, known := q.Status.Used[name]; return !known }) {
 			return nil, a.forbid("status unknown for quota: %s, resources: %s", q.Name, joinNames(limited))
 		}
-		more := quota.Growth(before(a, q, now), used)
-		if more = quota.Mask(more, limited); len(more) == 0 {
-			continue
-		}
-		if err := fits(a, q, more); err != nil {
-			return nil, err
-		}
-		charges = append(charges, charge{q.Name, more})
+		about = append(about, q)
 	}
-	return charges, nil
+	return about, nil
 }
 
 // before is what the object has been charged for already.
@@ -99,7 +128,15 @@ func before(a *Attributes, q *corev1.ResourceQuota, now time.Time) corev1.Resour
 	if a.Old == nil || !quota.Matches(q, q.Status.Hard, kind, a.Old) {
 		return nil
 	}
-	return quota.Usage(kind, a.Old, now)
+	return usedBefore(a, now)
+}
+
+// usedBefore is what the object has used, whether it was charged for or not.
+func usedBefore(a *Attributes, now time.Time) corev1.ResourceList {
+	if a.Old == nil {
+		return nil
+	}
+	return quota.Usage(a.Resource.GR(), a.Old, now)
 }
 
 // fits refuses more than a quota allows. A status reports what is so already.
