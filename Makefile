@@ -74,7 +74,7 @@ SUITE = go run ./conformance -tools $(TOOLS) -images $(CACHE)/images $(if $(TIER
 APPLICATIONS = image-packages busybox podinfo t4 gatekeeper local-path-provisioner seaweedfs
 
 .PHONY: programs
-programs: packages build tools helm helm4 cert-manager metrics-server operator kyverno $(APPLICATIONS) ## Install programs of others, as users do, and see that they work
+programs: packages build tools helm helm4 cert-manager metrics-server operator kyverno oidc-provider $(APPLICATIONS) ## Install programs of others, as users do, and see that they work
 	$(PROGRAMS) -skip '^Test(ControllerRuntime|Fluxcd|Kueue)'
 
 .PHONY: controller-runtime
@@ -277,6 +277,7 @@ $(eval $(call tool,gatekeeper,$(call MODULE,gatekeeper),third_party/gatekeeper,-
 $(eval $(call tool,local-path-provisioner,$(call MODULE,local-path-provisioner),third_party/local-path-provisioner,-o $(TOOLS)/local-path-provisioner -ldflags "-s -w" tool))
 $(eval $(call tool,seaweedfs,$(call MODULE,seaweedfs),third_party/seaweedfs,-o $(TOOLS)/seaweedfs -ldflags "-s -w" tool))
 $(eval $(call tool,operator,$(call MODULE,operator) third_party/operator/main.go,third_party/operator,-o $(TOOLS)/operator -ldflags "-s -w" .))
+$(eval $(call tool,oidc-provider,$(call MODULE,oidc) third_party/oidc/main.go,third_party/oidc,-o $(TOOLS)/oidc-provider -ldflags "-s -w" .))
 $(eval $(call tool,controller-runtime-suites,$(call MODULE,controller-runtime),third_party/controller-runtime,-o $(TOOLS)/controller-runtime/ -ldflags "-s -w" \
   $(addprefix sigs.k8s.io/controller-runtime/pkg/,builder cache client client/apiutil cluster controller controller/controllerutil envtest handler manager \
   manager/internal/integration metrics/filters reconcile source webhook),go test -c))
