@@ -4,13 +4,17 @@ package apiserver
 
 import (
 	"cmp"
+	"errors"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/spf13/pflag"
 	"k8s.io/apiserver/pkg/authentication/authenticator"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
+	"k8s.io/utils/ptr"
 
 	"github.com/skiff-k8s/skiff/apiserver/admission"
 	"github.com/skiff-k8s/skiff/apiserver/audit"
@@ -95,6 +99,9 @@ type Limits struct {
 	// counted only until they have begun; 0 means 600. Each priority level has its
 	// share of them. More get 429.
 	MaxRequests int
+	// Reading and Writing are MaxRequests in two parts, as kube-apiserver's flags have it, which no longer tells them
+	// apart either; nil: there are no parts.
+	Reading, Writing *int
 	// RequestTimeout is how long a request may take that is not long-running, its
 	// body included, and how long a watch waits for its client to read; 0 means a
 	// minute.
@@ -107,7 +114,35 @@ type Limits struct {
 	MaxConnections int
 }
 
+// AddFlags adds the flags of l.
+func (l *Limits) AddFlags(flags *pflag.FlagSet) {
+	const with = "; all levels of priority share their sum, by the nominal shares of each"
+	l.Reading = flags.Int(readingFlag, 400, "how many requests are served at once, with "+writingFlag+with)
+	l.Writing = flags.Int(writingFlag, 200, "how many requests are served at once, with "+readingFlag+with)
+}
+
+const readingFlag, writingFlag = "max-requests-inflight", "max-mutating-requests-inflight"
+
+// validate refuses parts that cannot be, in the words of kube-apiserver.
+func (l Limits) validate() error {
+	reading, writing := ptr.Deref(l.Reading, 0), ptr.Deref(l.Writing, 0)
+	switch {
+	case l.Reading == nil && l.Writing == nil:
+		return nil
+	case reading < 0:
+		return errors.New("--" + readingFlag + " can not be negative value")
+	case writing < 0:
+		return errors.New("--" + writingFlag + " can not be negative value")
+	case reading+writing == 0:
+		return fmt.Errorf("invalid configuration: MaxRequestsInFlight=%d and MaxMutatingRequestsInFlight=%d; they must add up to something positive", reading, writing)
+	}
+	return nil
+}
+
 func (l Limits) withDefaults() Limits {
+	if l.MaxRequests == 0 {
+		l.MaxRequests = ptr.Deref(l.Reading, 0) + ptr.Deref(l.Writing, 0)
+	}
 	l.MaxRequests = cmp.Or(l.MaxRequests, 600)
 	l.RequestTimeout = cmp.Or(l.RequestTimeout, time.Minute)
 	l.AnswerTimeout = cmp.Or(l.AnswerTimeout, 5*time.Second)

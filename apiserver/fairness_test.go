@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/spf13/pflag"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	flowcontrolv1 "k8s.io/api/flowcontrol/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
@@ -72,6 +73,41 @@ func TestFlowHeaders(t *testing.T) {
 			got = [2]string{answer.Header.Get("X-Kubernetes-Pf-Flowschema-Uid"), answer.Header.Get("X-Kubernetes-Pf-Prioritylevel-Uid")}
 			return got == want
 		})
+	}
+}
+
+// TestSeatsByFlags: kube-apiserver's flags say how many requests are served at once, and are refused in its words.
+func TestSeatsByFlags(t *testing.T) {
+	for _, c := range []struct {
+		args    []string
+		nominal int // seats of the level of ordinary users, which has 20 of 245 shares
+		refused string
+	}{
+		{nil, 49, ""},
+		{[]string{"--max-requests-inflight=40"}, 20, ""},
+		{[]string{"--max-requests-inflight=40", "--max-mutating-requests-inflight=20"}, 5, ""},
+		{[]string{"--max-requests-inflight=0", "--max-mutating-requests-inflight=490"}, 40, ""},
+		{[]string{"--max-requests-inflight=-1"}, 0, "--max-requests-inflight can not be negative value"},
+		{[]string{"--max-mutating-requests-inflight=-2"}, 0, "--max-mutating-requests-inflight can not be negative value"},
+		{[]string{"--max-requests-inflight=0", "--max-mutating-requests-inflight=0"}, 0,
+			"invalid configuration: MaxRequestsInFlight=0 and MaxMutatingRequestsInFlight=0; they must add up to something positive"},
+	} {
+		var settings apiserver.Settings
+		flags := pflag.NewFlagSet("", pflag.ContinueOnError)
+		settings.AddFlags(flags)
+		if err := flags.Parse(c.args); err != nil {
+			t.Fatal(err)
+		}
+		if c.refused != "" {
+			if _, err := apiserver.Standard(t.Context(), apiserver.Options{Settings: settings}); err == nil || err.Error() != c.refused {
+				t.Errorf("%v: got %v, want %s", c.args, err, c.refused)
+			}
+			continue
+		}
+		s := apiservertest.Start(t, func(o *apiserver.Options) { o.Limits = settings.Limits })
+		if got := gauge(t, s, "apiserver_flowcontrol_nominal_limit_seats", `priority_level="global-default"`); got != c.nominal {
+			t.Errorf("%v: global-default has %d seats, want %d", c.args, got, c.nominal)
+		}
 	}
 }
 

@@ -47,6 +47,8 @@ type Settings struct {
 	Features features.Config
 	// Tracing is where is told what becomes of requests. Its ServerID and Log are the server's.
 	Tracing tracing.Config
+	// Limits are what clients may ask of the server.
+	Limits Limits
 	// Debug is what those who run the server may see and change of it. Its Paths are the server's.
 	Debug debug.Config
 }
@@ -62,6 +64,7 @@ func (s *Settings) AddFlags(flags *pflag.FlagSet) {
 	flags.StringSliceVar(&s.Audiences, "api-audiences", nil, "audiences of the API: what tokens must be for; the issuer of service account tokens if empty")
 	s.Audit.AddFlags(flags)
 	s.Authorization.AddFlags(flags)
+	s.Limits.AddFlags(flags)
 	s.Debug.AddFlags(flags)
 	s.Admission.AddFlags(flags)
 	s.Features.AddFlags(flags)

@@ -87,8 +87,6 @@ type Options struct {
 	// Advertise is where pods and other machines reach this server. It is of the
 	// primary family, or of the loopback.
 	Advertise netip.AddrPort
-	// Limits are what clients may ask of the server.
-	Limits Limits
 	// Seldom is how many times more seldom than usual that happens which happens by the clock alone: bookmarks, looks at
 	// whether the first objects are there, ends of watches that components in this process have. 0 means once. It is for
 	// tests in which days pass.
@@ -111,6 +109,9 @@ func Standard(ctx context.Context, o Options) (*Server, error) {
 	guard.Go("schemas", managedfields.Prepare) // the first objects need them, what comes before does not
 	if o.Log == nil {
 		o.Log = slog.Default()
+	}
+	if err := o.Limits.validate(); err != nil {
+		return nil, err
 	}
 	services, err := alloc.New(alloc.Config{Backend: o.Backend, CIDRs: o.ServiceCIDRs, Ports: o.NodePorts})
 	if err != nil {
