@@ -223,6 +223,28 @@ func TestFloodsOfFrames(t *testing.T) {
 	}
 }
 
+// TestStreamsAtOnce begins more requests on one connection than it may have at once, and ends none of them.
+func TestStreamsAtOnce(t *testing.T) {
+	const begun, most = 150, 100
+	_, config, _ := listen(t, asAdmin)
+	f := newFrames(t, strings.TrimPrefix(config.Host, "https://"))
+	for i := range begun {
+		f.WriteHeaders(http2.HeadersFrameParam{StreamID: uint32(2*i + 1), BlockFragment: f.block, EndHeaders: true})
+	}
+	if !f.send() {
+		t.Fatal("the server has ended the connection")
+	}
+	for refused := 0; refused < begun-most; {
+		frame, err := f.ReadFrame()
+		if err != nil {
+			t.Fatalf("%d of %d streams are refused, want %d: %v", refused, begun, begun-most, err)
+		}
+		if _, ok := frame.(*http2.RSTStreamFrame); ok {
+			refused++
+		}
+	}
+}
+
 // TestHugeHeaders sends a line, and lines without end.
 func TestHugeHeaders(t *testing.T) {
 	address := serve(t, apiservertest.Start(t, asAdmin))
