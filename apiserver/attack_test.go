@@ -146,8 +146,12 @@ func ask(t *testing.T, address, token, path string, header http.Header) (int, []
 	return resp.StatusCode, answer
 }
 
+// TestBodyThatIsLate: a body has the time of its request, and not that of the answer besides, by which a connection ends.
 func TestBodyThatIsLate(t *testing.T) {
-	address := serve(t, apiservertest.Start(t, hasty))
+	address := serve(t, apiservertest.Start(t, func(o *apiserver.Options) {
+		hasty(o)
+		o.Limits.AnswerTimeout = time.Minute
+	}))
 	conn := connect(t, address)
 	announce(conn, "stranger")
 	if code := first(t, conn); code != http.StatusContinue {
