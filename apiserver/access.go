@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/fields"
@@ -15,15 +16,23 @@ import (
 	"github.com/skiff-k8s/skiff/apiserver/rest"
 )
 
+// admittance finds out who asks, and whether they may.
+type admittance struct {
+	*Server
+	metrics *accessMetrics
+}
+
 // authenticate finds out who asks. Requests from within the process carry
 // their user in the context, where no network request can put one.
-func (s *Server) authenticate(next http.Handler) http.Handler {
+func (s admittance) authenticate(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if request.User(r.Context()) != nil {
 			next.ServeHTTP(w, r)
 			return
 		}
+		began := time.Now()
 		answer, ok, err := s.config.Authenticator.AuthenticateRequest(r)
+		s.metrics.authenticated(r, began, answer, ok, err)
 		if err != nil || !ok {
 			s.config.Log.DebugContext(r.Context(), "not authenticated", "path", r.URL.Path, "from", r.RemoteAddr, "error", err)
 			endConnection(w, r)
@@ -49,10 +58,12 @@ func endConnection(w http.ResponseWriter, r *http.Request) {
 }
 
 // authorize asks whether the user may do this.
-func (s *Server) authorize(next http.Handler) http.Handler {
+func (s admittance) authorize(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		a := access(r.Context())
+		began := time.Now()
 		decision, reason, err := s.config.Authorizer.Authorize(r.Context(), a)
+		s.metrics.authorized(began, decision, err)
 		switch {
 		case decision == authorizer.DecisionAllow:
 			request.Decided(r.Context(), "allow", reason)

@@ -14,6 +14,7 @@ type filter func(http.Handler) http.Handler
 func (s *Server) chain() http.Handler {
 	m := newMetrics(s.config.Metrics, s.serves)
 	limits := newLimits(s, m)
+	admit := admittance{s, newAccessMetrics(s.config.Metrics)}
 	filters := []filter{
 		grow,
 		s.recoverPanics,
@@ -24,12 +25,12 @@ func (s *Server) chain() http.Handler {
 		m.measure,
 		s.limitTime, // deadline, also of body and answer; shutdown ends long-running requests
 		s.warn,
-		s.authenticate, // 401
-		s.trace,        // whom to believe which trace a request belongs to depends on who asks
-		s.audit,        // knows who asks, and sees all that becomes of it
+		admit.authenticate, // 401
+		s.trace,            // whom to believe which trace a request belongs to depends on who asks
+		s.audit,            // knows who asks, and sees all that becomes of it
 		s.impersonate,
-		limits.limit, // waits for a seat, or 429
-		s.authorize,  // 403
+		limits.limit,    // waits for a seat, or 429
+		admit.authorize, // 403
 	}
 	h := s.dispatch()
 	for _, f := range slices.Backward(filters) {
