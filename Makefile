@@ -45,6 +45,13 @@ test: packages test-packages database-packages tools test-tools conformance-tool
 	go test -timeout 40m -p 1 $(ALONE:%=./%/...) || status=1; \
 	exit $$status
 
+# Packages whose goroutines share something. Those that run alone are left to PACKAGES.
+CONCURRENT = $$(grep -rlE '^\s*"sync(/atomic)?"' --include='*.go' --exclude='*_test.go' */ | grep -vE '^(third_party|$(shell echo $(ALONE) | tr ' ' '|'))/' | sed 's,^,./,;s,/[^/]*$$,,' | sort -u)
+
+.PHONY: race
+race: packages test-packages database-packages test-tools compiler ## Run the tests of the packages that are concurrent with Go's race detector: PACKAGES='./apiserver/store ./spdy'
+	SKIFF_TOOLS=$(TOOLS) SKIFF_IMAGES=$(CACHE)/images CGO_ENABLED=1 go test -race -timeout 60m $(or $(PACKAGES),$(CONCURRENT))
+
 .PHONY: lint
 lint: staticcheck ## Check format, vet and staticcheck
 	@out=$$(gofmt -l $$(git ls-files '*.go')); [ -z "$$out" ] || { echo "not gofmt-ed:"; echo "$$out"; exit 1; }
@@ -105,6 +112,14 @@ oracle: build etcd kube-apiserver ## Ask kube-apiserver and Skiff the same, list
 	  ./apiserver/authz ./apiserver/admission ./apiserver/debug ./apiserver/rest
 	go run ./conformance/oracle -tools $(TOOLS) $(if $(GROUP),-group $(GROUP)) $(if $(KIND),-kind $(KIND)) $(if $(OUT),-out $(OUT))
 	$(if $(GROUP)$(KIND),,for r in $(SERVICE_RANGES); do go run ./conformance/oracle -tools $(TOOLS) -group families -service-cidr $$r || exit 1; done)
+
+# The line of a target that goes test finds, as the folder and the name of it. Dashes before grep's names are for PACKAGES that begin with one.
+FUZZTARGETS = grep -roE '^func Fuzz[A-Za-z0-9]+' --include='*_test.go' -- $(or $(PACKAGES),*/) | sed -E 's,^(.*)/[^/]*:func ,./\1 ,'
+
+.PHONY: fuzz
+fuzz: ## Try bytes of strangers on what decodes them, one fuzz target after the other: FUZZTIME=10m PACKAGES='apiserver/store spdy'
+	@$(FUZZTARGETS) | { status=0; while read -r package name; do echo "$$package $$name"; \
+	go test -run '^$$' -fuzz "^$$name\$$" -fuzztime $(or $(FUZZTIME),10m) -fuzzminimizetime 5s "$$package" </dev/null || status=1; done; exit $$status; }
 
 .PHONY: bench
 bench: ## Run the benchmarks

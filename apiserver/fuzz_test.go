@@ -19,6 +19,9 @@ import (
 	"github.com/skiff-k8s/skiff/apiserver/apiservertest"
 )
 
+// notTyped is how kube-apiserver answers an apply that does not fit its schema, with status 500.
+const notTyped = `"message":"failed to create typed patch object (`
+
 // fuzzed asks a server as an administrator, and is content with every answer that does not say that the server is at fault.
 func fuzzed(f *testing.F) func(t *testing.T, method, target, form string, body []byte) {
 	s := apiservertest.Start(f, nil)
@@ -40,6 +43,9 @@ func fuzzed(f *testing.F) func(t *testing.T, method, target, form string, body [
 		if answer.StatusCode >= http.StatusInternalServerError {
 			var said bytes.Buffer
 			said.ReadFrom(answer.Body)
+			if strings.Contains(said.String(), notTyped) {
+				return
+			}
 			t.Errorf("%s %s: %d %s", method, target, answer.StatusCode, said.String())
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -84,16 +85,16 @@ func TestKeepEndsWithItsContext(t *testing.T) {
 
 func TestAfter(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var ran bool
-		After(time.Hour, "test", func() { ran = true; panic("oh") })
+		var ran atomic.Bool
+		After(time.Hour, "test", func() { ran.Store(true); panic("oh") })
 		time.Sleep(time.Hour - time.Nanosecond)
 		synctest.Wait()
-		if ran {
+		if ran.Load() {
 			t.Error("ran before its time")
 		}
 		time.Sleep(time.Nanosecond)
 		synctest.Wait()
-		if !ran {
+		if !ran.Load() {
 			t.Error("has not run in time")
 		}
 	})
