@@ -272,19 +272,29 @@ func RunNode(ctx context.Context, file string, leash io.Reader, log *slog.Logger
 	if err := nameHost(c.Node.Name); err != nil {
 		return err
 	}
+	err = whileHeld(ctx, leash, func(ctx context.Context) error { return c.run(ctx, clients, log) })
+	if errors.Is(err, errOrphaned) {
+		return err
+	}
+	return errors.Join(err, node.Clean(c.Node))
+}
+
+var errOrphaned = errors.New("the cluster's process has died")
+
+// whileHeld calls f. When leash ends first it returns errOrphaned at once, and f goes on until the process ends: at the end
+// of its context f would end what is to outlive it.
+func whileHeld(ctx context.Context, leash io.Reader, f func(context.Context) error) error {
 	orphaned := make(chan struct{})
 	guard.Go("node", func() { _, _ = io.Copy(io.Discard, leash); close(orphaned) })
 	ended := make(chan error, 1)
-	runCtx, cancel := context.WithCancel(ctx)
-	defer cancel()
 	guard.Go("node", func() {
-		ended <- guard.Call("node", func() error { return c.run(runCtx, clients, log) })
+		ended <- guard.Call("node", func() error { return f(ctx) })
 	})
 	select {
 	case <-orphaned:
-		return errors.New("the cluster's process has died")
+		return errOrphaned
 	case err := <-ended:
-		return errors.Join(err, node.Clean(c.Node))
+		return err
 	}
 }
 
