@@ -16,6 +16,8 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/record"
+
+	"github.com/skiff-k8s/skiff/controllers/reconcile"
 )
 
 // Deps is what the controllers of this package are made of.
@@ -30,30 +32,17 @@ type Deps struct {
 const nodeIndex = "nodeName"
 
 func indexByNode(pods cache.SharedIndexInformer) (cache.Indexer, error) {
-	index := pods.GetIndexer()
-	if _, ok := index.GetIndexers()[nodeIndex]; ok {
-		return index, nil
-	}
-	err := pods.AddIndexers(cache.Indexers{nodeIndex: func(obj any) ([]string, error) {
+	return reconcile.Index(pods, nodeIndex, func(obj any) ([]string, error) {
 		pod, ok := obj.(*corev1.Pod)
 		if !ok || pod.Spec.NodeName == "" {
 			return nil, nil
 		}
 		return []string{pod.Spec.NodeName}, nil
-	}})
-	return index, err
+	})
 }
 
 func podsOn(index cache.Indexer, node string) ([]*corev1.Pod, error) {
-	objs, err := index.ByIndex(nodeIndex, node)
-	if err != nil {
-		return nil, err
-	}
-	pods := make([]*corev1.Pod, 0, len(objs))
-	for _, obj := range objs {
-		pods = append(pods, obj.(*corev1.Pod))
-	}
-	return pods, nil
+	return reconcile.Indexed[*corev1.Pod](index, nodeIndex, node)
 }
 
 // disrupt marks a pod as the victim of a disruption, so that a job need not count it as a failure (KEP-3329).

@@ -12,34 +12,19 @@ import (
 // serviceIndex finds slices by the Service whose endpoints they have, by whoever they were made.
 const serviceIndex = "service"
 
-// indexByService adds serviceIndex to an informer that has not started yet. Several controllers share an informer,
-// so the index may be there already.
 func indexByService(informer cache.SharedIndexInformer) (cache.Indexer, error) {
-	index := informer.GetIndexer()
-	if _, ok := index.GetIndexers()[serviceIndex]; ok {
-		return index, nil
-	}
-	err := informer.AddIndexers(cache.Indexers{serviceIndex: func(obj any) ([]string, error) {
+	return reconcile.Index(informer, serviceIndex, func(obj any) ([]string, error) {
 		slice, ok := obj.(*discoveryv1.EndpointSlice)
 		if !ok {
 			return nil, fmt.Errorf("index by Service: %T is no EndpointSlice", obj)
 		}
 		return []string{reconcile.Key{Namespace: slice.Namespace, Name: slice.Labels[discoveryv1.LabelServiceName]}.String()}, nil
-	}})
-	return index, err
+	})
 }
 
 // slicesOf lists the slices of a Service.
 func slicesOf(index cache.Indexer, service reconcile.Key) ([]*discoveryv1.EndpointSlice, error) {
-	objs, err := index.ByIndex(serviceIndex, service.String())
-	if err != nil {
-		return nil, err
-	}
-	list := make([]*discoveryv1.EndpointSlice, 0, len(objs))
-	for _, obj := range objs {
-		list = append(list, obj.(*discoveryv1.EndpointSlice))
-	}
-	return list, nil
+	return reconcile.Indexed[*discoveryv1.EndpointSlice](index, serviceIndex, service.String())
 }
 
 // slicesBy lists the slices of a Service that a manager made and that are not being deleted.

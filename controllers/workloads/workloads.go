@@ -35,14 +35,8 @@ type Deps struct {
 // ownerIndex finds children by the UID of their controller, or by namespace if they have none.
 const ownerIndex = "controllerUID"
 
-// indexByOwner adds ownerIndex to an informer that has not started yet. Several controllers share an informer,
-// so the index may be there already.
 func indexByOwner(informer cache.SharedIndexInformer) (cache.Indexer, error) {
-	index := informer.GetIndexer()
-	if _, ok := index.GetIndexers()[ownerIndex]; ok {
-		return index, nil
-	}
-	err := informer.AddIndexers(cache.Indexers{ownerIndex: func(obj any) ([]string, error) {
+	return reconcile.Index(informer, ownerIndex, func(obj any) ([]string, error) {
 		child, ok := obj.(metav1.Object)
 		if !ok {
 			return nil, fmt.Errorf("index by owner: %T is no object", obj)
@@ -51,8 +45,7 @@ func indexByOwner(informer cache.SharedIndexInformer) (cache.Indexer, error) {
 			return []string{string(ref.UID)}, nil
 		}
 		return []string{orphansOf(child.GetNamespace())}, nil
-	}})
-	return index, err
+	})
 }
 
 func orphansOf(namespace string) string { return "orphans/" + namespace }
@@ -63,27 +56,16 @@ func family[T metav1.Object](index cache.Indexer, owner metav1.Object) ([]T, err
 	if err != nil {
 		return nil, err
 	}
-	orphans, err := index.ByIndex(ownerIndex, orphansOf(owner.GetNamespace()))
+	orphans, err := reconcile.Indexed[T](index, ownerIndex, orphansOf(owner.GetNamespace()))
 	if err != nil {
 		return nil, err
 	}
-	for _, obj := range orphans {
-		own = append(own, obj.(T))
-	}
-	return own, nil
+	return append(own, orphans...), nil
 }
 
 // controlled lists what the object with this UID controls.
 func controlled[T metav1.Object](index cache.Indexer, owner types.UID) ([]T, error) {
-	objs, err := index.ByIndex(ownerIndex, string(owner))
-	if err != nil {
-		return nil, err
-	}
-	children := make([]T, 0, len(objs))
-	for _, obj := range objs {
-		children = append(children, obj.(T))
-	}
-	return children, nil
+	return reconcile.Indexed[T](index, ownerIndex, string(owner))
 }
 
 // adopters names the owners of a kind, listed by namespace, that would take an object without a controller.
