@@ -136,31 +136,25 @@ func (l *lister) ask(tell func(attributes []byte) error) error {
 // answer reads messages that answer a question, and says whether the last is among
 // them.
 func answer(messages []byte, tell func(attributes []byte) error) (last bool, err error) {
-	const header = unix.NLMSG_HDRLEN
-	for len(messages) >= header+4 && !last {
-		length := int(binary.NativeEndian.Uint32(messages))
-		if length < header+4 || length > len(messages) {
-			return true, errCut
+	for m, err := range split(messages) {
+		if err != nil {
+			return true, err
 		}
-		kind, flags := binary.NativeEndian.Uint16(messages[4:]), binary.NativeEndian.Uint16(messages[6:])
-		switch kind {
-		case unix.NLMSG_ERROR, unix.NLMSG_DONE:
-			if failure := unix.Errno(-int32(binary.NativeEndian.Uint32(messages[header:]))); failure != 0 {
+		if m.kind == unix.NLMSG_ERROR || m.kind == unix.NLMSG_DONE {
+			if failure := m.failure(); failure != 0 {
 				return true, failure
 			}
-			last = true
-		default:
-			if err := tell(messages[header+4 : length]); err != nil { // after what generic netlink puts first
-				return true, err
-			}
-			last = flags&unix.NLM_F_MULTI == 0
+			return true, nil
 		}
-		messages = messages[min(len(messages), (length+3)&^3):]
+		if err := tell(m.body[4:]); err != nil { // after what generic netlink puts first
+			return true, err
+		}
+		if m.flags&unix.NLM_F_MULTI == 0 {
+			return true, nil
+		}
 	}
-	return last, nil
+	return false, nil
 }
-
-var errCut = errors.New("a message of the kernel is cut")
 
 // listed adds the server that attributes are about, unless it has no address.
 func listed(list map[place]*server, attributes []byte) error {

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"iter"
 	"net/netip"
 
 	"github.com/vishvananda/netlink"
@@ -161,23 +162,52 @@ func (b *batch) receive(socket, last int) (first error) {
 // answers reads a message of the kernel: whether the last request was answered, and
 // the first complaint.
 func (b *batch) answers(message []byte, last int) (done bool, first error) {
-	for len(message) >= unix.NLMSG_HDRLEN+4 {
-		length := int(binary.NativeEndian.Uint32(message))
-		if length < unix.NLMSG_HDRLEN+4 || length > len(message) {
-			return true, fmt.Errorf("netlink: %w", errCut)
+	for m, err := range split(message) {
+		if err != nil {
+			return true, fmt.Errorf("netlink: %w", err)
 		}
-		request := int(binary.NativeEndian.Uint32(message[8:]))
-		failure := unix.Errno(-int32(binary.NativeEndian.Uint32(message[unix.NLMSG_HDRLEN:])))
-		if request < len(b.what) {
-			done = done || request == last
-			gone := failure == unix.ESRCH || failure == unix.ENOENT
-			if failure != 0 && first == nil && !(b.absent[request] && gone) {
-				first = fmt.Errorf("%s: %w", b.what[request], failure)
-			}
+		if m.request >= len(b.what) {
+			continue
 		}
-		message = message[min(len(message), (length+3)&^3):]
+		done = done || m.request == last
+		failure := m.failure()
+		gone := failure == unix.ESRCH || failure == unix.ENOENT
+		if failure != 0 && first == nil && !(b.absent[m.request] && gone) {
+			first = fmt.Errorf("%s: %w", b.what[m.request], failure)
+		}
 	}
 	return done, first
+}
+
+// message is one of the kernel, with four bytes of body at least.
+type message struct {
+	kind, flags uint16
+	request     int // that it answers
+	body        []byte
+}
+
+// failure is what a message says that acknowledges a request or ends a list; 0: it was done.
+func (m message) failure() unix.Errno { return unix.Errno(-int32(binary.NativeEndian.Uint32(m.body))) }
+
+var errCut = errors.New("a message of the kernel is cut")
+
+// split are the messages of what a socket gave, or errCut in the place of one.
+func split(data []byte) iter.Seq2[message, error] {
+	return func(yield func(message, error) bool) {
+		const header = unix.NLMSG_HDRLEN
+		for len(data) >= header+4 {
+			length := int(binary.NativeEndian.Uint32(data))
+			if length < header+4 || length > len(data) {
+				yield(message{}, errCut)
+				return
+			}
+			m := message{binary.NativeEndian.Uint16(data[4:]), binary.NativeEndian.Uint16(data[6:]), int(binary.NativeEndian.Uint32(data[8:])), data[header:length]}
+			if !yield(m, nil) {
+				return
+			}
+			data = data[min(len(data), (length+3)&^3):]
+		}
+	}
 }
 
 // servers is a batch about virtual servers.
